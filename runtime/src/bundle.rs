@@ -1,0 +1,231 @@
+//! A bundle directory → [`Spec`], with the line of what cannot be read.
+
+use crate::error::{Context, Error, Kind, Result};
+use crate::oci::config::{Process, Spec};
+use std::path::{Path, PathBuf};
+
+pub struct Bundle {
+    pub path: PathBuf,
+    /// config.json as it was read: kept with the state, and searched for the line of an error.
+    pub text: Vec<u8>,
+    pub spec: Spec,
+}
+
+/// Larger documents are refused before they are parsed.
+const MAX: u64 = 64 << 20;
+
+/// Reads `<dir>/config.json`.
+pub fn open(dir: &Path) -> Result<Bundle> {
+    let path = dir.canonicalize().call(|| format!("bundle {}", dir.display()))?;
+    let text = read(&path.join("config.json"))?;
+    let spec = parse::<Spec>(&text, "config.json")?;
+    Ok(Bundle { path, text, spec })
+}
+
+/// Reads a process object from a file, for `exec --process`.
+pub fn process(path: &Path) -> Result<(Process, Vec<u8>)> {
+    let text = read(path)?;
+    Ok((parse(&text, &path.display().to_string())?, text))
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    let size = path.metadata().call(|| format!("open({})", path.display()))?.len();
+    if size > MAX {
+        return Err(Error::new(Kind::Invalid, format!("{}: {size} bytes; at most {MAX} are read", path.display())));
+    }
+    std::fs::read(path).call(|| format!("open({})", path.display()))
+}
+
+/// Parses; only a document that fails is parsed again with its path tracked, so that a good one costs nothing.
+pub fn parse<T: serde::de::DeserializeOwned>(text: &[u8], name: &str) -> Result<T> {
+    serde_json::from_slice(text).map_err(|plain| {
+        let mut d = serde_json::Deserializer::from_slice(text);
+        let error = match serde_path_to_error::deserialize::<_, T>(&mut d) {
+            Err(e) => e,
+            Ok(_) => return Error::new(Kind::Invalid, format!("{name}: {plain}")),
+        };
+        let path = error.path().to_string();
+        let error = Error::new(Kind::Invalid, format!("{name}: {}", error.inner()));
+        if path == "." { error } else { error.at(path) }
+    })
+}
+
+/// Adds the line and column of the field to errors that only know its path.
+pub fn locate(text: &[u8], errors: Vec<Error>) -> Vec<Error> {
+    errors
+        .into_iter()
+        .map(|mut e| {
+            if let Some((line, column)) = position(text, &e.field) {
+                e.what = format!("{} (config.json line {line} column {column})", e.what);
+            }
+            e
+        })
+        .collect()
+}
+
+/// All problems in one error, for those who can take only one.
+pub fn join(errors: Vec<Error>) -> Error {
+    let mut list = errors.into_iter();
+    let Some(mut first) = list.next() else {
+        return Error::new(Kind::Invalid, "unknown problem");
+    };
+    for e in list {
+        first.what = format!("{}; {e}", first.what);
+    }
+    first
+}
+
+/// Where the value of `linux.namespaces[2].path` starts, or the nearest part of the path that exists. Line and
+/// column count from 1.
+pub fn position(text: &[u8], field: &str) -> Option<(usize, usize)> {
+    let mut scan = Scan { text, at: 0 };
+    let mut best = None;
+    for step in steps(field) {
+        let found = match step {
+            Step::Key(key) => scan.enter_key(&key),
+            Step::Index(i) => scan.enter_index(i),
+        };
+        if found.is_none() {
+            break;
+        }
+        best = Some(scan.at);
+    }
+    let before = &text[..best?];
+    let line = before.iter().filter(|b| **b == b'\n').count() + 1;
+    let column = before.len() - before.iter().rposition(|b| *b == b'\n').map_or(0, |i| i + 1) + 1;
+    Some((line, column))
+}
+
+enum Step {
+    Key(String),
+    Index(usize),
+}
+
+/// `linux.sysctl["net.ipv4.x"]` and `mounts[1].options[0]` as steps.
+fn steps(field: &str) -> Vec<Step> {
+    let mut out = Vec::new();
+    let mut rest = field;
+    while !rest.is_empty() {
+        if let Some(inner) = rest.strip_prefix("[\"") {
+            let Some(end) = inner.find("\"]") else { break };
+            out.push(Step::Key(inner[..end].to_string()));
+            rest = &inner[end + 2..];
+        } else if let Some(inner) = rest.strip_prefix('[') {
+            let Some(end) = inner.find(']') else { break };
+            let Ok(i) = inner[..end].parse() else { break };
+            out.push(Step::Index(i));
+            rest = &inner[end + 1..];
+        } else {
+            let end = rest.find(['.', '[']).unwrap_or(rest.len());
+            out.push(Step::Key(rest[..end].to_string()));
+            rest = &rest[end..];
+        }
+        rest = rest.strip_prefix('.').unwrap_or(rest);
+    }
+    out
+}
+
+/// Walks a document that is known to be valid JSON.
+struct Scan<'a> {
+    text: &'a [u8],
+    at: usize,
+}
+
+impl Scan<'_> {
+    fn space(&mut self) -> Option<u8> {
+        while self.text.get(self.at).is_some_and(|b| b.is_ascii_whitespace() || *b == b',' || *b == b':') {
+            self.at += 1;
+        }
+        self.text.get(self.at).copied()
+    }
+
+    fn string(&mut self) -> Option<&[u8]> {
+        let from = self.at + 1;
+        self.at = from;
+        loop {
+            match self.text.get(self.at)? {
+                b'\\' => self.at += 2,
+                b'"' => break,
+                _ => self.at += 1,
+            }
+        }
+        self.at += 1;
+        self.text.get(from..self.at - 1)
+    }
+
+    fn skip(&mut self) -> Option<()> {
+        match self.space()? {
+            b'"' => {
+                self.string()?;
+            }
+            open @ (b'{' | b'[') => {
+                let close = if open == b'{' { b'}' } else { b']' };
+                self.at += 1;
+                while self.space()? != close {
+                    self.skip()?;
+                }
+                self.at += 1;
+            }
+            _ => {
+                while self.text.get(self.at).is_some_and(|b| !b",:}] \t\r\n".contains(b)) {
+                    self.at += 1;
+                }
+            }
+        }
+        Some(())
+    }
+
+    fn enter_key(&mut self, key: &str) -> Option<()> {
+        if self.space()? != b'{' {
+            return None;
+        }
+        self.at += 1;
+        while self.space()? == b'"' {
+            let found = self.string()? == key.as_bytes();
+            self.space()?;
+            if found {
+                return Some(());
+            }
+            self.skip()?;
+        }
+        None
+    }
+
+    fn enter_index(&mut self, index: usize) -> Option<()> {
+        if self.space()? != b'[' {
+            return None;
+        }
+        self.at += 1;
+        for _ in 0..index {
+            if self.space()? == b']' {
+                return None;
+            }
+            self.skip()?;
+        }
+        (self.space()? != b']').then_some(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEXT: &[u8] = b"{\n  \"a\": [1, {\"b\\\"c\": 2}],\n  \"linux\": {\"sysctl\": {\"net.x\": \"1\"},\n    \"n\": [ {\"p\": \"q\"} ] }\n}";
+
+    #[test]
+    fn positions() {
+        assert_eq!(position(TEXT, "a[1]"), Some((2, 12)));
+        assert_eq!(position(TEXT, "linux.sysctl[\"net.x\"]"), Some((3, 34)));
+        assert_eq!(position(TEXT, "linux.n[0].p"), Some((4, 17)));
+        // What is missing is shown at its parent.
+        assert_eq!(position(TEXT, "linux.n[3].p"), Some((4, 10)));
+        assert_eq!(position(TEXT, "nothing"), None);
+    }
+
+    #[test]
+    fn type_errors_name_the_path() {
+        let e = parse::<Spec>(b"{\"mounts\":[{},{\"options\":[\"ro\",7]}]}", "config.json").unwrap_err();
+        assert_eq!(e.field, "mounts[1].options[1]");
+        assert!(e.what.contains("line 1 column"), "{e}");
+    }
+}

@@ -1,0 +1,77 @@
+//! Users, groups and capabilities of the process.
+
+use crate::error::{Context, Named, Result};
+use crate::plan::process::{Capabilities, Process};
+use caps::{CapSet, CapsHashSet};
+use conex_sys::proc;
+
+/// Root of the user namespace this process has just entered.
+pub fn become_root() -> Result<()> {
+    proc::setresgid(0).call(|| "setresgid(0)").at(|| "linux.gidMappings")?;
+    // Where a rootless runtime had to deny setgroups, the kernel refuses; no group can be kept out then.
+    let _ = proc::setgroups(&[]);
+    proc::setresuid(0).call(|| "setresuid(0)").at(|| "linux.uidMappings")
+}
+
+/// Drops the bounding set and takes over the ids; the capabilities stay, until [`finish`].
+///
+/// The groups are always set, with an empty list too: a container must not keep those of its caller.
+pub fn switch(p: &Process) -> Result<()> {
+    let field = |name: &str| format!("{}.user.{name}", p.field);
+    let own = caps::read(None, CapSet::Bounding).unwrap_or_default();
+    for cap in own.difference(&p.capabilities.bounding) {
+        caps::drop(None, CapSet::Bounding, *cap).map_err(|e| caps_error("bounding", e, p))?;
+    }
+    proc::set_keepcaps(true).call(|| "prctl(PR_SET_KEEPCAPS, 1)")?;
+    if p.can_setgroups {
+        proc::setgroups(&p.groups)
+            .call(|| format!("setgroups({:?})", p.groups))
+            .at(|| field("additionalGids"))?;
+    }
+    proc::setresgid(p.gid).call(|| format!("setresgid({})", p.gid)).at(|| field("gid"))?;
+    proc::setresuid(p.uid).call(|| format!("setresuid({})", p.uid)).at(|| field("uid"))?;
+    let now = nix::unistd::getresuid().call(|| "getresuid")?;
+    if [now.real, now.effective, now.saved].iter().any(|u| u.as_raw() != p.uid) {
+        return Err(crate::Error::invalid(field("uid"), format!("the kernel reports uid {}", now.effective)));
+    }
+    proc::set_keepcaps(false).call(|| "prctl(PR_SET_KEEPCAPS, 0)")?;
+    // What the container's user may see and run is decided with its own effective set from here on.
+    let visible: CapsHashSet = effective(&p.capabilities)?;
+    caps::set(None, CapSet::Effective, &visible).map_err(|e| caps_error("effective", e, p))
+}
+
+fn effective(wanted: &Capabilities) -> Result<CapsHashSet> {
+    let permitted = caps::read(None, CapSet::Permitted).unwrap_or_default();
+    Ok(wanted.effective.intersection(&permitted).copied().collect())
+}
+
+/// Raises CAP_SYS_ADMIN once more, to load a seccomp filter without no_new_privs.
+pub fn raise_admin(p: &Process) -> Result<()> {
+    caps::raise(None, CapSet::Effective, caps::Capability::CAP_SYS_ADMIN).map_err(|e| caps_error("effective", e, p))
+}
+
+/// The final sets. Inheritable first, while everything is still permitted; effective before permitted, of which it
+/// must stay a subset.
+pub fn finish(p: &Process) -> Result<()> {
+    let c = &p.capabilities;
+    let sets = [
+        ("inheritable", CapSet::Inheritable, &c.inheritable),
+        ("effective", CapSet::Effective, &c.effective),
+        ("permitted", CapSet::Permitted, &c.permitted),
+    ];
+    // A set that is empty now (user namespace without that capability) keeps what the kernel allows.
+    for (name, set, wanted) in sets {
+        caps::set(None, set, wanted).map_err(|e| caps_error(name, e, p))?;
+    }
+    if caps::read(None, CapSet::Ambient).is_ok_and(|a| !a.is_empty()) {
+        caps::clear(None, CapSet::Ambient).map_err(|e| caps_error("ambient", e, p))?;
+    }
+    for cap in &c.ambient {
+        caps::raise(None, CapSet::Ambient, *cap).map_err(|e| caps_error("ambient", e, p))?;
+    }
+    Ok(())
+}
+
+fn caps_error(set: &str, e: caps::errors::CapsError, p: &Process) -> crate::Error {
+    crate::Error::new(crate::error::Kind::System, e.to_string()).at(format!("{}.capabilities.{set}", p.field))
+}

@@ -1,0 +1,237 @@
+//! The container's side, from clone to execve. It acts on the plan; it parses nothing of config.json and decides
+//! nothing.
+
+pub mod process;
+pub mod console;
+pub mod devices;
+pub mod hooks;
+pub mod identity;
+pub mod mounts;
+pub mod paths;
+pub mod procfs;
+pub mod tree;
+
+use crate::error::{Context, Error, Kind, Named, Result};
+use crate::plan::namespaces::{Hops, CLONE_NEWTIME};
+use crate::plan::Plan;
+use crate::root::Root;
+use crate::sync::{Channel, Message};
+use conex_sys::clone::{clone3, exit_now, Forked};
+use conex_sys::proc;
+use std::convert::Infallible;
+use std::os::fd::{AsFd, OwnedFd};
+
+/// Everything that the host hands to the child beside the plan; the memory is shared by the fork.
+pub struct Inherited {
+    pub sync: Channel,
+    /// Sources opened on the host's side, by index of the mount.
+    pub sources: Vec<Option<OwnedFd>>,
+    /// The namespaces that only the child can join: the user namespace of a second hop, the mount namespace.
+    pub joins: Vec<(OwnedFd, i32, String)>,
+    /// The container's cgroup directories, in the order of the host's hierarchies.
+    pub cgroups: Vec<std::path::PathBuf>,
+    /// Where `start` connects; absent for `run`.
+    pub start: Option<OwnedFd>,
+    pub program: Option<Vec<conex_sys::seccomp::Insn>>,
+    pub has_runtime_hooks: bool,
+    /// The container is born in its only cgroup (v2), so the cgroup namespace can come first.
+    pub cgroup_first: bool,
+    pub into_cgroup: Option<OwnedFd>,
+}
+
+/// The child's whole life; never returns. What goes wrong is sent to the host, or to `start`.
+pub fn main(plan: &Plan, inherited: Inherited) -> ! {
+    let mut report = Report { sync: Some(inherited.sync), start: None };
+    let result = init(plan, &mut report, inherited.sources, Rest {
+        joins: inherited.joins,
+        cgroups: inherited.cgroups,
+        start: inherited.start,
+        program: inherited.program,
+        has_runtime_hooks: inherited.has_runtime_hooks,
+        cgroup_first: inherited.cgroup_first,
+        into_cgroup: inherited.into_cgroup,
+    });
+    let Err(error) = result;
+    report.fail(error);
+    exit_now(1)
+}
+
+struct Rest {
+    joins: Vec<(OwnedFd, i32, String)>,
+    cgroups: Vec<std::path::PathBuf>,
+    start: Option<OwnedFd>,
+    program: Option<Vec<conex_sys::seccomp::Insn>>,
+    has_runtime_hooks: bool,
+    cgroup_first: bool,
+    into_cgroup: Option<OwnedFd>,
+}
+
+/// To whom an error goes: the host until the container is created, then whoever starts it.
+pub struct Report {
+    pub sync: Option<Channel>,
+    pub start: Option<Channel>,
+}
+
+impl Report {
+    pub fn sync(&self) -> Result<&Channel> {
+        self.sync.as_ref().or(self.start.as_ref()).ok_or_else(|| Error::new(Kind::System, "no channel to the host"))
+    }
+    fn fail(&self, error: Error) {
+        if let Ok(channel) = self.sync() {
+            let _ = channel.send(&Message::Failed(error));
+        }
+    }
+}
+
+fn init(plan: &Plan, report: &mut Report, sources: Vec<Option<OwnedFd>>, mut rest: Rest) -> Result<Infallible> {
+    nix::sys::stat::umask(nix::sys::stat::Mode::empty());
+    if plan.namespaces.hops == Hops::Two {
+        second_hop(plan, report, &mut rest)?;
+    }
+    user_namespace(plan, report)?;
+    // Nobody may look into this process before it has become the container's (CVE-2016-9962).
+    proc::set_dumpable(false).call(|| "prctl(PR_SET_DUMPABLE, 0)")?;
+    let _ = nix::unistd::setsid();
+    process::keyring(&plan.process)?;
+    for (fd, flag, field) in std::mem::take(&mut rest.joins) {
+        proc::setns(fd.as_fd(), flag).call(|| "setns(CLONE_NEWNS)").at(|| field)?;
+    }
+    if rest.cgroup_first {
+        cgroup_namespace(plan, report)?;
+    }
+    if plan.namespaces.creates(libc::CLONE_NEWNET) {
+        crate::host::netlink::up_loopback().during("bring up the loopback interface")?;
+    }
+    let proc_root = if plan.namespaces.private(libc::CLONE_NEWNS) {
+        root_file_system(plan, report, sources, &rest)?
+    } else {
+        paths::chroot(&plan.rootfs.path).at(|| "root.path")?;
+        None
+    };
+    names(plan)?;
+    if !rest.cgroup_first {
+        cgroup_namespace(plan, report)?;
+    }
+    process::init(plan, report, rest.start, rest.program, proc_root)
+}
+
+/// Enters the user namespace that the container joins, and clones the container's init as a sibling of this
+/// process: the parent could not come back out of that namespace. See [`Hops`].
+fn second_hop(plan: &Plan, report: &Report, rest: &mut Rest) -> Result<()> {
+    let mut later = Vec::new();
+    for (fd, flag, field) in std::mem::take(&mut rest.joins) {
+        if flag == libc::CLONE_NEWNS {
+            later.push((fd, flag, field));
+            continue;
+        }
+        proc::setns(fd.as_fd(), flag).call(|| format!("setns({flag:#x})")).at(|| field)?;
+    }
+    rest.joins = later;
+    identity::become_root()?;
+    let into = rest.into_cgroup.take();
+    let flags = (plan.namespaces.new & !(libc::CLONE_NEWUSER | libc::CLONE_NEWCGROUP | CLONE_NEWTIME)) | libc::CLONE_PARENT;
+    let forked = clone3(flags as u64, into.as_ref().map(|f| f.as_fd()))
+        .call(|| format!("clone3({flags:#x})"))
+        .at(|| "linux.namespaces")?;
+    if let Forked::Parent { pid, .. } = forked {
+        let sent = report.sync().and_then(|s| s.send(&Message::Hopped(pid.as_raw())));
+        exit_now(if sent.is_ok() { 0 } else { 1 });
+    }
+    Ok(())
+}
+
+/// Barrier 1: the host writes the maps, then this process is root inside.
+fn user_namespace(plan: &Plan, report: &Report) -> Result<()> {
+    if !plan.namespaces.creates(libc::CLONE_NEWUSER) {
+        return Ok(());
+    }
+    let sync = report.sync()?;
+    sync.send(&Message::NeedMaps)?;
+    sync.expect("the id mapping", |m| matches!(m, Message::Mapped).then_some(()).ok_or(m))?;
+    identity::become_root()
+}
+
+/// Waits until the host has put this process into its cgroups: they become the root of the cgroup namespace.
+fn cgroup_namespace(plan: &Plan, report: &Report) -> Result<()> {
+    report.sync()?.expect("joining the cgroup", |m| matches!(m, Message::Joined).then_some(()).ok_or(m))?;
+    if plan.namespaces.creates(libc::CLONE_NEWCGROUP) {
+        proc::unshare(libc::CLONE_NEWCGROUP).call(|| "unshare(CLONE_NEWCGROUP)").at(|| "linux.namespaces")?;
+    }
+    Ok(())
+}
+
+fn root_file_system(
+    plan: &Plan,
+    report: &Report,
+    mut sources: Vec<Option<OwnedFd>>,
+    rest: &Rest,
+) -> Result<Option<procfs::Procfs>> {
+    let root = paths::attach_root(&plan.rootfs)?;
+    let mut late = Vec::new();
+    let mut procfs = None;
+    for (i, m) in plan.mounts.iter().enumerate() {
+        let source = sources.get_mut(i).and_then(Option::take);
+        let mounted = mounts::mount(&root, m, source, &rest.cgroups).at(|| m.field.clone())?;
+        if let Some(attr) = mounted.late {
+            late.push((mounted.fd.try_clone().call(|| "dup")?, attr, m.field.clone()));
+        }
+        if mounted.is_proc {
+            procfs = Some(procfs::Procfs::from_mount(mounted.fd));
+        }
+    }
+    devices::create(&root, &plan.devices)?;
+    console::attach(&root, plan, report)?;
+    for (fd, attr, field) in late {
+        tree::setattr(fd.as_fd(), false, &attr).at(|| field)?;
+    }
+    if rest.has_runtime_hooks {
+        let sync = report.sync()?;
+        sync.send(&Message::Rooted)?;
+        sync.expect("the createRuntime hooks", |m| matches!(m, Message::Go).then_some(()).ok_or(m))?;
+    }
+    hooks::run(plan, &plan.hooks.create_container, "createContainer", Some(root.as_fd()))?;
+    sysctls(plan, &mut procfs)?;
+    let procfs = process::needs_procfs(&plan.process).then(|| procfs::Procfs::or_new(procfs)).transpose()?;
+    paths::readonly(&root, &plan.readonly_paths)?;
+    paths::mask(&root, &plan.masked_paths)?;
+    finish_root(&root, plan)?;
+    Ok(procfs)
+}
+
+fn finish_root(root: &Root, plan: &Plan) -> Result<()> {
+    if plan.rootfs.no_pivot {
+        paths::move_root(root).at(|| "root.path")?;
+    } else {
+        paths::pivot(root).at(|| "root.path")?;
+    }
+    if plan.rootfs.propagation_given {
+        paths::propagate("/", plan.rootfs.propagation).at(|| "linux.rootfsPropagation")?;
+    }
+    if plan.rootfs.readonly {
+        paths::readonly_root(root).at(|| "root.readonly")?;
+    }
+    Ok(())
+}
+
+fn sysctls(plan: &Plan, procfs: &mut Option<procfs::Procfs>) -> Result<()> {
+    for s in &plan.sysctls {
+        let mut written = procfs::write_sysctl(procfs.as_ref(), s);
+        // The container's own /proc may be mounted read-only.
+        if procfs.is_none() || written.as_ref().is_err_and(|e| e.errno == Some(nix::errno::Errno::EROFS)) {
+            let own = procfs::Procfs::new()?;
+            written = procfs::write_sysctl(Some(&own), s);
+        }
+        written.at(|| s.field.clone())?;
+    }
+    Ok(())
+}
+
+fn names(plan: &Plan) -> Result<()> {
+    if let Some(name) = &plan.hostname {
+        nix::unistd::sethostname(name).call(|| format!("sethostname({name:?})")).at(|| "hostname")?;
+    }
+    if let Some(name) = &plan.domainname {
+        proc::setdomainname(name).call(|| format!("setdomainname({name:?})")).at(|| "domainname")?;
+    }
+    Ok(())
+}

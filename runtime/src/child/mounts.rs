@@ -1,0 +1,323 @@
+//! One planned mount: built detached, attributes set, then attached to a target descriptor.
+
+use super::tree::{self, by_fd, cwd, Tree};
+use crate::error::{Context, Error, Kind as ErrorKind, Named, Result};
+use crate::plan::mounts::{CgroupView, Kind, Mount};
+use crate::root::Root;
+use conex_sys::fd::{openat2, RESOLVE_IN_ROOT, RESOLVE_NO_SYMLINKS};
+use conex_sys::mount::{self as sys, MountAttr, ATTR_NODEV, ATTR_NOEXEC, ATTR_NOSUID, ATTR_RDONLY};
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::sys::stat::{fstat, Mode, SFlag};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+pub struct Mounted {
+    pub fd: OwnedFd,
+    /// Attributes to set once /dev is filled.
+    pub late: Option<MountAttr>,
+    pub is_proc: bool,
+}
+
+pub fn mount(root: &Root, m: &Mount, source: Option<OwnedFd>, cgroups: &[PathBuf]) -> Result<Mounted> {
+    let mut late = None;
+    let mut is_proc = false;
+    let fd = match &m.kind {
+        Kind::Bind { recursive } => bind(root, m, source, *recursive)?,
+        Kind::Remount => remount(root, m)?,
+        Kind::Cgroup(views) => cgroup(root, m, views, cgroups)?,
+        Kind::Fs(kind) => {
+            let mut attr = m.attr;
+            // Read-only comes after the device nodes.
+            if m.destination == Path::new("dev") && attr.set & ATTR_RDONLY != 0 {
+                attr.set &= !ATTR_RDONLY;
+                late = Some(MountAttr { set: ATTR_RDONLY, ..MountAttr::default() });
+            }
+            is_proc = kind == "proc" || kind == "procfs";
+            file_system(root, m, kind, attr, cgroups)?
+        }
+    };
+    for flag in &m.propagation {
+        let attr = MountAttr { propagation: flag & !(libc::MS_REC as u64), ..MountAttr::default() };
+        tree::setattr(fd.as_fd(), flag & libc::MS_REC as u64 != 0, &attr)?;
+    }
+    Ok(Mounted { fd, late, is_proc })
+}
+
+fn is_dir(fd: BorrowedFd) -> Result<bool> {
+    let mode = fstat(fd).call(|| "fstat")?.st_mode;
+    Ok(SFlag::from_bits_truncate(mode) & SFlag::S_IFMT == SFlag::S_IFDIR)
+}
+
+fn bind(root: &Root, m: &Mount, source: Option<OwnedFd>, recursive: bool) -> Result<OwnedFd> {
+    let tree = match source {
+        Some(fd) => Tree::Detached(fd),
+        None => tree::bind(cwd(), Path::new(&m.source), recursive).map_err(|e| e.at(format!("{}.source", m.field)))?,
+    };
+    let target = if is_dir(tree.fd())? { root.make_dir(&m.destination) } else { root.make_file(&m.destination) };
+    let target = target.map_err(|e| e.at(format!("{}.destination", m.field)))?;
+    let detached = matches!(tree, Tree::Detached(_));
+    if detached {
+        attributes(tree.fd(), m)?;
+    }
+    let fd = tree.attach(target.as_fd())?;
+    if !detached {
+        attributes(fd.as_fd(), m)?;
+    }
+    Ok(fd)
+}
+
+fn attributes(fd: BorrowedFd, m: &Mount) -> Result<()> {
+    let options = || format!("{}.options", m.field);
+    tree::setattr(fd, false, &m.attr).at(options)?;
+    tree::setattr(fd, true, &m.recursive).at(options)
+}
+
+/// Where a file system goes. procfs and sysfs only onto a directory reached without any symlink: mounted elsewhere,
+/// the masks and the security labels would miss them (CVE-2019-19921, CVE-2023-27561).
+fn target(root: &Root, m: &Mount, kind: &str) -> Result<OwnedFd> {
+    let field = || format!("{}.destination", m.field);
+    if !matches!(kind, "proc" | "procfs" | "sysfs") {
+        return root.make_dir(&m.destination).at(field);
+    }
+    let made = root.make_dir(&m.destination).at(field)?;
+    let resolve = RESOLVE_IN_ROOT | RESOLVE_NO_SYMLINKS;
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY;
+    match openat2(root.as_fd(), &m.destination, flags.bits(), 0, resolve) {
+        Ok(fd) => Ok(fd),
+        Err(Errno::ENOSYS) => no_symlinks(root, &m.destination).map(|()| made).at(field),
+        Err(e @ (Errno::ELOOP | Errno::ENOTDIR)) => {
+            let what = format!("{kind} must be mounted on an ordinary directory, not through a symlink");
+            Err(Error { errno: Some(e), ..Error::new(ErrorKind::System, what) }.at(field()))
+        }
+        Err(e) => Err(Error::call(e, format!("openat2(rootfs, {:?}, RESOLVE_NO_SYMLINKS)", m.destination)).at(field())),
+    }
+}
+
+fn no_symlinks(root: &Root, path: &Path) -> Result<()> {
+    let mut at = root.open(Path::new(""), OFlag::O_DIRECTORY).call(|| "open(rootfs)")?;
+    for name in path.components() {
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        at = nix::fcntl::openat(&at, name.as_os_str(), flags, Mode::empty())
+            .call(|| format!("openat(rootfs, {path:?}, O_NOFOLLOW)"))?;
+    }
+    Ok(())
+}
+
+fn file_system(root: &Root, m: &Mount, kind: &str, attr: MountAttr, cgroups: &[PathBuf]) -> Result<OwnedFd> {
+    let target = target(root, m, kind)?;
+    let data = options(m, kind, target.as_fd())?;
+    let made = match new_mount(kind, &m.source, &data, attr.set, m) {
+        Err(e) if e.errno == Some(Errno::ENOSYS) || too_long(&data) => {
+            return legacy_mount(m, kind, &data, &attr, target.as_fd());
+        }
+        // sysfs needs the network namespace to belong to this user namespace, and cgroup2 may be mounted once only
+        // with these options: what the host shows is bound instead.
+        Err(e) if kind == "sysfs" && e.errno == Some(Errno::EPERM) => host_tree(Path::new("/sys"), true, &attr, e)?,
+        Err(e) if kind == "cgroup2" && matches!(e.errno, Some(Errno::EPERM | Errno::EBUSY)) => {
+            host_tree(cgroups.first().map_or(Path::new("/sys/fs/cgroup"), |p| p), false, &attr, e)?
+        }
+        other => other?,
+    };
+    if m.tmpcopyup {
+        copy_up(target.as_fd(), made.as_fd())?;
+        // The mount was made writable for the copy.
+        if attr.set & ATTR_RDONLY != 0 {
+            tree::setattr(made.as_fd(), false, &MountAttr { set: ATTR_RDONLY, ..MountAttr::default() })?;
+        }
+    }
+    tree::setattr(made.as_fd(), true, &m.recursive)?;
+    Tree::Detached(made).attach(target.as_fd())
+}
+
+/// The kernel copies at most 255 bytes of a string in fsconfig(2); mount(2) takes a page.
+fn too_long(data: &[(String, Option<String>)]) -> bool {
+    data.iter().any(|(_, v)| v.as_ref().is_some_and(|v| v.len() > 255))
+}
+
+fn new_mount(kind: &str, source: &str, data: &[(String, Option<String>)], attrs: u64, m: &Mount) -> Result<OwnedFd> {
+    if too_long(data) {
+        return Err(Error::call(Errno::E2BIG, "fsconfig"));
+    }
+    let fs = sys::fsopen(kind).call(|| format!("fsopen({kind:?})")).at(|| format!("{}.type", m.field))?;
+    let fail = |e: Errno, call: String| {
+        let log = sys::fslog(fs.as_fd());
+        let call = if log.is_empty() { call } else { format!("{call} [{log}]") };
+        Error::call(e, call)
+    };
+    if !source.is_empty() {
+        sys::fsconfig(fs.as_fd(), "source", Some(source)).map_err(|e| fail(e, format!("fsconfig({kind}, source, {source:?})")))?;
+    }
+    for (key, value) in data {
+        sys::fsconfig(fs.as_fd(), key, value.as_deref()).map_err(|e| {
+            let shown = value.as_ref().map_or(key.clone(), |v| format!("{key}={v}"));
+            fail(e, format!("fsconfig({kind}, {shown})")).at(format!("{}.options", m.field))
+        })?;
+    }
+    sys::fscreate(fs.as_fd()).map_err(|e| fail(e, format!("fsconfig({kind}, FSCONFIG_CMD_CREATE)")))?;
+    let attrs = if m.tmpcopyup { attrs & !ATTR_RDONLY } else { attrs };
+    sys::fsmount(fs.as_fd(), attrs).map_err(|e| fail(e, format!("fsmount({kind}, {attrs:#x})")))
+}
+
+/// Options for the file system itself: those of the document, the SELinux context, and for tmpfs the mode of the
+/// directory that it covers, as runc keeps it.
+fn options(m: &Mount, kind: &str, target: BorrowedFd) -> Result<Vec<(String, Option<String>)>> {
+    let mut data = m.data.clone();
+    let read_only = m.attr.set & ATTR_RDONLY != 0;
+    // Pseudo file systems share a superblock with others, or are filled by us first.
+    if read_only && !matches!(kind, "proc" | "procfs" | "sysfs" | "mqueue" | "cgroup2" | "devpts" | "tmpfs") {
+        data.push(("ro".into(), None));
+    }
+    if let Some(label) = &m.label {
+        data.push(("context".into(), Some(label.clone())));
+    }
+    if kind == "tmpfs" && !data.iter().any(|(k, _)| k == "mode") {
+        let mode = fstat(target).call(|| "fstat")?.st_mode & 0o7777;
+        data.push(("mode".into(), Some(format!("{mode:04o}"))));
+    }
+    Ok(data)
+}
+
+fn host_tree(path: &Path, recursive: bool, attr: &MountAttr, because: Error) -> Result<OwnedFd> {
+    match tree::bind(cwd(), path, recursive) {
+        Ok(Tree::Detached(fd)) => {
+            tree::setattr(fd.as_fd(), false, attr)?;
+            Ok(fd)
+        }
+        _ => Err(because),
+    }
+}
+
+fn legacy_mount(
+    m: &Mount,
+    kind: &str,
+    data: &[(String, Option<String>)],
+    attr: &MountAttr,
+    target: BorrowedFd,
+) -> Result<OwnedFd> {
+    let flag_of = |name: &str| match name {
+        "sync" => Some(nix::mount::MsFlags::MS_SYNCHRONOUS),
+        "dirsync" => Some(nix::mount::MsFlags::MS_DIRSYNC),
+        "mand" => Some(nix::mount::MsFlags::MS_MANDLOCK),
+        "ro" => Some(nix::mount::MsFlags::MS_RDONLY),
+        "async" | "nomand" | "lazytime" | "nolazytime" => Some(nix::mount::MsFlags::empty()),
+        _ => None,
+    };
+    let mut flags = tree::mount_flags(attr);
+    let mut text = Vec::new();
+    for (key, value) in data {
+        match (flag_of(key), value) {
+            (Some(flag), None) => flags |= flag,
+            (_, None) => text.push(key.clone()),
+            (_, Some(v)) => text.push(format!("{key}={v}")),
+        }
+    }
+    let (text, at) = (text.join(","), by_fd(target));
+    let late = m.tmpcopyup && flags.contains(nix::mount::MsFlags::MS_RDONLY);
+    flags.set(nix::mount::MsFlags::MS_RDONLY, flags.contains(nix::mount::MsFlags::MS_RDONLY) && !late);
+    let source = if m.source.is_empty() { kind } else { m.source.as_str() };
+    nix::mount::mount(Some(source), at.as_str(), Some(kind), flags, Some(text.as_str()))
+        .call(|| format!("mount({source:?}, target, {kind:?}, {flags:?}, {text:?})"))?;
+    let fd = tree::reopen(target)?;
+    if m.tmpcopyup {
+        copy_up(target, fd.as_fd())?;
+    }
+    if late {
+        tree::setattr(fd.as_fd(), false, &MountAttr { set: ATTR_RDONLY, ..MountAttr::default() })?;
+    }
+    Ok(fd)
+}
+
+fn remount(root: &Root, m: &Mount) -> Result<OwnedFd> {
+    let fd = root.open(&m.destination, OFlag::empty()).call(|| format!("openat2(rootfs, {:?})", m.destination))?;
+    attributes(fd.as_fd(), m)?;
+    if !m.data.is_empty() {
+        let fs = sys::fspick(fd.as_fd()).call(|| "fspick")?;
+        for (key, value) in &m.data {
+            sys::fsconfig(fs.as_fd(), key, value.as_deref()).call(|| format!("fsconfig({key}) [{}]", sys::fslog(fs.as_fd())))?;
+        }
+        sys::fsreconfigure(fs.as_fd()).call(|| format!("fsconfig(RECONFIGURE) [{}]", sys::fslog(fs.as_fd())))?;
+    }
+    Ok(fd)
+}
+
+/// The container's cgroups on a v1 or hybrid host: a tmpfs with one bind mount per hierarchy and a symlink per
+/// controller of a shared one. On a pure v2 host without a cgroup namespace: the container's own directory.
+fn cgroup(root: &Root, m: &Mount, views: &[CgroupView], cgroups: &[PathBuf]) -> Result<OwnedFd> {
+    let target = root.make_dir(&m.destination).at(|| format!("{}.destination", m.field))?;
+    if let [CgroupView { v2: true, .. }] = views {
+        let source = cgroups.first().map_or(Path::new("/sys/fs/cgroup"), |p| p);
+        let tree = tree::bind(cwd(), source, true)?;
+        tree::setattr(tree.fd(), true, &m.attr)?;
+        return tree.attach(target.as_fd());
+    }
+    let attrs = m.attr.set & (ATTR_NOSUID | ATTR_NODEV | ATTR_NOEXEC);
+    let base = Mount {
+        kind: Kind::Fs("tmpfs".into()),
+        source: "tmpfs".into(),
+        data: vec![("mode".into(), Some("755".into()))],
+        attr: MountAttr { set: attrs, ..MountAttr::default() },
+        ..m.clone()
+    };
+    let tmpfs = file_system(root, &base, "tmpfs", base.attr, cgroups)?;
+    for (view, source) in views.iter().zip(cgroups).filter(|(v, _)| !v.v2) {
+        nix::sys::stat::mkdirat(&tmpfs, view.name.as_str(), Mode::from_bits_truncate(0o755))
+            .call(|| format!("mkdir({:?})", view.name))?;
+        let at = nix::fcntl::openat(&tmpfs, view.name.as_str(), OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())
+            .call(|| format!("open({:?})", view.name))?;
+        let tree = tree::bind(cwd(), source, true)?;
+        let detached = matches!(tree, Tree::Detached(_));
+        if detached {
+            tree::setattr(tree.fd(), false, &m.attr)?;
+        }
+        let fd = tree.attach(at.as_fd())?;
+        if !detached {
+            tree::setattr(fd.as_fd(), false, &m.attr)?;
+        }
+        for alias in &view.aliases {
+            nix::unistd::symlinkat(view.name.as_str(), &tmpfs, alias.as_str()).call(|| format!("symlink({alias})"))?;
+        }
+    }
+    tree::setattr(tmpfs.as_fd(), false, &m.attr)?;
+    Ok(tmpfs)
+}
+
+/// Copies what the mount will hide into it: names, modes, owners, links, contents.
+fn copy_up(from: BorrowedFd, to: BorrowedFd) -> Result<()> {
+    copy_dir(from, to, 0).map_err(|e| Error::call(e, "tmpcopyup"))
+}
+
+fn copy_dir(from: BorrowedFd, to: BorrowedFd, depth: u32) -> nix::Result<()> {
+    use nix::fcntl::{openat, readlinkat};
+    let read = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let mut dir = nix::dir::Dir::from_fd(openat(from, ".", read | OFlag::O_DIRECTORY, Mode::empty())?)?;
+    let names: Vec<_> = dir.iter().flatten().map(|e| e.file_name().to_owned()).collect();
+    for name in names.iter().filter(|n| !matches!(n.to_bytes(), b"." | b"..")) {
+        let name = name.as_c_str();
+        let stat = nix::sys::stat::fstatat(from, name, nix::fcntl::AtFlags::AT_SYMLINK_NOFOLLOW)?;
+        let mode = Mode::from_bits_truncate(stat.st_mode);
+        match SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT {
+            SFlag::S_IFDIR if depth < 256 => {
+                nix::sys::stat::mkdirat(to, name, mode)?;
+                let (a, b) = (openat(from, name, read | OFlag::O_DIRECTORY, Mode::empty())?, openat(to, name, read, Mode::empty())?);
+                copy_dir(a.as_fd(), b.as_fd(), depth + 1)?;
+            }
+            SFlag::S_IFLNK => nix::unistd::symlinkat(readlinkat(from, name)?.as_os_str(), to, name)?,
+            SFlag::S_IFREG => copy_file(from, to, name, mode)?,
+            kind => nix::sys::stat::mknodat(to, name, kind, mode, stat.st_rdev)?,
+        }
+        let flags = nix::fcntl::AtFlags::AT_SYMLINK_NOFOLLOW;
+        nix::unistd::fchownat(to, name, Some(stat.st_uid.into()), Some(stat.st_gid.into()), flags)?;
+    }
+    Ok(())
+}
+
+fn copy_file(from: BorrowedFd, to: BorrowedFd, name: &std::ffi::CStr, mode: Mode) -> nix::Result<()> {
+    let read = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let write = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let mut source = std::fs::File::from(nix::fcntl::openat(from, name, read, Mode::empty())?);
+    let mut target = std::fs::File::from(nix::fcntl::openat(to, name, write, mode)?);
+    std::io::copy(&mut source, &mut target)
+        .map(drop)
+        .map_err(|e| Errno::from_raw(e.raw_os_error().unwrap_or(libc::EIO)))
+}

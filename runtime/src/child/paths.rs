@@ -1,0 +1,174 @@
+//! The root file system as a whole: attached, pivoted into, masked.
+
+use super::tree::{self, cwd, Tree};
+use crate::error::{Context, Error, Kind, Named, Result};
+use crate::plan::Rootfs;
+use crate::root::{clean, Root};
+use conex_sys::mount::{MountAttr, ATTR_NODEV, ATTR_NOEXEC, ATTR_NOSUID, ATTR_RDONLY};
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::mount::{mount, umount2, MntFlags, MsFlags};
+use nix::sys::stat::{fstat, Mode};
+use nix::unistd::{fchdir, pivot_root};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+/// Changes the propagation of the mount at `path`; `flags` with `MS_REC` or without.
+pub fn propagate(path: &str, flags: u64) -> Result<()> {
+    let flags = MsFlags::from_bits_truncate(flags as _);
+    mount(None::<&str>, path, None::<&str>, flags, None::<&str>).call(|| format!("mount(\"\", {path:?}, {flags:?})"))
+}
+
+/// Binds the rootfs onto itself, so that it is a mount that can become the root, and opens it.
+pub fn attach_root(rootfs: &Rootfs) -> Result<Root> {
+    propagate("/", rootfs.propagation).at(|| "linux.rootfsPropagation")?;
+    if rootfs.propagation & libc::MS_SHARED as u64 != 0 {
+        // The bind mount below would propagate to the host through a shared parent.
+        let parent = mount_point_of(&rootfs.path)?;
+        mount(None::<&str>, &parent, None::<&str>, MsFlags::MS_PRIVATE, None::<&str>)
+            .call(|| format!("mount(\"\", {}, MS_PRIVATE)", parent.display()))
+            .at(|| "linux.rootfsPropagation")?;
+    }
+    let target = nix::fcntl::open(&rootfs.path, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
+        .call(|| format!("open({}, O_DIRECTORY)", rootfs.path.display()))
+        .at(|| "root.path")?;
+    let tree = tree::bind(target.as_fd(), Path::new(""), true).at(|| "root.path")?;
+    tree.attach(target.as_fd()).map(Root::new).at(|| "root.path")
+}
+
+/// The deepest mount point above a path (proc_pid_mountinfo(5), fifth field).
+fn mount_point_of(path: &Path) -> Result<PathBuf> {
+    let path = path.canonicalize().call(|| format!("realpath({})", path.display()))?;
+    let text = std::fs::read_to_string("/proc/self/mountinfo").call(|| "open(/proc/self/mountinfo)")?;
+    let points = text.lines().filter_map(|l| l.split(' ').nth(4)).map(|p| PathBuf::from(p.replace("\\040", " ")));
+    points
+        .filter(|p| path.starts_with(p))
+        .max_by_key(|p| p.as_os_str().len())
+        .ok_or_else(|| Error::call(Errno::ENOENT, format!("{}: no mount point in mountinfo", path.display())))
+}
+
+/// Makes the rootfs the root and lets go of the old one.
+pub fn pivot(root: &Root) -> Result<()> {
+    let old = nix::fcntl::open("/", OFlag::O_DIRECTORY | OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
+        .call(|| "open(/)")?;
+    fchdir(root).call(|| "fchdir(rootfs)")?;
+    // The old root ends up on top of the new one, at the same place; no directory is needed to put it.
+    pivot_root(".", ".").call(|| "pivot_root(rootfs, rootfs)")?;
+    fchdir(&old).call(|| "fchdir(old root)")?;
+    // Unmounting must not propagate to the host.
+    mount(None::<&str>, ".", None::<&str>, MsFlags::MS_SLAVE | MsFlags::MS_REC, None::<&str>)
+        .call(|| "mount(\"\", old root, MS_SLAVE|MS_REC)")?;
+    umount2(".", MntFlags::MNT_DETACH).call(|| "umount2(old root, MNT_DETACH)")?;
+    nix::unistd::chdir("/").call(|| "chdir(/)")
+}
+
+/// `--no-pivot`: for a root on a ramdisk, which pivot_root refuses.
+pub fn move_root(root: &Root) -> Result<()> {
+    fchdir(root).call(|| "fchdir(rootfs)")?;
+    mount(Some("."), "/", None::<&str>, MsFlags::MS_MOVE, None::<&str>).call(|| "mount(rootfs, /, MS_MOVE)")?;
+    nix::unistd::chroot(".").call(|| "chroot(rootfs)")?;
+    nix::unistd::chdir("/").call(|| "chdir(/)")
+}
+
+/// Without a mount namespace there is nothing to pivot.
+pub fn chroot(path: &Path) -> Result<()> {
+    nix::unistd::chroot(path).call(|| format!("chroot({})", path.display()))?;
+    nix::unistd::chdir("/").call(|| "chdir(/)")
+}
+
+pub fn readonly_root(root: &Root) -> Result<()> {
+    tree::setattr(root.as_fd(), false, &MountAttr { set: ATTR_RDONLY, ..MountAttr::default() })
+}
+
+/// Paths that are not there need no protection; one that cannot be looked at must not be left open.
+fn find(root: &Root, path: &str) -> Result<Option<OwnedFd>> {
+    match root.open(&clean(Path::new(path)), OFlag::empty()) {
+        Err(Errno::ENOENT | Errno::ENOTDIR) => Ok(None),
+        other => other.map(Some).call(|| format!("openat2(rootfs, {path:?}, O_PATH, RESOLVE_IN_ROOT)")),
+    }
+}
+
+pub fn readonly(root: &Root, list: &[String]) -> Result<()> {
+    for (i, path) in list.iter().enumerate() {
+        let field = || format!("linux.readonlyPaths[{i}]");
+        let Some(target) = find(root, path).at(field)? else { continue };
+        let tree = tree::bind(target.as_fd(), Path::new(""), true).at(field)?;
+        let attr = MountAttr { set: ATTR_RDONLY, ..MountAttr::default() };
+        match &tree {
+            Tree::Detached(fd) => {
+                tree::setattr(fd.as_fd(), true, &attr).at(field)?;
+                tree.attach(target.as_fd()).at(field)?;
+            }
+            Tree::Source { .. } => {
+                let fd = tree.attach(target.as_fd()).at(field)?;
+                tree::setattr(fd.as_fd(), false, &attr).at(field)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Hides files behind the host's /dev/null and directories behind one empty read-only tmpfs.
+///
+/// The container's own /dev/null would do only if nobody else could prepare it (CVE-2025-31133).
+pub fn mask(root: &Root, list: &[String]) -> Result<()> {
+    let mut null: Option<OwnedFd> = None;
+    let mut empty: Option<OwnedFd> = None;
+    for (i, path) in list.iter().enumerate() {
+        let field = || format!("linux.maskedPaths[{i}]");
+        let Some(target) = find(root, path).at(field)? else { continue };
+        let is_dir = fstat(&target).call(|| "fstat").at(field)?.st_mode & libc::S_IFMT == libc::S_IFDIR;
+        if is_dir {
+            match &empty {
+                None => empty = Some(empty_dir(target.as_fd()).at(field)?),
+                Some(fd) => {
+                    tree::bind(fd.as_fd(), Path::new(""), false).at(field)?.attach(target.as_fd()).at(field)?;
+                }
+            }
+            continue;
+        }
+        let source = match null.take() {
+            Some(fd) => fd,
+            None => host_null().at(field)?,
+        };
+        tree::bind(source.as_fd(), Path::new(""), false).at(field)?.attach(target.as_fd()).at(field)?;
+        null = Some(source);
+    }
+    Ok(())
+}
+
+fn host_null() -> Result<OwnedFd> {
+    let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let fd = nix::fcntl::open("/dev/null", flags, Mode::empty()).call(|| "open(/dev/null, O_PATH)")?;
+    let stat = fstat(&fd).call(|| "fstat(/dev/null)")?;
+    if stat.st_mode & libc::S_IFMT != libc::S_IFCHR || stat.st_rdev != libc::makedev(1, 3) {
+        return Err(Error::new(Kind::System, "/dev/null of the host is not the character device 1:3"));
+    }
+    Ok(fd)
+}
+
+fn empty_dir(target: std::os::fd::BorrowedFd) -> Result<OwnedFd> {
+    use conex_sys::mount::{fsconfig, fscreate, fsmount, fsopen};
+    let attrs = ATTR_RDONLY | ATTR_NOSUID | ATTR_NODEV | ATTR_NOEXEC;
+    let fs = match fsopen("tmpfs") {
+        Err(Errno::ENOSYS) => {
+            let flags = MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+            let at = tree::by_fd(target);
+            mount(Some("tmpfs"), at.as_str(), Some("tmpfs"), flags, Some("size=0k,mode=755,nr_inodes=1"))
+                .call(|| "mount(tmpfs, MS_RDONLY)")?;
+            return tree::reopen(target);
+        }
+        other => other.call(|| "fsopen(tmpfs)")?,
+    };
+    for (key, value) in [("nr_blocks", Some("1")), ("nr_inodes", Some("1")), ("mode", Some("0755")), ("ro", None)] {
+        fsconfig(fs.as_fd(), key, value).call(|| format!("fsconfig(tmpfs, {key})"))?;
+    }
+    fscreate(fs.as_fd()).call(|| "fsconfig(tmpfs, FSCONFIG_CMD_CREATE)")?;
+    let fd = fsmount(fs.as_fd(), attrs).call(|| "fsmount(tmpfs)")?;
+    Tree::Detached(fd).attach(target)
+}
+
+/// A bind source on the host, for those who open it ahead.
+pub fn host_bind(path: &Path, recursive: bool) -> Result<Tree> {
+    tree::bind(cwd(), path, recursive)
+}

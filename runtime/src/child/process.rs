@@ -1,0 +1,349 @@
+//! What init and exec share: from a place in the namespaces to execve.
+
+use super::procfs::Procfs;
+use super::{console, hooks, identity, Report};
+use crate::error::{Context, Error, Kind, Named, Result};
+use crate::plan::process::Process;
+use crate::plan::Plan;
+use crate::seccomp::Filter;
+use crate::sync::{Channel, Message};
+use conex_sys::seccomp::Insn;
+use conex_sys::{fd, proc, sched, signal};
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use std::convert::Infallible;
+use std::ffi::CString;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+/// A session keyring of its own: the caller's keys must not be searchable from inside.
+pub fn keyring(p: &Process) -> Result<()> {
+    let Some(name) = &p.keyring else { return Ok(()) };
+    match proc::join_session_keyring(name) {
+        Ok(serial) => {
+            // Without it a user other than root could not use the keyring after the switch; not having it is no
+            // danger.
+            let _ = proc::keyring_allow_user_search(serial);
+            Ok(())
+        }
+        // A kernel without keys, or a filter of an outer container: nothing to hide.
+        Err(Errno::ENOSYS | Errno::EPERM) => Ok(()),
+        Err(e) => Err(Error::call(e, format!("keyctl(KEYCTL_JOIN_SESSION_KEYRING, {name:?})"))),
+    }
+}
+
+pub fn needs_procfs(p: &Process) -> bool {
+    p.apparmor.is_some() || p.selinux.is_some()
+}
+
+/// The security label of the program that will be executed, written and read back: a label that did not take is
+/// an error, never a silent loss.
+fn labels(p: &Process, procfs: Option<Procfs>) -> Result<()> {
+    if !needs_procfs(p) {
+        return Ok(());
+    }
+    let procfs = Procfs::or_new(procfs)?;
+    let set = |files: &[&str], value: String, field: &str| -> Result<()> {
+        let mut last = Errno::ENOENT;
+        for file in files {
+            match procfs.write(&format!("self/attr/{file}"), &value) {
+                Ok(()) => {
+                    let now = procfs.read(&format!("self/attr/{file}")).unwrap_or_default();
+                    let label = value.strip_prefix("exec ").unwrap_or(&value);
+                    if now.trim_end_matches(['\0', '\n']).starts_with(label) {
+                        return Ok(());
+                    }
+                    return Err(Error::new(Kind::System, format!("the kernel kept {now:?} instead of {label:?}")).at(format!("{}.{field}", p.field)));
+                }
+                Err(Errno::ENOENT) => continue,
+                Err(e) => {
+                    last = e;
+                    break;
+                }
+            }
+        }
+        Err(Error::call(last, format!("write(/proc/self/attr/{}, {value:?})", files[0])).at(format!("{}.{field}", p.field)))
+    };
+    if let Some(profile) = &p.apparmor {
+        set(&["apparmor/exec", "exec"], format!("exec {profile}"), "apparmorProfile")?;
+    }
+    if let Some(label) = &p.selinux {
+        set(&["exec"], label.clone(), "selinuxLabel")?;
+    }
+    Ok(())
+}
+
+fn scheduling(p: &Process) -> Result<()> {
+    let field = |name: &str| format!("{}.{name}", p.field);
+    if let Some(attr) = p.scheduler {
+        sched::sched_setattr(attr).call(|| format!("sched_setattr(policy {})", attr.policy)).at(|| field("scheduler"))?;
+    }
+    if let Some((class, level)) = p.io_priority {
+        sched::ioprio_set(class, level).call(|| format!("ioprio_set(class {class}, {level})")).at(|| field("ioPriority"))?;
+    }
+    if let Some(domain) = p.personality {
+        proc::personality(domain).call(|| format!("personality({domain:#x})")).at(|| "linux.personality")?;
+    }
+    if let Some((mode, nodes)) = &p.memory_policy {
+        sched::set_mempolicy(*mode, nodes).call(|| format!("set_mempolicy({mode:#x})")).at(|| "linux.memoryPolicy")?;
+    }
+    Ok(())
+}
+
+/// The working directory, made if missing, entered as root; a user's own directory that root may not enter (a
+/// squashed network file system) is entered again after the switch.
+fn change_dir(p: &Process) -> Result<bool> {
+    let path = Path::new(&p.cwd);
+    match nix::unistd::chdir(path) {
+        Ok(()) => return Ok(true),
+        Err(Errno::EACCES | Errno::EPERM) => return Ok(false),
+        Err(Errno::ENOENT) => {}
+        Err(e) => return Err(Error::call(e, format!("chdir to cwd ({:?}) set in config.json failed: chdir", p.cwd))),
+    }
+    std::fs::create_dir_all(path).call(|| format!("mkdir({})", p.cwd))?;
+    nix::unistd::chdir(path).call(|| format!("chdir({})", p.cwd))?;
+    Ok(true)
+}
+
+/// A working directory outside the root, reached through a leaked descriptor, shows as "(unreachable)" or not at
+/// all (CVE-2024-21626).
+fn verify_cwd() -> Result<()> {
+    match nix::unistd::getcwd() {
+        Ok(path) if path.is_absolute() => Ok(()),
+        _ => Err(Error::new(Kind::Invalid, "current working directory is outside of container mount namespace root -- possible container breakout detected")),
+    }
+}
+
+/// HOME from the container's /etc/passwd if it is not set (or empty), as every runtime does.
+fn home(p: &Process) -> Option<String> {
+    if p.env.iter().any(|e| e.strip_prefix("HOME=").is_some_and(|v| !v.is_empty())) {
+        return None;
+    }
+    // The file is the image's: bounded, and its lines are only compared.
+    let found = std::fs::File::open("/etc/passwd").ok().and_then(|f| {
+        use std::io::Read;
+        let mut text = String::new();
+        f.take(1 << 20).read_to_string(&mut text).ok()?;
+        text.lines().find_map(|line| {
+            let fields: Vec<_> = line.split(':').collect();
+            (fields.len() >= 6 && fields[2].parse() == Ok(p.uid)).then(|| fields[5].to_string())
+        })
+    });
+    Some(found.filter(|h| !h.is_empty()).unwrap_or_else(|| "/".into()))
+}
+
+/// Where execve finds the program, by the PATH of the process itself.
+///
+/// # Errors
+/// The texts of Go's os/exec, which the engines map to exit codes 126 and 127.
+fn look_up(p: &Process) -> Result<PathBuf> {
+    let name = &p.args[0];
+    let fail = |errno: Errno| {
+        let what = format!("exec: {name:?}: {}", errno.desc().to_lowercase());
+        Error::new(Kind::System, what).at(format!("{}.args[0]", p.field))
+    };
+    let check = |path: &Path| match path.metadata() {
+        Err(e) => Err(Errno::from_raw(e.raw_os_error().unwrap_or(libc::ENOENT))),
+        Ok(m) if m.is_dir() => Err(Errno::EISDIR),
+        Ok(_) => nix::unistd::eaccess(path, nix::unistd::AccessFlags::X_OK),
+    };
+    if name.contains('/') {
+        return check(Path::new(name)).map(|()| PathBuf::from(name)).map_err(|e| match e {
+            Errno::ENOENT => Error::new(Kind::System, format!("exec: {name:?}: stat {name}: no such file or directory")).at(format!("{}.args[0]", p.field)),
+            e => fail(e),
+        });
+    }
+    let path = p.env.iter().find_map(|e| e.strip_prefix("PATH=")).unwrap_or("");
+    let mut denied = false;
+    for dir in path.split(':').filter(|_| !path.is_empty()) {
+        let candidate = Path::new(if dir.is_empty() { "." } else { dir }).join(name);
+        match check(&candidate) {
+            Ok(()) => return Ok(candidate),
+            Err(Errno::EACCES) => denied = true,
+            Err(_) => {}
+        }
+    }
+    if denied {
+        return Err(fail(Errno::EACCES));
+    }
+    Err(Error::new(Kind::System, format!("exec: {name:?}: executable file not found in $PATH")).at(format!("{}.args[0]", p.field)))
+}
+
+/// The program and what it is given.
+struct Image {
+    path: CString,
+    args: Vec<CString>,
+    env: Vec<CString>,
+}
+
+/// Becomes the process's user, as far as can be said before the container is started.
+fn settle(p: &Process, procfs: Option<Procfs>) -> Result<Image> {
+    if p.no_new_privileges {
+        proc::set_no_new_privs().call(|| "prctl(PR_SET_NO_NEW_PRIVS)").at(|| format!("{}.noNewPrivileges", p.field))?;
+    }
+    scheduling(p)?;
+    labels(p, procfs)?;
+    let field = || format!("{}.cwd", p.field);
+    let entered = change_dir(p).at(field)?;
+    console::hand_over_stdio(p);
+    identity::switch(p)?;
+    if !entered {
+        nix::unistd::chdir(Path::new(&p.cwd)).call(|| format!("chdir({})", p.cwd)).at(field)?;
+    }
+    verify_cwd().at(field)?;
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(p.umask));
+    let path = look_up(p)?;
+    let mut env = p.env.clone();
+    if let Some(home) = home(p) {
+        crate::plan::process::set_env(&mut env, "HOME", &home);
+    }
+    // The plan has refused every string with a NUL.
+    let c = |s: &str| CString::new(s).unwrap_or_default();
+    Ok(Image {
+        path: c(&path.to_string_lossy()),
+        args: p.args.iter().map(|s| c(s)).collect(),
+        env: env.iter().map(|s| c(s)).collect(),
+    })
+}
+
+/// Loads a filter that asks its listener. The host fetches the descriptor from this process by number while it is
+/// stopped at nothing: after this call any system call may already be one that waits for the listener's answer.
+fn load_with_listener(filter: &Filter, program: &[Insn], p: &Process, channel: &Channel) -> Result<()> {
+    if !p.no_new_privileges {
+        identity::raise_admin(p)?;
+    }
+    // seccomp(2) takes the lowest free number: find it by taking and closing it.
+    let next = fd::dup_above(0, 3).call(|| "fcntl(F_DUPFD)")?.as_raw_fd();
+    channel.send(&Message::Notify(next))?;
+    let listener = conex_sys::seccomp::install(program, filter.flags)
+        .call(|| format!("seccomp(SECCOMP_SET_MODE_FILTER, {:#x})", filter.flags))
+        .at(|| "linux.seccomp")?;
+    // The host closes it with everything else by close-on-exec; its number must stay until then.
+    let _ = listener.map(std::os::fd::IntoRawFd::into_raw_fd);
+    Ok(())
+}
+
+/// Capabilities, seccomp and execve, in the order that no_new_privs allows.
+fn finish(p: &Process, program: Option<&[Insn]>, plan: Option<&Plan>, keep: i32, image: &Image) -> Result<Infallible> {
+    let filter = p.seccomp.as_ref().filter(|f| f.listener.is_none()).zip(program);
+    let load = || -> Result<()> {
+        let Some((filter, program)) = filter else { return Ok(()) };
+        match conex_sys::seccomp::install(program, filter.flags) {
+            // A flag that this kernel does not know (SPEC_ALLOW before 4.17): the filter matters more.
+            Err(Errno::EINVAL) if filter.flags != 0 => conex_sys::seccomp::install(program, 0),
+            other => other,
+        }
+        .map(drop)
+        .call(|| format!("seccomp(SECCOMP_SET_MODE_FILTER, {} instructions)", program.len()))
+        .at(|| "linux.seccomp")
+    };
+    if !p.no_new_privileges {
+        // Loading takes CAP_SYS_ADMIN, so it comes before the capabilities go.
+        if filter.is_some() {
+            identity::raise_admin(p)?;
+        }
+        if let Some(plan) = plan {
+            hooks::run(plan, &plan.hooks.start_container, "startContainer", None)?;
+        }
+        load()?;
+        identity::finish(p)?;
+    } else {
+        identity::finish(p)?;
+        if let Some(plan) = plan {
+            hooks::run(plan, &plan.hooks.start_container, "startContainer", None)?;
+        }
+    }
+    signal::reset_all();
+    let empty = nix::sys::signal::SigSet::empty();
+    let _ = nix::sys::signal::sigprocmask(nix::sys::signal::SigmaskHow::SIG_SETMASK, Some(&empty), None);
+    close_others(p.preserve_fds, keep);
+    if p.no_new_privileges {
+        load()?;
+    }
+    let Err(e) = nix::unistd::execve(&image.path, &image.args, &image.env);
+    Err(Error::new(Kind::System, format!("exec {}: {}", image.path.to_string_lossy(), e.desc().to_lowercase())).at(format!("{}.args[0]", p.field)))
+}
+
+/// Leaves exactly 0, 1, 2 and the preserved descriptors to the program, beside the channel that reports a failed
+/// execve and closes with a successful one. Close-on-exec alone is not enough: until execve is done, /proc/self/fd
+/// would lead through what is still open.
+fn close_others(preserved: u32, channel: i32) {
+    for n in 3..3 + preserved {
+        let _ = fd::clear_cloexec(n as i32);
+    }
+    let (first, channel) = (3 + preserved, channel as u32);
+    let mut closed = fd::close_range(channel.max(first) + u32::from(channel >= first), u32::MAX);
+    if channel > first {
+        closed = closed.and_then(|()| fd::close_range(first, channel - 1));
+    }
+    if closed.is_err() {
+        // Before Linux 5.9 the table is walked; the listing itself is a descriptor, hence the collected list.
+        let Ok(list) = std::fs::read_dir("/proc/self/fd") else { return };
+        let numbers: Vec<i32> = list.flatten().filter_map(|e| e.file_name().to_str()?.parse().ok()).collect();
+        for n in numbers.into_iter().filter(|n| *n >= first as i32 && *n != channel as i32) {
+            fd::close_raw(n);
+        }
+    }
+}
+
+/// The container's init: ready, created, started, executed.
+pub(super) fn init(
+    plan: &Plan,
+    report: &mut Report,
+    start: Option<OwnedFd>,
+    program: Option<Vec<Insn>>,
+    procfs: Option<Procfs>,
+) -> Result<Infallible> {
+    let p = &plan.process;
+    let image = settle(p, procfs)?;
+    if let Some((filter, program)) = p.seccomp.as_ref().filter(|f| f.listener.is_some()).zip(program.as_ref()) {
+        load_with_listener(filter, program, p, report.sync()?)?;
+    }
+    let sync = report.sync()?;
+    sync.send(&Message::Ready)?;
+    sync.expect("creation", |m| matches!(m, Message::Created).then_some(()).ok_or(m))?;
+    if let Some(listener) = start {
+        // From here on errors go to whoever starts the container; the creator hears that this one waits.
+        report.sync = None;
+        report.start = Some(wait_for_start(listener)?);
+    }
+    let keep = std::os::fd::AsFd::as_fd(report.sync()?).as_raw_fd();
+    finish(p, program.as_deref(), Some(plan), keep, &image)
+}
+
+/// Blocks until `start` connects and says so. A connection that closes without a word was a `start` that died after
+/// it had taken the socket away: nobody can start this container any more.
+fn wait_for_start(listener: OwnedFd) -> Result<Channel> {
+    let accepted = loop {
+        match nix::sys::socket::accept4(listener.as_raw_fd(), nix::sys::socket::SockFlag::SOCK_CLOEXEC) {
+            Err(Errno::EINTR | Errno::ECONNABORTED) => continue,
+            other => break other.call(|| "accept4(start.sock)")?,
+        }
+    };
+    let channel = Channel::new(fd::adopt(accepted));
+    match channel.receive()? {
+        Some(Message::Go) => Ok(channel),
+        _ => Err(Error::new(Kind::System, "the starting runtime died")),
+    }
+}
+
+/// A process that joined a running container.
+pub fn exec(p: &Process, report: &mut Report, program: Option<Vec<Insn>>) -> Result<Infallible> {
+    keyring(p)?;
+    if p.terminal {
+        let root = nix::fcntl::open("/", OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, nix::sys::stat::Mode::empty())
+            .call(|| "open(/)")?;
+        let pair = console::open(std::os::fd::AsFd::as_fd(&root), p).at(|| format!("{}.terminal", p.field))?;
+        console::own(&pair.slave)?;
+        report.sync()?.send(&Message::Terminal(pair.master))?;
+    }
+    let image = settle(p, None)?;
+    if let Some((filter, program)) = p.seccomp.as_ref().filter(|f| f.listener.is_some()).zip(program.as_ref()) {
+        load_with_listener(filter, program, p, report.sync()?)?;
+    }
+    let sync = report.sync()?;
+    sync.send(&Message::Ready)?;
+    sync.expect("creation", |m| matches!(m, Message::Created).then_some(()).ok_or(m))?;
+    let keep = std::os::fd::AsFd::as_fd(report.sync()?).as_raw_fd();
+    finish(p, program.as_deref(), None, keep, &image)
+}

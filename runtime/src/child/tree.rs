@@ -1,0 +1,150 @@
+//! Mounts as descriptors, with mount(2) where the kernel lacks the calls (before 5.2, mount_setattr before 5.12).
+
+use crate::error::{Context, Error, Result};
+use conex_sys::mount::{self as sys, MountAttr};
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::mount::MsFlags;
+use nix::sys::stat::Mode;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+/// A mount that is not attached yet, or what mount(2) needs to attach it.
+pub enum Tree {
+    Detached(OwnedFd),
+    /// The opened source of a bind mount, on a kernel without open_tree.
+    Source { fd: OwnedFd, recursive: bool },
+}
+
+pub fn cwd() -> BorrowedFd<'static> {
+    nix::fcntl::AT_FDCWD
+}
+
+/// The path by which mount(2) reaches a descriptor. Only used where the new calls are missing.
+pub fn by_fd(fd: BorrowedFd) -> String {
+    format!("/proc/self/fd/{}", fd.as_raw_fd())
+}
+
+/// A detached bind of `path` as seen from `dir`; an empty path binds `dir` itself.
+pub fn bind(dir: BorrowedFd, path: &Path, recursive: bool) -> Result<Tree> {
+    match sys::open_tree_clone(dir, path, recursive) {
+        Ok(fd) => Ok(Tree::Detached(fd)),
+        Err(Errno::ENOSYS) => {
+            let fd = if path.as_os_str().is_empty() {
+                dir.try_clone_to_owned().call(|| "dup")?
+            } else {
+                nix::fcntl::openat(dir, path, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())
+                    .call(|| format!("open({}, O_PATH)", path.display()))?
+            };
+            Ok(Tree::Source { fd, recursive })
+        }
+        Err(e) => {
+            let flag = if recursive { "|AT_RECURSIVE" } else { "" };
+            Err(Error::call(e, format!("open_tree({}, OPEN_TREE_CLONE{flag})", path.display())))
+        }
+    }
+}
+
+impl Tree {
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Tree::Detached(fd) | Tree::Source { fd, .. } => fd.as_fd(),
+        }
+    }
+
+    /// Attaches the mount to `target` and returns a descriptor of its root.
+    pub fn attach(self, target: BorrowedFd) -> Result<OwnedFd> {
+        match self {
+            Tree::Detached(fd) => {
+                sys::move_mount(fd.as_fd(), target).call(|| "move_mount(fd, target)")?;
+                Ok(fd)
+            }
+            Tree::Source { fd, recursive } => {
+                let flags = if recursive { MsFlags::MS_BIND | MsFlags::MS_REC } else { MsFlags::MS_BIND };
+                let (source, at) = (by_fd(fd.as_fd()), by_fd(target));
+                nix::mount::mount(Some(source.as_str()), at.as_str(), None::<&str>, flags, None::<&str>)
+                    .call(|| "mount(source, target, MS_BIND)")?;
+                reopen(target)
+            }
+        }
+    }
+}
+
+/// A descriptor of the mount that now covers `target`, which itself still refers to what is below. `..` and back is
+/// not possible without a path, so this is the one place where /proc/self/fd is resolved as a path.
+pub fn reopen(target: BorrowedFd) -> Result<OwnedFd> {
+    let path = nix::fcntl::readlink(by_fd(target).as_str()).call(|| "readlink(/proc/self/fd)")?;
+    nix::fcntl::open(Path::new(&path), OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())
+        .call(|| format!("open({}, O_PATH)", path.display()))
+}
+
+/// mount_setattr, or the remount that does the same for a single mount.
+pub fn setattr(fd: BorrowedFd, recursive: bool, attr: &MountAttr) -> Result<()> {
+    if *attr == MountAttr::default() {
+        return Ok(());
+    }
+    match sys::mount_setattr(fd, recursive, attr) {
+        Err(Errno::ENOSYS) if attr.userns == 0 => legacy_setattr(fd, recursive, attr),
+        other => other.call(|| {
+            let rec = if recursive { ", AT_RECURSIVE" } else { "" };
+            format!("mount_setattr(fd{rec}, set {:#x}, clear {:#x}, propagation {:#x})", attr.set, attr.clear, attr.propagation)
+        }),
+    }
+}
+
+fn legacy_setattr(fd: BorrowedFd, recursive: bool, attr: &MountAttr) -> Result<()> {
+    let at = by_fd(fd);
+    if attr.propagation != 0 {
+        let mut flags = MsFlags::from_bits_truncate(attr.propagation as _);
+        flags.set(MsFlags::MS_REC, recursive);
+        nix::mount::mount(None::<&str>, at.as_str(), None::<&str>, flags, None::<&str>)
+            .call(|| format!("mount(fd, {flags:?})"))?;
+    }
+    if attr.set == 0 && attr.clear == 0 {
+        return Ok(());
+    }
+    if recursive {
+        return Err(Error::call(Errno::ENOSYS, "mount_setattr(AT_RECURSIVE): recursive mount options need Linux 5.12"));
+    }
+    let flags = legacy_flags(fd, attr)? | MsFlags::MS_BIND | MsFlags::MS_REMOUNT;
+    nix::mount::mount(None::<&str>, at.as_str(), None::<&str>, flags, None::<&str>)
+        .call(|| format!("mount(fd, {flags:?})"))
+}
+
+/// The flags in force with the wanted changes: a remount replaces all of them.
+fn legacy_flags(fd: BorrowedFd, attr: &MountAttr) -> Result<MsFlags> {
+    use nix::sys::statvfs::FsFlags;
+    let now = nix::sys::statvfs::fstatvfs(fd).call(|| "fstatvfs")?.flags();
+    let pairs = [
+        (sys::ATTR_RDONLY, FsFlags::ST_RDONLY, MsFlags::MS_RDONLY),
+        (sys::ATTR_NOSUID, FsFlags::ST_NOSUID, MsFlags::MS_NOSUID),
+        (sys::ATTR_NODEV, FsFlags::ST_NODEV, MsFlags::MS_NODEV),
+        (sys::ATTR_NOEXEC, FsFlags::ST_NOEXEC, MsFlags::MS_NOEXEC),
+        (sys::ATTR_NOATIME, FsFlags::ST_NOATIME, MsFlags::MS_NOATIME),
+        (sys::ATTR_NODIRATIME, FsFlags::ST_NODIRATIME, MsFlags::MS_NODIRATIME),
+    ];
+    let mut out = MsFlags::empty();
+    for (bit, have, flag) in pairs {
+        if attr.set & bit != 0 || (now.contains(have) && attr.clear & bit == 0) {
+            out |= flag;
+        }
+    }
+    if attr.set & sys::ATTR_STRICTATIME != 0 {
+        out |= MsFlags::MS_STRICTATIME;
+    }
+    Ok(out)
+}
+
+/// The flags of mount(2) for a new file system with these attributes.
+pub fn mount_flags(attr: &MountAttr) -> MsFlags {
+    let pairs = [
+        (sys::ATTR_RDONLY, MsFlags::MS_RDONLY),
+        (sys::ATTR_NOSUID, MsFlags::MS_NOSUID),
+        (sys::ATTR_NODEV, MsFlags::MS_NODEV),
+        (sys::ATTR_NOEXEC, MsFlags::MS_NOEXEC),
+        (sys::ATTR_NOATIME, MsFlags::MS_NOATIME),
+        (sys::ATTR_NODIRATIME, MsFlags::MS_NODIRATIME),
+        (sys::ATTR_STRICTATIME, MsFlags::MS_STRICTATIME),
+    ];
+    pairs.iter().filter(|(bit, _)| attr.set & bit != 0).map(|(_, flag)| *flag).collect()
+}

@@ -1,0 +1,192 @@
+//! Applying the planned writes in an order that the kernel accepts.
+
+use super::files::{exists_at, read, read_at, write_at};
+use super::{Dir, Group};
+use crate::error::{Context, Error, Kind, Result};
+use crate::host::facts::Hierarchy;
+use crate::plan::devices::{program, State};
+use crate::plan::resources::Write;
+use nix::errno::Errno;
+use std::os::fd::AsFd;
+use std::path::Path;
+
+/// Gives the v2 controllers to every level down to the container's parent.
+pub(super) fn enable_controllers(path: &Path, h: &Hierarchy) -> Result<()> {
+    let Some(below) = path.parent().and_then(|p| p.strip_prefix(&h.mount_point).ok()) else { return Ok(()) };
+    let mut level = h.mount_point.clone();
+    let mut levels = vec![level.clone()];
+    for name in below.components() {
+        level.push(name);
+        levels.push(level.clone());
+    }
+    for level in levels {
+        let file = level.join("cgroup.subtree_control");
+        let have = read(&file).unwrap_or_default();
+        for controller in h.controllers.iter().filter(|c| !have.split_whitespace().any(|x| x == *c)) {
+            // Best effort here: a controller that is needed and still missing shows when its file is written, with
+            // the field that asked for it. A level with processes (EBUSY) or a threaded one refuses.
+            let _ = std::fs::write(&file, format!("+{controller}"));
+        }
+    }
+    Ok(())
+}
+
+/// A new v1 cpuset is empty and takes no process until it has CPUs and memory nodes: those of its parent.
+pub(super) fn inherit_cpuset(path: &Path) -> Result<()> {
+    for file in ["cpuset.cpus", "cpuset.mems"] {
+        let at = path.join(file);
+        if read(&at).is_ok_and(|t| !t.trim().is_empty()) {
+            continue;
+        }
+        let parent = path.parent().map(|p| p.join(file)).and_then(|p| read(&p).ok()).unwrap_or_default();
+        std::fs::write(&at, parent.trim()).call(|| format!("write({}, {})", at.display(), parent.trim()))?;
+    }
+    Ok(())
+}
+
+impl Group {
+    /// Applies the writes; the first failure names the field that asked for it.
+    pub fn apply(&self, writes: &[Write]) -> Result<()> {
+        for (i, write) in writes.iter().enumerate() {
+            let dir = if write.controller.is_empty() { self.unified() } else { self.dir(write.controller) };
+            let Some(dir) = dir else {
+                let what = format!("no {} hierarchy", write.controller);
+                return Err(Error::new(Kind::Unsupported, what).at(write.field.clone()));
+            };
+            match apply_one(dir, write) {
+                Ok(()) => {}
+                // Two files that limit each other (memory and memory+swap, quota and period) are accepted only in
+                // one order, which depends on the values in force: try the partner first.
+                Err(e) if matches!(e.errno, Some(Errno::EINVAL | Errno::EBUSY)) => {
+                    let partner = writes[i + 1..].iter().find(|w| pair(&write.file, &w.file));
+                    let retried = partner.map(|p| apply_one(dir, p).and_then(|()| apply_one(dir, write)));
+                    retried.unwrap_or(Err(e))?;
+                }
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(())
+    }
+
+    /// The device rules: by the v1 controller where it is mounted, else as an eBPF program on the v2 directory.
+    pub fn devices(&self, state: &State) -> Result<()> {
+        let field = "linux.resources.devices";
+        if let Some(dir) = self.dirs.iter().find(|d| !d.hierarchy.v2 && d.hierarchy.has("devices")) {
+            for (allow, line) in state.v1_lines() {
+                let file = if allow { "devices.allow" } else { "devices.deny" };
+                write_at(dir.as_fd(), file, &line)
+                    .call(|| format!("write({}/{file}, {line})", dir.path.display()))
+                    .map_err(|e| e.at(field))?;
+            }
+            return Ok(());
+        }
+        if state.default_allow && state.exceptions.is_empty() {
+            return Ok(());
+        }
+        let Some(dir) = self.unified() else {
+            return Err(Error::unsupported(field, "this host has neither the v1 devices controller nor cgroup v2"));
+        };
+        attach(dir, state).map_err(|e| e.at(field))
+    }
+}
+
+/// Puts a new program in the place of an old one, without a moment with none.
+fn attach(dir: &Dir, state: &State) -> Result<()> {
+    use conex_sys::bpf;
+    let program = bpf::load_device_program(&program(state)).call(|| "bpf(BPF_PROG_LOAD, CGROUP_DEVICE)")?;
+    let old = bpf::attached(dir.as_fd()).call(|| format!("bpf(BPF_PROG_QUERY, {})", dir.path.display()))?;
+    let replace = if let [one] = old.as_slice() { Some(one.as_fd()) } else { None };
+    bpf::attach(dir.as_fd(), program.as_fd(), replace)
+        .call(|| format!("bpf(BPF_PROG_ATTACH, {}, CGROUP_DEVICE)", dir.path.display()))?;
+    for extra in old.iter().skip(usize::from(replace.is_some())) {
+        let _ = bpf::detach(dir.as_fd(), extra.as_fd());
+    }
+    Ok(())
+}
+
+fn pair(a: &str, b: &str) -> bool {
+    const PAIRS: [(&str, &str); 3] = [
+        ("memory.limit_in_bytes", "memory.memsw.limit_in_bytes"),
+        ("cpu.cfs_period_us", "cpu.cfs_quota_us"),
+        ("cpu.rt_period_us", "cpu.rt_runtime_us"),
+    ];
+    PAIRS.contains(&(a, b))
+}
+
+fn apply_one(dir: &Dir, write: &Write) -> Result<()> {
+    // `a|b`: the first one that exists.
+    let mut names = write.file.split('|');
+    let file = names.clone().find(|f| exists_at(dir.as_fd(), f)).or(names.next()).unwrap_or(&write.file);
+    let value = value_for(dir, file, &write.value);
+    let call = || format!("write({}/{file}, {value})", dir.path.display());
+    match write_at(dir.as_fd(), file, &value) {
+        Ok(()) => Ok(()),
+        Err(Errno::ENOENT) if write.optional => Ok(()),
+        Err(Errno::ENOENT) => {
+            let what = format!("this kernel has no {file} ({})", dir.path.display());
+            Err(Error::new(Kind::Unsupported, what).at(write.field.clone()))
+        }
+        Err(Errno::EBUSY) if file == "memory.limit_in_bytes" => {
+            let usage = read_at(dir.as_fd(), "memory.usage_in_bytes").unwrap_or_default();
+            let what = format!("unable to set memory limit to {value} (current usage: {})", usage.trim());
+            Err(Error { errno: Some(Errno::EBUSY), ..Error::new(Kind::System, what) }.at(write.field.clone()))
+        }
+        other => other.call(call).map_err(|e| e.at(write.field.clone())),
+    }
+}
+
+/// Values that depend on the file: weights by its scale, and the half of cpu.max that stays.
+fn value_for(dir: &Dir, file: &str, value: &str) -> String {
+    match file {
+        // io.weight runs from 1 to 10000 where blkio.weight runs from 10 to 1000.
+        "io.weight" => {
+            let (device, weight) = value.rsplit_once(' ').map_or(("", value), |(d, w)| (d, w));
+            let weight = weight.parse::<u64>().map_or(100, |w| 1 + w.saturating_sub(10) * 9999 / 990);
+            format!("{device} {weight}").trim().to_string()
+        }
+        "cpu.max" if value.contains("keep") => {
+            let now = read_at(dir.as_fd(), "cpu.max").unwrap_or_default();
+            let mut now = now.split_whitespace();
+            let (quota, period) = (now.next().unwrap_or("max"), now.next().unwrap_or("100000"));
+            let (q, p) = value.split_once(' ').unwrap_or(("keep", "keep"));
+            format!("{} {}", if q == "keep" { quota } else { q }, if p == "keep" { period } else { p })
+        }
+        _ => value.to_string(),
+    }
+}
+
+impl Group {
+    /// The values in force of the files that an update will write, to go back to.
+    pub fn snapshot(&self, writes: &[Write]) -> Vec<Write> {
+        let mut out: Vec<Write> = Vec::new();
+        for w in writes {
+            let Some(dir) = (if w.controller.is_empty() { self.unified() } else { self.dir(w.controller) }) else { continue };
+            // Files of several entries (devices) cannot be put back by one write.
+            if w.file.contains('|') || w.file.contains("_device") || w.file == "io.max" || out.iter().any(|o| o.file == w.file) {
+                continue;
+            }
+            if let Ok(value) = read_at(dir.as_fd(), &w.file) {
+                out.push(Write { value: value.trim().to_string(), ..w.clone() });
+            }
+        }
+        out
+    }
+
+    /// `checkBeforeUpdate` (config-linux.md): a limit below the usage would call the OOM killer.
+    pub fn refuse_below_usage(&self, writes: &[Write]) -> Result<()> {
+        let Some(dir) = self.dir("memory") else { return Ok(()) };
+        let (limit, usage) = if dir.hierarchy.v2 {
+            ("memory.max", "memory.current")
+        } else {
+            ("memory.limit_in_bytes", "memory.usage_in_bytes")
+        };
+        let Some(w) = writes.iter().find(|w| w.file == limit) else { return Ok(()) };
+        let used = read_at(dir.as_fd(), usage).ok().and_then(|t| t.trim().parse::<i64>().ok()).unwrap_or(0);
+        match w.value.parse::<i64>() {
+            Ok(new) if new >= 0 && new < used => {
+                Err(Error::invalid(w.field.clone(), format!("rejecting memory limit {new}: usage is {used} (checkBeforeUpdate)")))
+            }
+            _ => Ok(()),
+        }
+    }
+}

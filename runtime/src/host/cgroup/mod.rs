@@ -1,0 +1,284 @@
+//! The container's cgroup in every hierarchy of the host: made, limited, joined, removed.
+
+pub mod files;
+pub mod limits;
+pub mod stats;
+
+use crate::error::{Context, Error, Kind, Result};
+use crate::host::facts::{self, Hierarchy};
+use crate::plan::cgroup::Cgroup;
+use files::{read, read_at, write_at};
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::sys::stat::Mode;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// One directory per hierarchy.
+pub struct Group {
+    pub dirs: Vec<Dir>,
+}
+
+pub struct Dir {
+    pub path: PathBuf,
+    pub fd: OwnedFd,
+    pub hierarchy: Hierarchy,
+}
+
+/// The directories of a planned cgroup, whether they exist or not.
+pub fn paths(plan: &Cgroup, hierarchies: &[Hierarchy]) -> Result<Vec<PathBuf>> {
+    let own = if plan.relative { std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default() } else { String::new() };
+    hierarchies
+        .iter()
+        .map(|h| {
+            let parent = if plan.relative { own_path(&own, h).unwrap_or_default() } else { PathBuf::new() };
+            let below = crate::root::clean(&parent.join(&plan.path));
+            if below.as_os_str().is_empty() {
+                // Everything that follows may kill, freeze or attach a device program: never to the root.
+                return Err(Error::invalid("linux.cgroupsPath", "resolves to the root cgroup"));
+            }
+            Ok(h.mount_point.join(below))
+        })
+        .collect()
+}
+
+/// Our own cgroup in a hierarchy (`id:controllers:path` of /proc/self/cgroup), or its parent on v2, where a cgroup
+/// with processes cannot give controllers to its children.
+fn own_path(text: &str, h: &Hierarchy) -> Option<PathBuf> {
+    let line = text.lines().find_map(|line| {
+        let mut parts = line.splitn(3, ':');
+        let (_, controllers, path) = (parts.next()?, parts.next()?, parts.next()?);
+        let same = if h.v2 { controllers.is_empty() } else { controllers == h.controllers.join(",") };
+        same.then_some(path)
+    })?;
+    let path = Path::new(line);
+    Some(if h.v2 { path.parent().unwrap_or(path).to_path_buf() } else { path.to_path_buf() })
+}
+
+/// Those of the directories, and of their parents, that do not exist yet; parents first. This goes into the record
+/// before anything is made, so that a runtime killed in between leaves nothing unnamed.
+pub fn missing(paths: &[PathBuf], hierarchies: &[Hierarchy]) -> Vec<PathBuf> {
+    let mut out = Vec::new();
+    for (path, h) in paths.iter().zip(hierarchies) {
+        let mut levels: Vec<_> =
+            path.ancestors().take_while(|p| *p != h.mount_point && !p.exists()).map(Path::to_path_buf).collect();
+        levels.reverse();
+        out.extend(levels);
+    }
+    out
+}
+
+impl Group {
+    /// Makes the directories, `missing` being those that do not exist, and refuses existing ones that are in use.
+    pub fn create(paths: &[PathBuf], hierarchies: &[Hierarchy], missing: &[PathBuf]) -> Result<Group> {
+        let mut dirs = Vec::with_capacity(paths.len());
+        for (path, h) in paths.iter().zip(hierarchies) {
+            for level in missing.iter().filter(|m| path.starts_with(m)) {
+                match nix::unistd::mkdir(level, Mode::from_bits_truncate(0o755)) {
+                    // A parent that another container has made meanwhile.
+                    Ok(()) | Err(Errno::EEXIST) => {}
+                    Err(e) => return Err(Error::call(e, format!("mkdir({})", level.display())).at("linux.cgroupsPath")),
+                }
+                if !h.v2 && h.has("cpuset") {
+                    limits::inherit_cpuset(level)?;
+                }
+            }
+            let dir = open(path, h)?;
+            if h.v2 {
+                limits::enable_controllers(path, h)?;
+            }
+            dir.check_usable()?;
+            dirs.push(dir);
+        }
+        Ok(Group { dirs })
+    }
+
+    /// Opens what exists of the recorded directories.
+    pub fn open(paths: &[PathBuf]) -> Group {
+        let hierarchies = facts::hierarchies();
+        let dirs = paths
+            .iter()
+            .filter_map(|p| {
+                let h = hierarchies.iter().filter(|h| p.starts_with(&h.mount_point) && *p != h.mount_point);
+                let h = h.max_by_key(|h| h.mount_point.as_os_str().len())?;
+                open(p, h).ok()
+            })
+            .collect();
+        Group { dirs }
+    }
+
+    /// The v2 directory: the target of CLONE_INTO_CGROUP, of cgroup.kill and of device programs.
+    pub fn unified(&self) -> Option<&Dir> {
+        self.dirs.iter().find(|d| d.hierarchy.v2)
+    }
+
+    pub fn dir(&self, controller: &str) -> Option<&Dir> {
+        self.dirs.iter().find(|d| d.hierarchy.has(controller))
+    }
+
+    /// Moves a process into every directory; `born_unified` if clone3 already put it into the v2 one.
+    pub fn join(&self, pid: i32, born_unified: bool) -> Result<()> {
+        let text = pid.to_string();
+        for dir in self.dirs.iter().filter(|d| !(d.hierarchy.v2 && born_unified)) {
+            write_at(dir.fd.as_fd(), "cgroup.procs", &text)
+                .call(|| format!("write({}/cgroup.procs, {pid})", dir.path.display()))
+                .map_err(|e| e.at("linux.cgroupsPath"))?;
+        }
+        Ok(())
+    }
+
+    /// Every process in the cgroup and below it.
+    pub fn pids(&self) -> Vec<i32> {
+        let Some(dir) = self.process_dir() else { return Vec::new() };
+        let mut out = Vec::new();
+        collect_pids(&dir.path, 0, &mut out);
+        out.sort_unstable();
+        out.dedup();
+        out
+    }
+
+    /// The hierarchy to ask for processes: one that a container cannot leave by itself.
+    fn process_dir(&self) -> Option<&Dir> {
+        self.dir("devices").or_else(|| self.dir("memory")).or_else(|| self.unified()).or(self.dirs.first())
+    }
+
+    /// Kills every process: atomically by cgroup.kill (Linux 5.14), else frozen first so that no fork escapes.
+    pub fn kill_all(&self, signal: i32) {
+        if signal == libc::SIGKILL {
+            if let Some(dir) = self.unified() {
+                let populated = read_at(dir.fd.as_fd(), "cgroup.procs").is_ok_and(|t| !t.is_empty());
+                if populated && write_at(dir.fd.as_fd(), "cgroup.kill", "1").is_ok() && self.dirs.len() == 1 {
+                    return;
+                }
+            }
+        }
+        let frozen = self.freeze(true).is_ok();
+        for pid in self.pids() {
+            let _ = conex_sys::proc::kill(nix::unistd::Pid::from_raw(pid), signal);
+        }
+        if frozen {
+            let _ = self.freeze(false);
+        }
+    }
+
+    /// Freezes or thaws, and waits until the kernel says so.
+    pub fn freeze(&self, on: bool) -> Result<()> {
+        let v1 = self.dirs.iter().find(|d| !d.hierarchy.v2 && d.hierarchy.has("freezer"));
+        let (dir, file, value) = match v1 {
+            Some(d) => (d, "freezer.state", if on { "FROZEN" } else { "THAWED" }),
+            None => {
+                let dir = self.unified().ok_or_else(|| {
+                    Error::new(Kind::Unsupported, "this host has no freezer: neither cgroup v2 nor the v1 freezer controller")
+                })?;
+                (dir, "cgroup.freeze", if on { "1" } else { "0" })
+            }
+        };
+        let call = || format!("write({}/{file}, {value})", dir.path.display());
+        for attempt in 0..1000 {
+            // A v1 cgroup whose task is just forking stays FREEZING; writing again makes it look anew, and thawing
+            // shortly in between lets a task out that waits for another one.
+            if v1.is_none() && attempt > 0 {
+            } else {
+                write_at(dir.fd.as_fd(), file, value).call(call)?;
+            }
+            if is_frozen(std::slice::from_ref(&dir.path)) == on {
+                return Ok(());
+            }
+            if v1.is_some() && on && attempt % 50 == 49 {
+                let _ = write_at(dir.fd.as_fd(), file, "THAWED");
+            }
+            std::thread::sleep(Duration::from_millis(if attempt < 10 { 1 } else { 10 }));
+        }
+        let _ = write_at(dir.fd.as_fd(), file, if v1.is_some() { "THAWED" } else { "0" });
+        Err(Error::new(Kind::System, format!("{}: still not {value} after 10 seconds; thawed again", dir.path.display())))
+    }
+}
+
+fn open(path: &Path, h: &Hierarchy) -> Result<Dir> {
+    let flags = OFlag::O_DIRECTORY | OFlag::O_CLOEXEC | OFlag::O_RDONLY | OFlag::O_NOFOLLOW;
+    let fd = nix::fcntl::open(path, flags, Mode::empty())
+        .call(|| format!("open({}, O_DIRECTORY)", path.display()))
+        .map_err(|e| e.at("linux.cgroupsPath"))?;
+    Ok(Dir { path: path.to_path_buf(), fd, hierarchy: h.clone() })
+}
+
+impl Dir {
+    /// A directory that was there before must hold nobody and must not be frozen: we would limit, kill or wait for
+    /// processes that are not ours.
+    fn check_usable(&self) -> Result<()> {
+        let count = read_at(self.fd.as_fd(), "cgroup.procs").map_or(0, |t| t.lines().count());
+        if count > 0 {
+            let what = format!("container's cgroup is not empty: {count} process(es) found in {}", self.path.display());
+            return Err(Error::invalid("linux.cgroupsPath", what));
+        }
+        let holds_freezer = self.hierarchy.v2 || self.hierarchy.has("freezer");
+        if holds_freezer && is_frozen(std::slice::from_ref(&self.path)) {
+            return Err(Error::invalid("linux.cgroupsPath", format!("container's cgroup {} is unexpectedly frozen", self.path.display())));
+        }
+        Ok(())
+    }
+
+    pub fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// True if one of the recorded directories is a frozen freezer.
+pub fn is_frozen(paths: &[PathBuf]) -> bool {
+    paths.iter().any(|p| {
+        read(&p.join("freezer.state")).is_ok_and(|t| t.trim() == "FROZEN")
+            || (read(&p.join("cgroup.freeze")).is_ok_and(|t| t.trim() == "1")
+                && read(&p.join("cgroup.events")).is_ok_and(|t| t.lines().any(|l| l == "frozen 1")))
+    })
+}
+
+fn collect_pids(path: &Path, depth: u32, out: &mut Vec<i32>) {
+    if let Ok(text) = read(&path.join("cgroup.procs")) {
+        out.extend(text.lines().filter_map(|l| l.parse::<i32>().ok()));
+    }
+    for sub in children(path).into_iter().filter(|_| depth < 64) {
+        collect_pids(&sub, depth + 1, out);
+    }
+}
+
+fn children(path: &Path) -> Vec<PathBuf> {
+    let Ok(dir) = std::fs::read_dir(path) else { return Vec::new() };
+    dir.flatten().filter(|e| e.file_type().is_ok_and(|t| t.is_dir())).map(|e| e.path()).collect()
+}
+
+/// Removes the directories that a container made, with what it made below them. `made` is in the order of making.
+///
+/// A cgroup whose last process is still dying is busy: about two seconds of patience, then an error that names the
+/// directory.
+pub fn remove(made: &[PathBuf]) -> Result<()> {
+    let mut first = None;
+    // Parents were recorded before their children.
+    for (i, path) in made.iter().enumerate().rev() {
+        let is_parent = made[i + 1..].iter().any(|later| later.starts_with(path));
+        match remove_one(path, if is_parent { 1 } else { 12 }) {
+            // Another container may live in a parent that this one happened to make.
+            Err(e) if !is_parent => first = first.or(Some(e)),
+            _ => {}
+        }
+    }
+    first.map_or(Ok(()), Err)
+}
+
+fn remove_one(path: &Path, attempts: u32) -> Result<()> {
+    for attempt in 0..attempts {
+        match std::fs::remove_dir(path).map_err(|e| e.raw_os_error().map_or(Errno::EIO, Errno::from_raw)) {
+            Ok(()) | Err(Errno::ENOENT) => return Ok(()),
+            Err(Errno::EBUSY | Errno::ENOTEMPTY) if attempts > 1 => {
+                for sub in children(path) {
+                    let _ = remove_one(&sub, 2);
+                }
+            }
+            Err(e) => return Err(Error::call(e, format!("rmdir({})", path.display()))),
+        }
+        // 1, 2, 4 … 256 ms, then that again.
+        std::thread::sleep(Duration::from_millis(1 << attempt.min(8)));
+    }
+    let left = read(&path.join("cgroup.procs")).map_or(0, |t| t.lines().count());
+    Err(Error::call(Errno::EBUSY, format!("rmdir({}) with {left} process(es) left in it", path.display())))
+}

@@ -1,0 +1,266 @@
+//! What `events --stats` reports, in the keys of runc's types/events.go; v1 and v2 into one shape.
+
+use super::files::{exists_at, read_at};
+use super::{Dir, Group};
+use serde::Serialize;
+use serde_json::{json, Map, Value};
+
+#[derive(Default, Serialize)]
+pub struct Stats {
+    pub cpu: Value,
+    pub cpuset: Value,
+    pub memory: Value,
+    pub pids: Value,
+    pub blkio: Value,
+    pub hugetlb: Map<String, Value>,
+    pub intel_rdt: Value,
+    pub network_interfaces: Value,
+}
+
+fn text(dir: &Dir, file: &str) -> String {
+    read_at(dir.as_fd(), file).unwrap_or_default()
+}
+
+/// A file of one number; `max` is the largest, a missing file 0.
+fn number(dir: &Dir, file: &str) -> u64 {
+    match text(dir, file).trim() {
+        "max" => u64::MAX,
+        t => t.parse().unwrap_or(0),
+    }
+}
+
+/// A flat-keyed file as (key, value) pairs.
+fn pairs(text: &str) -> impl Iterator<Item = (&str, u64)> {
+    text.lines().filter_map(|l| l.split_once(' ')).filter_map(|(k, v)| Some((k, v.trim().parse().ok()?)))
+}
+
+fn key(text: &str, name: &str) -> u64 {
+    pairs(text).find(|(k, _)| *k == name).map_or(0, |(_, v)| v)
+}
+
+impl Group {
+    pub fn stats(&self) -> Stats {
+        Stats {
+            cpu: self.cpu(),
+            cpuset: self.cpuset(),
+            memory: self.memory(),
+            pids: self.pids_stats(),
+            blkio: self.blkio(),
+            hugetlb: self.hugetlb(),
+            intel_rdt: json!({}),
+            network_interfaces: json!([]),
+        }
+    }
+
+    /// How often the kernel has killed something here for want of memory.
+    pub fn oom_kills(&self) -> u64 {
+        let Some(dir) = self.dir("memory") else { return 0 };
+        let file = if dir.hierarchy.v2 { "memory.events" } else { "memory.oom_control" };
+        key(&text(dir, file), "oom_kill")
+    }
+
+    fn cpu(&self) -> Value {
+        if let Some(dir) = self.dir("cpu").filter(|d| d.hierarchy.v2) {
+            let stat = text(dir, "cpu.stat");
+            // v2 counts microseconds, v1 nanoseconds; runc reports nanoseconds.
+            let ns = |name| key(&stat, name) * 1000;
+            return json!({
+                "usage": {"total": ns("usage_usec"), "kernel": ns("system_usec"), "user": ns("user_usec")},
+                "throttling": {
+                    "periods": key(&stat, "nr_periods"),
+                    "throttledPeriods": key(&stat, "nr_throttled"),
+                    "throttledTime": ns("throttled_usec"),
+                },
+                "psi": psi(dir, "cpu.pressure"),
+            });
+        }
+        let throttling = self.dir("cpu").map(|d| text(d, "cpu.stat")).unwrap_or_default();
+        let usage = self.dir("cpuacct").map_or(json!({}), |d| {
+            let percpu = |file: &str| -> Vec<u64> { text(d, file).split_whitespace().filter_map(|n| n.parse().ok()).collect() };
+            json!({
+                "total": number(d, "cpuacct.usage"),
+                "percpu": percpu("cpuacct.usage_percpu"),
+                "kernel": number(d, "cpuacct.usage_sys"),
+                "user": number(d, "cpuacct.usage_user"),
+            })
+        });
+        json!({
+            "usage": usage,
+            "throttling": {
+                "periods": key(&throttling, "nr_periods"),
+                "throttledPeriods": key(&throttling, "nr_throttled"),
+                "throttledTime": key(&throttling, "throttled_time"),
+            },
+        })
+    }
+
+    fn cpuset(&self) -> Value {
+        let Some(dir) = self.dir("cpuset") else { return json!({}) };
+        let list = |file: &str| -> Vec<u64> {
+            let bits = crate::plan::process::bit_set(text(dir, file).trim()).unwrap_or_default();
+            (0..bits.len() as u64 * 64).filter(|b| bits[(*b / 64) as usize] >> (b % 64) & 1 == 1).collect()
+        };
+        let flag = |name: &str| number(dir, &format!("cpuset.{name}"));
+        json!({
+            "cpus": list("cpuset.cpus"),
+            "cpu_exclusive": flag("cpu_exclusive"),
+            "mems": list("cpuset.mems"),
+            "mem_hardwall": flag("mem_hardwall"),
+            "mem_exclusive": flag("mem_exclusive"),
+            "memory_migrate": flag("memory_migrate"),
+            "memory_spread_page": flag("memory_spread_page"),
+            "memory_spread_slab": flag("memory_spread_slab"),
+            "memory_pressure": flag("memory_pressure"),
+            "sched_load_balance": flag("sched_load_balance"),
+            "sched_relax_domain_level": text(dir, "cpuset.sched_relax_domain_level").trim().parse::<i64>().unwrap_or(0),
+        })
+    }
+
+    fn memory(&self) -> Value {
+        let Some(dir) = self.dir("memory") else { return json!({}) };
+        let stat = text(dir, "memory.stat");
+        let raw: Map<String, Value> = pairs(&stat).map(|(k, v)| (k.to_string(), json!(v))).collect();
+        if dir.hierarchy.v2 {
+            let swap = json!({
+                "limit": number(dir, "memory.swap.max"),
+                "usage": number(dir, "memory.swap.current"),
+                "max": number(dir, "memory.swap.peak"),
+                "failcnt": 0,
+            });
+            return json!({
+                "cache": key(&stat, "file"),
+                "usage": {
+                    "limit": number(dir, "memory.max"),
+                    "usage": number(dir, "memory.current"),
+                    "max": number(dir, "memory.peak"),
+                    "failcnt": key(&text(dir, "memory.events"), "max"),
+                },
+                "swap": swap,
+                "raw": raw,
+                "psi": psi(dir, "memory.pressure"),
+            });
+        }
+        let entry = |prefix: &str| {
+            json!({
+                "limit": number(dir, &format!("{prefix}.limit_in_bytes")),
+                "usage": number(dir, &format!("{prefix}.usage_in_bytes")),
+                "max": number(dir, &format!("{prefix}.max_usage_in_bytes")),
+                "failcnt": number(dir, &format!("{prefix}.failcnt")),
+            })
+        };
+        json!({
+            "cache": key(&stat, "cache"),
+            "usage": entry("memory"),
+            "swap": entry("memory.memsw"),
+            "kernel": entry("memory.kmem"),
+            "kernelTCP": entry("memory.kmem.tcp"),
+            "raw": raw,
+        })
+    }
+
+    fn pids_stats(&self) -> Value {
+        let Some(dir) = self.dir("pids") else { return json!({}) };
+        let limit = match number(dir, "pids.max") {
+            u64::MAX => 0,
+            n => n,
+        };
+        json!({"current": number(dir, "pids.current"), "limit": limit})
+    }
+
+    fn blkio(&self) -> Value {
+        if let Some(dir) = self.dir("io") {
+            return blkio_v2(dir);
+        }
+        let Some(dir) = self.dir("blkio") else { return json!({}) };
+        let list = |names: [&str; 2]| -> Vec<Value> {
+            let file = names.iter().find(|f| exists_at(dir.as_fd(), f)).unwrap_or(&names[0]);
+            text(dir, file).lines().filter_map(blkio_v1_line).collect()
+        };
+        json!({
+            "ioServiceBytesRecursive": list(["blkio.throttle.io_service_bytes_recursive", "blkio.throttle.io_service_bytes"]),
+            "ioServicedRecursive": list(["blkio.throttle.io_serviced_recursive", "blkio.throttle.io_serviced"]),
+            "ioQueueRecursive": list(["blkio.io_queued_recursive", ""]),
+            "ioServiceTimeRecursive": list(["blkio.io_service_time_recursive", ""]),
+            "ioWaitTimeRecursive": list(["blkio.io_wait_time_recursive", ""]),
+            "ioMergedRecursive": list(["blkio.io_merged_recursive", ""]),
+            "ioTimeRecursive": list(["blkio.time_recursive", ""]),
+            "sectorsRecursive": list(["blkio.sectors_recursive", ""]),
+        })
+    }
+
+    fn hugetlb(&self) -> Map<String, Value> {
+        let Some(dir) = self.dir("hugetlb") else { return Map::new() };
+        let Ok(files) = std::fs::read_dir(&dir.path) else { return Map::new() };
+        let (usage, max, failures) = if dir.hierarchy.v2 {
+            ("current", "max", "events")
+        } else {
+            ("usage_in_bytes", "max_usage_in_bytes", "failcnt")
+        };
+        files
+            .flatten()
+            .filter_map(|e| e.file_name().to_str()?.strip_prefix("hugetlb.")?.strip_suffix(&format!(".{usage}")).map(str::to_string))
+            .filter(|size| !size.contains('.'))
+            .map(|size| {
+                let at = |what: &str| format!("hugetlb.{size}.{what}");
+                let failcnt = if dir.hierarchy.v2 { key(&text(dir, &at(failures)), "max") } else { number(dir, &at(failures)) };
+                let value = json!({"usage": number(dir, &at(usage)), "max": number(dir, &at(max)), "failcnt": failcnt});
+                (size, value)
+            })
+            .collect()
+    }
+}
+
+/// `8:0 Read 4096`; the total line has no device.
+fn blkio_v1_line(line: &str) -> Option<Value> {
+    let mut parts = line.split_whitespace();
+    let (major, minor) = parts.next()?.split_once(':')?;
+    let (op, value) = match (parts.next()?, parts.next()) {
+        (op, Some(value)) => (op, value),
+        (value, None) => ("", value),
+    };
+    blkio_entry(major, minor, op, value.parse().ok()?)
+}
+
+fn blkio_entry(major: &str, minor: &str, op: &str, value: u64) -> Option<Value> {
+    let (major, minor) = (major.parse::<u64>().ok()?, minor.parse::<u64>().ok()?);
+    Some(json!({"major": major, "minor": minor, "op": op, "value": value}))
+}
+
+/// io.stat: `8:0 rbytes=1 wbytes=2 rios=3 wios=4 …`.
+fn blkio_v2(dir: &Dir) -> Value {
+    let (mut bytes, mut operations) = (Vec::new(), Vec::new());
+    for line in text(dir, "io.stat").lines() {
+        let mut parts = line.split_whitespace();
+        let Some((major, minor)) = parts.next().and_then(|d| d.split_once(':')) else { continue };
+        for (key, value) in parts.filter_map(|p| p.split_once('=')) {
+            let (list, op) = match key {
+                "rbytes" => (&mut bytes, "Read"),
+                "wbytes" => (&mut bytes, "Write"),
+                "rios" => (&mut operations, "Read"),
+                "wios" => (&mut operations, "Write"),
+                _ => continue,
+            };
+            list.extend(value.parse().ok().and_then(|v| blkio_entry(major, minor, op, v)));
+        }
+    }
+    json!({"ioServiceBytesRecursive": bytes, "ioServicedRecursive": operations, "psi": psi(dir, "io.pressure")})
+}
+
+/// `some avg10=0.00 avg60=0.00 avg300=0.00 total=0` (Linux 4.20); null where the kernel has no PSI.
+fn psi(dir: &Dir, file: &str) -> Value {
+    let mut out = Map::new();
+    for line in text(dir, file).lines() {
+        let mut parts = line.split_whitespace();
+        let Some(kind) = parts.next() else { continue };
+        let values: Map<String, Value> = parts
+            .filter_map(|p| p.split_once('='))
+            .filter_map(|(k, v)| Some((k.to_string(), v.parse::<u64>().map(|n| json!(n)).ok().or_else(|| v.parse::<f64>().ok().map(|n| json!(n)))?)))
+            .collect();
+        out.insert(kind.to_string(), Value::Object(values));
+    }
+    if out.is_empty() {
+        Value::Null
+    } else {
+        Value::Object(out)
+    }
+}

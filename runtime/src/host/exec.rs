@@ -1,0 +1,207 @@
+//! A further process in a running container.
+
+use super::cgroup::Group;
+use super::{clone_into, rlimits, Container};
+use crate::child::{process, Report};
+use crate::error::{Context, Error, Kind, Named, Result};
+use crate::plan::namespaces::KINDS;
+use crate::plan::process::Process;
+use crate::seccomp::Filter;
+use crate::state::State;
+use crate::sync::{pair, Channel, Message};
+use conex_sys::clone::{clone3, exit_now, Forked};
+use conex_sys::{proc, sched};
+use nix::fcntl::OFlag;
+use nix::sys::stat::{stat, Mode};
+use nix::unistd::Pid;
+use std::convert::Infallible;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+
+pub struct Exec<'a> {
+    pub process: &'a Process,
+    pub state: &'a State,
+    /// A verified pidfd of the container's init.
+    pub init: OwnedFd,
+    pub root: &'a std::path::Path,
+    /// `--cgroup`: directories below the container's, by hierarchy; empty for the container's own.
+    pub sub_cgroups: Vec<(Vec<String>, PathBuf)>,
+}
+
+/// Starts the process, up to where its program could be executed.
+pub fn spawn(exec: &Exec) -> Result<Container> {
+    let program = exec.process.seccomp.as_ref().map(|filter| compiled(exec.root, filter)).transpose()?;
+    let flags = foreign_namespaces(exec.state)?;
+    let group = cgroup(exec)?;
+    let (ours, theirs) = pair()?;
+    let Forked::Parent { pidfd, .. } = (match clone3(0, None).call(|| "clone3")? {
+        Forked::Child => {
+            drop(ours);
+            join(exec, flags, &group, theirs, program);
+        }
+        parent => parent,
+    }) else {
+        return Err(Error::new(Kind::System, "clone3 returned twice"));
+    };
+    drop(theirs);
+    let hopped = ours.expect("joining the container", |m| match m {
+        Message::Hopped(pid) => Ok(pid),
+        other => Err(other),
+    });
+    let _ = proc::wait_pidfd(pidfd.as_fd(), false);
+    let pid = hopped?;
+    let pidfd = proc::pidfd_open(Pid::from_raw(pid)).call(|| format!("pidfd_open({pid})"))?;
+    let mut c = Container { pid: Pid::from_raw(pid), pidfd, sync: ours, terminal: None };
+    match converse(exec, &mut c, &group) {
+        Ok(()) => Ok(c),
+        Err(mut e) => {
+            let _ = proc::pidfd_send_signal(c.pidfd.as_fd(), libc::SIGKILL);
+            let _ = proc::wait_pidfd(c.pidfd.as_fd(), false);
+            if e.what.starts_with("the other side died") && group.oom_kills() > 0 {
+                e.what += " (possibly OOM-killed)";
+            }
+            Err(e)
+        }
+    }
+}
+
+fn compiled(root: &std::path::Path, filter: &Filter) -> Result<Vec<conex_sys::seccomp::Insn>> {
+    let dir = nix::fcntl::open(root, OFlag::O_DIRECTORY | OFlag::O_CLOEXEC | OFlag::O_RDONLY, Mode::empty()).ok();
+    crate::seccomp::cache::program(dir.as_ref().map(|d| d.as_fd()), &filter.profile)
+}
+
+/// The namespaces of init that are not ours, as flags: setns refuses to join one's own user namespace.
+fn foreign_namespaces(state: &State) -> Result<i32> {
+    let pid = state.init.map_or(0, |i| i.pid);
+    let mut flags = 0;
+    for (_, file, flag) in KINDS {
+        let theirs = match stat(format!("/proc/{pid}/ns/{file}").as_str()) {
+            // A kernel without that kind.
+            Err(nix::errno::Errno::ENOENT) => continue,
+            other => other.call(|| format!("stat(/proc/{pid}/ns/{file})"))?,
+        };
+        let ours = stat(format!("/proc/self/ns/{file}").as_str()).call(|| format!("stat(/proc/self/ns/{file})"))?;
+        if theirs.st_ino != ours.st_ino {
+            flags |= flag;
+        }
+    }
+    Ok(flags)
+}
+
+fn cgroup(exec: &Exec) -> Result<Group> {
+    let mut group = Group::open(&exec.state.cgroups);
+    for dir in &mut group.dirs {
+        let sub = exec.sub_cgroups.iter().find(|(controllers, _)| {
+            controllers.is_empty() || controllers.iter().any(|c| dir.hierarchy.has(c))
+        });
+        let Some((_, sub)) = sub else { continue };
+        let path = dir.path.join(crate::root::clean(sub));
+        dir.fd = nix::fcntl::open(&path, OFlag::O_DIRECTORY | OFlag::O_CLOEXEC | OFlag::O_RDONLY, Mode::empty())
+            .call(|| format!("--cgroup: open({})", path.display()))?;
+        dir.path = path;
+    }
+    Ok(group)
+}
+
+/// The first hop: enters every namespace of the container in one call, not yet visible inside, and clones the
+/// process from there. When the clone appears in the container's PID namespace, it has the container's root and
+/// nothing of the host any more (CVE-2016-9962).
+fn join(
+    exec: &Exec,
+    flags: i32,
+    group: &Group,
+    sync: Channel,
+    program: Option<Vec<conex_sys::seccomp::Insn>>,
+) -> ! {
+    let mut report = Report { sync: Some(sync), start: None };
+    let result = (|| -> Result<Infallible> {
+        nix::sys::stat::umask(Mode::empty());
+        if let (Some(mask), _) = &exec.process.affinity {
+            affinity(mask, exec, "initial")?;
+        }
+        let unified = group.unified().map(|d| d.as_fd().try_clone_to_owned()).transpose().call(|| "dup")?;
+        // Non-dumpable across the join: setns into a user namespace and the clone keep it.
+        proc::set_dumpable(false).call(|| "prctl(PR_SET_DUMPABLE, 0)")?;
+        let _ = nix::unistd::setsid();
+        proc::setns(exec.init.as_fd(), flags).call(|| format!("setns(init, {flags:#x})"))?;
+        if flags & libc::CLONE_NEWUSER != 0 {
+            crate::child::identity::become_root()?;
+        }
+        // setns with the mount namespace has made its root ours.
+        nix::unistd::chdir("/").call(|| "chdir(/)")?;
+        match clone_into(libc::CLONE_PARENT as u64, unified.as_ref().map(|f| f.as_fd())).call(|| "clone3(CLONE_PARENT)")? {
+            Forked::Parent { pid, .. } => {
+                report.sync()?.send(&Message::Hopped(pid.as_raw()))?;
+                exit_now(0);
+            }
+            Forked::Child => {
+                report.sync()?.expect("joining the cgroup", |m| matches!(m, Message::Joined).then_some(()).ok_or(m))?;
+                let _ = nix::unistd::setsid();
+                if let (_, Some(mask)) = &exec.process.affinity {
+                    affinity(mask, exec, "final")?;
+                }
+                process::exec(exec.process, &mut report, program)
+            }
+        }
+    })();
+    let Err(e) = result;
+    if let Ok(sync) = report.sync() {
+        let _ = sync.send(&Message::Failed(e));
+    }
+    exit_now(1)
+}
+
+fn affinity(mask: &[u64], exec: &Exec, name: &str) -> Result<()> {
+    sched::sched_setaffinity(mask)
+        .call(|| format!("sched_setaffinity({mask:x?})"))
+        .at(|| format!("{}.execCPUAffinity.{name}", exec.process.field))
+}
+
+fn converse(exec: &Exec, c: &mut Container, group: &Group) -> Result<()> {
+    let pid = c.pid.as_raw();
+    let born = group.unified().is_some_and(|d| super::born_in(pid, d));
+    if let Err(e) = group.join(pid, born) {
+        // A container that runs systemd or Docker has moved init deeper, where its own cgroup has no processes and
+        // takes none (EBUSY): then the process joins init.
+        if !join_init(exec, pid) {
+            return Err(e);
+        }
+    }
+    if let Some(score) = exec.process.oom_score_adj {
+        super::oom_score(pid, score, &exec.process.field)?;
+    }
+    c.sync.send(&Message::Joined)?;
+    loop {
+        match c.sync.receive()? {
+            None => return Err(Error::new(Kind::System, "the other side died during its preparation")),
+            Some(Message::Failed(e)) => return Err(e),
+            Some(Message::Terminal(fd)) => c.terminal = Some(fd),
+            Some(Message::Notify(number)) => {
+                if let Some(l) = exec.process.seccomp.as_ref().and_then(|f| f.listener.as_ref()) {
+                    let s = exec.state;
+                    let document = super::hooks::StateDocument {
+                        id: &s.id,
+                        status: "running",
+                        pid: s.init.map_or(0, |i| i.pid),
+                        bundle: &s.bundle,
+                        annotations: &s.annotations,
+                    };
+                    super::listener::seccomp(l, number, c.pidfd.as_fd(), &document.json(), pid)?;
+                }
+            }
+            Some(Message::Ready) => break,
+            Some(other) => return Err(Error::new(Kind::System, format!("unexpected message {other:?}"))),
+        }
+    }
+    rlimits(pid, &exec.process.rlimits)
+}
+
+fn join_init(exec: &Exec, pid: i32) -> bool {
+    let init = exec.state.init.map_or(0, |i| i.pid);
+    let text = std::fs::read_to_string(format!("/proc/{init}/cgroup")).unwrap_or_default();
+    let Some(path) = text.lines().find_map(|l| l.strip_prefix("0::/")) else { return false };
+    super::facts::hierarchies()
+        .iter()
+        .filter(|h| h.v2)
+        .any(|h| std::fs::write(h.mount_point.join(path).join("cgroup.procs"), pid.to_string()).is_ok())
+}

@@ -1,0 +1,246 @@
+//! `run` and `exec` without --detach: the terminal, signals, the exit status.
+
+use crate::error::{Context, Result};
+use conex_sys::{proc, signal, tty};
+use nix::errno::Errno;
+use nix::fcntl::{fcntl, FcntlArg, OFlag};
+use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
+use nix::sys::signal::{SigSet, SigmaskHow};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::termios::{self, OutputFlags, SetArg, SpecialCharacterIndices, Termios};
+use nix::unistd::{isatty, read, write, Pid};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+/// All signals blocked and readable, from before the container is made: none is lost, none ends the runtime in the
+/// middle. The child unblocks them before execve.
+pub struct Signals {
+    fd: SignalFd,
+}
+
+pub fn catch_signals() -> Result<Signals> {
+    let all = SigSet::all();
+    nix::sys::signal::sigprocmask(SigmaskHow::SIG_SETMASK, Some(&all), None).call(|| "sigprocmask")?;
+    let fd = SignalFd::with_flags(&all, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).call(|| "signalfd4")?;
+    Ok(Signals { fd })
+}
+
+/// The caller's terminal in raw mode, given back on drop.
+pub struct RawTerminal {
+    fd: OwnedFd,
+    saved: Termios,
+}
+
+impl RawTerminal {
+    /// The terminal of this program: stderr, stdout, stdin, or /dev/tty, in runc's order; `None` without one.
+    pub fn open() -> Result<Option<RawTerminal>> {
+        let standard = [2, 1, 0].into_iter().find(|n| isatty(conex_sys::fd::borrow(*n)).unwrap_or(false));
+        let fd = match standard {
+            Some(n) => conex_sys::fd::dup_above(n, 3).call(|| "dup")?,
+            None => match nix::fcntl::open("/dev/tty", OFlag::O_RDWR | OFlag::O_CLOEXEC, nix::sys::stat::Mode::empty()) {
+                Ok(fd) => fd,
+                Err(_) => return Ok(None),
+            },
+        };
+        let saved = termios::tcgetattr(&fd).call(|| "tcgetattr")?;
+        let mut raw = saved.clone();
+        termios::cfmakeraw(&mut raw);
+        // Output stays as the container's terminal made it.
+        raw.control_chars[SpecialCharacterIndices::VMIN as usize] = 1;
+        termios::tcsetattr(&fd, SetArg::TCSANOW, &raw).call(|| "tcsetattr")?;
+        Ok(Some(RawTerminal { fd, saved }))
+    }
+
+    pub fn size(&self) -> Option<tty::Size> {
+        tty::size(self.fd.as_fd()).ok()
+    }
+}
+
+impl Drop for RawTerminal {
+    fn drop(&mut self) {
+        // A background process that sets a terminal is stopped, unless it ignores that.
+        signal::ignore(libc::SIGTTOU);
+        let _ = termios::tcsetattr(&self.fd, SetArg::TCSANOW, &self.saved);
+    }
+}
+
+/// Output must not be translated twice: the caller's terminal does it, or the reader of a console socket decides.
+pub fn clear_onlcr(master: BorrowedFd) {
+    if let Ok(mut t) = termios::tcgetattr(master) {
+        t.output_flags.remove(OutputFlags::ONLCR);
+        let _ = termios::tcsetattr(master, SetArg::TCSANOW, &t);
+    }
+}
+
+/// Waits for the process, relaying signals and terminal bytes. Returns its exit status as a shell counts:
+/// 128 + n for signal n.
+pub fn wait(
+    pid: Pid,
+    pidfd: BorrowedFd,
+    signals: &Signals,
+    master: Option<OwnedFd>,
+    terminal: Option<&RawTerminal>,
+) -> Result<i32> {
+    let mut relay = master.map(Relay::new);
+    if let Some(r) = &relay {
+        r.resize(terminal);
+    }
+    loop {
+        let done = [PollFlags::POLLIN; 2];
+        let mut fds = vec![PollFd::new(pidfd, done[0]), PollFd::new(signals.fd.as_fd(), done[1])];
+        if let Some(r) = &relay {
+            fds.extend(r.interest());
+        }
+        match poll(&mut fds, PollTimeout::NONE) {
+            Err(Errno::EINTR) => continue,
+            other => other.call(|| "poll")?,
+        };
+        let ready: Vec<bool> = fds.iter().map(|f| f.any().unwrap_or(false)).collect();
+        if let Some(r) = relay.as_mut() {
+            r.copy(ready.get(2) == Some(&true), ready.get(3) == Some(&true));
+        }
+        if ready[1] {
+            forward(signals, pid, pidfd, relay.as_ref(), terminal);
+        }
+        if ready[0] {
+            let code = match proc::wait_pidfd(pidfd, true).call(|| "waitid(P_PIDFD)")? {
+                proc::Waited::Running => continue,
+                proc::Waited::Exited(code) => code,
+                proc::Waited::Signaled(n) => 128 + n,
+            };
+            if let Some(r) = relay.as_mut() {
+                r.drain();
+            }
+            return Ok(code);
+        }
+    }
+}
+
+fn forward(signals: &Signals, pid: Pid, pidfd: BorrowedFd, relay: Option<&Relay>, terminal: Option<&RawTerminal>) {
+    while let Ok(Some(info)) = signals.fd.read_signal() {
+        match info.ssi_signo as i32 {
+            libc::SIGCHLD => reap_others(pid),
+            // Go's scheduler sends these; nobody means the container.
+            libc::SIGURG => {}
+            libc::SIGWINCH if relay.is_some() => {
+                if let Some(r) = relay {
+                    r.resize(terminal);
+                }
+            }
+            // Terminal stops come from writing in the background, not from a user.
+            libc::SIGTTOU | libc::SIGTTIN => {}
+            n => {
+                let _ = proc::pidfd_send_signal(pidfd, n);
+            }
+        }
+    }
+}
+
+/// As a subreaper the runtime inherits whatever the container's processes leave behind.
+fn reap_others(main: Pid) {
+    use nix::sys::wait::{waitid, waitpid, Id, WaitPidFlag};
+    let peek = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+    while let Ok(status) = waitid(Id::All, peek) {
+        match status.pid() {
+            Some(pid) if pid != main => {
+                let _ = waitpid(pid, Some(WaitPidFlag::WNOHANG));
+            }
+            _ => return,
+        }
+    }
+}
+
+/// Bytes between the caller's stdin and stdout and the master side.
+struct Relay {
+    master: OwnedFd,
+    /// Typed but not yet taken by the container.
+    pending: Vec<u8>,
+    stdin_open: bool,
+    master_open: bool,
+}
+
+impl Relay {
+    fn new(master: OwnedFd) -> Relay {
+        // A container that does not read must not stop its own output.
+        let _ = fcntl(&master, FcntlArg::F_SETFL(OFlag::O_NONBLOCK));
+        Relay { master, pending: Vec::new(), stdin_open: true, master_open: true }
+    }
+
+    fn resize(&self, terminal: Option<&RawTerminal>) {
+        if let Some(size) = terminal.and_then(RawTerminal::size).filter(|s| s.rows > 0) {
+            let _ = tty::set_size(self.master.as_fd(), size);
+        }
+    }
+
+    fn interest(&self) -> [PollFd<'_>; 2] {
+        let mut on_master = PollFlags::empty();
+        if self.master_open {
+            on_master |= PollFlags::POLLIN;
+            if !self.pending.is_empty() {
+                on_master |= PollFlags::POLLOUT;
+            }
+        }
+        let wants_input = self.stdin_open && self.pending.is_empty();
+        let on_stdin = if wants_input { PollFlags::POLLIN } else { PollFlags::empty() };
+        let master = if self.master_open { self.master.as_fd() } else { conex_sys::fd::borrow(1) };
+        let stdin = if wants_input { conex_sys::fd::borrow(0) } else { conex_sys::fd::borrow(1) };
+        [PollFd::new(master, on_master), PollFd::new(stdin, on_stdin)]
+    }
+
+    fn copy(&mut self, master_ready: bool, stdin_ready: bool) {
+        if master_ready && self.master_open {
+            self.output();
+            self.input();
+        }
+        if stdin_ready && self.stdin_open && self.pending.is_empty() {
+            let mut buffer = [0u8; 4096];
+            match read(conex_sys::fd::borrow(0), &mut buffer) {
+                Ok(0) | Err(Errno::EIO | Errno::EBADF) => self.stdin_open = false,
+                Ok(n) => {
+                    self.pending.extend_from_slice(&buffer[..n]);
+                    self.input();
+                }
+                Err(_) => {}
+            }
+        }
+    }
+
+    fn output(&mut self) -> bool {
+        let mut buffer = [0u8; 16384];
+        match read(&self.master, &mut buffer) {
+            Ok(0) | Err(Errno::EIO) => self.master_open = false,
+            Ok(n) => {
+                let mut rest = &buffer[..n];
+                while !rest.is_empty() {
+                    match write(conex_sys::fd::borrow(1), rest) {
+                        Ok(n) => rest = &rest[n..],
+                        Err(Errno::EINTR) => {}
+                        Err(Errno::EAGAIN) => {
+                            let mut fds = [PollFd::new(conex_sys::fd::borrow(1), PollFlags::POLLOUT)];
+                            let _ = poll(&mut fds, PollTimeout::NONE);
+                        }
+                        // The reader has gone; the container need not care.
+                        Err(_) => break,
+                    }
+                }
+                return true;
+            }
+            Err(_) => {}
+        }
+        false
+    }
+
+    fn input(&mut self) {
+        while !self.pending.is_empty() {
+            match write(&self.master, &self.pending) {
+                Ok(n) => drop(self.pending.drain(..n)),
+                Err(Errno::EINTR) => {}
+                Err(_) => return,
+            }
+        }
+    }
+
+    /// What the container wrote before it ended.
+    fn drain(&mut self) {
+        while self.master_open && self.output() {}
+    }
+}

@@ -1,0 +1,116 @@
+//! Protection of the runtime's own binary (CVE-2019-5736).
+//!
+//! A container may get hold of `/proc/PID/exe` of a runtime process that enters it, and write to it once that
+//! process is gone. So before anything enters a container, the runtime executes itself from a place that cannot be
+//! written: a lower-only overlay of its directory (no copy), else a sealed copy in memory. A read-only bind mount is
+//! no such place: whoever holds its descriptor can make it writable.
+
+use crate::error::{Context, Error, Kind, Result};
+use conex_sys::{clone, fd, mount};
+use nix::fcntl::OFlag;
+use nix::sys::stat::Mode;
+use std::ffi::CString;
+use std::io::Read;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+/// Marks the second run of the program. It is not trusted: [`is_sealed`] looks at the executable itself.
+const MARK: &str = "_CONEX_SEALED";
+
+/// Executes the program again from a sealed copy, unless it already runs from one.
+pub fn ensure() -> Result<()> {
+    let exe = nix::fcntl::open("/proc/self/exe", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
+        .call(|| "open(/proc/self/exe)")?;
+    if is_sealed(&exe) {
+        return Ok(());
+    }
+    if second_run() {
+        return Err(Error::new(Kind::System, "the sealed copy of the runtime is not sealed"));
+    }
+    let sealed = overlay().or_else(|_| copy(exe))?;
+    let args: Vec<CString> = std::env::args_os().filter_map(|a| CString::new(a.as_bytes()).ok()).collect();
+    let mut env: Vec<CString> = std::env::vars_os()
+        .filter_map(|(k, v)| CString::new([k.as_bytes(), b"=", v.as_bytes()].concat()).ok())
+        .collect();
+    env.push(CString::new(format!("{MARK}=1")).unwrap_or_default());
+    let e = clone::fexecve(sealed.as_fd(), &args, &env);
+    Err(Error::call(e, "execveat(sealed copy, AT_EMPTY_PATH)"))
+}
+
+/// True for a memfd with all seals, and for a file on a superblock that is read-only by itself: an overlay without
+/// an upper layer, or an image such as squashfs.
+fn is_sealed(exe: &OwnedFd) -> bool {
+    if fd::seals(exe.as_fd()).is_ok_and(|s| s & fd::SEALS == fd::SEALS) {
+        return true;
+    }
+    const OVERLAYFS_SUPER_MAGIC: i64 = 0x794c_7630;
+    let on_overlay = nix::sys::statfs::fstatfs(exe).is_ok_and(|s| s.filesystem_type().0 as i64 == OVERLAYFS_SUPER_MAGIC);
+    // Only believed together: an ordinary container's root is an overlay as well, and a writable one.
+    on_overlay && second_run() && writing_is_impossible(exe)
+}
+
+/// An overlay without an upper layer answers EROFS to every attempt to write, whoever asks.
+fn writing_is_impossible(exe: &OwnedFd) -> bool {
+    use nix::sys::statvfs::{fstatvfs, FsFlags};
+    fstatvfs(exe).is_ok_and(|s| s.flags().contains(FsFlags::ST_RDONLY))
+}
+
+
+/// The binary through a detached overlay with lower layers only.
+fn overlay() -> nix::Result<OwnedFd> {
+    let path = nix::fcntl::readlink("/proc/self/exe")?;
+    let path = Path::new(&path);
+    let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else { return Err(nix::errno::Errno::EINVAL) };
+    // The separator and the escape of the option string; a path this odd is copied instead.
+    let dir = dir.to_str().filter(|d| !d.contains([':', ',', '\\']) && d.len() < 200).ok_or(nix::errno::Errno::EINVAL)?;
+    // Two layers are the minimum without an upper one; the second is any directory that does not overlap.
+    let other = if dir.starts_with("/proc") || dir == "/" { return Err(nix::errno::Errno::EINVAL) } else { EMPTY };
+    if !Path::new(other).is_dir() || dir.starts_with(other) {
+        return Err(nix::errno::Errno::ENOENT);
+    }
+    let fs = mount::fsopen("overlay")?;
+    mount::fsconfig(fs.as_fd(), "lowerdir", Some(&format!("{other}:{dir}")))?;
+    mount::fscreate(fs.as_fd())?;
+    let attrs = mount::ATTR_RDONLY | mount::ATTR_NOSUID | mount::ATTR_NODEV;
+    let root = mount::fsmount(fs.as_fd(), attrs)?;
+    nix::fcntl::openat(&root, name, OFlag::O_PATH | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW, Mode::empty())
+}
+
+/// A directory of every Linux system that holds no program.
+const EMPTY: &str = "/sys/fs/cgroup";
+
+/// The binary in sealed memory.
+fn copy(exe: OwnedFd) -> Result<OwnedFd> {
+    let memory = fd::memfd_exec("conex").call(|| "memfd_create(MFD_ALLOW_SEALING)")?;
+    let mut from = std::fs::File::from(exe);
+    let mut to = std::fs::File::from(memory);
+    let size = from.metadata().call(|| "fstat(/proc/self/exe)")?.len();
+    let mut sent = 0;
+    while sent < size {
+        match nix::sys::sendfile::sendfile(&to, &from, None, (size - sent) as usize) {
+            Ok(0) | Err(_) => break,
+            Ok(n) => sent += n as u64,
+        }
+    }
+    if sent < size {
+        std::io::copy(&mut Read::by_ref(&mut from), &mut to).call(|| "write(memfd)")?;
+    }
+    let memory = OwnedFd::from(to);
+    fd::seal(memory.as_fd()).call(|| "fcntl(F_ADD_SEALS)")?;
+    Ok(memory)
+}
+
+/// Whether this is the second run is known from now on only to this program: hooks and containers do not inherit it.
+pub fn forget_mark() {
+    if std::env::var_os(MARK).is_some() {
+        SEALED.store(true, std::sync::atomic::Ordering::Relaxed);
+        std::env::remove_var(MARK);
+    }
+}
+
+fn second_run() -> bool {
+    SEALED.load(std::sync::atomic::Ordering::Relaxed)
+}
+
+static SEALED: std::sync::atomic::AtomicBool = std::sync::atomic::AtomicBool::new(false);

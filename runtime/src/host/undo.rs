@@ -1,0 +1,63 @@
+//! Taking back what a container left on the host, from its record alone.
+
+use super::cgroup::{self, Group};
+use crate::error::{Error, Kind};
+use crate::state::{alive, pidfd, State};
+use conex_sys::proc;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Duration;
+
+/// Kills what runs and removes cgroups and the resctrl group. Goes on after a failure; returns all of them.
+///
+/// Works the same for a container that was never finished: only what the record names and what was made for it is
+/// touched, and init only if it is still that very process.
+pub fn container(state: &State, init: Option<BorrowedFd>) -> Vec<Error> {
+    let mut problems = Vec::new();
+    let own = state.init.and_then(pidfd);
+    if let Some(fd) = init.or(own.as_ref().map(|f| f.as_fd())) {
+        let _ = proc::pidfd_send_signal(fd, libc::SIGKILL);
+    }
+    kill_leftovers(state);
+    if let Some(id) = state.init {
+        for _ in 0..1000 {
+            if !alive(id) {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        if alive(id) {
+            problems.push(Error::new(Kind::System, format!("container init {} still running 5 seconds after SIGKILL", id.pid)));
+        }
+    }
+    problems.extend(cgroup::remove(&state.made_cgroups).err());
+    if let Some(dir) = &state.rdt {
+        if let Err(e) = std::fs::remove_dir(dir) {
+            if e.kind() != std::io::ErrorKind::NotFound {
+                problems.push(Error::new(Kind::System, format!("rmdir({}): {e}", dir.display())));
+            }
+        }
+    }
+    problems
+}
+
+/// Kills what is left in the cgroups that were made for this container. One that was there before is left alone:
+/// what is in it now may be somebody else's.
+fn kill_leftovers(state: &State) {
+    let own: Vec<_> = state.cgroups.iter().filter(|p| state.made_cgroups.contains(p)).cloned().collect();
+    let group = Group::open(&own);
+    for _ in 0..50 {
+        if group.pids().is_empty() {
+            return;
+        }
+        group.kill_all(libc::SIGKILL);
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// One error for the user: the first cause, then what could not be undone.
+pub fn with(mut e: Error, problems: Vec<Error>) -> Error {
+    for p in problems {
+        e.what = format!("{} (and while cleaning up: {p})", e.what);
+    }
+    e
+}

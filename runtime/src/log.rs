@@ -1,0 +1,108 @@
+//! The log file and standard error, in the formats that managers read.
+//!
+//! containerd takes the last `level=error` entry of the file; Podman parses the whole file as one JSON value. So an
+//! operation that fails writes exactly one line, and warnings are kept until it has succeeded.
+
+use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
+
+pub struct Log {
+    pub path: Option<PathBuf>,
+    pub json: bool,
+    pub debug: bool,
+    warnings: Vec<String>,
+}
+
+impl Log {
+    pub fn new(path: Option<PathBuf>, json: bool, debug: bool) -> Log {
+        Log { path, json, debug, warnings: Vec::new() }
+    }
+
+    pub fn warn(&mut self, message: impl Into<String>) {
+        self.warnings.push(message.into());
+    }
+
+    pub fn debug(&self, message: &str) {
+        if self.debug {
+            self.write("debug", message);
+        }
+    }
+
+    /// Writes the warnings of an operation that went well.
+    pub fn succeed(&mut self) {
+        for w in std::mem::take(&mut self.warnings) {
+            self.write("warning", &w);
+        }
+    }
+
+    /// Writes the one line of a failure, and repeats it on standard error, which CRI-O reads.
+    pub fn fail(&self, message: &str) {
+        self.write("error", message);
+        if self.path.is_some() {
+            let _ = writeln!(std::io::stderr(), "{message}");
+        }
+    }
+
+    fn write(&self, level: &str, message: &str) {
+        use std::os::unix::fs::OpenOptionsExt;
+        let now = rfc3339(std::time::SystemTime::now(), 0);
+        let Some(path) = &self.path else {
+            let line = self.line(level, message, &now, std::io::stderr().is_terminal());
+            let _ = std::io::stderr().write_all(line.as_bytes());
+            return;
+        };
+        let line = self.line(level, message, &now, false);
+        let mut options = std::fs::OpenOptions::new();
+        // Several operations write to the same file during the life of a bundle.
+        let file = options.create(true).append(true).mode(0o644).custom_flags(libc::O_CLOEXEC).open(path);
+        if let Ok(mut file) = file {
+            let _ = file.write_all(line.as_bytes());
+        }
+    }
+
+    fn line(&self, level: &str, message: &str, now: &str, tty: bool) -> String {
+        if self.json {
+            return format!("{}\n", serde_json::json!({"level": level, "msg": message, "time": now}));
+        }
+        if tty {
+            let short = level.to_uppercase().chars().take(4).collect::<String>();
+            return format!("{short}[0000] {message}\n");
+        }
+        format!("time=\"{now}\" level={level} msg={}\n", serde_json::Value::from(message))
+    }
+}
+
+/// RFC 3339 in UTC with the given number of decimals.
+pub fn rfc3339(time: std::time::SystemTime, decimals: usize) -> String {
+    let since = time.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    let (days, seconds) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
+    // Days since 0000-03-01, in eras of 400 years (Howard Hinnant, "chrono-compatible low-level date algorithms").
+    let z = days + 719_468;
+    let (era, of_era) = (z / 146_097, z % 146_097);
+    let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let day_of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * shifted + 2) / 5 + 1;
+    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
+    let year = year_of_era + era * 400 + u64::from(month <= 2);
+    let (h, m, s) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+    let fraction = match decimals {
+        0 => String::new(),
+        n => format!(".{}", &format!("{:09}", since.subsec_nanos())[..n.min(9)]),
+    };
+    format!("{year:04}-{month:02}-{day:02}T{h:02}:{m:02}:{s:02}{fraction}Z")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::{Duration, UNIX_EPOCH};
+
+    #[test]
+    fn dates() {
+        assert_eq!(rfc3339(UNIX_EPOCH, 0), "1970-01-01T00:00:00Z");
+        let leap = UNIX_EPOCH + Duration::new(951_782_400, 5);
+        assert_eq!(rfc3339(leap, 9), "2000-02-29T00:00:00.000000005Z");
+        assert_eq!(rfc3339(UNIX_EPOCH + Duration::from_secs(1_798_761_599), 0), "2026-12-31T23:59:59Z");
+    }
+}

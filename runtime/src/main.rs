@@ -1,0 +1,150 @@
+//! argv → verb → exit status. This is the only place that prints errors or ends the program.
+#![forbid(unsafe_code)]
+
+use conex::cli::{self, Args};
+use conex::error::{Error, Kind, Result};
+use conex::log::Log;
+use conex::verbs::{self, Env};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    open_standard_fds();
+    let argv: Vec<String> = std::env::args_os().skip(1).map(|a| a.to_string_lossy().into_owned()).collect();
+    let (global, rest) = match cli::parse_global(&argv) {
+        Ok(parsed) => parsed,
+        Err(e) => {
+            print!("{e}\n\n{}", cli::global_help());
+            return ExitCode::from(1);
+        }
+    };
+    let json = match global.value("log-format").unwrap_or("text") {
+        "json" => true,
+        "text" => false,
+        other => {
+            eprintln!("invalid log-format: {other:?}");
+            return ExitCode::from(1);
+        }
+    };
+    let log = Log::new(global.value("log").map(PathBuf::from), json, global.is_set("debug"));
+    match run(&global, rest, log) {
+        Ok(code) => ExitCode::from(code as u8),
+        Err(code) => ExitCode::from(code),
+    }
+}
+
+/// The error has been reported when this returns its exit status.
+fn run(global: &Args, rest: Vec<String>, log: Log) -> std::result::Result<i32, u8> {
+    if global.is_set("version") {
+        print!("{}", version());
+        return Ok(0);
+    }
+    let Some((name, argv)) = rest.split_first().filter(|_| !global.is_set("help")) else {
+        print!("{}", cli::global_help());
+        return Ok(0);
+    };
+    let (name, argv, help) = match (name.as_str(), argv.first()) {
+        ("help" | "h", Some(command)) => (command.clone(), &[][..], true),
+        ("help" | "h", None) => {
+            print!("{}", cli::global_help());
+            return Ok(0);
+        }
+        _ => (name.clone(), argv, argv.first().is_some_and(|a| matches!(a.as_str(), "-h" | "--help" | "-help"))),
+    };
+    let Some(command) = cli::command(&name) else {
+        println!("No help topic for '{name}'");
+        return Err(3);
+    };
+    if help {
+        print!("{}", cli::command_help(command));
+        return Ok(0);
+    }
+    let args = match cli::parse(argv, command.flags, command.reorder).and_then(|a| cli::check_count(command, &a).map(|()| a)) {
+        Ok(args) => args,
+        Err(e) => {
+            print!("{e}\n\n{}", cli::command_help(command));
+            log.fail(&e.to_string());
+            return Err(1);
+        }
+    };
+    let mut env = match root(global) {
+        Ok(root) => Env { root, systemd_cgroup: global.is_set("systemd-cgroup"), log, args },
+        Err(e) => {
+            log.fail(&e.to_string());
+            return Err(1);
+        }
+    };
+    match verbs::dispatch(command.name, &mut env) {
+        Ok(code) => {
+            env.log.succeed();
+            Ok(code)
+        }
+        Err(e) => {
+            env.log.fail(&message(command.name, &e));
+            // What exec itself could not do must differ from what the process returned (runc).
+            Err(if command.name == "exec" { 255 } else { 1 })
+        }
+    }
+}
+
+/// runc's prefixes, which people and scripts know.
+fn message(name: &str, e: &Error) -> String {
+    match name {
+        "create" | "run" => format!("conex {name} failed: unable to start container process: {e}"),
+        "exec" => format!("exec failed: unable to start container process: {e}"),
+        _ => e.to_string(),
+    }
+}
+
+fn version() -> String {
+    let commit = option_env!("CONEX_COMMIT").unwrap_or("unknown");
+    format!(
+        "conex version {}\ncommit: {commit}\nspec: {}\n",
+        env!("CARGO_PKG_VERSION"),
+        conex::oci::features::SPEC_VERSION
+    )
+}
+
+/// runc's rule (rootless_linux.go): the same answer whatever is left of the environment.
+fn root(global: &Args) -> Result<PathBuf> {
+    let given = global.value("root").filter(|r| !r.is_empty());
+    let path = match given {
+        Some(root) => std::path::absolute(root).unwrap_or_else(|_| root.into()),
+        None => {
+            let rootless = !nix::unistd::geteuid().is_root() || in_userns_of_a_user();
+            match std::env::var_os("XDG_RUNTIME_DIR").filter(|d| rootless && !d.is_empty()) {
+                Some(dir) => Path::new(&dir).join("conex"),
+                None => "/run/conex".into(),
+            }
+        }
+    };
+    if path == Path::new("/") {
+        return Err(Error::new(Kind::Invalid, "Option --root argument should not be set to /"));
+    }
+    Ok(path)
+}
+
+/// Root inside a user namespace that an unprivileged user made.
+fn in_userns_of_a_user() -> bool {
+    let whole = std::fs::read_to_string("/proc/self/uid_map")
+        .is_ok_and(|m| m.split_whitespace().eq(["0", "0", "4294967295"]));
+    !whole && std::env::var("USER").map_or(true, |u| u != "root")
+}
+
+/// A caller may have closed 0, 1 or 2; the next file to be opened would take that number and be mistaken for it.
+/// Everything above is kept from programs that are executed by accident.
+fn open_standard_fds() {
+    for n in 0..3 {
+        if !conex_sys::fd::is_open(n) {
+            if let Ok(file) = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null") {
+                let _ = conex_sys::fd::dup_to(std::os::fd::AsFd::as_fd(&file), n);
+                // The lowest free number is n itself: then the file stays open as what it is.
+                if std::os::fd::AsRawFd::as_raw_fd(&file) == n {
+                    let _ = std::os::fd::IntoRawFd::into_raw_fd(file);
+                }
+            }
+        }
+    }
+    let _ = conex_sys::fd::cloexec_from(3);
+    conex::host::seal::forget_mark();
+}

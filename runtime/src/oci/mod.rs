@@ -1,0 +1,4 @@
+//! Documents of the runtime-spec: data, no logic.
+
+pub mod config;
+pub mod features;

@@ -1,0 +1,64 @@
+//! Which cgroup, and what to write there.
+
+use super::devices::State;
+use super::resources::{self, Write};
+use super::{Check, Options};
+use crate::host::facts::{CgroupFacts, Facts};
+use crate::oci::config::{Linux, Resources};
+use crate::root::clean;
+use std::path::{Path, PathBuf};
+
+/// The container's cgroup: one path below every hierarchy of the host.
+#[derive(Debug, Clone, Default)]
+pub struct Cgroup {
+    /// Relative to the root of each hierarchy, cleaned; never empty. Where `relative` is true, relative to the
+    /// runtime's own cgroup in that hierarchy instead.
+    pub path: PathBuf,
+    pub relative: bool,
+    pub writes: Vec<Write>,
+    pub devices: Option<State>,
+}
+
+pub fn make(linux: &Linux, options: &Options, facts: &Facts, check: &mut Check) -> Option<Cgroup> {
+    let field = "linux.cgroupsPath";
+    if options.systemd_cgroup {
+        check.unsupported(field, "the systemd cgroup driver (--systemd-cgroup) is not supported by this version; use the cgroupfs driver");
+        return None;
+    }
+    let given = linux.cgroups_path.as_deref().unwrap_or("");
+    if given.contains('\0') || given.contains('\n') {
+        check.bad(field, format!("{given:?} is not a path"));
+        return None;
+    }
+    let (path, relative) = match given {
+        "" => (PathBuf::from(&options.id), true),
+        p => (clean(Path::new(p)), !p.starts_with('/')),
+    };
+    if path.as_os_str().is_empty() {
+        check.bad(field, format!("{given:?} is the root cgroup, which no container may use"));
+        return None;
+    }
+    if Path::new(given).components().any(|c| c == std::path::Component::ParentDir) {
+        check.bad(field, format!("{given:?}: \"..\" is not allowed in a cgroup path"));
+        return None;
+    }
+    let resources = linux.resources.clone().unwrap_or_default();
+    let writes = writes(&resources, &facts.cgroup, check);
+    let rules = super::devices::rules(&resources.devices, check);
+    Some(Cgroup { path, relative, writes, devices: Some(super::devices::state(&rules)) })
+}
+
+/// Every write that the resources ask for, each for the hierarchy that has its controller. A limit without a
+/// controller is an error: a container must never run without a limit that was asked for.
+pub fn writes(resources: &Resources, facts: &CgroupFacts, check: &mut Check) -> Vec<Write> {
+    let mut out = resources::writes(resources, facts, check);
+    out.retain(|w| {
+        if w.controller.is_empty() || facts.hierarchies.iter().any(|h| h.has(w.controller)) {
+            return true;
+        }
+        let what = format!("this host has no {} controller", w.controller);
+        check.unsupported(w.field.clone(), what);
+        false
+    });
+    out
+}

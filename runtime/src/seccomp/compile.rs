@@ -1,0 +1,425 @@
+//! Profile → classic BPF.
+//!
+//! ```text
+//! ld arch ─┬─ x86-64 ─ ld nr ─┬─ below the x32 bit: tree
+//!          │                  └─ x32: tree, or kill
+//!          ├─ x86 ── ld nr ── tree
+//!          └─ other: kill
+//! ```
+//! A tree is a binary search over ranges of numbers with the same verdict; a leaf returns an action or checks
+//! arguments. Numbers above the highest one that the profile knows get ENOSYS, so that a program falls back from
+//! a call that is newer than its profile, instead of failing with EPERM (what runc does, and libseccomp cannot).
+
+use super::table::SYSCALLS;
+use super::*;
+use conex_sys::seccomp::Insn;
+use std::collections::BTreeMap;
+
+const LD: u16 = 0x20;
+const JEQ: u16 = 0x15;
+const JGT: u16 = 0x25;
+const JGE: u16 = 0x35;
+const JA: u16 = 0x05;
+const AND: u16 = 0x54;
+const RET: u16 = 0x06;
+
+const ARCH_X86_64: u32 = 0xc000_003e;
+const ARCH_I386: u32 = 0x4000_0003;
+const ARCH_AARCH64: u32 = 0xc000_00b7;
+const X32_BIT: u32 = 0x4000_0000;
+const ENOSYS: u32 = RET_ERRNO | libc::ENOSYS as u32;
+
+/// What happens for one system call number.
+#[derive(Debug, Clone, PartialEq)]
+enum Verdict<'a> {
+    Action(u32),
+    /// The first alternative that matches decides; none: the default.
+    Conditions(Vec<(&'a [Arg], Option<Arg>, u32)>),
+}
+
+/// A run of numbers from `low` on, up to the next leaf.
+struct Leaf<'a> {
+    low: u32,
+    verdict: Verdict<'a>,
+}
+
+/// Compiles the profile; the result is what `seccomp(2)` takes, at most 4096 instructions.
+///
+/// # Errors
+/// The number of instructions, if the kernel would refuse the program for it.
+pub fn compile(profile: &Profile) -> Result<Vec<Insn>, usize> {
+    let tree = |abi: Abi| {
+        profile.abis.contains(&abi).then(|| {
+            let mut out = Vec::new();
+            search(&leaves(profile, abi), profile.default, abi, &mut out);
+            out
+        })
+    };
+    let mut out = vec![insn(LD, 4)];
+    if profile.abis.contains(&Abi::Aarch64) {
+        section(&mut out, ARCH_AARCH64, tree(Abi::Aarch64).unwrap_or_default());
+    } else {
+        let mut body = tree(Abi::X86_64).unwrap_or_default();
+        let x32 = tree(Abi::X32).unwrap_or_else(|| vec![insn(RET, RET_KILL_THREAD)]);
+        // if nr >= X32_BIT: the x32 part, which follows.
+        let mut jump = vec![jump(JGE, X32_BIT, 0, 1), insn(JA, body.len() as u32)];
+        jump.append(&mut body);
+        jump.extend(x32);
+        section(&mut out, ARCH_X86_64, jump);
+        if let Some(body) = tree(Abi::X86) {
+            section(&mut out, ARCH_I386, body);
+        }
+    }
+    // A call of an architecture that the profile does not name: libseccomp's bad-architecture action.
+    out.push(insn(RET, RET_KILL_THREAD));
+    // BPF_MAXINSNS of linux/bpf_common.h.
+    if out.len() > 4096 {
+        return Err(out.len());
+    }
+    Ok(out)
+}
+
+fn insn(code: u16, k: u32) -> Insn {
+    Insn { code, jt: 0, jf: 0, k }
+}
+
+fn jump(code: u16, k: u32, jt: u8, jf: u8) -> Insn {
+    Insn { code, jt, jf, k }
+}
+
+/// `if arch == value { ld nr; body }`, the accumulator holding the architecture.
+fn section(out: &mut Vec<Insn>, value: u32, body: Vec<Insn>) {
+    out.push(jump(JEQ, value, 1, 0));
+    out.push(insn(JA, body.len() as u32 + 1));
+    out.push(insn(LD, 0));
+    out.extend(body);
+}
+
+fn number(entry: &(&str, i16, i16, i16, i16), abi: Abi) -> Option<u32> {
+    let n = match abi {
+        Abi::X86_64 => entry.1,
+        Abi::X86 => entry.2,
+        Abi::X32 => entry.3,
+        Abi::Aarch64 => entry.4,
+    };
+    u32::try_from(n).ok()
+}
+
+/// The number of a name on an ABI; unknown names have none and are ignored.
+pub fn lookup(name: &str, abi: Abi) -> Option<u32> {
+    let i = SYSCALLS.binary_search_by(|e| e.0.cmp(name)).ok()?;
+    number(&SYSCALLS[i], abi)
+}
+
+/// i386 reaches the socket and System V calls through `socketcall` and `ipc` as well, with the call in the first
+/// argument; a rule for `connect` must hold on both ways, as libseccomp makes it.
+fn multiplexed(name: &str) -> Option<(&'static str, u64)> {
+    const SOCKET: [&str; 20] = [
+        "socket", "bind", "connect", "listen", "accept", "getsockname", "getpeername", "socketpair", "send", "recv",
+        "sendto", "recvfrom", "shutdown", "setsockopt", "getsockopt", "sendmsg", "recvmsg", "accept4", "recvmmsg",
+        "sendmmsg",
+    ];
+    const IPC: [(&str, u64); 12] = [
+        ("semop", 1),
+        ("semget", 2),
+        ("semctl", 3),
+        ("semtimedop", 4),
+        ("msgsnd", 11),
+        ("msgrcv", 12),
+        ("msgget", 13),
+        ("msgctl", 14),
+        ("shmat", 21),
+        ("shmdt", 22),
+        ("shmget", 23),
+        ("shmctl", 24),
+    ];
+    if let Some(i) = SOCKET.iter().position(|n| *n == name) {
+        return Some(("socketcall", i as u64 + 1));
+    }
+    IPC.iter().find(|(n, _)| *n == name).map(|(_, k)| ("ipc", *k))
+}
+
+fn verdicts(profile: &Profile, abi: Abi) -> BTreeMap<u32, Verdict<'_>> {
+    let mut map: BTreeMap<u32, Verdict> = BTreeMap::new();
+    for rule in &profile.rules {
+        for name in &rule.names {
+            if let Some(nr) = lookup(name, abi) {
+                add(&mut map, nr, rule, None);
+            }
+            let Some((call, k)) = (abi == Abi::X86).then(|| multiplexed(name)).flatten() else { continue };
+            if let Some(nr) = lookup(call, abi) {
+                add(&mut map, nr, rule, Some(Arg { index: 0, op: Op::Eq, value: k, value_two: 0 }));
+            }
+        }
+    }
+    map
+}
+
+/// libseccomp's merging: a rule without conditions replaces those with conditions, and the first of its kind stays.
+fn add<'a>(map: &mut BTreeMap<u32, Verdict<'a>>, nr: u32, rule: &'a Rule, multiplex: Option<Arg>) {
+    if rule.any_of.is_empty() && multiplex.is_none() {
+        match map.get(&nr) {
+            Some(Verdict::Action(_)) => {}
+            _ => {
+                map.insert(nr, Verdict::Action(rule.action));
+            }
+        }
+        return;
+    }
+    let entry = map.entry(nr).or_insert_with(|| Verdict::Conditions(Vec::new()));
+    if let Verdict::Conditions(list) = entry {
+        if rule.any_of.is_empty() {
+            list.push((&[], multiplex, rule.action));
+        }
+        for alternative in &rule.any_of {
+            list.push((alternative, multiplex, rule.action));
+        }
+    }
+}
+
+fn leaves(profile: &Profile, abi: Abi) -> Vec<Leaf<'_>> {
+    let base = if abi == Abi::X32 { X32_BIT } else { 0 };
+    let map = verdicts(profile, abi);
+    let mut out: Vec<Leaf> = Vec::new();
+    let mut push = |low: u32, verdict| match out.last() {
+        Some(last) if last.verdict == verdict => {}
+        _ => out.push(Leaf { low: base + low, verdict }),
+    };
+    let permissive = matches!(profile.default & ACTION_MASK, RET_ALLOW | RET_LOG | RET_TRACE | RET_NOTIFY);
+    let rest = if map.is_empty() || permissive { profile.default } else { ENOSYS };
+    let mut next = 0;
+    for (nr, verdict) in map {
+        if nr > next {
+            push(next, Verdict::Action(profile.default));
+        }
+        push(nr, verdict);
+        next = nr + 1;
+    }
+    push(next, Verdict::Action(rest));
+    out
+}
+
+/// Emits a binary search; the accumulator holds the number.
+fn search(leaves: &[Leaf], default: u32, abi: Abi, out: &mut Vec<Insn>) {
+    let [first, ..] = leaves else { return };
+    if leaves.len() == 1 {
+        match &first.verdict {
+            Verdict::Action(action) => out.push(insn(RET, *action)),
+            Verdict::Conditions(list) => conditions(list, default, abi, out),
+        }
+        return;
+    }
+    let (low, high) = leaves.split_at(leaves.len() / 2);
+    let mut below = Vec::new();
+    search(low, default, abi, &mut below);
+    // Conditional jumps reach 255 instructions; JA reaches any.
+    match u8::try_from(below.len()) {
+        Ok(len) => out.push(jump(JGE, high[0].low, len, 0)),
+        Err(_) => {
+            out.push(jump(JGE, high[0].low, 0, 1));
+            out.push(insn(JA, below.len() as u32));
+        }
+    }
+    out.extend(below);
+    search(high, default, abi, out);
+}
+
+fn conditions(list: &[(&[Arg], Option<Arg>, u32)], default: u32, abi: Abi, out: &mut Vec<Insn>) {
+    for (args, multiplex, action) in list {
+        let mut block = Block::default();
+        // libseccomp puts the multiplexed call into the first argument's place, over a condition on it.
+        let args = args.iter().filter(|a| multiplex.is_none() || a.index != 0).chain(multiplex);
+        for arg in args {
+            block.condition(arg, abi != Abi::X86 && abi != Abi::X32);
+        }
+        block.list.push(insn(RET, *action));
+        out.extend(block.resolve());
+    }
+    out.push(insn(RET, default));
+}
+
+/// The code of one conjunction: falls to its end when a condition fails.
+#[derive(Default)]
+struct Block {
+    list: Vec<Insn>,
+    /// Instructions whose `jt` (true) or `jf` (false) leads behind the block.
+    fails: Vec<(usize, bool)>,
+}
+
+impl Block {
+    fn condition(&mut self, arg: &Arg, wide: bool) {
+        let at = 16 + arg.index * 8;
+        let (high, low) = ((arg.value >> 32) as u32, arg.value as u32);
+        if arg.op == Op::MaskedEq {
+            let want = arg.value & arg.value_two;
+            if wide {
+                self.masked(at + 4, high, (want >> 32) as u32);
+            }
+            self.masked(at, low, want as u32);
+            return;
+        }
+        // With the high half decided, the low half decides alone; `done` says how far its code reaches.
+        if wide {
+            self.list.push(insn(LD, at + 4));
+            match arg.op {
+                Op::Eq => self.fail_unless(JEQ, high),
+                // A different high half already holds: over the two instructions on the low half.
+                Op::Ne => self.list.push(jump(JEQ, high, 0, 2)),
+                Op::Gt | Op::Ge => {
+                    self.list.push(jump(JGT, high, 3, 0));
+                    self.fail_unless(JEQ, high);
+                }
+                Op::Lt | Op::Le => {
+                    self.fail_if(JGT, high);
+                    self.list.push(jump(JEQ, high, 0, 2));
+                }
+                Op::MaskedEq => {}
+            }
+        }
+        self.list.push(insn(LD, at));
+        match arg.op {
+            Op::Eq => self.fail_unless(JEQ, low),
+            Op::Ne => self.fail_if(JEQ, low),
+            Op::Gt => self.fail_unless(JGT, low),
+            Op::Ge => self.fail_unless(JGE, low),
+            Op::Lt => self.fail_if(JGE, low),
+            Op::Le => self.fail_if(JGT, low),
+            Op::MaskedEq => {}
+        }
+    }
+
+    fn masked(&mut self, at: u32, mask: u32, want: u32) {
+        self.list.push(insn(LD, at));
+        self.list.push(insn(AND, mask));
+        self.fail_unless(JEQ, want);
+    }
+
+    fn fail_unless(&mut self, code: u16, k: u32) {
+        self.fails.push((self.list.len(), false));
+        self.list.push(insn(code, k));
+    }
+
+    fn fail_if(&mut self, code: u16, k: u32) {
+        self.fails.push((self.list.len(), true));
+        self.list.push(insn(code, k));
+    }
+
+    fn resolve(mut self) -> Vec<Insn> {
+        let end = self.list.len();
+        for (i, on_true) in self.fails {
+            // Six conditions of at most seven instructions: always within 255.
+            let distance = (end - i - 1) as u8;
+            if on_true {
+                self.list[i].jt = distance;
+            } else {
+                self.list[i].jf = distance;
+            }
+        }
+        self.list
+    }
+}
+
+/// What a program answers for one call: an interpreter for tests.
+pub fn run(program: &[Insn], arch: u32, nr: u32, args: [u64; 6]) -> u32 {
+    let word = |offset: u32| match offset {
+        0 => nr,
+        4 => arch,
+        16..64 => {
+            let value = args[(offset as usize - 16) / 8];
+            if offset % 8 == 0 { value as u32 } else { (value >> 32) as u32 }
+        }
+        _ => 0,
+    };
+    let (mut a, mut pc) = (0u32, 0usize);
+    loop {
+        let i = program[pc];
+        pc += 1;
+        let hit = match i.code {
+            LD => {
+                a = word(i.k);
+                continue;
+            }
+            AND => {
+                a &= i.k;
+                continue;
+            }
+            0x44 => {
+                a |= i.k;
+                continue;
+            }
+            JA => {
+                pc += i.k as usize;
+                continue;
+            }
+            RET => return i.k,
+            JEQ => a == i.k,
+            JGT => a > i.k,
+            JGE => a >= i.k,
+            0x45 => a & i.k != 0,
+            _ => return u32::MAX,
+        };
+        pc += if hit { i.jt } else { i.jf } as usize;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rule(name: &str, action: u32, args: &[Arg]) -> Rule {
+        Rule { names: vec![name.into()], action, any_of: alternatives(args.to_vec()) }
+    }
+
+    fn profile(rules: Vec<Rule>) -> Profile {
+        Profile { default: RET_ERRNO | 1, abis: vec![Abi::X86_64, Abi::X86, Abi::X32], rules }
+    }
+
+    #[test]
+    fn table_is_sorted() {
+        assert!(SYSCALLS.windows(2).all(|w| w[0].0 < w[1].0));
+    }
+
+    #[test]
+    fn newer_calls_get_enosys() {
+        let p = compile(&profile(vec![rule("openat2", RET_ALLOW, &[])])).unwrap();
+        assert_eq!(run(&p, ARCH_X86_64, 437, [0; 6]), RET_ALLOW);
+        assert_eq!(run(&p, ARCH_X86_64, 436, [0; 6]), RET_ERRNO | 1);
+        assert_eq!(run(&p, ARCH_X86_64, 438, [0; 6]), ENOSYS);
+        assert_eq!(run(&p, ARCH_X86_64, X32_BIT + 437, [0; 6]), RET_ALLOW);
+        assert_eq!(run(&p, ARCH_AARCH64, 437, [0; 6]), RET_KILL_THREAD);
+    }
+
+    #[test]
+    fn every_operator_on_both_halves() {
+        let values = [0u64, 1, 7, 0xffff_ffff, 0x1_0000_0000, 0x1_0000_0001, u64::MAX];
+        for (_, op) in OPERATORS {
+            for datum in values {
+                for two in values {
+                    let arg = Arg { index: 3, op, value: datum, value_two: two };
+                    let p = compile(&profile(vec![rule("read", RET_ALLOW, &[arg])])).unwrap();
+                    for v in values {
+                        let want = match op {
+                            Op::Ne => v != datum,
+                            Op::Lt => v < datum,
+                            Op::Le => v <= datum,
+                            Op::Eq => v == datum,
+                            Op::Ge => v >= datum,
+                            Op::Gt => v > datum,
+                            Op::MaskedEq => v & datum == two & datum,
+                        };
+                        let got = run(&p, ARCH_X86_64, 0, [0, 0, 0, v, 0, 0]);
+                        assert_eq!(got == RET_ALLOW, want, "{v:#x} {op:?} {datum:#x} {two:#x}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn i386_is_filtered_behind_socketcall() {
+        let p = compile(&profile(vec![rule("connect", RET_ALLOW, &[])])).unwrap();
+        let socketcall = lookup("socketcall", Abi::X86).unwrap();
+        assert_eq!(run(&p, ARCH_I386, socketcall, [3, 0, 0, 0, 0, 0]), RET_ALLOW);
+        assert_eq!(run(&p, ARCH_I386, socketcall, [2, 0, 0, 0, 0, 0]), RET_ERRNO | 1);
+    }
+}

@@ -1,0 +1,342 @@
+//! The state directory: `<root>/<id>/` with `state.json`, `config.json` and, while created, `start.sock`.
+//!
+//! The record is on disk before the first side effect, with everything that undo needs (cgroup, owner), so that
+//! whatever is killed at whatever moment, `delete --force` and a `create` of the same id can clean up.
+
+use crate::error::{Context, Error, Kind, Result};
+use nix::errno::Errno;
+use nix::fcntl::{openat, Flock, FlockArg, OFlag};
+use nix::sys::stat::{fstat, Mode};
+use nix::unistd::{unlinkat, Pid, UnlinkatFlags};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+/// Life cycle of runtime-spec (runtime.md "State"), plus runc's `paused`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Status {
+    Creating,
+    Created,
+    Running,
+    Paused,
+    Stopped,
+}
+
+impl Status {
+    pub fn name(self) -> &'static str {
+        match self {
+            Status::Creating => "creating",
+            Status::Created => "created",
+            Status::Running => "running",
+            Status::Paused => "paused",
+            Status::Stopped => "stopped",
+        }
+    }
+}
+
+/// A process that cannot be confused with a later one of the same pid.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    pub pid: i32,
+    /// Field 22 of /proc/PID/stat, in clock ticks since boot.
+    pub start_time: u64,
+}
+
+/// What is on disk.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct State {
+    pub oci_version: String,
+    pub id: String,
+    pub bundle: PathBuf,
+    pub rootfs: PathBuf,
+    pub annotations: BTreeMap<String, String>,
+    /// RFC 3339 with nanoseconds, UTC.
+    pub created: String,
+    pub owner_uid: u32,
+    /// The runtime that is creating the container; its death makes the record stale.
+    pub owner: Identity,
+    /// `None` while creating.
+    pub init: Option<Identity>,
+    /// The container's cgroup directories, one per hierarchy.
+    pub cgroups: Vec<PathBuf>,
+    /// Those of [`State::cgroups`] that this container made, which undo removes.
+    pub made_cgroups: Vec<PathBuf>,
+    /// False if the PID namespace is not the container's own: killing init then does not end the others.
+    pub private_pid: bool,
+    pub rdt: Option<PathBuf>,
+    pub systemd_unit: Option<String>,
+}
+
+/// The directory of all containers.
+pub struct Store {
+    fd: OwnedFd,
+    pub path: PathBuf,
+}
+
+/// One container's directory, locked while this value lives.
+pub struct Entry {
+    dir: Flock<OwnedFd>,
+    root: OwnedFd,
+    pub id: String,
+    pub path: PathBuf,
+}
+
+/// runc's rule: letters, digits and `_+-.`, and not `.` or `..`.
+pub fn check_id(id: &str) -> Result<()> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_+-.".contains(c);
+    if id.is_empty() || id.len() > 1024 || id == "." || id == ".." || !id.chars().all(plain) {
+        return Err(Error::new(Kind::Invalid, format!("invalid container ID format {id:?}: letters, digits and _+-. are allowed")));
+    }
+    Ok(())
+}
+
+impl Store {
+    /// Opens the root directory. It is made with mode 0700 if `create`; a missing one is an empty store otherwise.
+    pub fn open(path: &Path, create: bool) -> Result<Option<Store>> {
+        if create && !path.is_dir() {
+            use std::os::unix::fs::DirBuilderExt;
+            std::fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(path)
+                .call(|| format!("mkdir({})", path.display()))?;
+        }
+        let flags = OFlag::O_DIRECTORY | OFlag::O_CLOEXEC | OFlag::O_RDONLY;
+        match nix::fcntl::open(path, flags, Mode::empty()) {
+            Err(Errno::ENOENT) if !create => Ok(None),
+            other => {
+                let fd = other.call(|| format!("open({}, O_DIRECTORY)", path.display()))?;
+                Ok(Some(Store { fd, path: path.to_path_buf() }))
+            }
+        }
+    }
+
+    pub fn ids(&self) -> Result<Vec<String>> {
+        let mut ids: Vec<String> = std::fs::read_dir(&self.path)
+            .call(|| format!("readdir({})", self.path.display()))?
+            .flatten()
+            .filter(|e| e.file_type().is_ok_and(|t| t.is_dir()))
+            .filter_map(|e| e.file_name().into_string().ok())
+            .filter(|name| !name.starts_with('.') && check_id(name).is_ok())
+            .collect();
+        ids.sort();
+        Ok(ids)
+    }
+
+    /// Makes the directory of a new container and locks it.
+    ///
+    /// # Errors
+    /// `container with given ID already exists`, unless what is there is a record whose owner died while creating:
+    /// the caller replays it (see [`Store::find`]) and tries again.
+    pub fn reserve(&self, id: &str) -> Result<Entry> {
+        check_id(id)?;
+        match nix::sys::stat::mkdirat(&self.fd, id, Mode::S_IRWXU) {
+            Err(Errno::EEXIST) => Err(Error::new(Kind::Status, format!("container with given ID already exists: {id}"))),
+            other => {
+                other.call(|| format!("mkdir({}/{id})", self.path.display()))?;
+                self.entry(id)
+            }
+        }
+    }
+
+    /// Locks an existing container's directory.
+    pub fn find(&self, id: &str) -> Result<Entry> {
+        check_id(id)?;
+        self.entry(id)
+    }
+
+    fn entry(&self, id: &str) -> Result<Entry> {
+        loop {
+            let dir = self.open_dir(id)?;
+            let dir = Flock::lock(dir, FlockArg::LockExclusive)
+                .map_err(|(_, e)| Error::call(e, format!("flock({}/{id})", self.path.display())))?;
+            // Deleted, and perhaps made anew, while we waited for the lock?
+            if fstat(dir.as_fd()).is_ok_and(|s| s.st_nlink > 0) {
+                let root = self.fd.try_clone().call(|| "dup")?;
+                return Ok(Entry { dir, root, id: id.to_string(), path: self.path.join(id) });
+            }
+        }
+    }
+
+    fn open_dir(&self, id: &str) -> Result<OwnedFd> {
+        // O_NOFOLLOW: a symlink in the place of the directory would lead every later write astray.
+        let flags = OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_RDONLY;
+        match openat(&self.fd, id, flags, Mode::empty()) {
+            Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => Err(missing(id)),
+            other => other.call(|| format!("openat({}/{id}, O_DIRECTORY)", self.path.display())),
+        }
+    }
+
+    /// The state of a container without taking its lock: a query never waits for a slow `create`.
+    pub fn peek(&self, id: &str) -> Result<(State, Status)> {
+        check_id(id)?;
+        let dir = self.open_dir(id)?;
+        let state = read_state(dir.as_fd(), id)?;
+        let status = status(dir.as_fd(), &state);
+        Ok((state, status))
+    }
+
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+pub fn missing(id: &str) -> Error {
+    Error::new(Kind::NotFound, format!("container {id:?} does not exist"))
+}
+
+fn read_file(dir: BorrowedFd, name: &str) -> nix::Result<Vec<u8>> {
+    let fd = openat(dir, name, OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_RDONLY, Mode::empty())?;
+    let mut bytes = Vec::new();
+    std::fs::File::from(fd)
+        .read_to_end(&mut bytes)
+        .map_err(|e| Errno::from_raw(e.raw_os_error().unwrap_or(libc::EIO)))?;
+    Ok(bytes)
+}
+
+fn read_state(dir: BorrowedFd, id: &str) -> Result<State> {
+    let bytes = read_file(dir, "state.json").map_err(|e| match e {
+        Errno::ENOENT => Error::new(Kind::System, format!("container {id:?} has no state.json; delete --force removes it")),
+        e => Error::call(e, format!("open({id}/state.json)")),
+    })?;
+    serde_json::from_slice(&bytes).map_err(|e| {
+        Error::new(Kind::System, format!("container {id:?}: state.json is damaged ({e}); delete --force removes it"))
+    })
+}
+
+/// The status as the kernel sees it now.
+fn status(dir: BorrowedFd, state: &State) -> Status {
+    match state.init {
+        None if alive(state.owner) => Status::Creating,
+        None => Status::Stopped,
+        Some(init) if !alive(init) => Status::Stopped,
+        Some(_) if nix::sys::stat::fstatat(dir, "start.sock", nix::fcntl::AtFlags::AT_SYMLINK_NOFOLLOW).is_ok() => {
+            Status::Created
+        }
+        Some(_) if crate::host::cgroup::is_frozen(&state.cgroups) => Status::Paused,
+        Some(_) => Status::Running,
+    }
+}
+
+/// State letter and start time of a process.
+pub fn proc_stat(pid: i32) -> Option<(char, u64)> {
+    let text = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
+    // The command name may hold anything, the last parenthesis ends it.
+    let rest = String::from_utf8_lossy(&text[text.iter().rposition(|b| *b == b')')? + 1..]).into_owned();
+    let mut fields = rest.split_whitespace();
+    let letter = fields.next()?.chars().next()?;
+    Some((letter, fields.nth(18)?.parse().ok()?))
+}
+
+/// True if that very process runs and is no zombie.
+pub fn alive(id: Identity) -> bool {
+    id.pid > 0 && proc_stat(id.pid).is_some_and(|(letter, start)| start == id.start_time && !matches!(letter, 'Z' | 'X'))
+}
+
+/// A pidfd of that very process: opened first and compared afterwards, so that a recycled pid cannot slip in.
+pub fn pidfd(id: Identity) -> Option<OwnedFd> {
+    let fd = conex_sys::proc::pidfd_open(Pid::from_raw(id.pid)).ok()?;
+    alive(id).then_some(fd)
+}
+
+pub fn identity(pid: i32) -> Identity {
+    Identity { pid, start_time: proc_stat(pid).map_or(0, |s| s.1) }
+}
+
+impl Entry {
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.dir.as_fd()
+    }
+
+    pub fn load(&self) -> Result<State> {
+        read_state(self.fd(), &self.id)
+    }
+
+    pub fn status(&self, state: &State) -> Status {
+        status(self.fd(), state)
+    }
+
+    /// Loads the state together with the status.
+    pub fn state(&self) -> Result<(State, Status)> {
+        let state = self.load()?;
+        let status = self.status(&state);
+        Ok((state, status))
+    }
+
+    pub fn save(&self, state: &State) -> Result<()> {
+        let bytes = serde_json::to_vec(state)
+            .map_err(|e| Error::new(Kind::System, format!("state.json: {e}")))?;
+        self.write("state.json", &bytes)
+    }
+
+    /// Writes a file whole: a temporary one, then renameat.
+    pub fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
+        let temporary = format!(".{name}");
+        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_TRUNC | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let at = || format!("{}/{name}", self.path.display());
+        let fd = openat(self.fd(), temporary.as_str(), flags, Mode::S_IRUSR | Mode::S_IWUSR)
+            .call(|| format!("open({}, O_CREAT)", at()))?;
+        std::fs::File::from(fd).write_all(bytes).call(|| format!("write({})", at()))?;
+        nix::fcntl::renameat(self.fd(), temporary.as_str(), self.fd(), name).call(|| format!("rename({})", at()))
+    }
+
+    pub fn read(&self, name: &str) -> Result<Vec<u8>> {
+        read_file(self.fd(), name).call(|| format!("open({}/{name})", self.path.display()))
+    }
+
+    pub fn unlink(&self, name: &str) {
+        let _ = unlinkat(self.fd(), name, UnlinkatFlags::NoRemoveDir);
+    }
+
+    /// Removes the directory and what is in it, by descriptor: a planted symlink is removed, not followed.
+    pub fn remove(&self) -> Result<()> {
+        remove_content(self.fd(), 0);
+        match unlinkat(&self.root, self.id.as_str(), UnlinkatFlags::RemoveDir) {
+            Err(Errno::ENOENT) => Ok(()),
+            other => other.call(|| format!("rmdir({})", self.path.display())),
+        }
+    }
+}
+
+fn remove_content(dir: BorrowedFd, depth: u32) {
+    // A fresh description: reading a directory moves the offset that a duplicate would share.
+    let flags = OFlag::O_DIRECTORY | OFlag::O_CLOEXEC | OFlag::O_RDONLY;
+    let Ok(fd) = openat(dir, ".", flags, Mode::empty()) else { return };
+    let Ok(mut entries) = nix::dir::Dir::from_fd(fd) else { return };
+    let names: Vec<_> = entries.iter().flatten().map(|e| e.file_name().to_owned()).collect();
+    for name in names.iter().filter(|n| !matches!(n.to_bytes(), b"." | b"..")) {
+        if unlinkat(dir, name.as_c_str(), UnlinkatFlags::NoRemoveDir) != Err(Errno::EISDIR) || depth > 8 {
+            continue;
+        }
+        if let Ok(sub) = openat(dir, name.as_c_str(), flags | OFlag::O_NOFOLLOW, Mode::empty()) {
+            remove_content(sub.as_fd(), depth + 1);
+        }
+        let _ = unlinkat(dir, name.as_c_str(), UnlinkatFlags::RemoveDir);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids() {
+        for good in ["a", "A-1_b.c+d", "0"] {
+            assert!(check_id(good).is_ok(), "{good}");
+        }
+        let long = "x".repeat(1025);
+        for bad in ["", ".", "..", "a/b", "../x", "a b", "a:b", "é", "a\nb", long.as_str()] {
+            assert!(check_id(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn own_process_is_alive_until_the_start_time_differs() {
+        let me = identity(std::process::id() as i32);
+        assert!(alive(me));
+        assert!(!alive(Identity { start_time: me.start_time + 1, ..me }));
+    }
+}

@@ -1,0 +1,226 @@
+//! The whole conversation between host and child.
+//!
+//! ```text
+//!        host                                     child
+//!   clone3 ────────────────────────────────────▶ (born, in its namespaces)
+//! 1      ◀──────────────── NeedMaps ───────────  only with a new user namespace
+//!   uid_map, gid_map ──── Mapped ─────────────▶
+//!   cgroups joined ────── Joined ─────────────▶  before unshare(CLONE_NEWCGROUP)
+//! 2      ◀──────────────── Rooted ─────────────  only with prestart or createRuntime hooks
+//!   hooks ─────────────── Go ─────────────────▶
+//!        ◀──────────────── Notify{fd number} ──  only with a seccomp listener, before the filter is loaded
+//!        ◀──────────────── Terminal{master} ───  only with a terminal, at any moment before Ready
+//! 3      ◀──────────────── Ready ──────────────
+//!   rlimits, state Created, pid file
+//!          ────────────── Created ────────────▶  `create`: wait on the start socket; `run`, `exec`: go on
+//!        ◀──────── end of stream, or Failed ───  execve happened, or the error that the user sees
+//! ```
+//! End of stream at any other moment means that the other side died; the child then ends itself.
+
+use crate::error::{Context, Error, Kind, Result};
+use nix::cmsg_space;
+use nix::errno::Errno;
+use nix::sys::socket::*;
+use std::io::{IoSlice, IoSliceMut};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+
+#[derive(Debug)]
+pub enum Message {
+    NeedMaps,
+    Mapped,
+    Joined,
+    Rooted,
+    Go,
+    Notify(RawFd),
+    /// The master side of the process's terminal.
+    Terminal(OwnedFd),
+    Ready,
+    /// The pid of the second hop, in the host's PID namespace.
+    Hopped(i32),
+    Created,
+    Failed(Error),
+}
+
+/// One end of the SOCK_SEQPACKET pair.
+pub struct Channel {
+    fd: OwnedFd,
+}
+
+impl AsFd for Channel {
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// A connected pair, both ends close-on-exec: execve is what closes the child's end.
+pub fn pair() -> Result<(Channel, Channel)> {
+    let (a, b) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
+        .call(|| "socketpair(AF_UNIX, SOCK_SEQPACKET)")?;
+    Ok((Channel { fd: a }, Channel { fd: b }))
+}
+
+impl Channel {
+    pub fn new(fd: OwnedFd) -> Self {
+        Channel { fd }
+    }
+
+    pub fn send(&self, message: &Message) -> Result<()> {
+        let (bytes, fd) = encode(message);
+        let fds: Vec<RawFd> = fd.into_iter().collect();
+        let control = [ControlMessage::ScmRights(&fds)];
+        let control = if fds.is_empty() { &control[..0] } else { &control[..] };
+        loop {
+            let iov = [IoSlice::new(&bytes)];
+            match sendmsg::<()>(self.fd.as_raw_fd(), &iov, control, MsgFlags::MSG_NOSIGNAL, None) {
+                Err(Errno::EINTR) => continue,
+                other => return other.map(drop).call(|| format!("sendmsg({})", name(message))),
+            }
+        }
+    }
+
+    /// The next message; `None` at end of stream.
+    pub fn receive(&self) -> Result<Option<Message>> {
+        let mut bytes = vec![0u8; 32 << 10];
+        let mut control = cmsg_space!([RawFd; 1]);
+        let (len, fd) = loop {
+            let mut iov = [IoSliceMut::new(&mut bytes)];
+            match recvmsg::<()>(self.fd.as_raw_fd(), &mut iov, Some(&mut control), MsgFlags::MSG_CMSG_CLOEXEC) {
+                Err(Errno::EINTR) => continue,
+                // A peer that died with unread messages resets the stream.
+                Err(Errno::ECONNRESET) => return Ok(None),
+                other => {
+                    let msg = other.call(|| "recvmsg")?;
+                    let fd = msg.cmsgs().call(|| "recvmsg(SCM_RIGHTS)")?.find_map(|c| match c {
+                        ControlMessageOwned::ScmRights(fds) => fds.first().copied(),
+                        _ => None,
+                    });
+                    break (msg.bytes, fd);
+                }
+            }
+        };
+        if len == 0 {
+            return Ok(None);
+        }
+        let fd = fd.map(conex_sys::fd::adopt);
+        decode(&bytes[..len], fd).map(Some)
+    }
+
+    /// The next message, which must satisfy `want`. `Failed` becomes its error, end of stream an error of its own.
+    pub fn expect<T>(&self, step: &str, want: impl FnOnce(Message) -> std::result::Result<T, Message>) -> Result<T> {
+        match self.receive()? {
+            None => Err(Error::new(Kind::System, format!("the other side died during {step}"))),
+            Some(Message::Failed(e)) => Err(e),
+            Some(other) => want(other)
+                .map_err(|m| Error::new(Kind::System, format!("unexpected message {} during {step}", name(&m)))),
+        }
+    }
+}
+
+fn name(message: &Message) -> &'static str {
+    match message {
+        Message::NeedMaps => "NeedMaps",
+        Message::Mapped => "Mapped",
+        Message::Joined => "Joined",
+        Message::Rooted => "Rooted",
+        Message::Go => "Go",
+        Message::Notify(_) => "Notify",
+        Message::Terminal(_) => "Terminal",
+        Message::Ready => "Ready",
+        Message::Hopped(_) => "Hopped",
+        Message::Created => "Created",
+        Message::Failed(_) => "Failed",
+    }
+}
+
+fn encode(message: &Message) -> (Vec<u8>, Option<RawFd>) {
+    let number = |tag: u8, n: i32| {
+        let mut out = vec![tag];
+        out.extend_from_slice(&n.to_le_bytes());
+        out
+    };
+    match message {
+        Message::NeedMaps => (vec![1], None),
+        Message::Mapped => (vec![2], None),
+        Message::Joined => (vec![3], None),
+        Message::Rooted => (vec![4], None),
+        Message::Go => (vec![5], None),
+        Message::Notify(n) => (number(6, *n), None),
+        Message::Ready => (vec![7], None),
+        Message::Terminal(fd) => (vec![11], Some(fd.as_raw_fd())),
+        Message::Hopped(pid) => (number(8, *pid), None),
+        Message::Created => (vec![9], None),
+        Message::Failed(e) => {
+            let kind = match e.kind {
+                Kind::Invalid => 0u8,
+                Kind::Unsupported => 1,
+                Kind::NotFound => 2,
+                Kind::Status => 3,
+                Kind::System => 4,
+            };
+            let mut out = number(10, e.errno.map_or(0, |n| n as i32));
+            out.push(kind);
+            // Long texts (a hook's output) are cut, so that the message always fits.
+            let cut = |s: &str, max: usize| s.chars().take(max).collect::<String>();
+            let (field, what) = (cut(&e.field, 1000), cut(&e.what, 6000));
+            out.extend_from_slice(&(field.len() as u32).to_le_bytes());
+            out.extend_from_slice(field.as_bytes());
+            out.extend_from_slice(what.as_bytes());
+            (out, None)
+        }
+    }
+}
+
+fn decode(bytes: &[u8], fd: Option<OwnedFd>) -> Result<Message> {
+    let int = || bytes.get(1..5).and_then(|b| b.try_into().ok()).map_or(0, i32::from_le_bytes);
+    Ok(match bytes[0] {
+        1 => Message::NeedMaps,
+        2 => Message::Mapped,
+        3 => Message::Joined,
+        4 => Message::Rooted,
+        5 => Message::Go,
+        6 => Message::Notify(int()),
+        7 => Message::Ready,
+        11 => Message::Terminal(fd.ok_or_else(|| Error::new(Kind::System, "Terminal without a descriptor"))?),
+        8 => Message::Hopped(int()),
+        9 => Message::Created,
+        10 => Message::Failed(decode_error(bytes, int()).unwrap_or_else(|| Error::new(Kind::System, "garbled error"))),
+        n => return Err(Error::new(Kind::System, format!("unknown message {n}"))),
+    })
+}
+
+fn decode_error(bytes: &[u8], errno: i32) -> Option<Error> {
+    let kind = match bytes.get(5)? {
+        0 => Kind::Invalid,
+        1 => Kind::Unsupported,
+        2 => Kind::NotFound,
+        3 => Kind::Status,
+        _ => Kind::System,
+    };
+    let len = u32::from_le_bytes(bytes.get(6..10)?.try_into().ok()?) as usize;
+    let field = bytes.get(10..10 + len)?;
+    let what = bytes.get(10 + len..)?;
+    Some(Error {
+        kind,
+        field: String::from_utf8_lossy(field).into_owned(),
+        what: String::from_utf8_lossy(what).into_owned(),
+        errno: (errno != 0).then(|| Errno::from_raw(errno)),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_and_descriptors_cross() {
+        let (a, b) = pair().unwrap();
+        let error = Error::call(Errno::EPERM, "mount(x)").at("mounts[3]");
+        a.send(&Message::Failed(error.clone())).unwrap();
+        assert!(matches!(b.receive().unwrap(), Some(Message::Failed(e)) if e == error));
+        let null = std::fs::File::open("/dev/null").unwrap();
+        a.send(&Message::Terminal(null.into())).unwrap();
+        assert!(matches!(b.receive().unwrap(), Some(Message::Terminal(_))));
+        drop(a);
+        assert!(b.receive().unwrap().is_none());
+    }
+}

@@ -1,0 +1,218 @@
+//! `conex create`, and what it shares with `run`.
+
+use super::Env;
+use crate::bundle::{self, Bundle};
+use crate::error::{Context, Error, Kind, Result};
+use crate::host::facts::Facts;
+use crate::host::{self, foreground, listener, notify, undo, Container, Start};
+use crate::plan::{self, Options, Plan};
+use crate::state::{identity, Entry, State, Store};
+use crate::sync::Message;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+pub fn main(env: &mut Env) -> Result<i32> {
+    host::seal::ensure()?;
+    let request = Request::new(env, env.id().to_string(), env.args.value("bundle").unwrap_or("."), true)?;
+    let made = make(env, &request, Start::Later)?;
+    made.container.sync.send(&Message::Created)?;
+    Ok(0)
+}
+
+/// A checked command line.
+pub struct Request {
+    pub options: Options,
+    pub bundle: Bundle,
+    console_socket: Option<PathBuf>,
+    pidfd_socket: Option<PathBuf>,
+    pid_file: Option<PathBuf>,
+    /// True if nobody will wait at a terminal here.
+    detached: bool,
+}
+
+pub struct Made {
+    pub container: Container,
+    pub plan: Plan,
+    pub entry: Entry,
+    pub state: State,
+}
+
+impl Request {
+    pub fn new(env: &Env, id: String, dir: &str, detached: bool) -> Result<Request> {
+        crate::state::check_id(&id)?;
+        let bundle = bundle::open(Path::new(dir))?;
+        let path = |name: &str| env.args.value(name).filter(|v| !v.is_empty()).map(|v| absolute(Path::new(v))).transpose();
+        let preserve_fds = env.args.number::<u32>("preserve-fds")?.unwrap_or(0);
+        let listen_fds = listen_fds();
+        check_preserved(listen_fds + preserve_fds)?;
+        let notify_dir = notify::host_socket().map(|_| notify::directory(&env.root.join(&id)));
+        let request = Request {
+            options: Options {
+                id,
+                bundle: bundle.path.clone(),
+                no_pivot: env.args.is_set("no-pivot"),
+                no_new_keyring: env.args.is_set("no-new-keyring"),
+                systemd_cgroup: env.systemd_cgroup,
+                preserve_fds,
+                listen_fds,
+                notify_dir,
+            },
+            bundle,
+            console_socket: path("console-socket")?,
+            pidfd_socket: path("pidfd-socket")?,
+            pid_file: path("pid-file")?,
+            detached,
+        };
+        let terminal = request.bundle.spec.process.as_ref().is_some_and(|p| p.terminal);
+        check_terminal(terminal, request.detached, request.console_socket.is_some())?;
+        Ok(request)
+    }
+}
+
+/// The rules for terminals of runc (utils_linux.go, setupIO).
+pub fn check_terminal(terminal: bool, detached: bool, socket: bool) -> Result<()> {
+    match (terminal, detached, socket) {
+        (true, true, false) => Err(Error::invalid(
+            "process.terminal",
+            "cannot allocate tty if conex will detach without setting console socket (--console-socket)",
+        )),
+        (true, false, true) | (false, _, true) => Err(Error::new(
+            Kind::Invalid,
+            "cannot use console socket if conex will not detach or allocate tty",
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// sd_listen_fds(3): only if they are meant for this very process.
+pub fn listen_fds() -> u32 {
+    let number = |name: &str| std::env::var(name).ok().and_then(|v| v.parse::<u32>().ok());
+    match (number("LISTEN_FDS"), number("LISTEN_PID")) {
+        (Some(n), Some(pid)) if pid == std::process::id() => n.min(1024),
+        _ => 0,
+    }
+}
+
+pub fn check_preserved(count: u32) -> Result<()> {
+    for n in 3..3 + count {
+        if !conex_sys::fd::is_open(n as i32) {
+            return Err(Error::new(Kind::Invalid, format!("--preserve-fds: unable to stat preserved-fd {n}: it is not open")));
+        }
+    }
+    Ok(())
+}
+
+pub fn absolute(path: &Path) -> Result<PathBuf> {
+    std::path::absolute(path).call(|| format!("getcwd for {}", path.display()))
+}
+
+/// Plans and makes the container; on return its init waits for `Created`. Nothing is left behind on failure.
+pub fn make(env: &mut Env, request: &Request, start: Start) -> Result<Made> {
+    let facts = Facts::read(&request.bundle.spec);
+    let plan = plan::make(&request.bundle.spec, &request.options, &facts)
+        .map_err(|errors| bundle::join(bundle::locate(&request.bundle.text, errors)))?;
+    for w in &plan.warnings {
+        env.log.warn(w.to_string());
+    }
+    let Some(store) = Store::open(&env.root, true)? else { return Err(Error::new(Kind::System, "no state root")) };
+    let entry = reserve(&store, &plan.id)?;
+    let mut state = record(&plan, &request.bundle);
+    let made = keep(&entry, &mut state, &plan, request, &env.root, start);
+    match made {
+        Ok(container) => Ok(Made { container, plan, entry, state }),
+        Err(e) => {
+            let e = match entry.remove() {
+                Ok(()) => e,
+                Err(other) => undo::with(e, vec![other]),
+            };
+            Err(bundle::locate(&request.bundle.text, vec![e]).remove(0))
+        }
+    }
+}
+
+/// Takes the id. A record that a killed runtime left is replayed first.
+fn reserve(store: &Store, id: &str) -> Result<Entry> {
+    match store.reserve(id) {
+        Err(e) if e.kind == Kind::Status => {
+            // Peek without the lock: a create that is at work holds it.
+            let stale = match store.peek(id) {
+                Ok((state, _)) => state.init.is_none() && !crate::state::alive(state.owner),
+                Err(_) => false,
+            };
+            if !stale {
+                return Err(e);
+            }
+            let entry = store.find(id)?;
+            let problems = entry.load().map(|s| undo::container(&s, None)).unwrap_or_default();
+            if let Some(p) = problems.into_iter().next() {
+                return Err(p.during("clean up after a runtime that was killed"));
+            }
+            entry.remove()?;
+            drop(entry);
+            store.reserve(id)
+        }
+        other => other,
+    }
+}
+
+fn record(plan: &Plan, bundle: &Bundle) -> State {
+    State {
+        oci_version: bundle.spec.oci_version.clone(),
+        id: plan.id.clone(),
+        bundle: plan.bundle.clone(),
+        rootfs: plan.rootfs.path.clone(),
+        annotations: plan.annotations.clone(),
+        created: crate::log::rfc3339(std::time::SystemTime::now(), 9),
+        owner_uid: nix::unistd::getuid().as_raw(),
+        owner: identity(std::process::id() as i32),
+        private_pid: plan.namespaces.private(libc::CLONE_NEWPID),
+        ..State::default()
+    }
+}
+
+fn keep(entry: &Entry, state: &mut State, plan: &Plan, request: &Request, root: &Path, start: Start) -> Result<Container> {
+    entry.save(state)?;
+    entry.write("config.json", &request.bundle.text)?;
+    if let Some(dir) = &request.options.notify_dir {
+        std::fs::create_dir(dir).call(|| format!("mkdir({})", dir.display()))?;
+    }
+    let mut container = host::create(plan, entry, state, root, start)?;
+    let delivered = deliver(&mut container, request.console_socket.as_deref(), request.pidfd_socket.as_deref(), "standard")
+        .and_then(|()| request.pid_file.as_deref().map_or(Ok(()), |f| write_pid_file(f, container.pid.as_raw())));
+    if let Err(e) = delivered {
+        let problems = undo::container(state, Some(container.pidfd.as_fd()));
+        return Err(undo::with(e, problems));
+    }
+    Ok(container)
+}
+
+/// Hands the terminal and the pidfd to those who asked for them.
+pub fn deliver(c: &mut Container, console: Option<&Path>, pidfd: Option<&Path>, payload: &str) -> Result<()> {
+    if let Some(path) = console {
+        let master: OwnedFd = c.terminal.take().ok_or_else(|| Error::new(Kind::System, "the process has no terminal"))?;
+        foreground::clear_onlcr(master.as_fd());
+        let name = conex_sys::tty::number(master.as_fd()).map_or("/dev/ptmx".into(), |n| format!("/dev/pts/{n}"));
+        let socket = listener::connect_stream(path)?;
+        listener::send_fd(socket.as_fd(), name.as_bytes(), master.as_fd())?;
+    }
+    if let Some(path) = pidfd {
+        let socket = listener::connect_stream(path)?;
+        listener::send_fd(socket.as_fd(), payload.as_bytes(), c.pidfd.as_fd())?;
+    }
+    Ok(())
+}
+
+/// The pid, without a newline, under its name only when it is complete.
+pub fn write_pid_file(path: &Path, pid: i32) -> Result<()> {
+    use std::io::Write;
+    let name = path.file_name().ok_or_else(|| Error::new(Kind::Invalid, format!("--pid-file {}: not a file name", path.display())))?;
+    let temporary = path.with_file_name(format!(".{}", name.to_string_lossy()));
+    let _ = std::fs::remove_file(&temporary);
+    let mut file = std::fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .open(&temporary)
+        .call(|| format!("open({}, O_CREAT|O_EXCL)", temporary.display()))?;
+    file.write_all(pid.to_string().as_bytes()).call(|| format!("write({})", temporary.display()))?;
+    std::fs::rename(&temporary, path).call(|| format!("rename({})", path.display()))
+}

@@ -1,0 +1,110 @@
+//! `conex events`: statistics at an interval, and out-of-memory kills as they happen.
+
+use super::Env;
+use crate::error::{Context, Error, Kind, Result};
+use crate::host::cgroup::Group;
+use crate::state::{alive, State, Status};
+use nix::errno::Errno;
+use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+pub fn main(env: &mut Env) -> Result<i32> {
+    let interval = duration(env.args.value("interval").unwrap_or("5s"))?;
+    let (state, status) = env.store()?.peek(env.id())?;
+    if status == Status::Stopped {
+        return Err(Error::new(Kind::Status, format!("container with id {} is not running", state.id)));
+    }
+    let group = Group::open(&state.cgroups);
+    if env.args.is_set("stats") {
+        print(&state, "stats", Some(serde_json::json!(group.stats())))?;
+        return Ok(0);
+    }
+    follow(&state, &group, interval)
+}
+
+fn print(state: &State, kind: &str, data: Option<serde_json::Value>) -> Result<()> {
+    let mut line = serde_json::json!({"type": kind, "id": state.id});
+    if let Some(data) = data {
+        line["data"] = data;
+    }
+    super::print(&format!("{line}\n"))
+}
+
+fn follow(state: &State, group: &Group, interval: Duration) -> Result<i32> {
+    let init = state.init.unwrap_or_default();
+    let pidfd = crate::state::pidfd(init);
+    let watch = watch_oom(group)?;
+    let mut kills = group.oom_kills();
+    let mut next = Instant::now() + interval;
+    while alive(init) {
+        let left = next.saturating_duration_since(Instant::now());
+        let mut fds = vec![PollFd::new(watch.as_fd(), PollFlags::POLLIN)];
+        if let Some(fd) = &pidfd {
+            fds.push(PollFd::new(fd.as_fd(), PollFlags::POLLIN));
+        }
+        let millis = i32::try_from(left.as_millis() + 1).unwrap_or(i32::MAX);
+        match poll(&mut fds, PollTimeout::try_from(millis).unwrap_or(PollTimeout::MAX)) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(e) => return Err(Error::call(e, "poll")),
+        }
+        let _ = nix::unistd::read(&watch, &mut [0u8; 4096]);
+        report_kills(state, group, &mut kills)?;
+        if Instant::now() >= next {
+            print(state, "stats", Some(serde_json::json!(group.stats())))?;
+            next += interval;
+        }
+    }
+    report_kills(state, group, &mut kills)?;
+    Ok(0)
+}
+
+fn report_kills(state: &State, group: &Group, seen: &mut u64) -> Result<()> {
+    let now = group.oom_kills();
+    while *seen < now {
+        *seen += 1;
+        print(state, "oom", None)?;
+    }
+    Ok(())
+}
+
+/// A descriptor that becomes readable when the kernel kills for want of memory: an eventfd of memory.oom_control on
+/// v1, inotify on memory.events on v2.
+fn watch_oom(group: &Group) -> Result<OwnedFd> {
+    use nix::sys::eventfd::{EfdFlags, EventFd};
+    use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+    use std::os::fd::AsRawFd;
+    let idle = || EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK).call(|| "eventfd2");
+    let Some(dir) = group.dir("memory") else { return idle().map(OwnedFd::from) };
+    if dir.hierarchy.v2 {
+        let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK).call(|| "inotify_init1")?;
+        let path = dir.path.join("memory.events");
+        inotify.add_watch(&path, AddWatchFlags::IN_MODIFY).call(|| format!("inotify_add_watch({})", path.display()))?;
+        return inotify.as_fd().try_clone_to_owned().call(|| "dup");
+    }
+    let event = idle()?;
+    let path = dir.path.join("memory.oom_control");
+    let control = std::fs::File::open(&path).call(|| format!("open({})", path.display()))?;
+    let line = format!("{} {}", event.as_fd().as_raw_fd(), control.as_raw_fd());
+    let register = dir.path.join("cgroup.event_control");
+    std::fs::write(&register, line).call(|| format!("write({})", register.display()))?;
+    Ok(event.into())
+}
+
+/// Go's time.ParseDuration for the units that make sense here.
+fn duration(text: &str) -> Result<Duration> {
+    let bad = || Error::new(Kind::Invalid, format!("duration interval must be greater than 0, such as 5s or 100ms: {text:?}"));
+    let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').ok_or_else(bad)?;
+    let number: f64 = text[..end].parse().map_err(|_| bad())?;
+    let seconds = match &text[end..] {
+        "ms" => number / 1000.0,
+        "s" => number,
+        "m" => number * 60.0,
+        "h" => number * 3600.0,
+        _ => return Err(bad()),
+    };
+    if seconds <= 0.0 || seconds > 1e9 {
+        return Err(bad());
+    }
+    Ok(Duration::from_secs_f64(seconds))
+}

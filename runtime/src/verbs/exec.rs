@@ -1,0 +1,196 @@
+//! `conex exec`.
+
+use super::create::{absolute, check_preserved, check_terminal, deliver, write_pid_file};
+use super::{start, Env};
+use crate::bundle;
+use crate::error::{Context, Error, Kind, Result};
+use crate::host::exec::{spawn, Exec};
+use crate::host::facts::Facts;
+use crate::host::foreground::{self, RawTerminal};
+use crate::host::{self, undo};
+use crate::oci::config::{Capabilities, List, Process, Spec};
+use crate::plan::namespaces::Maps;
+use crate::plan::{process, Check};
+use crate::state::{pidfd, State, Status};
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+
+/// An error of exec itself, beside the exit status of the process, is 255 (runc).
+pub fn main(env: &mut Env) -> Result<i32> {
+    host::seal::ensure()?;
+    let entry = env.store()?.find(env.id())?;
+    let (state, status) = entry.state()?;
+    match status {
+        Status::Stopped | Status::Creating => {
+            return Err(Error::new(Kind::Status, format!("cannot exec in a {} container", status.name())));
+        }
+        Status::Paused if !env.args.is_set("ignore-paused") => {
+            return Err(Error::new(Kind::Status, "cannot exec in a paused container (use --ignore-paused to override)"));
+        }
+        _ => {}
+    }
+    let spec: Spec = bundle::parse(&entry.read("config.json")?, "config.json")?;
+    // Two execs may run side by side, and a long one must not keep delete waiting.
+    drop(entry);
+    let (wanted, text) = wanted(env, &spec)?;
+    let detach = env.args.is_set("detach");
+    let console = path_flag(env, "console-socket")?;
+    check_terminal(wanted.terminal, detach, console.is_some())?;
+    let planned = plan(env, &spec, &wanted, &state, &text)?;
+    let init = state
+        .init
+        .and_then(pidfd)
+        .ok_or_else(|| Error::new(Kind::Status, "cannot exec in a stopped container"))?;
+    let exec = Exec { process: &planned, state: &state, init, root: &env.root, sub_cgroups: sub_cgroups(env)? };
+    run(env, &exec, console, detach).map_err(|e| bundle::locate(&text, vec![e]).remove(0))
+}
+
+fn run(env: &Env, exec: &Exec, console: Option<PathBuf>, detach: bool) -> Result<i32> {
+    let mut signals = None;
+    if !detach {
+        if !env.args.is_set("no-subreaper") {
+            conex_sys::proc::set_child_subreaper().call(|| "prctl(PR_SET_CHILD_SUBREAPER)")?;
+        }
+        signals = Some(foreground::catch_signals()?);
+    }
+    let mut c = spawn(exec)?;
+    let pid_file = path_flag(env, "pid-file")?;
+    let mut raw = None;
+    let mut master = None;
+    let released = (|| {
+        deliver(&mut c, console.as_deref(), path_flag(env, "pidfd-socket")?.as_deref(), "setns")?;
+        master = c.terminal.take();
+        if master.is_some() {
+            raw = RawTerminal::open()?;
+        }
+        start::release(&c.sync)?;
+        // conmon takes the file for the proof that the process itself has started.
+        pid_file.as_deref().map_or(Ok(()), |f| write_pid_file(f, c.pid.as_raw()))
+    })();
+    if let Err(e) = released {
+        drop(raw);
+        let _ = conex_sys::proc::pidfd_send_signal(c.pidfd.as_fd(), libc::SIGKILL);
+        let _ = conex_sys::proc::wait_pidfd(c.pidfd.as_fd(), false);
+        return Err(undo::with(e, Vec::new()));
+    }
+    let Some(signals) = signals else { return Ok(0) };
+    foreground::wait(c.pid, c.pidfd.as_fd(), &signals, master, raw.as_ref())
+}
+
+fn path_flag(env: &Env, name: &str) -> Result<Option<PathBuf>> {
+    env.args.value(name).filter(|v| !v.is_empty()).map(|v| absolute(Path::new(v))).transpose()
+}
+
+/// The process object: a file as it is, or the container's own with the flags on top.
+fn wanted(env: &Env, spec: &Spec) -> Result<(Process, Vec<u8>)> {
+    if let Some(file) = env.args.value("process") {
+        return bundle::process(Path::new(file));
+    }
+    let command = &env.args.rest[1..];
+    if command.is_empty() {
+        return Err(Error::new(Kind::Invalid, "exec: no command given: process args cannot be empty"));
+    }
+    let mut p = spec.process.clone().unwrap_or_default();
+    p.args = List(command.to_vec());
+    p.terminal = env.args.is_set("tty");
+    p.console_size = None;
+    if let Some(cwd) = env.args.value("cwd") {
+        p.cwd = cwd.to_string();
+    }
+    p.env.0.extend(env.args.values("env").iter().cloned());
+    if let Some(user) = env.args.value("user") {
+        (p.user.uid, p.user.gid) = parse_user(user, p.user.gid)?;
+    }
+    for gid in env.args.values("additional-gids") {
+        p.user.additional_gids.0.push(gid.parse().map_err(|_| Error::new(Kind::Invalid, format!("--additional-gids {gid:?}: not a gid")))?);
+    }
+    if let Some(label) = env.args.value("process-label") {
+        p.selinux_label = Some(label.to_string());
+    }
+    if let Some(profile) = env.args.value("apparmor") {
+        p.apparmor_profile = Some(profile.to_string());
+    }
+    if let Some(v) = env.args.value("no-new-privs") {
+        p.no_new_privileges = Some(v == "true");
+    }
+    if !env.args.values("cap").is_empty() {
+        add_capabilities(p.capabilities.get_or_insert_with(Capabilities::default), env.args.values("cap"));
+    }
+    Ok((p, Vec::new()))
+}
+
+/// Into bounding, effective and permitted; into ambient only what is inheritable, and never into inheritable
+/// (CVE-2022-29162).
+fn add_capabilities(c: &mut Capabilities, list: &[String]) {
+    for cap in list {
+        for set in [&mut c.bounding, &mut c.effective, &mut c.permitted] {
+            if !set.0.contains(cap) {
+                set.0.push(cap.clone());
+            }
+        }
+        if c.inheritable.contains(cap) && !c.ambient.contains(cap) {
+            c.ambient.0.push(cap.clone());
+        }
+    }
+}
+
+/// `uid[:gid]`, decimal numbers only: a name would have to be looked up in a file of the image (CVE-2016-3697), and
+/// a missing gid keeps the container's.
+fn parse_user(text: &str, gid: u32) -> Result<(u32, u32)> {
+    let id = |s: &str| -> Option<u32> {
+        let plain = !s.is_empty() && s.bytes().all(|b| b.is_ascii_digit());
+        s.parse().ok().filter(|n| plain && *n != u32::MAX)
+    };
+    let parsed = match text.split_once(':') {
+        Some((u, g)) => id(u).zip(id(g)),
+        None => id(text).map(|u| (u, gid)),
+    };
+    parsed.ok_or_else(|| Error::new(Kind::Invalid, format!("--user {text:?}: expected uid[:gid] in decimal")))
+}
+
+/// The same checks as for init, and what the container has for all its processes: seccomp, keyring, personality.
+fn plan(env: &Env, spec: &Spec, wanted: &Process, state: &State, text: &[u8]) -> Result<process::Process> {
+    let facts = Facts::read(&Spec::default());
+    let linux = spec.linux.clone().unwrap_or_default();
+    let maps = (!linux.uid_mappings.is_empty()).then(|| Maps { uid: linux.uid_mappings.0.clone(), gid: linux.gid_mappings.0.clone() });
+    let mut check = Check::default();
+    let mut p = process::one(wanted, "process", &facts, maps.as_ref(), &mut check);
+    p.seccomp = linux.seccomp.as_ref().and_then(|s| crate::seccomp::plan(s, &facts, &mut check));
+    p.keyring = Some(format!("_ses.{}", state.id));
+    p.preserve_fds = env.args.number::<u32>("preserve-fds")?.unwrap_or(0);
+    check_preserved(p.preserve_fds)?;
+    if check.errors.is_empty() {
+        return Ok(p);
+    }
+    let errors = if text.is_empty() { check.errors } else { bundle::locate(text, check.errors) };
+    Err(bundle::join(errors))
+}
+
+/// `[controller[,controller…]:]path`.
+fn sub_cgroups(env: &Env) -> Result<Vec<(Vec<String>, PathBuf)>> {
+    let parse = |text: &String| -> Result<(Vec<String>, PathBuf)> {
+        let (controllers, path) = match text.split_once(':') {
+            Some((c, p)) => (c.split(',').map(str::to_string).collect(), p),
+            None => (Vec::new(), text.as_str()),
+        };
+        if Path::new(path).components().any(|c| c == std::path::Component::ParentDir) {
+            return Err(Error::new(Kind::Invalid, format!("--cgroup {text:?}: the path must stay below the container's cgroup")));
+        }
+        Ok((controllers, path.into()))
+    };
+    env.args.values("cgroup").iter().map(parse).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn users_are_numbers() {
+        assert_eq!(parse_user("1", 7).unwrap(), (1, 7));
+        assert_eq!(parse_user("1000:5", 7).unwrap(), (1000, 5));
+        for bad in ["", "abc", "1x", "-1", "+1", "1:", ":1", "4294967295", "4294967296", "0x10", "1:1:1"] {
+            assert!(parse_user(bad, 0).is_err(), "{bad}");
+        }
+    }
+}

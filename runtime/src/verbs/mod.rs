@@ -1,0 +1,74 @@
+//! The commands, one file each.
+
+pub mod create;
+pub mod delete;
+pub mod events;
+pub mod exec;
+pub mod features;
+pub mod kill;
+pub mod list;
+pub mod pause;
+pub mod ps;
+pub mod run;
+pub mod spec;
+pub mod start;
+pub mod state;
+pub mod update;
+
+use crate::cli::Args;
+use crate::error::{Error, Kind, Result};
+use crate::log::Log;
+use crate::state::Store;
+use std::path::PathBuf;
+
+/// What every verb gets.
+pub struct Env {
+    pub root: PathBuf,
+    pub systemd_cgroup: bool,
+    pub log: Log,
+    pub args: Args,
+}
+
+impl Env {
+    pub fn id(&self) -> &str {
+        self.args.rest.first().map_or("", String::as_str)
+    }
+
+    /// The store as it is; a missing root means that there is no container.
+    pub fn store(&self) -> Result<Store> {
+        Store::open(&self.root, false)?.ok_or_else(|| crate::state::missing(self.id()))
+    }
+}
+
+/// Runs one verb; the result is the exit status of the program.
+pub fn dispatch(name: &str, env: &mut Env) -> Result<i32> {
+    match name {
+        "create" => create::main(env),
+        "run" => run::main(env),
+        "start" => start::main(env),
+        "state" => state::main(env),
+        "kill" => kill::main(env),
+        "delete" => delete::main(env),
+        "exec" => exec::main(env),
+        "list" => list::main(env),
+        "ps" => ps::main(env),
+        "pause" => pause::pause(env),
+        "resume" => pause::resume(env),
+        "update" => update::main(env),
+        "events" => events::main(env),
+        "spec" => spec::main(env),
+        "features" => features::main(),
+        "checkpoint" | "restore" => {
+            Err(Error::new(Kind::Unsupported, format!("{name} is not supported by this version: it needs CRIU")))
+        }
+        other => Err(Error::new(Kind::Invalid, format!("no such command: {other:?}"))),
+    }
+}
+
+/// Writes to standard output; a reader that is gone is an error, not a panic.
+pub fn print(text: &str) -> Result<()> {
+    use crate::error::Context;
+    use std::io::Write;
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).call(|| "write(stdout)")
+}

@@ -1,0 +1,24 @@
+//! `conex pause` and `conex resume`.
+
+use super::Env;
+use crate::error::{Error, Kind, Result};
+use crate::host::cgroup::Group;
+use crate::state::Status;
+
+pub fn pause(env: &mut Env) -> Result<i32> {
+    let (state, status) = env.store()?.find(env.id())?.state()?;
+    if !matches!(status, Status::Running | Status::Created) {
+        return Err(Error::new(Kind::Status, format!("container not running: it is {}", status.name())));
+    }
+    Group::open(&state.cgroups).freeze(true)?;
+    Ok(0)
+}
+
+pub fn resume(env: &mut Env) -> Result<i32> {
+    let (state, status) = env.store()?.find(env.id())?.state()?;
+    if status != Status::Paused && !crate::host::cgroup::is_frozen(&state.cgroups) {
+        return Err(Error::new(Kind::Status, format!("container not paused: it is {}", status.name())));
+    }
+    Group::open(&state.cgroups).freeze(false)?;
+    Ok(0)
+}

@@ -1,0 +1,41 @@
+//! `conex ps`.
+
+use super::Env;
+use crate::error::{Context, Error, Kind, Result};
+use crate::host::cgroup::Group;
+
+pub fn main(env: &mut Env) -> Result<i32> {
+    let (state, _) = env.store()?.peek(env.id())?;
+    let pids = Group::open(&state.cgroups).pids();
+    match env.args.value("format").unwrap_or("table") {
+        "json" => super::print(&serde_json::json!(pids).to_string())?,
+        "table" => super::print(&table(&pids, &env.args.rest[1..])?)?,
+        other => return Err(Error::new(Kind::Invalid, format!("invalid format option: {other:?}"))),
+    }
+    Ok(0)
+}
+
+/// The lines of ps(1) whose PID column names a process of the container.
+fn table(pids: &[i32], args: &[String]) -> Result<String> {
+    let args: Vec<&str> = if args.is_empty() { vec!["-ef"] } else { args.iter().map(String::as_str).collect() };
+    let out = std::process::Command::new("ps").args(&args).output().call(|| format!("exec(ps {})", args.join(" ")))?;
+    if !out.status.success() {
+        return Err(Error::new(Kind::System, format!("ps: {}", String::from_utf8_lossy(&out.stderr).trim())));
+    }
+    let text = String::from_utf8_lossy(&out.stdout);
+    let mut lines = text.lines();
+    let header = lines.next().unwrap_or("");
+    let column = header
+        .split_whitespace()
+        .position(|w| w == "PID")
+        .ok_or_else(|| Error::new(Kind::Invalid, "couldn't find PID field in ps output"))?;
+    let mut result = format!("{header}\n");
+    for line in lines {
+        let pid = line.split_whitespace().nth(column).and_then(|w| w.parse::<i32>().ok());
+        if pid.is_some_and(|p| pids.contains(&p)) {
+            result += line;
+            result.push('\n');
+        }
+    }
+    Ok(result)
+}

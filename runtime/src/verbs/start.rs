@@ -1,0 +1,91 @@
+//! `conex start`.
+
+use super::{delete, Env};
+use crate::bundle;
+use crate::error::{Context, Error, Kind, Result};
+use crate::host::{hooks, listener, notify, undo};
+use crate::oci::config::{Hooks, Spec};
+use crate::state::{Entry, State, Status};
+use crate::sync::{Channel, Message};
+use nix::errno::Errno;
+use nix::sys::socket::{connect, socket, AddressFamily, SockFlag, SockType};
+use std::os::fd::AsRawFd;
+
+pub fn main(env: &mut Env) -> Result<i32> {
+    let entry = env.store()?.find(env.id())?;
+    let (state, status) = entry.state()?;
+    match status {
+        Status::Created => {}
+        Status::Stopped => return Err(Error::new(Kind::Status, "cannot start a container that has stopped")),
+        Status::Running => return Err(Error::new(Kind::Status, "cannot start an already running container")),
+        other => return Err(Error::new(Kind::Status, format!("cannot start a container in the {} state", other.name()))),
+    }
+    let hooks = read_hooks(&entry)?;
+    let inside = match notify::host_socket() {
+        Some(_) if notify::directory(&entry.path).is_dir() => Some(notify::bind_inside(&entry.path)?),
+        _ => None,
+    };
+    let channel = reach(&entry)?;
+    // Without its socket the container counts as started; init ends itself if nothing follows.
+    entry.unlink("start.sock");
+    channel.send(&Message::Go)?;
+    if let Err(e) = executed(&channel) {
+        let text = entry.read("config.json").unwrap_or_default();
+        return Err(bundle::locate(&text, vec![e]).remove(0));
+    }
+    poststart(&entry, &state, &hooks)?;
+    if let (Some(socket), Some(manager), Some(init)) = (&inside, notify::host_socket(), state.init) {
+        drop(entry);
+        notify::forward(socket, &manager, init.pid, || crate::state::alive(init))?;
+    }
+    Ok(0)
+}
+
+/// The hooks that still have to run, from the document that the container was created with.
+pub fn read_hooks(entry: &Entry) -> Result<Hooks> {
+    let text = entry.read("config.json")?;
+    Ok(bundle::parse::<Spec>(&text, "config.json")?.hooks.unwrap_or_default())
+}
+
+fn reach(entry: &Entry) -> Result<Channel> {
+    let path = entry.path.join("start.sock");
+    let (_dir, address) = listener::address(&path)?;
+    let fd = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None).call(|| "socket(AF_UNIX)")?;
+    match connect(fd.as_raw_fd(), &address) {
+        Err(Errno::ECONNREFUSED | Errno::ENOENT) => {
+            Err(Error::new(Kind::Status, "cannot start a container that has stopped: container process is already dead"))
+        }
+        other => {
+            other.call(|| format!("connect({})", path.display()))?;
+            Ok(Channel::new(fd))
+        }
+    }
+}
+
+/// Lets the init of `run` go, and waits until its program is executed.
+pub fn release(channel: &Channel) -> Result<()> {
+    channel.send(&Message::Created)?;
+    executed(channel)
+}
+
+/// End of stream: the channel was closed by execve.
+pub fn executed(channel: &Channel) -> Result<()> {
+    match channel.receive()? {
+        None => Ok(()),
+        Some(Message::Failed(e)) => Err(e),
+        Some(other) => Err(Error::new(Kind::System, format!("unexpected message {other:?}"))),
+    }
+}
+
+/// Runs poststart; a failure ends the container (runtime.md, "Lifecycle", step 9).
+pub fn poststart(entry: &Entry, state: &State, hooks: &Hooks) -> Result<()> {
+    let document = hooks::StateDocument {
+        id: &state.id,
+        status: "running",
+        pid: state.init.map_or(0, |i| i.pid),
+        bundle: &state.bundle,
+        annotations: &state.annotations,
+    };
+    let ran = hooks::run(&hooks.poststart, "poststart", &document, Some(&state.bundle));
+    ran.map_err(|e| undo::with(e, delete::destroy(entry, state, Some(hooks))))
+}

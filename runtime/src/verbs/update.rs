@@ -1,0 +1,161 @@
+//! `conex update`.
+
+use super::Env;
+use crate::bundle;
+use crate::error::{Context, Error, Kind, Result};
+use crate::host::cgroup::Group;
+use crate::host::facts::Facts;
+use crate::oci::config::*;
+use crate::plan::{self, Check};
+use crate::state::Status;
+use std::io::Read;
+
+pub fn main(env: &mut Env) -> Result<i32> {
+    let entry = env.store()?.find(env.id())?;
+    let (state, status) = entry.state()?;
+    if !matches!(status, Status::Running | Status::Created | Status::Paused) {
+        return Err(Error::new(Kind::Status, format!("container not running: it is {}", status.name())));
+    }
+    for name in ["l3-cache-schema", "mem-bw-schema"] {
+        if env.args.value(name).is_some() && state.rdt.is_none() {
+            return Err(Error::new(Kind::Unsupported, format!("--{name}: the container is in no resctrl group")));
+        }
+    }
+    let (resources, text) = match env.args.value("resources") {
+        Some(file) => from_file(file)?,
+        None => (from_flags(env)?, Vec::new()),
+    };
+    let spec = Spec { linux: Some(Linux { resources: Some(resources.clone()), ..Linux::default() }), ..Spec::default() };
+    let facts = Facts::read(&spec);
+    let mut check = Check::default();
+    let writes = plan::cgroup::writes(&resources, &facts.cgroup, &mut check);
+    if !check.errors.is_empty() {
+        return Err(bundle::join(bundle::locate(&text, check.errors)));
+    }
+    let group = Group::open(&state.cgroups);
+    if resources.memory.as_ref().and_then(|m| m.check_before_update) == Some(true) {
+        group.refuse_below_usage(&writes)?;
+    }
+    // Device rules are not part of an update: what a process has opened stays open.
+    let before = group.snapshot(&writes);
+    if let Err(e) = group.apply(&writes) {
+        let _ = group.apply(&before);
+        return Err(e);
+    }
+    remember(&entry, &resources)?;
+    for w in check.warnings {
+        env.log.warn(w.to_string());
+    }
+    Ok(0)
+}
+
+fn from_file(file: &str) -> Result<(Resources, Vec<u8>)> {
+    let mut text = Vec::new();
+    if file == "-" {
+        std::io::stdin().take(64 << 20).read_to_end(&mut text).call(|| "read(stdin)")?;
+    } else {
+        text = std::fs::read(file).call(|| format!("open({file})"))?;
+    }
+    let resources = bundle::parse(&text, if file == "-" { "stdin" } else { file })?;
+    Ok((resources, text))
+}
+
+fn from_flags(env: &Env) -> Result<Resources> {
+    let a = &env.args;
+    let bytes = |name: &str| a.value(name).map(|v| size(name, v)).transpose();
+    let some = |given: &[&str]| given.iter().any(|n| a.value(n).is_some());
+    let mut r = Resources::default();
+    let idle = a.number::<i64>("cpu-idle")?;
+    let cpu = Cpu {
+        // An idle cgroup has no weight of its own.
+        shares: a.number::<u64>("cpu-share")?.or(idle.filter(|i| *i == 1).map(|_| 0)),
+        quota: a.number("cpu-quota")?,
+        burst: a.number("cpu-burst")?,
+        period: a.number("cpu-period")?,
+        realtime_runtime: a.number("cpu-rt-runtime")?,
+        realtime_period: a.number("cpu-rt-period")?,
+        cpus: a.value("cpuset-cpus").map(str::to_string),
+        mems: a.value("cpuset-mems").map(str::to_string),
+        idle,
+    };
+    if cpu != Cpu::default() {
+        r.cpu = Some(cpu);
+    }
+    if some(&["memory", "memory-reservation", "memory-swap", "kernel-memory", "kernel-memory-tcp"]) {
+        r.memory = Some(Memory {
+            limit: bytes("memory")?,
+            reservation: bytes("memory-reservation")?,
+            swap: bytes("memory-swap")?,
+            kernel: bytes("kernel-memory")?,
+            kernel_tcp: bytes("kernel-memory-tcp")?,
+            ..Memory::default()
+        });
+    }
+    if let Some(limit) = a.number("pids-limit")? {
+        r.pids = Some(Pids { limit: Some(limit) });
+    }
+    if let Some(weight) = a.number("blkio-weight")? {
+        r.block_io = Some(BlockIo { weight: Some(weight), ..BlockIo::default() });
+    }
+    Ok(r)
+}
+
+/// docker/go-units RAMInBytes: a number with an optional k, m, g, t (b, ib after it), or -1.
+fn size(flag: &str, text: &str) -> Result<i64> {
+    let bad = || Error::new(Kind::Invalid, format!("invalid value {text:?} for flag --{flag}: not a size"));
+    if text == "-1" {
+        return Ok(-1);
+    }
+    let lower = text.trim().to_ascii_lowercase();
+    let end = lower.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(lower.len());
+    let number: f64 = lower[..end].parse().map_err(|_| bad())?;
+    let unit = match lower[end..].trim().trim_end_matches("ib").trim_end_matches('b') {
+        "" => 0,
+        "k" => 10,
+        "m" => 20,
+        "g" => 30,
+        "t" => 40,
+        _ => return Err(bad()),
+    };
+    Ok((number * (1u64 << unit) as f64) as i64)
+}
+
+/// The next exec and the next update start from what is in force.
+fn remember(entry: &crate::state::Entry, new: &Resources) -> Result<()> {
+    let text = entry.read("config.json")?;
+    let mut document: serde_json::Value =
+        serde_json::from_slice(&text).map_err(|e| Error::new(Kind::System, format!("config.json: {e}")))?;
+    let new = serde_json::to_value(new).map_err(|e| Error::new(Kind::System, e.to_string()))?;
+    let linux = document.as_object_mut().map(|d| d.entry("linux").or_insert_with(|| serde_json::json!({})));
+    if let Some(linux) = linux.and_then(serde_json::Value::as_object_mut) {
+        merge(linux.entry("resources").or_insert_with(|| serde_json::json!({})), new);
+    }
+    entry.write("config.json", document.to_string().as_bytes())
+}
+
+fn merge(old: &mut serde_json::Value, new: serde_json::Value) {
+    use serde_json::Value;
+    match (old, new) {
+        (Value::Object(old), Value::Object(new)) => {
+            for (key, value) in new {
+                merge(old.entry(key).or_insert(Value::Null), value);
+            }
+        }
+        (_, Value::Null) => {}
+        (_, Value::Array(list)) if list.is_empty() => {}
+        (old, new) => *old = new,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::size;
+
+    #[test]
+    fn sizes() {
+        for (text, want) in [("-1", -1), ("100", 100), ("1k", 1024), ("2M", 2 << 20), ("1.5g", 3 << 29), ("1gib", 1 << 30)] {
+            assert_eq!(size("memory", text).unwrap(), want, "{text}");
+        }
+        assert!(size("memory", "x").is_err());
+    }
+}

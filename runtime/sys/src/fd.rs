@@ -1,0 +1,200 @@
+//! Descriptors: openat2, close_range, memfd seals, statx mount ids.
+
+use crate::check;
+use nix::errno::Errno;
+use nix::Result;
+use std::ffi::CString;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::path::Path;
+
+pub const RESOLVE_NO_XDEV: u64 = 0x01;
+pub const RESOLVE_NO_MAGICLINKS: u64 = 0x02;
+pub const RESOLVE_NO_SYMLINKS: u64 = 0x04;
+pub const RESOLVE_BENEATH: u64 = 0x08;
+pub const RESOLVE_IN_ROOT: u64 = 0x10;
+
+#[repr(C)]
+struct OpenHow {
+    flags: u64,
+    mode: u64,
+    resolve: u64,
+}
+
+/// A path as the kernel takes it; a NUL inside is `EINVAL`.
+pub(crate) fn cpath(path: &Path) -> Result<CString> {
+    use std::os::unix::ffi::OsStrExt;
+    CString::new(path.as_os_str().as_bytes()).map_err(|_| Errno::EINVAL)
+}
+
+/// openat2(2) (Linux 5.6); `O_CLOEXEC` is always set. Retries `EAGAIN`, which the kernel returns when a rename
+/// or a mount raced with `..` inside a scoped lookup.
+///
+/// # Errors
+/// `ENOSYS` where the kernel has no such call: the caller walks by itself.
+pub fn openat2(dir: BorrowedFd, path: &Path, flags: i32, mode: u32, resolve: u64) -> Result<OwnedFd> {
+    let path = cpath(path)?;
+    let how = OpenHow {
+        flags: (flags | libc::O_CLOEXEC) as u64,
+        mode: u64::from(mode),
+        resolve,
+    };
+    for _ in 0..128 {
+        // SAFETY: path is NUL-terminated and how has the kernel's layout and size; both outlive the call.
+        let ret = unsafe {
+            libc::syscall(
+                libc::SYS_openat2,
+                dir.as_raw_fd(),
+                path.as_ptr(),
+                &how as *const OpenHow,
+                size_of::<OpenHow>(),
+            )
+        };
+        match check(ret) {
+            // SAFETY: a fresh descriptor from the kernel, owned by nobody else.
+            Ok(fd) => return Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) }),
+            Err(Errno::EAGAIN | Errno::EINTR) => continue,
+            Err(e) => return Err(e),
+        }
+    }
+    Err(Errno::EAGAIN)
+}
+
+/// Marks every descriptor from `first` on close-on-exec (Linux 5.11). `ENOSYS`/`EINVAL`: walk /proc/self/fd.
+pub fn cloexec_from(first: u32) -> Result<()> {
+    const CLOSE_RANGE_CLOEXEC: libc::c_uint = 4;
+    // SAFETY: no memory is passed.
+    check(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, CLOSE_RANGE_CLOEXEC) }).map(drop)
+}
+
+/// Closes every descriptor from `first` to `last` (Linux 5.9).
+///
+/// The caller promises that no `OwnedFd` in that range is used again; this is called right before execve, when
+/// nothing else runs.
+pub fn close_range(first: u32, last: u32) -> Result<()> {
+    // SAFETY: no memory is passed; owners of the closed descriptors never run again (see above).
+    check(unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) }).map(drop)
+}
+
+/// Closes one descriptor by number; errors (not open) are ignored.
+pub fn close_raw(fd: RawFd) {
+    // SAFETY: closing by number has no memory precondition; the callers do it right before execve or on
+    // descriptors inherited from the caller of the program.
+    unsafe { libc::close(fd) };
+}
+
+/// Clears close-on-exec on an inherited descriptor.
+pub fn clear_cloexec(fd: RawFd) -> Result<()> {
+    // SAFETY: fcntl with integer arguments only.
+    check(unsafe { libc::fcntl(fd, libc::F_SETFD, 0) } as libc::c_long).map(drop)
+}
+
+/// Takes ownership of an inherited descriptor (`LISTEN_FDS`, a number received from a caller) by duplicating it
+/// with close-on-exec, at `at_least` or above.
+pub fn dup_above(fd: RawFd, at_least: RawFd) -> Result<OwnedFd> {
+    // SAFETY: fcntl with integer arguments; the returned descriptor is fresh.
+    let new = check(unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, at_least) } as libc::c_long)?;
+    // SAFETY: see above.
+    Ok(unsafe { OwnedFd::from_raw_fd(new as RawFd) })
+}
+
+/// dup2 to a fixed number, without close-on-exec; the old owner of `to` must be a number nobody owns (0, 1, 2 or
+/// a preserved descriptor).
+pub fn dup_to(from: BorrowedFd, to: RawFd) -> Result<()> {
+    if from.as_raw_fd() == to {
+        return clear_cloexec(to);
+    }
+    // SAFETY: integers only.
+    check(unsafe { libc::dup2(from.as_raw_fd(), to) } as libc::c_long).map(drop)
+}
+
+/// True if the number is an open descriptor.
+pub fn is_open(fd: RawFd) -> bool {
+    // SAFETY: integers only.
+    unsafe { libc::fcntl(fd, libc::F_GETFD) != -1 }
+}
+
+/// A borrowed view on one of the three standard descriptors (or another number known to be open).
+pub fn borrow(fd: RawFd) -> BorrowedFd<'static> {
+    // SAFETY: BorrowedFd demands an open descriptor for the lifetime; 0, 1 and 2 are made valid at program start
+    // (`open_standard_fds`) and never closed. Callers use it for these and for numbers they have just checked.
+    unsafe { BorrowedFd::borrow_raw(fd) }
+}
+
+/// memfd_create with sealing, executable where the kernel distinguishes (`MFD_EXEC`, Linux 6.3).
+pub fn memfd_exec(name: &str) -> Result<OwnedFd> {
+    const MFD_EXEC: libc::c_uint = 0x10;
+    let name = CString::new(name).map_err(|_| Errno::EINVAL)?;
+    let base = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING;
+    for flags in [base | MFD_EXEC, base] {
+        // SAFETY: name is NUL-terminated and outlives the call.
+        match check(unsafe { libc::syscall(libc::SYS_memfd_create, name.as_ptr(), flags) }) {
+            // SAFETY: fresh descriptor.
+            Ok(fd) => return Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) }),
+            Err(Errno::EINVAL) => continue,
+            Err(e) => return Err(e),
+        }
+    }
+    Err(Errno::EINVAL)
+}
+
+/// Seals of a memfd that make its content final.
+pub const SEALS: i32 = libc::F_SEAL_SEAL | libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_WRITE;
+
+/// Adds [`SEALS`] (fcntl F_ADD_SEALS).
+pub fn seal(fd: BorrowedFd) -> Result<()> {
+    // SAFETY: integers only.
+    check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_ADD_SEALS, SEALS) } as libc::c_long).map(drop)
+}
+
+/// The seals of a memfd; `EINVAL` for any other file.
+pub fn seals(fd: BorrowedFd) -> Result<i32> {
+    // SAFETY: integers only.
+    check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GET_SEALS) } as libc::c_long).map(|v| v as i32)
+}
+
+/// The id of the mount that a descriptor is on (statx, `STATX_MNT_ID`, Linux 5.8), and whether it is that
+/// mount's root.
+pub fn mount_id(fd: BorrowedFd) -> Result<(u64, bool)> {
+    let mut buf = std::mem::MaybeUninit::<libc::statx>::zeroed();
+    // SAFETY: buf is a statx the kernel fills; the empty path with AT_EMPTY_PATH means the descriptor itself.
+    let ret = unsafe {
+        libc::statx(
+            fd.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH,
+            libc::STATX_MNT_ID,
+            buf.as_mut_ptr(),
+        )
+    };
+    check(ret as libc::c_long)?;
+    // SAFETY: zero-initialised and then written by the kernel; any bit pattern is valid.
+    let stx = unsafe { buf.assume_init() };
+    if stx.stx_mask & libc::STATX_MNT_ID == 0 {
+        return Err(Errno::ENOSYS);
+    }
+    let root = stx.stx_attributes & libc::STATX_ATTR_MOUNT_ROOT as u64 != 0;
+    Ok((stx.stx_mnt_id, root))
+}
+
+/// fchmodat on the descriptor itself, `O_PATH` included: through `/proc/self/fd` there is no need for fchmodat2.
+pub fn chown_fd(fd: impl AsFd, uid: u32, gid: u32) -> Result<()> {
+    // SAFETY: the empty string is NUL-terminated.
+    check(unsafe { libc::fchownat(fd.as_fd().as_raw_fd(), c"".as_ptr(), uid, gid, libc::AT_EMPTY_PATH) }
+        as libc::c_long)
+    .map(drop)
+}
+
+/// mknodat(2) with a `type | permissions` mode.
+pub fn mknodat(dir: BorrowedFd, name: &Path, mode: u32, dev: u64) -> Result<()> {
+    let name = cpath(name)?;
+    // SAFETY: name is NUL-terminated and outlives the call.
+    check(unsafe { libc::mknodat(dir.as_raw_fd(), name.as_ptr(), mode, dev) } as libc::c_long).map(drop)
+}
+
+/// Owns a descriptor that the kernel just handed over by number (SCM_RIGHTS, an inherited one named by protocol).
+/// The caller promises that nobody else owns it.
+pub fn adopt(fd: RawFd) -> OwnedFd {
+    // SAFETY: the number comes from a control message of recvmsg or from execve's inheritance, where it has no
+    // owner yet (promised above).
+    unsafe { OwnedFd::from_raw_fd(fd) }
+}

@@ -1,0 +1,162 @@
+//! Processes: pidfds, namespaces, prctl, keys, identity.
+
+use crate::check;
+use nix::errno::Errno;
+use nix::unistd::Pid;
+use nix::Result;
+use std::ffi::CString;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+/// pidfd_open(2), Linux 5.3.
+pub fn pidfd_open(pid: Pid) -> Result<OwnedFd> {
+    // SAFETY: integers only; the returned descriptor is fresh (and close-on-exec by definition).
+    check(unsafe { libc::syscall(libc::SYS_pidfd_open, pid.as_raw(), 0) })
+        .map(|fd| unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+}
+
+/// pidfd_send_signal(2), Linux 5.1.
+pub fn pidfd_send_signal(pidfd: BorrowedFd, signal: i32) -> Result<()> {
+    let null = std::ptr::null::<libc::siginfo_t>();
+    // SAFETY: a null siginfo means the same as kill(2).
+    check(unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, null, 0) }).map(drop)
+}
+
+/// kill(2) with any number, real-time signals included.
+pub fn kill(pid: Pid, signal: i32) -> Result<()> {
+    // SAFETY: integers only.
+    check(unsafe { libc::kill(pid.as_raw(), signal) } as libc::c_long).map(drop)
+}
+
+/// pidfd_getfd(2), Linux 5.6: a duplicate of descriptor `fd` of that process.
+pub fn pidfd_getfd(pidfd: BorrowedFd, fd: RawFd) -> Result<OwnedFd> {
+    // SAFETY: integers only; the returned descriptor is fresh.
+    check(unsafe { libc::syscall(libc::SYS_pidfd_getfd, pidfd.as_raw_fd(), fd, 0) })
+        .map(|fd| unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+}
+
+/// setns(2) with any `CLONE_NEW*` bits: one for a namespace descriptor, several for a pidfd (Linux 5.8).
+pub fn setns(fd: BorrowedFd, flags: i32) -> Result<()> {
+    // SAFETY: integers only.
+    check(unsafe { libc::setns(fd.as_raw_fd(), flags) } as libc::c_long).map(drop)
+}
+
+/// unshare(2) with any bits, `CLONE_NEWTIME` included.
+pub fn unshare(flags: i32) -> Result<()> {
+    // SAFETY: integers only.
+    check(unsafe { libc::unshare(flags) } as libc::c_long).map(drop)
+}
+
+/// prctl(2) with plain integers.
+fn prctl(op: libc::c_int, a: libc::c_ulong, b: libc::c_ulong) -> Result<libc::c_long> {
+    // SAFETY: the callers below use only operations whose arguments are integers.
+    check(unsafe { libc::prctl(op, a, b, 0, 0) } as libc::c_long)
+}
+
+pub fn set_dumpable(on: bool) -> Result<()> {
+    prctl(libc::PR_SET_DUMPABLE, on as libc::c_ulong, 0).map(drop)
+}
+
+pub fn set_no_new_privs() -> Result<()> {
+    prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0).map(drop)
+}
+
+pub fn set_keepcaps(on: bool) -> Result<()> {
+    prctl(libc::PR_SET_KEEPCAPS, on as libc::c_ulong, 0).map(drop)
+}
+
+pub fn set_child_subreaper() -> Result<()> {
+    prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0).map(drop)
+}
+
+/// The signal this process gets when its parent dies; 0 for none.
+pub fn set_pdeathsig(signal: i32) -> Result<()> {
+    prctl(libc::PR_SET_PDEATHSIG, signal as libc::c_ulong, 0).map(drop)
+}
+
+/// setgroups(2) without glibc's thread broadcast.
+pub fn setgroups(gids: &[u32]) -> Result<()> {
+    // SAFETY: the slice is valid for its length.
+    check(unsafe { libc::syscall(libc::SYS_setgroups, gids.len(), gids.as_ptr()) }).map(drop)
+}
+
+pub fn setresgid(gid: u32) -> Result<()> {
+    // SAFETY: integers only.
+    check(unsafe { libc::syscall(libc::SYS_setresgid, gid, gid, gid) }).map(drop)
+}
+
+pub fn setresuid(uid: u32) -> Result<()> {
+    // SAFETY: integers only.
+    check(unsafe { libc::syscall(libc::SYS_setresuid, uid, uid, uid) }).map(drop)
+}
+
+/// Joins a new session keyring of that name, so that the caller's keys are out of reach. Returns its serial.
+pub fn join_session_keyring(name: &str) -> Result<i32> {
+    const KEYCTL_JOIN_SESSION_KEYRING: libc::c_int = 1;
+    let name = CString::new(name).map_err(|_| Errno::EINVAL)?;
+    // SAFETY: NUL-terminated, outlives the call.
+    check(unsafe { libc::syscall(libc::SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, name.as_ptr()) }).map(|v| v as i32)
+}
+
+/// Gives the container's user search permission on the session keyring: KEYCTL_DESCRIBE, then KEYCTL_SETPERM.
+pub fn keyring_allow_user_search(serial: i32) -> Result<()> {
+    const KEYCTL_SETPERM: libc::c_int = 5;
+    // Possessor all, user view|read|search: what a session keyring needs to be usable after setuid.
+    const PERM: u32 = 0x3f00_0000 | 0x000b_0000;
+    // SAFETY: integers only.
+    check(unsafe { libc::syscall(libc::SYS_keyctl, KEYCTL_SETPERM, serial, PERM) }).map(drop)
+}
+
+/// True if the calling process and the one behind `pid` share nothing the caller may look at (kcmp is not used);
+/// the wait status of a child by pidfd, without blocking if `nohang`.
+pub enum Waited {
+    Running,
+    Exited(i32),
+    Signaled(i32),
+}
+
+/// waitid(P_PIDFD) (Linux 5.4) for a child that ended; reaps it.
+pub fn wait_pidfd(pidfd: BorrowedFd, nohang: bool) -> Result<Waited> {
+    let mut info = std::mem::MaybeUninit::<libc::siginfo_t>::zeroed();
+    let flags = libc::WEXITED | if nohang { libc::WNOHANG } else { 0 };
+    loop {
+        // SAFETY: info is a siginfo_t the kernel fills.
+        let ret = unsafe { libc::waitid(libc::P_PIDFD, pidfd.as_raw_fd() as u32, info.as_mut_ptr(), flags) };
+        match check(ret as libc::c_long) {
+            Err(Errno::EINTR) => continue,
+            Err(e) => return Err(e),
+            Ok(_) => break,
+        }
+    }
+    // SAFETY: zero-initialised, then filled by the kernel; for WNOHANG without a child it stays zero, and the
+    // accessors only read plain integers of the SIGCHLD variant.
+    let (pid, code, status) = unsafe {
+        let info = info.assume_init();
+        (info.si_pid(), info.si_code, info.si_status())
+    };
+    Ok(match (pid, code) {
+        (0, _) => Waited::Running,
+        (_, libc::CLD_EXITED) => Waited::Exited(status),
+        _ => Waited::Signaled(status),
+    })
+}
+
+/// personality(2) with the given domain bits.
+pub fn personality(domain: u64) -> Result<()> {
+    // SAFETY: integers only.
+    check(unsafe { libc::syscall(libc::SYS_personality, domain) }).map(drop)
+}
+
+/// The resource limits of another process (prlimit64), `u64::MAX` meaning unlimited.
+pub fn set_rlimit(pid: Pid, resource: u32, soft: u64, hard: u64) -> Result<()> {
+    let new = libc::rlimit64 { rlim_cur: soft, rlim_max: hard };
+    let null = std::ptr::null_mut::<libc::rlimit64>();
+    // SAFETY: new has the kernel's layout and outlives the call; no old value is asked for.
+    check(unsafe { libc::syscall(libc::SYS_prlimit64, pid.as_raw(), resource, &new as *const libc::rlimit64, null) })
+        .map(drop)
+}
+
+/// `struct utsname` fields by the kernel: sethostname and setdomainname.
+pub fn setdomainname(name: &str) -> Result<()> {
+    // SAFETY: pointer and length describe the string.
+    check(unsafe { libc::setdomainname(name.as_ptr().cast(), name.len()) } as libc::c_long).map(drop)
+}
