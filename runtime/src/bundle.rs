@@ -36,18 +36,25 @@ fn read(path: &Path) -> Result<Vec<u8>> {
     std::fs::read(path).call(|| format!("open({})", path.display()))
 }
 
-/// Parses; only a document that fails is parsed again with its path tracked, so that a good one costs nothing.
+/// Parses. serde_json says at which line and column it failed; the path of the value there is found by walking the
+/// text once more, so that a good document pays nothing for it.
 pub fn parse<T: serde::de::DeserializeOwned>(text: &[u8], name: &str) -> Result<T> {
-    serde_json::from_slice(text).map_err(|plain| {
-        let mut d = serde_json::Deserializer::from_slice(text);
-        let error = match serde_path_to_error::deserialize::<_, T>(&mut d) {
-            Err(e) => e,
-            Ok(_) => return Error::new(Kind::Invalid, format!("{name}: {plain}")),
-        };
-        let path = error.path().to_string();
-        let error = Error::new(Kind::Invalid, format!("{name}: {}", error.inner()));
-        if path == "." { error } else { error.at(path) }
+    serde_json::from_slice(text).map_err(|e| {
+        let path = if e.is_data() { path_at(text, e.line(), e.column()) } else { String::new() };
+        Error::new(Kind::Invalid, format!("{name}: {e}")).at(path)
     })
+}
+
+/// The path of the innermost value that ends at or after a position (both count from 1) and starts before it.
+fn path_at(text: &[u8], line: usize, column: usize) -> String {
+    let start = match line {
+        0 | 1 => 0,
+        n => text.iter().enumerate().filter(|(_, b)| **b == b'\n').nth(n - 2).map_or(0, |(i, _)| i + 1),
+    };
+    let mut scan = Scan { text, at: 0 };
+    let mut path = String::new();
+    let _ = scan.path_to(start + column.saturating_sub(1), &mut path);
+    path
 }
 
 /// Adds the line and column of the field to errors that only know its path.
@@ -175,6 +182,40 @@ impl Scan<'_> {
         Some(())
     }
 
+    /// Goes down to the value that covers `offset`; true if this one does.
+    fn path_to(&mut self, offset: usize, path: &mut String) -> Option<bool> {
+        let open = self.space()?;
+        let from = self.at;
+        if open != b'{' && open != b'[' {
+            self.skip()?;
+            return Some(from <= offset && offset <= self.at);
+        }
+        self.at += 1;
+        let mut index = 0;
+        while !matches!(self.space()?, b'}' | b']') {
+            let before = path.len();
+            if open == b'{' {
+                let key = String::from_utf8_lossy(self.string()?).into_owned();
+                let plain = key.bytes().all(|b| b.is_ascii_alphanumeric());
+                let dot = if path.is_empty() || !plain { "" } else { "." };
+                *path += &if plain { format!("{dot}{key}") } else { format!("[{key:?}]") };
+                // A wrong key, rather than a wrong value.
+                if offset < self.at {
+                    return Some(true);
+                }
+            } else {
+                *path += &format!("[{index}]");
+                index += 1;
+            }
+            if self.path_to(offset, path)? {
+                return Some(true);
+            }
+            path.truncate(before);
+        }
+        self.at += 1;
+        Some(from <= offset && offset <= self.at)
+    }
+
     fn enter_key(&mut self, key: &str) -> Option<()> {
         if self.space()? != b'{' {
             return None;
@@ -215,7 +256,7 @@ mod tests {
     #[test]
     fn positions() {
         assert_eq!(position(TEXT, "a[1]"), Some((2, 12)));
-        assert_eq!(position(TEXT, "linux.sysctl[\"net.x\"]"), Some((3, 34)));
+        assert_eq!(position(TEXT, "linux.sysctl[\"net.x\"]"), Some((3, 33)));
         assert_eq!(position(TEXT, "linux.n[0].p"), Some((4, 17)));
         // What is missing is shown at its parent.
         assert_eq!(position(TEXT, "linux.n[3].p"), Some((4, 10)));

@@ -4,13 +4,12 @@
 //! values of open sets (capabilities, namespaces, seccomp actions …) stay strings, so that [`crate::plan`] can say
 //! which one is wrong. Everything the plan rejects, it rejects with the path of the value.
 
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Deserializer};
 use std::collections::BTreeMap;
 use std::ops::Deref;
 
 /// A JSON array; `null` counts as empty, because Go writes nil slices so.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-#[serde(transparent)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct List<T>(pub Vec<T>);
 
 impl<T> Default for List<T> {
@@ -33,8 +32,7 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for List<T> {
 }
 
 /// A JSON object of strings; `null` counts as empty.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
-#[serde(transparent)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Dict(pub BTreeMap<String, String>);
 
 impl Deref for Dict {
@@ -53,7 +51,7 @@ impl<'de> Deserialize<'de> for Dict {
 macro_rules! spec {
     ($(#[$doc:meta])* $name:ident { $($(#[$fdoc:meta])* $field:ident: $ty:ty,)* }) => {
         $(#[$doc])*
-        #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+        #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
         #[serde(default, rename_all = "camelCase")]
         pub struct $name { $($(#[$fdoc])* pub $field: $ty,)* }
     };

@@ -42,7 +42,7 @@ pub fn main(env: &mut Env) -> Result<i32> {
         let _ = group.apply(&before);
         return Err(e);
     }
-    remember(&entry, &resources)?;
+    remember(&entry, &text, &writes)?;
     for w in check.warnings {
         env.log.warn(w.to_string());
     }
@@ -120,29 +120,28 @@ fn size(flag: &str, text: &str) -> Result<i64> {
     Ok((number * (1u64 << unit) as f64) as i64)
 }
 
-/// The next exec and the next update start from what is in force.
-fn remember(entry: &crate::state::Entry, new: &Resources) -> Result<()> {
-    let text = entry.read("config.json")?;
-    let mut document: serde_json::Value =
-        serde_json::from_slice(&text).map_err(|e| Error::new(Kind::System, format!("config.json: {e}")))?;
-    let new = serde_json::to_value(new).map_err(|e| Error::new(Kind::System, e.to_string()))?;
-    let linux = document.as_object_mut().map(|d| d.entry("linux").or_insert_with(|| serde_json::json!({})));
-    if let Some(linux) = linux.and_then(serde_json::Value::as_object_mut) {
-        merge(linux.entry("resources").or_insert_with(|| serde_json::json!({})), new);
+/// Keeps the document in step with what is in force. What came as JSON is merged into it; flags have no document of
+/// their own, and the cgroup files hold their values.
+fn remember(entry: &crate::state::Entry, new: &[u8], writes: &[plan::resources::Write]) -> Result<()> {
+    if new.is_empty() || writes.is_empty() {
+        return Ok(());
     }
+    let broken = |e: serde_json::Error| Error::new(Kind::System, format!("config.json: {e}"));
+    let mut document: serde_json::Value = serde_json::from_slice(&entry.read("config.json")?).map_err(broken)?;
+    let new: serde_json::Value = serde_json::from_slice(new).map_err(broken)?;
+    merge(&mut document["linux"]["resources"], new);
     entry.write("config.json", document.to_string().as_bytes())
 }
 
 fn merge(old: &mut serde_json::Value, new: serde_json::Value) {
     use serde_json::Value;
     match (old, new) {
+        (_, Value::Null) => {}
         (Value::Object(old), Value::Object(new)) => {
             for (key, value) in new {
                 merge(old.entry(key).or_insert(Value::Null), value);
             }
         }
-        (_, Value::Null) => {}
-        (_, Value::Array(list)) if list.is_empty() => {}
         (old, new) => *old = new,
     }
 }

@@ -1,0 +1,9 @@
+//! Passes the linker script that drops unwind tables, for the release binary only: tests unwind.
+
+fn main() {
+    println!("cargo:rerun-if-changed=../.cargo/no-unwind.ld");
+    let dir = std::env::var("CARGO_MANIFEST_DIR").unwrap_or_default();
+    if std::env::var("PROFILE").as_deref() == Ok("release") {
+        println!("cargo:rustc-link-arg-bins=-Wl,-T,{dir}/../.cargo/no-unwind.ld");
+    }
+}
