@@ -41,7 +41,7 @@ pub struct Inherited {
 
 /// The child's whole life; never returns. What goes wrong is sent to the host, or to `start`.
 pub fn main(plan: &Plan, inherited: Inherited) -> ! {
-    let mut report = Report { sync: Some(inherited.sync), start: None };
+    let mut report = Report::new(inherited.sync);
     let result = init(plan, &mut report, inherited.sources, Rest {
         joins: inherited.joins,
         cgroups: inherited.cgroups,
@@ -70,9 +70,29 @@ struct Rest {
 pub struct Report {
     pub sync: Option<Channel>,
     pub start: Option<Channel>,
+    /// The host joins the cgroups at its own pace: `Joined` may arrive before an answer that is waited for.
+    joined: std::cell::Cell<bool>,
 }
 
 impl Report {
+    pub fn new(sync: Channel) -> Report {
+        Report { sync: Some(sync), start: None, joined: std::cell::Cell::new(false) }
+    }
+
+    /// Waits for one message of the host, taking note of `Joined` on the way.
+    pub fn wait(&self, step: &str, wanted: fn(&Message) -> bool) -> Result<()> {
+        let accept = |m: Message| if wanted(&m) || matches!(m, Message::Joined) { Ok(m) } else { Err(m) };
+        loop {
+            if self.joined.get() && wanted(&Message::Joined) {
+                return Ok(());
+            }
+            match self.sync()?.expect(step, accept)? {
+                Message::Joined => self.joined.set(true),
+                _ => return Ok(()),
+            }
+        }
+    }
+
     pub fn sync(&self) -> Result<&Channel> {
         self.sync.as_ref().or(self.start.as_ref()).ok_or_else(|| Error::new(Kind::System, "no channel to the host"))
     }
@@ -145,15 +165,14 @@ fn user_namespace(plan: &Plan, report: &Report) -> Result<()> {
     if !plan.namespaces.creates(libc::CLONE_NEWUSER) {
         return Ok(());
     }
-    let sync = report.sync()?;
-    sync.send(&Message::NeedMaps)?;
-    sync.expect("the id mapping", |m| matches!(m, Message::Mapped).then_some(()).ok_or(m))?;
+    report.sync()?.send(&Message::NeedMaps)?;
+    report.wait("the id mapping", |m| matches!(m, Message::Mapped))?;
     identity::become_root()
 }
 
 /// Waits until the host has put this process into its cgroups: they become the root of the cgroup namespace.
 fn cgroup_namespace(plan: &Plan, report: &Report) -> Result<()> {
-    report.sync()?.expect("joining the cgroup", |m| matches!(m, Message::Joined).then_some(()).ok_or(m))?;
+    report.wait("joining the cgroup", |m| matches!(m, Message::Joined))?;
     if plan.namespaces.creates(libc::CLONE_NEWCGROUP) {
         proc::unshare(libc::CLONE_NEWCGROUP).call(|| "unshare(CLONE_NEWCGROUP)").at(|| "linux.namespaces")?;
     }
@@ -185,9 +204,8 @@ fn root_file_system(
         tree::setattr(fd.as_fd(), false, &attr).at(|| field)?;
     }
     if rest.has_runtime_hooks {
-        let sync = report.sync()?;
-        sync.send(&Message::Rooted)?;
-        sync.expect("the createRuntime hooks", |m| matches!(m, Message::Go).then_some(()).ok_or(m))?;
+        report.sync()?.send(&Message::Rooted)?;
+        report.wait("the createRuntime hooks", |m| matches!(m, Message::Go))?;
     }
     hooks::run(plan, &plan.hooks.create_container, "createContainer", Some(root.as_fd()))?;
     sysctls(plan, &mut procfs)?;

@@ -253,6 +253,7 @@ fn finish(p: &Process, program: Option<&[Insn]>, plan: Option<&Plan>, keep: i32,
             hooks::run(plan, &plan.hooks.start_container, "startContainer", None)?;
         }
     }
+    limits(p)?;
     signal::reset_all();
     let empty = nix::sys::signal::SigSet::empty();
     let _ = nix::sys::signal::sigprocmask(nix::sys::signal::SigmaskHow::SIG_SETMASK, Some(&empty), None);
@@ -262,6 +263,17 @@ fn finish(p: &Process, program: Option<&[Insn]>, plan: Option<&Plan>, keep: i32,
     }
     let Err(e) = nix::unistd::execve(&image.path, &image.args, &image.env);
     Err(Error::new(Kind::System, format!("exec {}: {}", image.path.to_string_lossy(), e.desc().to_lowercase())).at(format!("{}.args[0]", p.field)))
+}
+
+/// The resource limits, last: a low RLIMIT_NOFILE would break the steps before. The host has raised what takes a
+/// privilege.
+fn limits(p: &Process) -> Result<()> {
+    for r in &p.rlimits {
+        proc::set_rlimit(nix::unistd::Pid::from_raw(0), r.resource, r.soft, r.hard)
+            .call(|| format!("setrlimit({}, {}, {})", r.name, r.soft, r.hard))
+            .at(|| r.field.clone())?;
+    }
+    Ok(())
 }
 
 /// Leaves exactly 0, 1, 2 and the preserved descriptors to the program, beside the channel that reports a failed
@@ -299,9 +311,8 @@ pub(super) fn init(
     if let Some((filter, program)) = p.seccomp.as_ref().filter(|f| f.listener.is_some()).zip(program.as_ref()) {
         load_with_listener(filter, program, p, report.sync()?)?;
     }
-    let sync = report.sync()?;
-    sync.send(&Message::Ready)?;
-    sync.expect("creation", |m| matches!(m, Message::Created).then_some(()).ok_or(m))?;
+    report.sync()?.send(&Message::Ready)?;
+    report.wait("creation", |m| matches!(m, Message::Created))?;
     if let Some(listener) = start {
         // From here on errors go to whoever starts the container; the creator hears that this one waits.
         report.sync = None;
@@ -341,9 +352,8 @@ pub fn exec(p: &Process, report: &mut Report, program: Option<Vec<Insn>>) -> Res
     if let Some((filter, program)) = p.seccomp.as_ref().filter(|f| f.listener.is_some()).zip(program.as_ref()) {
         load_with_listener(filter, program, p, report.sync()?)?;
     }
-    let sync = report.sync()?;
-    sync.send(&Message::Ready)?;
-    sync.expect("creation", |m| matches!(m, Message::Created).then_some(()).ok_or(m))?;
+    report.sync()?.send(&Message::Ready)?;
+    report.wait("creation", |m| matches!(m, Message::Created))?;
     let keep = std::os::fd::AsFd::as_fd(report.sync()?).as_raw_fd();
     finish(p, program.as_deref(), None, keep, &image)
 }

@@ -113,7 +113,7 @@ fn join(
     sync: Channel,
     program: Option<Vec<conex_sys::seccomp::Insn>>,
 ) -> ! {
-    let mut report = Report { sync: Some(sync), start: None };
+    let mut report = Report::new(sync);
     let result = (|| -> Result<Infallible> {
         nix::sys::stat::umask(Mode::empty());
         if let (Some(mask), _) = &exec.process.affinity {
@@ -135,7 +135,7 @@ fn join(
                 exit_now(0);
             }
             Forked::Child => {
-                report.sync()?.expect("joining the cgroup", |m| matches!(m, Message::Joined).then_some(()).ok_or(m))?;
+                report.wait("joining the cgroup", |m| matches!(m, Message::Joined))?;
                 let _ = nix::unistd::setsid();
                 if let (_, Some(mask)) = &exec.process.affinity {
                     affinity(mask, exec, "final")?;
@@ -170,6 +170,7 @@ fn converse(exec: &Exec, c: &mut Container, group: &Group) -> Result<()> {
     if let Some(score) = exec.process.oom_score_adj {
         super::oom_score(pid, score, &exec.process.field)?;
     }
+    rlimits(pid, &exec.process.rlimits)?;
     c.sync.send(&Message::Joined)?;
     loop {
         match c.sync.receive()? {
@@ -193,7 +194,7 @@ fn converse(exec: &Exec, c: &mut Container, group: &Group) -> Result<()> {
             Some(other) => return Err(Error::new(Kind::System, format!("unexpected message {other:?}"))),
         }
     }
-    rlimits(pid, &exec.process.rlimits)
+    Ok(())
 }
 
 fn join_init(exec: &Exec, pid: i32) -> bool {

@@ -304,6 +304,7 @@ fn converse(plan: &Plan, c: &mut Container, group: &Group, state: &mut State, pu
         state.rdt = rdt::join(rdt, &plan.id, pid)?;
     }
     move_devices(plan, pid)?;
+    rlimits(pid, &plan.process.rlimits)?;
     c.sync.send(&Message::Joined)?;
     let document = |status| hooks::StateDocument { id: &plan.id, status, pid, bundle: &plan.bundle, annotations: &plan.annotations };
     loop {
@@ -331,7 +332,7 @@ fn converse(plan: &Plan, c: &mut Container, group: &Group, state: &mut State, pu
             Some(other) => return Err(Error::new(Kind::System, format!("unexpected message {other:?}"))),
         }
     }
-    rlimits(pid, &plan.process.rlimits)
+    Ok(())
 }
 
 /// True if clone3 put the process into that v2 cgroup.
@@ -352,11 +353,17 @@ pub fn oom_score(pid: i32, score: i32, field: &str) -> Result<()> {
     }
 }
 
+/// Raises the hard limits that are below the wanted ones, while the process is still of our user: afterwards it would
+/// take CAP_SYS_RESOURCE even to lower them. The process sets the final values itself.
 pub fn rlimits(pid: i32, list: &[crate::plan::process::Rlimit]) -> Result<()> {
     for r in list {
-        proc::set_rlimit(Pid::from_raw(pid), r.resource, r.soft, r.hard)
-            .call(|| format!("prlimit({}, {}, {}): raising a hard limit takes CAP_SYS_RESOURCE", r.name, r.soft, r.hard))
-            .at(|| r.field.clone())?;
+        let pid = Pid::from_raw(pid);
+        let (soft, hard) = proc::rlimit(pid, r.resource).call(|| format!("prlimit({})", r.name)).at(|| r.field.clone())?;
+        if r.hard > hard {
+            proc::set_rlimit(pid, r.resource, soft, r.hard)
+                .call(|| format!("prlimit({}, {}): raising the hard limit {hard} takes CAP_SYS_RESOURCE", r.name, r.hard))
+                .at(|| r.field.clone())?;
+        }
     }
     Ok(())
 }

@@ -155,6 +155,15 @@ pub fn set_rlimit(pid: Pid, resource: u32, soft: u64, hard: u64) -> Result<()> {
         .map(drop)
 }
 
+/// The soft and hard limit of another process.
+pub fn rlimit(pid: Pid, resource: u32) -> Result<(u64, u64)> {
+    let mut old = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };
+    let null = std::ptr::null::<libc::rlimit64>();
+    // SAFETY: old has the kernel's layout and outlives the call; no new value is given.
+    check(unsafe { libc::syscall(libc::SYS_prlimit64, pid.as_raw(), resource, null, &mut old as *mut libc::rlimit64) })?;
+    Ok((old.rlim_cur, old.rlim_max))
+}
+
 /// `struct utsname` fields by the kernel: sethostname and setdomainname.
 pub fn setdomainname(name: &str) -> Result<()> {
     // SAFETY: pointer and length describe the string.

@@ -1,0 +1,77 @@
+# conex: targets for people and for CI. `make help` lists them.
+
+TARGET  ?= $(shell uname -m)-unknown-linux-gnu
+CARGO   ?= cargo
+OUT     := target/$(TARGET)/release
+CACHE   := .cache
+PREFIX  ?= /usr/local
+DESTDIR ?=
+export CONEX_COMMIT ?= $(shell git rev-parse --short HEAD 2>/dev/null)
+
+.DEFAULT_GOAL := help
+.PHONY: help build run shell check test unit conformance conformance-update bench install deps deps-test forky clean
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 22
+
+build: deps ## build the static release binary
+	$(CARGO) build --release --target $(TARGET) -p conex
+
+run: build bundles/hello/rootfs/hello ## run the bundle hello: what a container looks like from inside
+	@for ns in cgroup ipc mnt net pid time user uts; do echo "$$ns $$(readlink /proc/self/ns/$$ns)"; done >bundles/hello/rootfs/host-namespaces
+	$(OUT)/conex run bundles/hello/
+
+shell: build bundles/shell/rootfs/bin/busybox ## an interactive shell in the bundle shell
+	$(OUT)/conex run bundles/shell/
+
+bundles/hello/rootfs/hello: bundles/hello/src/main.rs bundles/hello/Cargo.toml
+	$(CARGO) build --release --target $(TARGET) -p conex-hello
+	mkdir -p bundles/hello/rootfs
+	cp $(OUT)/conex-hello $@
+
+bundles/shell/rootfs/bin/busybox: | deps-test
+	mkdir -p $(@D)
+	cp /bin/busybox $@ 2>/dev/null || cp /usr/bin/busybox $@
+	for applet in $$($@ --list); do [ -e $(@D)/$$applet ] || ln -s busybox $(@D)/$$applet; done
+
+check: ## formatting, lints, invariants
+	$(CARGO) fmt --check
+	$(CARGO) clippy --target $(TARGET) --all-targets -- -D warnings
+	tests/invariants.sh
+
+unit: deps ## unit tests
+	$(CARGO) test --target $(TARGET) -p conex -p conex-sys
+
+test: build deps-test check unit bundles/hello/rootfs/hello bundles/shell/rootfs/bin/busybox ## unit and integration tests on this machine
+	CONEX=$(abspath $(OUT)/conex) BUSYBOX=$(abspath bundles/shell/rootfs/bin/busybox) tests/run.sh $(CARGO) test --release --target $(TARGET) -p conex-tests -- $(TESTS)
+
+forky: deps-test ## a Debian root with the newer peers and Go, for conformance and bench
+	tests/forky/root.sh $(CACHE)/forky
+
+conformance: build forky ## the OCI runtime-tools validation programs, against the expected list
+	tests/conformance/all.sh $(CACHE) $(OUT)/conex
+
+conformance-update: build forky ## run conex, runc and crun, and write docs/conformance.md
+	UPDATE=1 tests/conformance/all.sh $(CACHE) $(OUT)/conex
+
+bench: build forky ## conex, runc and crun against the kernel floor
+	$(CARGO) build --release --target $(TARGET) -p conex-tests
+	tests/bench.sh $(CACHE) $(OUT)
+
+install: build ## install the binary, man pages and completions (PREFIX, DESTDIR)
+	install -D -m 755 $(OUT)/conex $(DESTDIR)$(PREFIX)/sbin/conex
+	for page in docs/man/*.8; do install -D -m 644 $$page $(DESTDIR)$(PREFIX)/share/man/man8/$$(basename $$page); done
+	install -D -m 644 completions/conex.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/conex
+	install -D -m 644 completions/_conex $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_conex
+	install -D -m 644 completions/conex.fish $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/conex.fish
+
+deps:
+	@command -v cc >/dev/null || tests/packages.sh gcc libc6-dev
+
+deps-test:
+	@tests/packages.sh busybox-static:/usr/bin/busybox runc:/usr/sbin/runc mmdebstrap:/usr/bin/mmdebstrap procps:/usr/bin/ps \
+		libseccomp-dev:/usr/include/seccomp.h iproute2:/usr/sbin/ip uuid-runtime:/usr/bin/uuidgen xz-utils:/usr/bin/xz zstd:/usr/bin/zstd
+
+clean: ## remove build output and caches
+	$(CARGO) clean
+	rm -rf $(CACHE) bundles/*/rootfs
