@@ -68,6 +68,8 @@ pub struct State {
     pub private_pid: bool,
     pub rdt: Option<PathBuf>,
     pub systemd_unit: Option<String>,
+    /// Without a mount namespace: how many mounts the rootfs had before the container's own.
+    pub rootfs_mounts: Option<usize>,
 }
 
 /// The directory of all containers.

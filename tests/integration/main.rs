@@ -1,1 +1,10 @@
-fn main(){}
+//! Tests of the binary from outside. `CONEX` names it (any runc-compatible runtime will do for most of them),
+//! `BUSYBOX` a static busybox. Run them through tests/run.sh, which isolates and checks the host.
+
+mod config;
+mod contract;
+mod harness;
+mod invalid;
+mod lifecycle;
+mod safety;
+mod seccomp;

@@ -122,12 +122,7 @@ fn init(plan: &Plan, report: &mut Report, sources: Vec<Option<OwnedFd>>, mut res
     if plan.namespaces.creates(libc::CLONE_NEWNET) {
         crate::host::netlink::up_loopback().during("bring up the loopback interface")?;
     }
-    let proc_root = if plan.namespaces.private(libc::CLONE_NEWNS) {
-        root_file_system(plan, report, sources, &rest)?
-    } else {
-        paths::chroot(&plan.rootfs.path).at(|| "root.path")?;
-        None
-    };
+    let proc_root = root_file_system(plan, report, sources, &rest)?;
     names(plan)?;
     if !rest.cgroup_first {
         cgroup_namespace(plan, report)?;
@@ -217,12 +212,14 @@ fn root_file_system(
 }
 
 fn finish_root(root: &Root, plan: &Plan) -> Result<()> {
-    if plan.rootfs.no_pivot {
+    if !plan.rootfs.private {
+        paths::chroot(root).at(|| "root.path")?;
+    } else if plan.rootfs.no_pivot {
         paths::move_root(root).at(|| "root.path")?;
     } else {
         paths::pivot(root).at(|| "root.path")?;
     }
-    if plan.rootfs.propagation_given {
+    if plan.rootfs.propagation_given && plan.rootfs.private {
         paths::propagate("/", plan.rootfs.propagation).at(|| "linux.rootfsPropagation")?;
     }
     if plan.rootfs.readonly {

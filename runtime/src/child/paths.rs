@@ -21,8 +21,11 @@ pub fn propagate(path: &str, flags: u64) -> Result<()> {
 
 /// Binds the rootfs onto itself, so that it is a mount that can become the root, and opens it.
 pub fn attach_root(rootfs: &Rootfs) -> Result<Root> {
-    propagate("/", rootfs.propagation).at(|| "linux.rootfsPropagation")?;
-    if rootfs.propagation & libc::MS_SHARED as u64 != 0 {
+    // Without a mount namespace "/" is the host's, whose propagation is not ours to change.
+    if rootfs.private {
+        propagate("/", rootfs.propagation).at(|| "linux.rootfsPropagation")?;
+    }
+    if rootfs.private && rootfs.propagation & libc::MS_SHARED as u64 != 0 {
         // The bind mount below would propagate to the host through a shared parent.
         let parent = mount_point_of(&rootfs.path)?;
         mount(None::<&str>, &parent, None::<&str>, MsFlags::MS_PRIVATE, None::<&str>)
@@ -71,8 +74,9 @@ pub fn move_root(root: &Root) -> Result<()> {
 }
 
 /// Without a mount namespace there is nothing to pivot.
-pub fn chroot(path: &Path) -> Result<()> {
-    nix::unistd::chroot(path).call(|| format!("chroot({})", path.display()))?;
+pub fn chroot(root: &Root) -> Result<()> {
+    fchdir(root).call(|| "fchdir(rootfs)")?;
+    nix::unistd::chroot(".").call(|| "chroot(rootfs)")?;
     nix::unistd::chdir("/").call(|| "chdir(/)")
 }
 

@@ -192,7 +192,7 @@ fn settle(p: &Process, procfs: Option<Procfs>) -> Result<Image> {
     }
     verify_cwd().at(field)?;
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(p.umask));
-    let path = look_up(p)?;
+    let path = if p.args.is_empty() { PathBuf::new() } else { look_up(p)? };
     let mut env = p.env.clone();
     if let Some(home) = home(p) {
         crate::plan::process::set_env(&mut env, "HOME", &home);
@@ -225,6 +225,9 @@ fn load_with_listener(filter: &Filter, program: &[Insn], p: &Process, channel: &
 
 /// Capabilities, seccomp and execve, in the order that no_new_privs allows.
 fn finish(p: &Process, program: Option<&[Insn]>, plan: Option<&Plan>, keep: i32, image: &Image) -> Result<Infallible> {
+    if p.args.is_empty() {
+        return Err(Error::invalid(p.field.clone(), "required when the container is started (runtime-spec, config.md)"));
+    }
     let filter = p.seccomp.as_ref().filter(|f| f.listener.is_none()).zip(program);
     let load = || -> Result<()> {
         let Some((filter, program)) = filter else { return Ok(()) };

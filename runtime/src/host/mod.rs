@@ -60,6 +60,9 @@ fn build(plan: &Plan, entry: &Entry, state: &mut State, root: &Path, start: Star
     let hierarchies = facts::hierarchies();
     state.cgroups = cgroup::paths(&plan.cgroup, &hierarchies)?;
     state.made_cgroups = cgroup::missing(&state.cgroups, &hierarchies);
+    if !plan.rootfs.private {
+        state.rootfs_mounts = Some(undo::mounts_at(&plan.rootfs.path));
+    }
     entry.save(state)?;
     let group = Group::create(&state.cgroups, &hierarchies, &state.made_cgroups)?;
     let pure_v2 = hierarchies.len() == 1 && hierarchies[0].v2;
@@ -318,7 +321,8 @@ fn converse(plan: &Plan, c: &mut Container, group: &Group, state: &mut State, pu
                 c.sync.send(&Message::Mapped)?;
             }
             Some(Message::Rooted) => {
-                hooks::run(&plan.hooks.prestart, "prestart", &document("creating"), Some(&plan.bundle))?;
+                // The deprecated hook predates the status: the OCI's validation suite and crun have it "created".
+                hooks::run(&plan.hooks.prestart, "prestart", &document("created"), Some(&plan.bundle))?;
                 hooks::run(&plan.hooks.create_runtime, "createRuntime", &document("creating"), Some(&plan.bundle))?;
                 c.sync.send(&Message::Go)?;
             }

@@ -5,6 +5,7 @@ use crate::error::{Error, Kind};
 use crate::state::{alive, pidfd, State};
 use conex_sys::proc;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
 use std::time::Duration;
 
 /// Kills what runs and removes cgroups and the resctrl group. Goes on after a failure; returns all of them.
@@ -29,6 +30,9 @@ pub fn container(state: &State, init: Option<BorrowedFd>) -> Vec<Error> {
             problems.push(Error::new(Kind::System, format!("container init {} still running 5 seconds after SIGKILL", id.pid)));
         }
     }
+    if let Some(before) = state.rootfs_mounts {
+        problems.extend(unmount(&state.rootfs, before).err());
+    }
     problems.extend(cgroup::remove(&state.made_cgroups).err());
     if let Some(dir) = &state.rdt {
         if let Err(e) = std::fs::remove_dir(dir) {
@@ -52,6 +56,24 @@ fn kill_leftovers(state: &State) {
         group.kill_all(libc::SIGKILL);
         std::thread::sleep(Duration::from_millis(2));
     }
+}
+
+/// How many mounts are stacked on exactly this path (proc_pid_mountinfo(5)).
+pub fn mounts_at(path: &Path) -> usize {
+    let path = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
+    let text = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    text.lines().filter(|l| l.split(' ').nth(4).is_some_and(|p| Path::new(&p.replace("\\040", " ")) == path)).count()
+}
+
+/// Takes back the mounts of a container without a mount namespace, all at once with the bind of its rootfs on itself;
+/// what the engine had mounted there before stays.
+fn unmount(rootfs: &Path, before: usize) -> crate::Result<()> {
+    use crate::error::Context;
+    while mounts_at(rootfs) > before {
+        nix::mount::umount2(rootfs, nix::mount::MntFlags::MNT_DETACH)
+            .call(|| format!("umount2({}, MNT_DETACH)", rootfs.display()))?;
+    }
+    Ok(())
 }
 
 /// One error for the user: the first cause, then what could not be undone.

@@ -1,7 +1,6 @@
 //! Device nodes below /dev, and the rules of the device cgroup.
 
 use super::mounts::{Kind, Mount};
-use super::namespaces::Namespaces;
 use super::Check;
 use crate::oci::config::{DeviceRule, Linux};
 use crate::root::clean;
@@ -32,10 +31,10 @@ pub struct Node {
 const DEFAULTS: [(&str, u32, u32); 6] =
     [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
 
-pub(super) fn nodes(linux: &Linux, mounts: &[Mount], namespaces: &Namespaces, check: &mut Check) -> Nodes {
+pub(super) fn nodes(linux: &Linux, mounts: &[Mount], check: &mut Check) -> Nodes {
     let dev_is_bind =
         mounts.iter().any(|m| m.destination == *"dev" && matches!(m.kind, Kind::Bind { .. }));
-    let mut out = Nodes { defaults: !dev_is_bind && namespaces.private(libc::CLONE_NEWNS), list: Vec::new() };
+    let mut out = Nodes { defaults: !dev_is_bind, list: Vec::new() };
     if out.defaults {
         out.list = DEFAULTS
             .iter()
@@ -49,9 +48,6 @@ pub(super) fn nodes(linux: &Linux, mounts: &[Mount], namespaces: &Namespaces, ch
                 gid: 0,
             })
             .collect();
-    }
-    if !linux.devices.is_empty() && !namespaces.private(libc::CLONE_NEWNS) {
-        check.bad("linux.devices", "needs a mount namespace (linux.namespaces)");
     }
     for (i, d) in linux.devices.iter().enumerate() {
         let field = format!("linux.devices[{i}]");

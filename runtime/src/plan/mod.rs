@@ -87,6 +87,9 @@ pub struct Rootfs {
     /// True if the document asked for that propagation, so that it is applied to the new root as well.
     pub propagation_given: bool,
     pub no_pivot: bool,
+    /// False without a mount namespace: the mounts are then made in the runtime's own, and taken back with the
+    /// container.
+    pub private: bool,
 }
 
 /// A host network device that moves into the container.
@@ -105,11 +108,11 @@ pub fn make(spec: &Spec, options: &Options, facts: &Facts) -> Result<Plan, Vec<E
     let mut check = Check::default();
     version(spec, &mut check);
     let linux = spec.linux.clone().unwrap_or_default();
-    let rootfs = rootfs(spec, options, facts, &mut check);
     let namespaces = namespaces::make(&linux, facts, &mut check);
+    let rootfs = rootfs(spec, options, facts, namespaces.private(libc::CLONE_NEWNS), &mut check);
     let process = process::make(spec, options, facts, &namespaces, &mut check);
     let mut mounts = mounts::make(spec, options, &namespaces, facts, &mut check);
-    let devices = devices::nodes(&linux, &mounts, &namespaces, &mut check);
+    let devices = devices::nodes(&linux, &mounts, &mut check);
     let cgroup = cgroup::make(&linux, options, facts, &mut check);
     mounts::resolve_cgroup(&mut mounts, &namespaces, facts);
     hooks::check(spec, &mut check);
@@ -168,7 +171,7 @@ fn version(spec: &Spec, check: &mut Check) {
     }
 }
 
-fn rootfs(spec: &Spec, options: &Options, facts: &Facts, check: &mut Check) -> Option<Rootfs> {
+fn rootfs(spec: &Spec, options: &Options, facts: &Facts, private: bool, check: &mut Check) -> Option<Rootfs> {
     let Some(root) = &spec.root else {
         check.bad("root", "required on Linux (runtime-spec, config.md)");
         return None;
@@ -208,6 +211,7 @@ fn rootfs(spec: &Spec, options: &Options, facts: &Facts, check: &mut Check) -> O
         propagation,
         propagation_given: given.is_some(),
         no_pivot: options.no_pivot,
+        private,
     })
 }
 

@@ -162,9 +162,6 @@ pub(super) fn make(
     facts: &Facts,
     check: &mut Check,
 ) -> Vec<Mount> {
-    if !spec.mounts.is_empty() && !namespaces.private(libc::CLONE_NEWNS) {
-        check.bad("mounts", "needs a mount namespace (linux.namespaces)");
-    }
     let label = spec.linux.as_ref().and_then(|l| l.mount_label.clone()).filter(|l| !l.is_empty());
     if label.is_some() && !facts.selinux {
         check.unsupported("linux.mountLabel", "selinux is disabled or not supported");
@@ -254,9 +251,10 @@ fn kind(out: &mut Mount, m: &config::Mount, field: &str, options: &Options, chec
             }
             // config.md: a relative source is relative to the bundle.
             out.source = options.bundle.join(&out.source).to_string_lossy().into_owned();
-            if let Some((name, _)) = out.data.first() {
+            // mount(2): the kernel ignores file system options of a bind mount.
+            for (name, _) in &out.data {
                 let i = m.options.iter().position(|o| o.split('=').next() == Some(name)).unwrap_or(0);
-                check.bad(format!("{field}.options[{i}]"), format!("{name:?}: a bind mount takes no file system options"));
+                check.warn(format!("{field}.options[{i}]"), format!("{name:?} is ignored: a bind mount takes no file system options"));
             }
         }
         Kind::Fs(fs) if fs.is_empty() => {

@@ -92,8 +92,11 @@ pub(super) fn make(
     check: &mut Check,
 ) -> Option<Process> {
     let Some(process) = &spec.process else {
-        check.bad("process", "process property must not be empty");
-        return None;
+        // config.md: "process … is REQUIRED when start is called": the container can be created without one.
+        let nothing = config::Process { cwd: "/".into(), args: config::List(vec!["-".into()]), ..config::Process::default() };
+        let mut out = one(&nothing, "process", facts, namespaces.maps.as_ref(), check);
+        out.args.clear();
+        return Some(out);
     };
     let linux = spec.linux.as_ref();
     let seccomp = linux.and_then(|l| l.seccomp.as_ref()).and_then(|s| crate::seccomp::plan(s, facts, check));

@@ -92,7 +92,7 @@ fn child(rootfs: &Path, groups: &[PathBuf], go: &OwnedFd) {
     let root = open_tree_clone(target.as_fd(), Path::new(""), true).unwrap();
     move_mount(root.as_fd(), target.as_fd()).unwrap();
     let safe = ATTR_NOSUID | ATTR_NOEXEC | ATTR_NODEV;
-    let dir = |fd: &OwnedFd, name: &str| drop(nix::sys::stat::mkdirat(fd, name, Mode::from_bits_truncate(0o755)));
+    let dir = |fd: &OwnedFd, name: &str| nix::sys::stat::mkdirat(fd, name, Mode::from_bits_truncate(0o755)).unwrap_or(());
     file_system(root.as_fd(), "proc", "proc", 0, &[]);
     let dev = file_system(root.as_fd(), "tmpfs", "dev", ATTR_NOSUID | ATTR_STRICTATIME, &[("mode", "755"), ("size", "65536k")]);
     ["pts", "shm", "mqueue"].iter().for_each(|n| dir(&dev, n));

@@ -1,0 +1,239 @@
+//! What managers rely on: argv, logs, error texts, exit statuses.
+
+use crate::harness::*;
+use serde_json::{json, Value};
+use std::process::{Command, Stdio};
+
+#[test]
+fn version_lines() {
+    let r = finish(Command::new(runtime()).arg("--version"), b"").ok();
+    assert_eq!(r.out.lines().filter(|l| l.contains("version")).filter(|l| !l.starts_with("libseccomp")).count(), 1);
+    assert_eq!(r.out.lines().filter(|l| l.starts_with("commit: ")).count(), 1);
+    assert!(r.out.lines().any(|l| l.starts_with("spec: 1.")));
+}
+
+#[test]
+fn a_failure_is_one_json_line_in_the_log_and_text_on_stderr() {
+    let mut b = Box::new(&["nope"]);
+    b.push("process.capabilities.bounding", json!("CAP_NO_SUCH"));
+    b.write_config();
+    let log = b.dir.join("log.json");
+    for n in 1..=2 {
+        let r = finish(&mut b.command(&["--log", log.to_str().unwrap(), "--log-format=json", "create", &b.id]), b"");
+        assert_eq!(r.code, 1);
+        assert!(r.err.contains("executable file not found in $PATH"), "{}", r.err);
+        let text = std::fs::read_to_string(&log).unwrap();
+        let errors: Vec<Value> = text.lines().map(|l| serde_json::from_str(l).unwrap()).filter(|v: &Value| v["level"] == "error").collect();
+        // Appended, never overwritten.
+        assert_eq!(errors.len(), n, "{text}");
+        assert!(errors[0]["msg"].as_str().unwrap().contains("exec: \"nope\": executable file not found in $PATH"));
+        assert!(errors[0]["time"].as_str().unwrap().contains('T'));
+        if is_conex() {
+            assert_eq!(text.lines().count(), n, "a warning beside the error breaks Podman: {text}");
+        }
+    }
+    b.assert_gone();
+}
+
+#[test]
+fn warnings_come_with_success() {
+    if !is_conex() {
+        return;
+    }
+    let mut b = Box::sh("true");
+    b.push("process.capabilities.bounding", json!("CAP_NO_SUCH"));
+    let r = b.run().ok();
+    assert!(r.err.contains("process.capabilities.bounding[3]") && r.err.contains("level=warning"), "{}", r.err);
+}
+
+#[test]
+fn texts_that_engines_map_to_126_and_127() {
+    for (arg, text) in [("/nope", "no such file or directory"), ("/etc", "is a directory"), ("/bin/noexec", "permission denied")] {
+        let b = Box::new(&[arg]);
+        std::fs::write(b.rootfs().join("bin/noexec"), "#!/bin/sh\n").unwrap();
+        b.create().fails_with(text);
+        b.assert_gone();
+    }
+}
+
+#[test]
+fn go_flags() {
+    let b = Box::sh("sleep 100");
+    b.write_config();
+    let mut c = Command::new(runtime());
+    c.arg(format!("-root={}", b.state_root().display())).args(["create", &b.id, "-bundle", b.dir.to_str().unwrap(), "--no-pivot=false"]);
+    let quiet = Stdio::null;
+    assert!(c.stdin(quiet()).stdout(quiet()).stderr(quiet()).status().unwrap().success());
+    assert_eq!(b.status(), "created");
+    // The spellings of containerd, Docker and Podman.
+    b.call(&["start", &b.id]).ok();
+    b.call(&["kill", "--all", &b.id, "9"]).ok();
+    b.wait_status("stopped");
+    b.call(&["kill", "--all", &b.id, "9"]).ok();
+    assert_eq!(b.call(&["nosuchverb"]).code != 0, true);
+    assert_eq!(b.call(&["start"]).code, 1);
+    assert_eq!(b.call(&["start", "--nope", &b.id]).code, 1);
+}
+
+#[test]
+fn bad_ids() {
+    let b = Box::sh("true");
+    b.write_config();
+    let long = "x".repeat(1100);
+    for id in ["../x", "..", ".", "a b", "a:b", "é", "a\nb", long.as_str()] {
+        let r = b.call(&["create", "--", id]);
+        assert_ne!(r.code, 0, "{id:?}");
+    }
+    assert_ne!(b.call(&["delete", "--force", "../../outside"]).code, 0);
+}
+
+#[test]
+fn root_may_not_be_slash() {
+    let r = finish(Command::new(runtime()).args(["--root", "/", "list"]), b"");
+    assert_ne!(r.code, 0);
+    assert!(r.err.contains("--root argument should not be set to /"), "{}", r.err);
+}
+
+#[test]
+fn empty_environment() {
+    let b = Box::sh("sleep 100");
+    b.up();
+    for args in [vec!["state", b.id.as_str()], vec!["kill", b.id.as_str(), "KILL"]] {
+        let mut c = b.command(&args);
+        finish(c.env_clear(), b"").ok();
+    }
+}
+
+#[test]
+fn standard_descriptors_closed_by_the_caller() {
+    let b = Box::sh("ls -l /proc/self/fd");
+    b.write_config();
+    let line = format!("exec {} --root {} run {} <&- >&- 2>&-", runtime().display(), b.state_root().display(), b.id);
+    let r = finish(Command::new("/bin/sh").args(["-c", &line]).current_dir(&b.dir), b"");
+    assert_eq!(r.code, 0);
+}
+
+#[test]
+fn stdin_reaches_the_container() {
+    let b = Box::sh("cat; echo end");
+    b.write_config();
+    assert_eq!(finish(&mut b.command(&["run", &b.id]), b"from outside\n").ok().out, "from outside\nend\n");
+}
+
+#[test]
+fn every_byte_arrives_at_a_slow_reader() {
+    let b = Box::sh("dd if=/dev/zero bs=65536 count=64 2>/dev/null");
+    assert_eq!(b.run().ok().out.len(), 4 << 20);
+}
+
+#[test]
+fn preserved_descriptors() {
+    let b = Box::sh("cat <&3; ls /proc/self/fd | grep -v -E '^[0-2]$' | wc -l");
+    b.write_config();
+    std::fs::write(b.dir.join("passed"), "three\n").unwrap();
+    let run = |flags: &str| {
+        let line = format!("exec {} --root {} run {flags} {} 3<passed 7</", runtime().display(), b.state_root().display(), b.id);
+        finish(Command::new("/bin/sh").args(["-c", &line]).current_dir(&b.dir), b"")
+    };
+    // 3 itself and the descriptor of the listing.
+    assert_eq!(run("--preserve-fds 1").ok().out, "three\n2\n");
+    assert_ne!(run("--preserve-fds 2").code, 0);
+}
+
+#[test]
+fn console_socket_and_resize() {
+    use std::os::fd::AsRawFd;
+    let mut b = Box::sh("stty size; test -t 0 && test -t 1 && test -t 2 && echo tty; stat -L -c %t:%T /dev/console | head -c 3; sleep 100");
+    *b.at("process.terminal") = json!(true);
+    *b.at("process.consoleSize") = json!({"height": 33, "width": 77});
+    b.write_config();
+    b.call(&["create", &b.id]).fails_with("console socket");
+    let path = b.dir.join("console.sock");
+    let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    let mut c = b.command(&["create", "--console-socket", "console.sock", &b.id]);
+    let status = c.stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap().wait().unwrap();
+    assert!(status.success());
+    let (socket, _) = listener.accept().unwrap();
+    let mut buffer = [0u8; 4096];
+    let mut iov = [std::io::IoSliceMut::new(&mut buffer)];
+    let mut control = nix::cmsg_space!([i32; 1]);
+    let message = nix::sys::socket::recvmsg::<()>(socket.as_raw_fd(), &mut iov, Some(&mut control), nix::sys::socket::MsgFlags::empty()).unwrap();
+    let fds: Vec<i32> = message
+        .cmsgs()
+        .unwrap()
+        .flat_map(|c| match c {
+            nix::sys::socket::ControlMessageOwned::ScmRights(fds) => fds,
+            _ => Vec::new(),
+        })
+        .collect();
+    assert_eq!(fds.len(), 1);
+    let master = conex_sys::fd::adopt(fds[0]);
+    b.verb("start", &[], &[]).ok();
+    let mut text = String::new();
+    until(
+        || {
+            let mut chunk = [0u8; 512];
+            let n = nix::unistd::read(&master, &mut chunk).unwrap_or(0);
+            text += &String::from_utf8_lossy(&chunk[..n]);
+            text.contains("88:")
+        },
+        "terminal output",
+    );
+    assert!(text.contains("33 77") && text.contains("tty"), "{text:?}");
+}
+
+#[test]
+fn a_foreground_terminal() {
+    let mut b = Box::sh("stty size; read line; echo got $line; exit 5");
+    *b.at("process.terminal") = json!(true);
+    b.write_config();
+    // script(1) gives the runtime a terminal of its own.
+    if !std::path::Path::new("/usr/bin/script").exists() {
+        return skip("a_foreground_terminal", "script(1) of bsdutils");
+    }
+    let line = format!("stty rows 21 cols 99; {} --root {} run {}; echo code=$?; stty -a | grep -o ' echo '", runtime().display(), b.state_root().display(), b.id);
+    let mut child = Command::new("/usr/bin/script")
+        .args(["-qec", &line, "/dev/null"])
+        .current_dir(&b.dir)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(700));
+    use std::io::{Read, Write};
+    child.stdin.as_mut().unwrap().write_all(b"typed\n").unwrap();
+    let mut text = String::new();
+    child.stdout.take().unwrap().read_to_string(&mut text).unwrap();
+    child.wait().unwrap();
+    assert!(text.contains("21 99") && text.contains("got typed") && text.contains("code=5") && text.contains(" echo "), "{text}");
+}
+
+#[test]
+fn signals_are_forwarded() {
+    let b = Box::sh("trap 'echo term; exit 9' TERM; echo ready; while true; do sleep 0.05; done");
+    b.write_config();
+    let mut child = b.command(&["run", &b.id]).stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
+    use std::io::{BufRead, BufReader};
+    let mut out = BufReader::new(child.stdout.take().unwrap()).lines();
+    assert_eq!(out.next().unwrap().unwrap(), "ready");
+    conex_sys::proc::kill(nix::unistd::Pid::from_raw(child.id() as i32), 15).unwrap();
+    assert_eq!(out.next().unwrap().unwrap(), "term");
+    assert_eq!(child.wait().unwrap().code(), Some(9));
+    b.assert_gone();
+}
+
+#[test]
+fn notify_socket_is_forwarded() {
+    let mut b = Box::sh("sleep 0.2; echo -n READY=1 | nc -u -w1 local:$NOTIFY_SOCKET 2>/dev/null; sleep 100");
+    // busybox has no datagram client for Unix sockets: only the environment and the mount are checked.
+    *b.at("process.args") = json!(["/bin/sh", "-c", "echo $NOTIFY_SOCKET; ls -d /run/notify; sleep 100"]);
+    b.write_config();
+    let socket = b.dir.join("manager.sock");
+    let _manager = std::os::unix::net::UnixDatagram::bind(&socket).unwrap();
+    let file = std::fs::File::create(b.dir.join("out")).unwrap();
+    let mut c = b.command(&["create", &b.id]);
+    c.env("NOTIFY_SOCKET", &socket).stdin(Stdio::null()).stdout(file);
+    assert!(c.status().unwrap().success());
+    b.verb("start", &[], &[]).ok();
+    until(|| b.output() == "/run/notify/notify.sock\n/run/notify\n", "the socket's directory");
+}

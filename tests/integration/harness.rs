@@ -1,0 +1,282 @@
+//! One bundle, one binary, and what to ask of them.
+
+use serde_json::{json, Value};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+pub fn runtime() -> PathBuf {
+    std::env::var_os("CONEX").map_or_else(|| panic!("CONEX must name the runtime's binary"), PathBuf::from)
+}
+
+/// True for conex itself, false when the tests are tried on a peer.
+pub fn is_conex() -> bool {
+    runtime().file_name().is_some_and(|n| n.to_string_lossy().starts_with("conex"))
+}
+
+/// A test that this host cannot run: recorded, counted, and compared with the list of expected skips.
+pub fn skip(test: &str, missing: &str) {
+    if let Some(file) = std::env::var_os("CONEX_TEST_SKIPS") {
+        let file = std::fs::OpenOptions::new().append(true).create(true).open(file);
+        let _ = file.and_then(|mut f| writeln!(f, "{test}: {missing}"));
+    }
+}
+
+pub struct Ran {
+    pub code: i32,
+    pub out: String,
+    pub err: String,
+}
+
+impl Ran {
+    #[track_caller]
+    pub fn ok(self) -> Ran {
+        assert_eq!(self.code, 0, "stdout: {}\nstderr: {}", self.out, self.err);
+        self
+    }
+    #[track_caller]
+    pub fn fails_with(self, text: &str) -> Ran {
+        assert_ne!(self.code, 0, "succeeded, expected: {text}");
+        assert!(self.err.contains(text), "expected {text:?} in: {}", self.err);
+        self
+    }
+}
+
+/// Runs a command to its end, at most 30 seconds.
+pub fn finish(command: &mut Command, input: &[u8]) -> Ran {
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let _ = child.stdin.take().unwrap().write_all(input);
+    let (mut out, mut err) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
+    let read = |r: &mut dyn std::io::Read| {
+        let mut v = Vec::new();
+        let _ = r.read_to_end(&mut v);
+        v
+    };
+    let errors = std::thread::spawn(move || read(&mut err));
+    let output = std::thread::spawn(move || read(&mut out));
+    let deadline = Instant::now() + Duration::from_secs(30);
+    let status = loop {
+        match child.try_wait().unwrap() {
+            Some(status) => break status,
+            None if Instant::now() > deadline => {
+                let _ = child.kill();
+                panic!("{command:?} hangs");
+            }
+            None => std::thread::sleep(Duration::from_millis(2)),
+        }
+    };
+    use std::os::unix::process::ExitStatusExt;
+    let (stdout, stderr) = (output.join().unwrap(), errors.join().unwrap());
+    let out = Output { status, stdout, stderr };
+    Ran {
+        code: status.code().unwrap_or_else(|| 1000 + status.signal().unwrap_or(0)),
+        out: String::from_utf8_lossy(&out.stdout).into_owned(),
+        err: String::from_utf8_lossy(&out.stderr).into_owned(),
+    }
+}
+
+/// A bundle with a busybox root, its own state root, and a container id; everything is removed at the end.
+pub struct Box {
+    pub dir: PathBuf,
+    pub config: Value,
+    pub id: String,
+}
+
+static COUNT: AtomicU32 = AtomicU32::new(0);
+
+pub const SAFE_CAPS: [&str; 3] = ["CAP_KILL", "CAP_AUDIT_WRITE", "CAP_NET_BIND_SERVICE"];
+
+impl Box {
+    /// The default document, running `sh -c script`.
+    pub fn sh(script: &str) -> Box {
+        Box::new(&["/bin/sh", "-c", script])
+    }
+
+    pub fn new(args: &[&str]) -> Box {
+        let id = format!("t{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let base = std::env::var_os("CONEX_TEST_DIR").map_or_else(std::env::temp_dir, PathBuf::from);
+        let dir = base.join(&id);
+        for sub in ["bin", "proc", "sys", "dev", "etc", "tmp"] {
+            std::fs::create_dir_all(dir.join("rootfs").join(sub)).unwrap();
+        }
+        let busybox = std::env::var("BUSYBOX").unwrap_or("/bin/busybox".into());
+        std::fs::copy(&busybox, dir.join("rootfs/bin/busybox")).unwrap();
+        for applet in ["sh", "cat", "ls", "id", "sleep", "true", "false", "stat", "mount", "env", "kill", "echo", "dd", "test", "touch", "mkdir", "readlink", "hostname", "head", "grep", "stty", "yes", "pwd", "ps", "setsid", "mknod", "chmod", "ip", "umount", "nice", "sort", "wc", "seq"] {
+            std::os::unix::fs::symlink("busybox", dir.join("rootfs/bin").join(applet)).unwrap();
+        }
+        Box { dir, config: document(args, &id), id }
+    }
+
+    pub fn rootfs(&self) -> PathBuf {
+        self.dir.join("rootfs")
+    }
+
+    pub fn state_root(&self) -> PathBuf {
+        self.dir.join("state")
+    }
+
+    pub fn write_config(&self) {
+        std::fs::write(self.dir.join("config.json"), serde_json::to_string_pretty(&self.config).unwrap()).unwrap();
+    }
+
+    /// `runtime --root … args`, in the bundle.
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut c = Command::new(runtime());
+        c.arg("--root").arg(self.state_root()).args(args).current_dir(&self.dir);
+        c
+    }
+
+    pub fn call(&self, args: &[&str]) -> Ran {
+        finish(&mut self.command(args), b"")
+    }
+
+    /// `verb flags… ID rest…` with this container's id.
+    pub fn verb(&self, verb: &str, flags: &[&str], rest: &[&str]) -> Ran {
+        let mut args = vec![verb];
+        args.extend(flags);
+        args.push(&self.id);
+        args.extend(rest);
+        self.call(&args)
+    }
+
+    pub fn run(&self) -> Ran {
+        self.write_config();
+        self.verb("run", &[], &[])
+    }
+
+    /// A detached container: created (with its output in files) and started.
+    pub fn up(&self) {
+        self.create().ok();
+        self.verb("start", &[], &[]).ok();
+    }
+
+    /// create, with the container's output in the file `out` of the bundle.
+    pub fn create(&self) -> Ran {
+        self.write_config();
+        let file = |name: &str| std::fs::File::create(self.dir.join(name)).unwrap();
+        let mut c = self.command(&["create", &self.id]);
+        let status = c.stdin(Stdio::null()).stdout(file("out")).stderr(file("err")).status().unwrap();
+        let read = |name: &str| std::fs::read_to_string(self.dir.join(name)).unwrap();
+        Ran { code: status.code().unwrap_or(1000), out: read("out"), err: read("err") }
+    }
+
+    pub fn exec(&self, args: &[&str]) -> Ran {
+        self.verb("exec", &[], args)
+    }
+
+    pub fn state(&self) -> Value {
+        serde_json::from_str(&self.verb("state", &[], &[]).ok().out).unwrap()
+    }
+
+    pub fn status(&self) -> String {
+        self.state()["status"].as_str().unwrap().to_string()
+    }
+
+    pub fn pid(&self) -> i32 {
+        self.state()["pid"].as_i64().unwrap() as i32
+    }
+
+    pub fn wait_status(&self, want: &str) {
+        until(|| self.status() == want, want);
+    }
+
+    /// What the detached container has printed.
+    pub fn output(&self) -> String {
+        std::fs::read_to_string(self.dir.join("out")).unwrap_or_default()
+    }
+
+    /// Directories of this container's cgroups that exist.
+    pub fn cgroups(&self) -> Vec<PathBuf> {
+        let Ok(list) = std::fs::read_dir("/sys/fs/cgroup") else { return Vec::new() };
+        list.flatten().map(|e| e.path().join("conex-test").join(&self.id)).filter(|p| p.exists()).collect()
+    }
+
+    /// Nothing of the container is left: no state, no cgroup, no process.
+    #[track_caller]
+    pub fn assert_gone(&self) {
+        let state = self.state_root().join(&self.id);
+        assert!(!state.exists(), "state is left: {}", state.display());
+        assert!(self.cgroups().is_empty(), "cgroups are left: {:?}", self.cgroups());
+    }
+
+    pub fn at(&mut self, pointer: &str) -> &mut Value {
+        let mut value = &mut self.config;
+        for key in pointer.split('.') {
+            value = match key.parse::<usize>() {
+                Ok(i) if value.is_array() => &mut value[i],
+                _ => &mut value[key],
+            };
+        }
+        value
+    }
+
+    pub fn push(&mut self, pointer: &str, item: Value) {
+        let list = self.at(pointer);
+        if list.is_null() {
+            *list = json!([]);
+        }
+        list.as_array_mut().unwrap().push(item);
+    }
+
+    pub fn drop_namespace(&mut self, kind: &str) {
+        self.at("linux.namespaces").as_array_mut().unwrap().retain(|n| n["type"] != kind);
+    }
+
+    pub fn cgroup_file(&self, controller: &str, file: &str) -> String {
+        let path = Path::new("/sys/fs/cgroup").join(controller).join("conex-test").join(&self.id).join(file);
+        std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display())).trim().to_string()
+    }
+}
+
+impl Drop for Box {
+    fn drop(&mut self) {
+        let _ = self.verb("delete", &["--force"], &[]);
+        let _ = std::fs::remove_dir_all(&self.dir);
+        // The parent of all test cgroups goes with the last container.
+        if let Ok(list) = std::fs::read_dir("/sys/fs/cgroup") {
+            for e in list.flatten() {
+                let _ = std::fs::remove_dir(e.path().join("conex-test"));
+            }
+        }
+    }
+}
+
+#[track_caller]
+pub fn until(mut done: impl FnMut() -> bool, what: &str) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !done() {
+        assert!(Instant::now() < deadline, "not within 10 seconds: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn document(args: &[&str], id: &str) -> Value {
+    json!({
+        "ociVersion": "1.0.2",
+        "process": {
+            "user": {"uid": 0, "gid": 0},
+            "args": args,
+            "env": ["PATH=/bin", "TERM=xterm"],
+            "cwd": "/",
+            "capabilities": {"bounding": SAFE_CAPS, "effective": SAFE_CAPS, "permitted": SAFE_CAPS},
+            "noNewPrivileges": true
+        },
+        "root": {"path": "rootfs"},
+        "hostname": "box",
+        "mounts": [
+            {"destination": "/proc", "type": "proc", "source": "proc"},
+            {"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "strictatime", "mode=755", "size=65536k"]},
+            {"destination": "/dev/pts", "type": "devpts", "source": "devpts", "options": ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"]},
+            {"destination": "/sys", "type": "sysfs", "source": "sysfs", "options": ["nosuid", "noexec", "nodev", "ro"]}
+        ],
+        "linux": {
+            "cgroupsPath": format!("/conex-test/{id}"),
+            "resources": {"devices": [{"allow": false, "access": "rwm"}]},
+            "namespaces": [{"type": "pid"}, {"type": "network"}, {"type": "ipc"}, {"type": "uts"}, {"type": "mount"}, {"type": "cgroup"}],
+            "maskedPaths": ["/proc/keys", "/proc/acpi", "/proc/not-there"],
+            "readonlyPaths": ["/proc/sys", "/proc/not-there"]
+        }
+    })
+}

@@ -1,0 +1,53 @@
+//! bundles/invalid/: each file is a document with one mistake, and its name is the field that the error must name.
+
+use crate::harness::*;
+
+#[test]
+fn every_broken_bundle_names_its_field_and_leaves_nothing() {
+    if !is_conex() {
+        return;
+    }
+    let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../bundles/invalid");
+    let mut failures = Vec::new();
+    let mut count = 0;
+    for entry in std::fs::read_dir(dir).unwrap().flatten() {
+        let name = entry.file_name().into_string().unwrap();
+        let field = name.strip_suffix(".json").unwrap();
+        count += 1;
+        let mut b = Box::sh("true");
+        b.config = serde_json::from_str(&std::fs::read_to_string(entry.path()).unwrap()).unwrap();
+        if b.config["linux"]["cgroupsPath"].is_null() {
+            b.config["linux"]["cgroupsPath"] = serde_json::json!(format!("/conex-test/{}", b.id));
+        }
+        let r = b.create();
+        let named = r.err.contains(&format!(" {field}: "));
+        let located = r.err.contains("config.json line") || r.err.contains("at line");
+        if r.code != 1 || !named || !located || b.state_root().join(&b.id).exists() || !b.cgroups().is_empty() {
+            failures.push(format!("{field}: code {}, cgroups {:?}: {}", r.code, b.cgroups(), r.err));
+        }
+    }
+    assert!(count >= 40, "only {count} bundles");
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+#[test]
+fn all_problems_are_reported_at_once() {
+    if !is_conex() {
+        return;
+    }
+    let mut b = Box::sh("true");
+    *b.at("process.cwd") = serde_json::json!("x");
+    *b.at("linux.rootfsPropagation") = serde_json::json!("y");
+    let r = b.create();
+    assert!(r.err.contains("process.cwd") && r.err.contains("linux.rootfsPropagation"), "{}", r.err);
+}
+
+#[test]
+fn bundles_that_are_not() {
+    let b = Box::sh("true");
+    assert_ne!(b.call(&["create", "--bundle", "/no/such/dir", "x"]).code, 0);
+    std::fs::write(b.dir.join("config.json"), "{ not json").unwrap();
+    let r = b.call(&["create", "x"]);
+    assert_eq!(r.code, 1);
+    assert!(!b.state_root().join("x").exists());
+}

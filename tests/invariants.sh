@@ -1,0 +1,23 @@
+#!/bin/bash
+# The invariants of the README, as far as a search can keep them.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+bad=0
+forbid() { # what, pattern, paths…
+	local what=$1 pattern=$2
+	shift 2
+	if git grep -nE "$pattern" -- "$@"; then
+		echo "invariant broken: $what" >&2
+		bad=1
+	fi
+}
+forbid 'no unsafe outside runtime/sys' '\bunsafe\b *(\{|fn|impl)' '*.rs' ':!runtime/sys'
+forbid 'no thread in the runtime' 'thread::spawn|thread::Builder|thread::scope' 'runtime/'
+forbid 'plan has no side effect' 'std::fs::|File::|Command::|nix::(unistd|mount|fcntl)::' 'runtime/src/plan/'
+forbid 'child never parses config.json' 'serde_json|oci::config::Spec' 'runtime/src/child/'
+forbid 'only main and log print' '\b(e?println|e?print)!' 'runtime/src/' ':!runtime/src/main.rs' ':!runtime/src/log.rs'
+forbid 'only main ends the program' 'process::exit' 'runtime/src/'
+if git ls-files '*.rs' | xargs wc -l | awk '$2 != "total" && $1 > 500 {print; found = 1} END {exit !found}'; then
+	echo "files over 500 lines (the table of system calls is data)"
+fi
+exit $bad

@@ -1,0 +1,42 @@
+#!/bin/bash
+# run.sh COMMAND…: runs a test command in mount and PID namespaces of its own, under a timeout, and checks afterwards
+# that cgroups (v1 and unified), mounts, interfaces and processes are as before. The last line counts the tests.
+set -uo pipefail
+here=$(dirname "$(realpath "$0")")
+work=$(mktemp -d)
+export CONEX_TEST_SKIPS=$work/skips CONEX_TEST_DIR=$work/tmp
+mkdir "$work/tmp"
+: >"$CONEX_TEST_SKIPS"
+look() {
+	find /sys/fs/cgroup -type d 2>/dev/null | grep -v '/process_api/' | sort
+	awk '{print $5, $9}' /proc/self/mountinfo | sort
+	ls /sys/class/net
+	ps -eo args= | grep -E 'conex|conex-test' | grep -vE 'run\.sh|grep|cargo|make|find|awk' | sort
+}
+look >"$work/before"
+timeout -k 10 900 unshare --mount --pid --fork --kill-child --mount-proc --propagation private "$@" 2>&1 | tee "$work/log"
+code=${PIPESTATUS[0]}
+sleep 0.3
+look >"$work/after"
+left=$(diff "$work/before" "$work/after" | grep '^[<>]')
+sum() { grep -oE "[0-9]+ $1" "$work/log" | awk '{n += $1} END {print n + 0}'; }
+passed=$(sum passed) failed=$(sum failed)
+skipped=$(sort -u "$CONEX_TEST_SKIPS" | wc -l)
+passed=$((passed - skipped))
+if [ "$skipped" != 0 ]; then
+	echo "skipped, with what the host missed:"
+	sort -u "$CONEX_TEST_SKIPS" | sed 's/^/  /'
+fi
+unexpected=$(cut -d: -f1 "$CONEX_TEST_SKIPS" | sort -u | grep -vxF -f "$here/expected-skips" || true)
+if [ -n "$unexpected" ]; then
+	echo "not in tests/expected-skips: $unexpected"
+	failed=$((failed + 1)) code=1
+fi
+if [ -n "$left" ]; then
+	echo "left behind by the tests (>) or missing after them (<):"
+	echo "$left"
+	failed=$((failed + 1)) code=1
+fi
+rm -rf "$work"
+echo "integration: $passed passed, $failed failed, $skipped skipped"
+exit "$code"
