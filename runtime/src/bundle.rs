@@ -86,7 +86,8 @@ pub fn join(errors: Vec<Error>) -> Error {
 /// column count from 1.
 pub fn position(text: &[u8], field: &str) -> Option<(usize, usize)> {
     let mut scan = Scan { text, at: 0 };
-    let mut best = None;
+    // What is missing at the top is missing from the document as a whole.
+    let mut best = if steps(field).is_empty() { None } else { Some(text.iter().position(|b| *b == b'{')?) };
     for step in steps(field) {
         let found = match step {
             Step::Key(key) => scan.enter_key(&key),
@@ -260,7 +261,8 @@ mod tests {
         assert_eq!(position(TEXT, "linux.n[0].p"), Some((4, 17)));
         // What is missing is shown at its parent.
         assert_eq!(position(TEXT, "linux.n[3].p"), Some((4, 10)));
-        assert_eq!(position(TEXT, "nothing"), None);
+        assert_eq!(position(TEXT, "nothing"), Some((1, 1)));
+        assert_eq!(position(TEXT, ""), None);
     }
 
     #[test]

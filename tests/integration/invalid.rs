@@ -20,7 +20,8 @@ fn every_broken_bundle_names_its_field_and_leaves_nothing() {
             b.config["linux"]["cgroupsPath"] = serde_json::json!(format!("/conex-test/{}", b.id));
         }
         let r = b.create();
-        let named = r.err.contains(&format!(" {field}: "));
+        // The text format quotes the message.
+        let named = r.err.replace("\\\"", "\"").contains(&format!(" {field}: "));
         let located = r.err.contains("config.json line") || r.err.contains("at line");
         if r.code != 1 || !named || !located || b.state_root().join(&b.id).exists() || !b.cgroups().is_empty() {
             failures.push(format!("{field}: code {}, cgroups {:?}: {}", r.code, b.cgroups(), r.err));

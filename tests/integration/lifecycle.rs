@@ -94,7 +94,7 @@ fn exec_joins_and_reports() {
     let gone = b.exec(&["nope"]).fails_with("executable file not found in $PATH");
     assert_eq!(gone.code, 255);
     let pid_file = b.dir.join("exec.pid");
-    b.verb("exec", &["-d", "--pid-file", pid_file.to_str().unwrap()], &["sleep", "50"]).ok();
+    b.verb("exec", &["-d", "--pid-file", pid_file.to_str().unwrap()], &["sh", "-c", "exec sleep 50 >/dev/null 2>&1 </dev/null"]).ok();
     let pid: i32 = std::fs::read_to_string(&pid_file).unwrap().parse().unwrap();
     let pids: Vec<i32> = serde_json::from_str(&b.verb("ps", &["--format", "json"], &[]).ok().out).unwrap();
     assert!(pids.contains(&pid) && pids.contains(&b.pid()), "{pids:?} {pid}");

@@ -27,7 +27,7 @@ fn listing(dir: &Path) -> Vec<(String, u32, u64)> {
 fn exactly_three_descriptors() {
     let b = Box::sh("ls /proc/self/fd | tr '\\n' ' '; sleep 100");
     b.write_config();
-    let line = format!("exec {} --root {} run {} 31</ 9</", runtime().display(), b.state_root().display(), b.id);
+    let line = format!("exec {} --root {} run {} 8</ 9</", runtime().display(), b.state_root().display(), b.id);
     let mut b2 = Box::sh("echo /proc/self/fd/*");
     b2.write_config();
     let line2 = line.replace(&b.id, &b2.id).replace(b.state_root().to_str().unwrap(), b2.state_root().to_str().unwrap());
@@ -36,7 +36,7 @@ fn exactly_three_descriptors() {
     assert_eq!(r.out.split_whitespace().count(), 4, "{}", r.out);
     b2.at("process.args");
     b.up();
-    let line = format!("exec {} --root {} exec {} sh -c 'echo /proc/self/fd/*' 31</", runtime().display(), b.state_root().display(), b.id);
+    let line = format!("exec {} --root {} exec {} sh -c 'echo /proc/self/fd/*' 8</", runtime().display(), b.state_root().display(), b.id);
     let r = finish(std::process::Command::new("/bin/sh").args(["-c", &line]).current_dir(&b.dir), b"").ok();
     assert_eq!(r.out.split_whitespace().count(), 4, "{}", r.out);
 }

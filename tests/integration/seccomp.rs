@@ -25,9 +25,10 @@ impl Random {
 
 const VALUES: [u64; 8] = [0, 1, 2, 0x7f, 0xffff_ffff, 0x1_0000_0000, 0x1_0000_0002, u64::MAX];
 
-/// One random rule; all alternatives of a call share an action, because libseccomp orders overlapping conditions of
-/// different actions by rules of its own.
-fn random_profile(r: &mut Random, names: &[&'static str]) -> Profile {
+/// With `simple`, a call has one alternative, or several that compare one argument for equality. Beyond that
+/// libseccomp 2.5 merges comparisons of 64-bit values wrongly (`a0 >= 1<<32` beside `a0 <= 127` lets 0xffffffff
+/// pass), so that only [`expected`] can be the judge.
+fn random_profile(r: &mut Random, names: &[&'static str], simple: bool) -> Profile {
     let default = r.pick(&[ours::RET_ERRNO | 1, ours::RET_ALLOW, 0x8000_0000]);
     let mut rules = Vec::new();
     let mut used = Vec::new();
@@ -42,13 +43,15 @@ fn random_profile(r: &mut Random, names: &[&'static str]) -> Profile {
             continue;
         }
         let count = if r.below(3) == 0 { 1 + r.below(3) } else { 0 };
+        let common = r.below(6) as u32;
+        let equal = simple && count > 1;
         let any_of = (0..count)
             .map(|_| {
-                let index = r.below(6) as u32;
-                let two = r.below(2) == 0;
+                let index = if equal { common } else { r.below(6) as u32 };
+                let two = !equal && r.below(2) == 0;
                 let arg = |r: &mut Random, index| Arg {
                     index,
-                    op: r.pick(&[Op::Ne, Op::Lt, Op::Le, Op::Eq, Op::Ge, Op::Gt, Op::MaskedEq]),
+                    op: if equal { Op::Eq } else { r.pick(&[Op::Ne, Op::Lt, Op::Le, Op::Eq, Op::Ge, Op::Gt, Op::MaskedEq]) },
                     value: r.pick(&VALUES),
                     value_two: r.pick(&VALUES),
                 };
@@ -62,6 +65,53 @@ fn random_profile(r: &mut Random, names: &[&'static str]) -> Profile {
         rules.push(Rule { names: vec![name.to_string()], action, any_of });
     }
     Profile { default, abis: vec![Abi::X86_64, Abi::X86, Abi::X32], rules }
+}
+
+/// What a profile means, without any program: the first alternative that holds decides.
+fn expected(profile: &Profile, abi: Abi, nr: u32, args: [u64; 6]) -> Option<u32> {
+    let rule = profile.rules.iter().find(|x| lookup(&x.names[0], abi) == Some(nr))?;
+    let narrow = abi != Abi::X86_64;
+    let cut = |v: u64| if narrow { v & 0xffff_ffff } else { v };
+    let holds = |a: &Arg| {
+        let (v, d) = (cut(args[a.index as usize]), cut(a.value));
+        match a.op {
+            Op::Ne => v != d,
+            Op::Lt => v < d,
+            Op::Le => v <= d,
+            Op::Eq => v == d,
+            Op::Ge => v >= d,
+            Op::Gt => v > d,
+            Op::MaskedEq => v & d == cut(a.value_two) & d,
+        }
+    };
+    let any = rule.any_of.is_empty() || rule.any_of.iter().any(|all| all.iter().all(holds));
+    Some(if any { rule.action } else { profile.default })
+}
+
+#[test]
+fn the_verdict_that_the_profile_means() {
+    let names: Vec<&'static str> = SYSCALLS.iter().filter(|e| e.1 >= 0).map(|e| e.0).collect();
+    let mut r = Random(0xfeed);
+    let mut compared = 0u64;
+    for _ in 0..3000 {
+        let profile = random_profile(&mut r, &names, false);
+        let program = compile(&profile).unwrap();
+        for (abi, arch, base) in ARCHES {
+            for rule in &profile.rules {
+                let Some(nr) = lookup(&rule.names[0], abi) else { continue };
+                for _ in 0..6 {
+                    let args = [0; 6].map(|_: u64| r.pick(&VALUES));
+                    // i386 alone reaches these two by other rules as well.
+                    if abi == Abi::X86 && matches!(rule.names[0].as_str(), "socketcall" | "ipc") {
+                        continue;
+                    }
+                    compared += 1;
+                    assert_eq!(Some(run(&program, arch, base + nr, args)), expected(&profile, abi, nr, args), "{abi:?} {nr} {args:x?} {profile:#?}");
+                }
+            }
+        }
+    }
+    assert!(compared > 100_000, "{compared}");
 }
 
 fn action(value: u32) -> ScmpAction {
@@ -130,7 +180,7 @@ fn the_same_verdict_as_libseccomp() {
     let mut r = Random(0x1234_5678_9abc_def1);
     let (mut profiles, mut calls) = (0, 0u64);
     while profiles < 2000 {
-        let profile = random_profile(&mut r, &names);
+        let profile = random_profile(&mut r, &names, true);
         let Some(theirs) = oracle(&profile) else { continue };
         let mine = compile(&profile).unwrap();
         profiles += 1;
@@ -165,7 +215,7 @@ fn the_same_verdict_as_seccompiler_where_it_can_express_the_profile() {
     let mut r = Random(77);
     let mut profiles = 0;
     while profiles < 500 {
-        let mut profile = random_profile(&mut r, &names);
+        let mut profile = random_profile(&mut r, &names, false);
         // One architecture, one action for all rules, no inequality with the default of a match.
         profile.abis = vec![Abi::X86_64];
         profile.default = ours::RET_ERRNO | 1;

@@ -16,7 +16,7 @@ use crate::plan::namespaces::{Hops, CLONE_NEWTIME};
 use crate::plan::Plan;
 use crate::root::Root;
 use crate::sync::{Channel, Message};
-use conex_sys::clone::{clone3, exit_now, Forked};
+use conex_sys::clone::{exit_now, Forked};
 use conex_sys::proc;
 use std::convert::Infallible;
 use std::os::fd::{AsFd, OwnedFd};
@@ -109,20 +109,26 @@ fn init(plan: &Plan, report: &mut Report, sources: Vec<Option<OwnedFd>>, mut res
         second_hop(plan, report, &mut rest)?;
     }
     user_namespace(plan, report)?;
+    for (fd, flag, field) in std::mem::take(&mut rest.joins) {
+        proc::setns(fd.as_fd(), flag).call(|| "setns(CLONE_NEWNS)").at(|| field)?;
+    }
+    // In a user namespace still with the host's uid: a directory that only the host's root may enter can be on the
+    // way to the rootfs.
+    let root = paths::attach_root(&plan.rootfs)?;
+    if plan.namespaces.private(libc::CLONE_NEWUSER) {
+        identity::become_root()?;
+    }
     // Nobody may look into this process before it has become the container's (CVE-2016-9962).
     proc::set_dumpable(false).call(|| "prctl(PR_SET_DUMPABLE, 0)")?;
     let _ = nix::unistd::setsid();
     process::keyring(&plan.process)?;
-    for (fd, flag, field) in std::mem::take(&mut rest.joins) {
-        proc::setns(fd.as_fd(), flag).call(|| "setns(CLONE_NEWNS)").at(|| field)?;
-    }
     if rest.cgroup_first {
         cgroup_namespace(plan, report)?;
     }
     if plan.namespaces.creates(libc::CLONE_NEWNET) {
         crate::host::netlink::up_loopback().during("bring up the loopback interface")?;
     }
-    let proc_root = root_file_system(plan, report, sources, &rest)?;
+    let proc_root = root_file_system(plan, &root, report, sources, &rest)?;
     names(plan)?;
     if !rest.cgroup_first {
         cgroup_namespace(plan, report)?;
@@ -142,10 +148,9 @@ fn second_hop(plan: &Plan, report: &Report, rest: &mut Rest) -> Result<()> {
         proc::setns(fd.as_fd(), flag).call(|| format!("setns({flag:#x})")).at(|| field)?;
     }
     rest.joins = later;
-    identity::become_root()?;
     let into = rest.into_cgroup.take();
     let flags = (plan.namespaces.new & !(libc::CLONE_NEWUSER | libc::CLONE_NEWCGROUP | CLONE_NEWTIME)) | libc::CLONE_PARENT;
-    let forked = clone3(flags as u64, into.as_ref().map(|f| f.as_fd()))
+    let forked = crate::host::clone_into(flags as u64, into.as_ref().map(|f| f.as_fd()))
         .call(|| format!("clone3({flags:#x})"))
         .at(|| "linux.namespaces")?;
     if let Forked::Parent { pid, .. } = forked {
@@ -161,8 +166,7 @@ fn user_namespace(plan: &Plan, report: &Report) -> Result<()> {
         return Ok(());
     }
     report.sync()?.send(&Message::NeedMaps)?;
-    report.wait("the id mapping", |m| matches!(m, Message::Mapped))?;
-    identity::become_root()
+    report.wait("the id mapping", |m| matches!(m, Message::Mapped))
 }
 
 /// Waits until the host has put this process into its cgroups: they become the root of the cgroup namespace.
@@ -176,16 +180,16 @@ fn cgroup_namespace(plan: &Plan, report: &Report) -> Result<()> {
 
 fn root_file_system(
     plan: &Plan,
+    root: &Root,
     report: &Report,
     mut sources: Vec<Option<OwnedFd>>,
     rest: &Rest,
 ) -> Result<Option<procfs::Procfs>> {
-    let root = paths::attach_root(&plan.rootfs)?;
     let mut late = Vec::new();
     let mut procfs = None;
     for (i, m) in plan.mounts.iter().enumerate() {
         let source = sources.get_mut(i).and_then(Option::take);
-        let mounted = mounts::mount(&root, m, source, &rest.cgroups).at(|| m.field.clone())?;
+        let mounted = mounts::mount(root, m, source, &rest.cgroups).at(|| m.field.clone())?;
         if let Some(attr) = mounted.late {
             late.push((mounted.fd.try_clone().call(|| "dup")?, attr, m.field.clone()));
         }
@@ -193,8 +197,8 @@ fn root_file_system(
             procfs = Some(procfs::Procfs::from_mount(mounted.fd));
         }
     }
-    devices::create(&root, &plan.devices)?;
-    console::attach(&root, plan, report)?;
+    devices::create(root, &plan.devices)?;
+    console::attach(root, plan, report)?;
     for (fd, attr, field) in late {
         tree::setattr(fd.as_fd(), false, &attr).at(|| field)?;
     }
@@ -205,9 +209,9 @@ fn root_file_system(
     hooks::run(plan, &plan.hooks.create_container, "createContainer", Some(root.as_fd()))?;
     sysctls(plan, &mut procfs)?;
     let procfs = process::needs_procfs(&plan.process).then(|| procfs::Procfs::or_new(procfs)).transpose()?;
-    paths::readonly(&root, &plan.readonly_paths)?;
-    paths::mask(&root, &plan.masked_paths)?;
-    finish_root(&root, plan)?;
+    paths::readonly(root, &plan.readonly_paths)?;
+    paths::mask(root, &plan.masked_paths)?;
+    finish_root(root, plan)?;
     Ok(procfs)
 }
 

@@ -171,7 +171,7 @@ fn converse(exec: &Exec, c: &mut Container, group: &Group) -> Result<()> {
         super::oom_score(pid, score, &exec.process.field)?;
     }
     rlimits(pid, &exec.process.rlimits)?;
-    c.sync.send(&Message::Joined)?;
+    super::tell(c, &Message::Joined)?;
     loop {
         match c.sync.receive()? {
             None => return Err(Error::new(Kind::System, "the other side died during its preparation")),

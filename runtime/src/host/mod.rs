@@ -59,12 +59,10 @@ pub fn create(plan: &Plan, entry: &Entry, state: &mut State, root: &Path, start:
 fn build(plan: &Plan, entry: &Entry, state: &mut State, root: &Path, start: Start) -> Result<Container> {
     let hierarchies = facts::hierarchies();
     state.cgroups = cgroup::paths(&plan.cgroup, &hierarchies)?;
-    state.made_cgroups = cgroup::missing(&state.cgroups, &hierarchies);
     if !plan.rootfs.private {
         state.rootfs_mounts = Some(undo::mounts_at(&plan.rootfs.path));
     }
-    entry.save(state)?;
-    let group = Group::create(&state.cgroups, &hierarchies, &state.made_cgroups)?;
+    let group = make_group(entry, state, &hierarchies)?;
     let pure_v2 = hierarchies.len() == 1 && hierarchies[0].v2;
     if pure_v2 {
         // The child is born inside: the limits are there before it.
@@ -105,6 +103,33 @@ fn build(plan: &Plan, entry: &Entry, state: &mut State, root: &Path, start: Star
             let _ = proc::wait_pidfd(c.pidfd.as_fd(), false);
             Err(e)
         }
+    }
+}
+
+/// Records what will be made, then makes it. A parent that another container removes in between (it had made it, and
+/// ended) is made again, under a new record.
+fn make_group(entry: &Entry, state: &mut State, hierarchies: &[facts::Hierarchy]) -> Result<Group> {
+    let mut attempts = 0;
+    loop {
+        for path in cgroup::missing(&state.cgroups, hierarchies) {
+            if !state.made_cgroups.contains(&path) {
+                state.made_cgroups.push(path);
+            }
+        }
+        state.made_cgroups.sort();
+        entry.save(state)?;
+        match Group::create(&state.cgroups, hierarchies, &state.made_cgroups) {
+            Err(e) if e.errno == Some(nix::errno::Errno::ENOENT) && attempts < 10 => attempts += 1,
+            other => return other,
+        }
+    }
+}
+
+/// Sends what the child may no longer hear: if it has failed meanwhile, its own message says more than EPIPE.
+fn tell(c: &Container, message: &Message) -> Result<()> {
+    match c.sync.send(message) {
+        Err(e) if e.errno == Some(nix::errno::Errno::EPIPE) => Ok(()),
+        other => other,
     }
 }
 
@@ -260,11 +285,12 @@ fn spawn(plan: &Plan, mut inherited: child::Inherited, ours: Channel, group: &Gr
     Ok(c)
 }
 
-/// clone3 with a cgroup, or without where the kernel cannot (before 5.7): then the process is moved there later.
-fn clone_into(flags: u64, cgroup: Option<std::os::fd::BorrowedFd>) -> nix::Result<Forked> {
+/// clone3 with a cgroup, or without where the kernel cannot (before 5.7) or may not (from inside a user namespace):
+/// then the process is moved there later.
+pub(crate) fn clone_into(flags: u64, cgroup: Option<std::os::fd::BorrowedFd>) -> nix::Result<Forked> {
     use nix::errno::Errno;
     match clone3(flags, cgroup) {
-        Err(Errno::ENOSYS | Errno::EINVAL | Errno::E2BIG | Errno::EOPNOTSUPP) if cgroup.is_some() => clone3(flags, None),
+        Err(Errno::ENOSYS | Errno::EINVAL | Errno::E2BIG | Errno::EOPNOTSUPP | Errno::EACCES) if cgroup.is_some() => clone3(flags, None),
         other => other,
     }
 }
@@ -308,7 +334,7 @@ fn converse(plan: &Plan, c: &mut Container, group: &Group, state: &mut State, pu
     }
     move_devices(plan, pid)?;
     rlimits(pid, &plan.process.rlimits)?;
-    c.sync.send(&Message::Joined)?;
+    tell(c, &Message::Joined)?;
     let document = |status| hooks::StateDocument { id: &plan.id, status, pid, bundle: &plan.bundle, annotations: &plan.annotations };
     loop {
         match c.sync.receive()? {
@@ -318,13 +344,13 @@ fn converse(plan: &Plan, c: &mut Container, group: &Group, state: &mut State, pu
                 if let Some(maps) = &plan.namespaces.maps {
                     userns::write_maps(c.pid, maps, !nix::unistd::geteuid().is_root())?;
                 }
-                c.sync.send(&Message::Mapped)?;
+                tell(c, &Message::Mapped)?;
             }
             Some(Message::Rooted) => {
                 // The deprecated hook predates the status: the OCI's validation suite and crun have it "created".
                 hooks::run(&plan.hooks.prestart, "prestart", &document("created"), Some(&plan.bundle))?;
                 hooks::run(&plan.hooks.create_runtime, "createRuntime", &document("creating"), Some(&plan.bundle))?;
-                c.sync.send(&Message::Go)?;
+                tell(c, &Message::Go)?;
             }
             Some(Message::Terminal(fd)) => c.terminal = Some(fd),
             Some(Message::Notify(number)) => {

@@ -23,6 +23,7 @@ pub fn ensure() -> Result<()> {
     let exe = nix::fcntl::open("/proc/self/exe", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
         .call(|| "open(/proc/self/exe)")?;
     if is_sealed(&exe) {
+        close_on_exec();
         return Ok(());
     }
     if second_run() {
@@ -36,6 +37,20 @@ pub fn ensure() -> Result<()> {
     env.push(CString::new(format!("{MARK}=1")).unwrap_or_default());
     let e = clone::fexecve(sealed.as_fd(), &args, &env);
     Err(Error::call(e, "execveat(sealed copy, AT_EMPTY_PATH)"))
+}
+
+/// Keeps every inherited descriptor above 2 from programs that this one executes; what is preserved on purpose is
+/// let through by name at the end.
+pub fn close_on_exec() {
+    if fd::cloexec_from(3).is_ok() {
+        return;
+    }
+    // Before Linux 5.11.
+    let Ok(list) = std::fs::read_dir("/proc/self/fd") else { return };
+    let numbers: Vec<i32> = list.flatten().filter_map(|e| e.file_name().to_str()?.parse().ok()).collect();
+    for n in numbers.into_iter().filter(|n| *n > 2) {
+        let _ = fd::set_cloexec(n);
+    }
 }
 
 /// True for a memfd with all seals, and for a file on a superblock that is read-only by itself: an overlay without

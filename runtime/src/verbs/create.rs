@@ -64,7 +64,8 @@ impl Request {
             detached,
         };
         let terminal = request.bundle.spec.process.as_ref().is_some_and(|p| p.terminal);
-        check_terminal(terminal, request.detached, request.console_socket.is_some())?;
+        check_terminal(terminal, request.detached, request.console_socket.is_some())
+            .map_err(|e| bundle::locate(&request.bundle.text, vec![e]).remove(0))?;
         Ok(request)
     }
 }

@@ -36,12 +36,18 @@ impl Env {
 
     /// The store as it is; a missing root means that there is no container.
     pub fn store(&self) -> Result<Store> {
+        crate::state::check_id(self.id())?;
         Store::open(&self.root, false)?.ok_or_else(|| crate::state::missing(self.id()))
     }
 }
 
 /// Runs one verb; the result is the exit status of the program.
 pub fn dispatch(name: &str, env: &mut Env) -> Result<i32> {
+    if !matches!(name, "create" | "run" | "exec") {
+        // Nothing of the caller's reaches a hook. The others do this once they run sealed, because what is to be
+        // preserved must survive the second execution.
+        crate::host::seal::close_on_exec();
+    }
     match name {
         "create" => create::main(env),
         "run" => run::main(env),

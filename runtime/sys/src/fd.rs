@@ -82,6 +82,12 @@ pub fn close_raw(fd: RawFd) {
     unsafe { libc::close(fd) };
 }
 
+/// Sets close-on-exec on an inherited descriptor.
+pub fn set_cloexec(fd: RawFd) -> Result<()> {
+    // SAFETY: fcntl with integer arguments only.
+    check(unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) } as libc::c_long).map(drop)
+}
+
 /// Clears close-on-exec on an inherited descriptor.
 pub fn clear_cloexec(fd: RawFd) -> Result<()> {
     // SAFETY: fcntl with integer arguments only.
