@@ -136,7 +136,14 @@ pub const COMMANDS: &[Command] = &[
         count: (1, usize::MAX),
         reorder: false,
     },
-    Command { name: "features", args: "", help: "print what this runtime supports, as JSON", flags: &[], count: (0, 0), reorder: true },
+    Command {
+        name: "features",
+        args: "",
+        help: "print what this runtime supports, as JSON",
+        flags: &[],
+        count: (0, 0),
+        reorder: true,
+    },
     Command {
         name: "kill",
         args: "<container-id> [signal]",
@@ -149,11 +156,21 @@ pub const COMMANDS: &[Command] = &[
         name: "list",
         args: "",
         help: "list the containers below the root",
-        flags: &[value("format", Some("f"), "format", "table or json"), switch("quiet", Some("q"), "print ids only")],
+        flags: &[
+            value("format", Some("f"), "format", "table or json"),
+            switch("quiet", Some("q"), "print ids only"),
+        ],
         count: (0, 0),
         reorder: true,
     },
-    Command { name: "pause", args: "<container-id>", help: "suspend all processes of the container", flags: &[], count: (1, 1), reorder: true },
+    Command {
+        name: "pause",
+        args: "<container-id>",
+        help: "suspend all processes of the container",
+        flags: &[],
+        count: (1, 1),
+        reorder: true,
+    },
     Command {
         name: "ps",
         args: "<container-id> [ps options]",
@@ -191,7 +208,14 @@ pub const COMMANDS: &[Command] = &[
         count: (1, 1),
         reorder: true,
     },
-    Command { name: "resume", args: "<container-id>", help: "resume what pause suspended", flags: &[], count: (1, 1), reorder: true },
+    Command {
+        name: "resume",
+        args: "<container-id>",
+        help: "resume what pause suspended",
+        flags: &[],
+        count: (1, 1),
+        reorder: true,
+    },
     Command {
         name: "run",
         args: "<container-id> | <bundle>/",
@@ -222,14 +246,33 @@ pub const COMMANDS: &[Command] = &[
         count: (0, 0),
         reorder: true,
     },
-    Command { name: "start", args: "<container-id>", help: "start the program of a created container", flags: &[], count: (1, 1), reorder: true },
-    Command { name: "state", args: "<container-id>", help: "print the state of a container, as JSON", flags: &[], count: (1, 1), reorder: true },
+    Command {
+        name: "start",
+        args: "<container-id>",
+        help: "start the program of a created container",
+        flags: &[],
+        count: (1, 1),
+        reorder: true,
+    },
+    Command {
+        name: "state",
+        args: "<container-id>",
+        help: "print the state of a container, as JSON",
+        flags: &[],
+        count: (1, 1),
+        reorder: true,
+    },
     Command {
         name: "update",
         args: "<container-id>",
         help: "change the resource limits of a container",
         flags: &[
-            value("resources", Some("r"), "file", "linux.resources as JSON (- for standard input); other flags are ignored then"),
+            value(
+                "resources",
+                Some("r"),
+                "file",
+                "linux.resources as JSON (- for standard input); other flags are ignored then",
+            ),
             value("blkio-weight", None, "n", "I/O weight, 10 to 1000"),
             value("cpu-period", None, "us", "CPU period"),
             value("cpu-quota", None, "us", "CPU time in a period"),
@@ -358,7 +401,10 @@ pub fn global_help() -> String {
 }
 
 pub fn command_help(c: &Command) -> String {
-    let mut out = format!("NAME:\n   conex {} - {}\n\nUSAGE:\n   conex {} [command options] {}\n", c.name, c.help, c.name, c.args);
+    let mut out = format!(
+        "NAME:\n   conex {} - {}\n\nUSAGE:\n   conex {} [command options] {}\n",
+        c.name, c.help, c.name, c.args
+    );
     if !c.flags.is_empty() {
         out += "\nOPTIONS:\n";
         out += &flags_help(c.flags);

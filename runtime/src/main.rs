@@ -59,7 +59,9 @@ fn run(global: &Args, rest: Vec<String>, log: Log) -> std::result::Result<i32, u
         print!("{}", cli::command_help(command));
         return Ok(0);
     }
-    let args = match cli::parse(argv, command.flags, command.reorder).and_then(|a| cli::check_count(command, &a).map(|()| a)) {
+    let args = match cli::parse(argv, command.flags, command.reorder)
+        .and_then(|a| cli::check_count(command, &a).map(|()| a))
+    {
         Ok(args) => args,
         Err(e) => {
             print!("{e}\n\n{}", cli::command_help(command));

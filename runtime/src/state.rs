@@ -90,7 +90,10 @@ pub struct Entry {
 pub fn check_id(id: &str) -> Result<()> {
     let plain = |c: char| c.is_ascii_alphanumeric() || "_+-.".contains(c);
     if id.is_empty() || id.len() > 1024 || id == "." || id == ".." || !id.chars().all(plain) {
-        return Err(Error::new(Kind::Invalid, format!("invalid container ID format {id:?}: letters, digits and _+-. are allowed")));
+        return Err(Error::new(
+            Kind::Invalid,
+            format!("invalid container ID format {id:?}: letters, digits and _+-. are allowed"),
+        ));
     }
     Ok(())
 }
@@ -136,7 +139,9 @@ impl Store {
     pub fn reserve(&self, id: &str) -> Result<Entry> {
         check_id(id)?;
         match nix::sys::stat::mkdirat(&self.fd, id, Mode::S_IRWXU) {
-            Err(Errno::EEXIST) => Err(Error::new(Kind::Status, format!("container with given ID already exists: {id}"))),
+            Err(Errno::EEXIST) => {
+                Err(Error::new(Kind::Status, format!("container with given ID already exists: {id}")))
+            }
             other => {
                 other.call(|| format!("mkdir({}/{id})", self.path.display()))?;
                 self.entry(id)
@@ -201,11 +206,16 @@ fn read_file(dir: BorrowedFd, name: &str) -> nix::Result<Vec<u8>> {
 
 fn read_state(dir: BorrowedFd, id: &str) -> Result<State> {
     let bytes = read_file(dir, "state.json").map_err(|e| match e {
-        Errno::ENOENT => Error::new(Kind::System, format!("container {id:?} has no state.json; delete --force removes it")),
+        Errno::ENOENT => {
+            Error::new(Kind::System, format!("container {id:?} has no state.json; delete --force removes it"))
+        }
         e => Error::call(e, format!("open({id}/state.json)")),
     })?;
     serde_json::from_slice(&bytes).map_err(|e| {
-        Error::new(Kind::System, format!("container {id:?}: state.json is damaged ({e}); delete --force removes it"))
+        Error::new(
+            Kind::System,
+            format!("container {id:?}: state.json is damaged ({e}); delete --force removes it"),
+        )
     })
 }
 
@@ -235,7 +245,8 @@ pub fn proc_stat(pid: i32) -> Option<(char, u64)> {
 
 /// True if that very process runs and is no zombie.
 pub fn alive(id: Identity) -> bool {
-    id.pid > 0 && proc_stat(id.pid).is_some_and(|(letter, start)| start == id.start_time && !matches!(letter, 'Z' | 'X'))
+    id.pid > 0
+        && proc_stat(id.pid).is_some_and(|(letter, start)| start == id.start_time && !matches!(letter, 'Z' | 'X'))
 }
 
 /// A pidfd of that very process: opened first and compared afterwards, so that a recycled pid cannot slip in.
@@ -269,8 +280,7 @@ impl Entry {
     }
 
     pub fn save(&self, state: &State) -> Result<()> {
-        let bytes = serde_json::to_vec(state)
-            .map_err(|e| Error::new(Kind::System, format!("state.json: {e}")))?;
+        let bytes = serde_json::to_vec(state).map_err(|e| Error::new(Kind::System, format!("state.json: {e}")))?;
         self.write("state.json", &bytes)
     }
 
@@ -306,8 +316,12 @@ impl Entry {
 fn remove_content(dir: BorrowedFd, depth: u32) {
     // A fresh description: reading a directory moves the offset that a duplicate would share.
     let flags = OFlag::O_DIRECTORY | OFlag::O_CLOEXEC | OFlag::O_RDONLY;
-    let Ok(fd) = openat(dir, ".", flags, Mode::empty()) else { return };
-    let Ok(mut entries) = nix::dir::Dir::from_fd(fd) else { return };
+    let Ok(fd) = openat(dir, ".", flags, Mode::empty()) else {
+        return;
+    };
+    let Ok(mut entries) = nix::dir::Dir::from_fd(fd) else {
+        return;
+    };
     let names: Vec<_> = entries.iter().flatten().map(|e| e.file_name().to_owned()).collect();
     for name in names.iter().filter(|n| !matches!(n.to_bytes(), b"." | b"..")) {
         if unlinkat(dir, name.as_c_str(), UnlinkatFlags::NoRemoveDir) != Err(Errno::EISDIR) || depth > 8 {

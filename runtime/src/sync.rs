@@ -106,7 +106,11 @@ impl Channel {
     }
 
     /// The next message, which must satisfy `want`. `Failed` becomes its error, end of stream an error of its own.
-    pub fn expect<T>(&self, step: &str, want: impl FnOnce(Message) -> std::result::Result<T, Message>) -> Result<T> {
+    pub fn expect<T>(
+        &self,
+        step: &str,
+        want: impl FnOnce(Message) -> std::result::Result<T, Message>,
+    ) -> Result<T> {
         match self.receive()? {
             None => Err(Error::new(Kind::System, format!("the other side died during {step}"))),
             Some(Message::Failed(e)) => Err(e),
@@ -183,7 +187,9 @@ fn decode(bytes: &[u8], fd: Option<OwnedFd>) -> Result<Message> {
         11 => Message::Terminal(fd.ok_or_else(|| Error::new(Kind::System, "Terminal without a descriptor"))?),
         8 => Message::Hopped(int()),
         9 => Message::Created,
-        10 => Message::Failed(decode_error(bytes, int()).unwrap_or_else(|| Error::new(Kind::System, "garbled error"))),
+        10 => {
+            Message::Failed(decode_error(bytes, int()).unwrap_or_else(|| Error::new(Kind::System, "garbled error")))
+        }
         n => return Err(Error::new(Kind::System, format!("unknown message {n}"))),
     })
 }

@@ -22,7 +22,13 @@ fn environment() {
     *b.at("process.env") = json!(["PATH=/bin", "A=1", "A=2", "EMPTY="]);
     std::fs::write(b.rootfs().join("etc/passwd"), "root:x:0:0::/the/home:/bin/sh\n").unwrap();
     let out = b.run().ok().out;
-    assert!(out.contains("A=2\n") && !out.contains("A=1") && out.contains("EMPTY=\n") && out.contains("HOME=/the/home\n"), "{out}");
+    assert!(
+        out.contains("A=2\n")
+            && !out.contains("A=1")
+            && out.contains("EMPTY=\n")
+            && out.contains("HOME=/the/home\n"),
+        "{out}"
+    );
 }
 
 #[test]
@@ -30,7 +36,12 @@ fn capabilities_of_root_and_of_a_user() {
     let mut b = Box::sh("grep Cap /proc/self/status");
     let out = b.run().ok().out;
     // KILL 5, NET_BIND_SERVICE 10, AUDIT_WRITE 29.
-    assert!(out.contains("CapEff:\t0000000020000420") && out.contains("CapBnd:\t0000000020000420") && out.contains("CapInh:\t0000000000000000"), "{out}");
+    assert!(
+        out.contains("CapEff:\t0000000020000420")
+            && out.contains("CapBnd:\t0000000020000420")
+            && out.contains("CapInh:\t0000000000000000"),
+        "{out}"
+    );
     *b.at("process.user") = json!({"uid": 1000, "gid": 1000});
     assert!(b.run().ok().out.contains("CapEff:\t0000000000000000"));
     for set in ["inheritable", "ambient"] {
@@ -46,7 +57,8 @@ fn capabilities_of_root_and_of_a_user() {
 #[test]
 fn rlimits_scheduler_and_friends() {
     let mut b = Box::sh("ulimit -n; ulimit -Hn; ulimit -c; read -r line < /proc/self/stat; set -- $line; echo ${19}; cat /proc/self/oom_score_adj; cat /proc/self/personality");
-    *b.at("process.rlimits") = json!([{"type": "RLIMIT_NOFILE", "soft": 100, "hard": 200}, {"type": "RLIMIT_CORE", "soft": 0, "hard": 0}]);
+    *b.at("process.rlimits") =
+        json!([{"type": "RLIMIT_NOFILE", "soft": 100, "hard": 200}, {"type": "RLIMIT_CORE", "soft": 0, "hard": 0}]);
     *b.at("process.scheduler") = json!({"policy": "SCHED_BATCH", "nice": 5});
     *b.at("process.ioPriority") = json!({"class": "IOPRIO_CLASS_BE", "priority": 6});
     *b.at("process.oomScoreAdj") = json!(300);
@@ -83,9 +95,15 @@ fn mounts_of_every_kind() {
     std::fs::write(src.join("file"), "bound\n").unwrap();
     std::fs::create_dir(b.rootfs().join("up")).unwrap();
     std::fs::write(b.rootfs().join("up/kept"), "kept\n").unwrap();
-    b.push("mounts", json!({"destination": "/bound/file", "source": src.join("file"), "type": "bind", "options": ["bind"]}));
+    b.push(
+        "mounts",
+        json!({"destination": "/bound/file", "source": src.join("file"), "type": "bind", "options": ["bind"]}),
+    );
     // A relative source is relative to the bundle.
-    b.push("mounts", json!({"destination": "/ro", "source": "src", "options": ["rbind", "rro", "nosuid", "noatime"]}));
+    b.push(
+        "mounts",
+        json!({"destination": "/ro", "source": "src", "options": ["rbind", "rro", "nosuid", "noatime"]}),
+    );
     b.push("mounts", json!({"destination": "/t", "type": "tmpfs", "source": "tmpfs", "options": ["mode=0700", "noexec", "size=1m"]}));
     b.push("mounts", json!({"destination": "/up", "type": "tmpfs", "source": "tmpfs", "options": ["tmpcopyup"]}));
     let out = b.run().out;
@@ -113,10 +131,18 @@ fn propagation_and_idmap() {
 #[test]
 fn devices() {
     let mut b = Box::sh("stat -c '%t:%T %a %u:%g %F' /dev/null /dev/mine /dev/pipe; ls -l /dev/fd /dev/ptmx | grep -c -e '->'; head -c 3 /dev/zero | wc -c; head -c1 /dev/mine 2>&1");
-    b.push("linux.devices", json!({"path": "/dev/mine", "type": "c", "major": 10, "minor": 229, "fileMode": 0o666, "uid": 5, "gid": 6}));
+    b.push(
+        "linux.devices",
+        json!({"path": "/dev/mine", "type": "c", "major": 10, "minor": 229, "fileMode": 0o666, "uid": 5, "gid": 6}),
+    );
     b.push("linux.devices", json!({"path": "/dev/pipe", "type": "p", "fileMode": 0o600}));
     let out = b.run().out;
-    assert!(out.starts_with("1:3 666 0:0 character special file\na:e5 666 5:6 character special file\n0:0 600 0:0 fifo\n2\n3\n"), "{out}");
+    assert!(
+        out.starts_with(
+            "1:3 666 0:0 character special file\na:e5 666 5:6 character special file\n0:0 600 0:0 fifo\n2\n3\n"
+        ),
+        "{out}"
+    );
     assert!(out.contains("Operation not permitted"), "the device cgroup does not hold: {out}");
 }
 
@@ -124,7 +150,10 @@ fn devices() {
 fn an_allowed_device_works() {
     let mut b = Box::sh("head -c1 /dev/mine 2>&1 | grep -c 'not permitted'; true");
     b.push("linux.devices", json!({"path": "/dev/mine", "type": "c", "major": 10, "minor": 183}));
-    b.push("linux.resources.devices", json!({"allow": true, "type": "c", "major": 10, "minor": 183, "access": "r"}));
+    b.push(
+        "linux.resources.devices",
+        json!({"allow": true, "type": "c", "major": 10, "minor": 183, "access": "r"}),
+    );
     prints(&b, "0\n");
 }
 
@@ -151,7 +180,11 @@ fn namespaces_are_joined_by_path() {
     a.up();
     let pid = a.pid();
     let mut b = Box::sh("for n in net pid ipc uts cgroup; do readlink /proc/self/ns/$n; done");
-    for (i, (kind, file)) in [("pid", "pid"), ("network", "net"), ("ipc", "ipc"), ("uts", "uts"), ("cgroup", "cgroup")].iter().enumerate() {
+    for (i, (kind, file)) in
+        [("pid", "pid"), ("network", "net"), ("ipc", "ipc"), ("uts", "uts"), ("cgroup", "cgroup")]
+            .iter()
+            .enumerate()
+    {
         b.drop_namespace(kind);
         b.push("linux.namespaces", json!({"type": kind, "path": format!("/proc/{pid}/ns/{file}")}));
         let _ = i;
@@ -219,7 +252,8 @@ fn a_user_namespace_is_joined_by_path_and_by_exec() {
 fn time_namespace() {
     let mut b = Box::sh("read up idle < /proc/uptime; test ${up%.*} -gt 1000000 && echo shifted");
     b.push("linux.namespaces", json!({"type": "time"}));
-    *b.at("linux.timeOffsets") = json!({"boottime": {"secs": 1000000}, "monotonic": {"secs": 1000000, "nanosecs": 5}});
+    *b.at("linux.timeOffsets") =
+        json!({"boottime": {"secs": 1000000}, "monotonic": {"secs": 1000000, "nanosecs": 5}});
     prints(&b, "shifted\n");
 }
 
@@ -275,7 +309,9 @@ fn hugetlb_on_the_unified_tree() {
 #[test]
 fn device_rules_by_bpf() {
     // Without the v1 devices hierarchy in sight the rules become a program on the unified tree.
-    if !std::path::Path::new("/sys/fs/cgroup/unified/cgroup.procs").exists() || !std::path::Path::new("/sys/fs/cgroup/devices").exists() {
+    if !std::path::Path::new("/sys/fs/cgroup/unified/cgroup.procs").exists()
+        || !std::path::Path::new("/sys/fs/cgroup/devices").exists()
+    {
         return skip("device_rules_by_bpf", "a hybrid host");
     }
     if !is_conex() {
@@ -284,7 +320,12 @@ fn device_rules_by_bpf() {
     let mut b = Box::sh("head -c1 /dev/mine 2>&1; head -c1 /dev/null && echo null; true");
     b.push("linux.devices", json!({"path": "/dev/mine", "type": "c", "major": 10, "minor": 229}));
     b.write_config();
-    let line = format!("umount /sys/fs/cgroup/devices && exec {} --root {} run {}", runtime().display(), b.state_root().display(), b.id);
+    let line = format!(
+        "umount /sys/fs/cgroup/devices && exec {} --root {} run {}",
+        runtime().display(),
+        b.state_root().display(),
+        b.id
+    );
     let mut c = std::process::Command::new("unshare");
     c.args(["-m", "--propagation", "private", "sh", "-c", &line]).current_dir(&b.dir);
     let r = finish(&mut c, b"");
@@ -295,14 +336,15 @@ fn device_rules_by_bpf() {
 fn net_devices_move_with_their_addresses() {
     let ip = |args: &[&str]| std::process::Command::new("ip").args(args).output().is_ok_and(|o| o.status.success());
     let name = format!("cx{}", std::process::id() % 100_000);
-    if !ip(&["link", "add", &name, "type", "dummy"]) {
-        return skip("net_devices_move_with_their_addresses", "dummy network devices");
+    let peer = format!("{name}p");
+    if !ip(&["link", "add", &name, "type", "veth", "peer", "name", &peer]) {
+        return skip("net_devices_move_with_their_addresses", "veth network devices");
     }
     assert!(ip(&["addr", "add", "10.99.0.2/24", "dev", &name]));
     let mut b = Box::sh("ip -4 addr show dev moved | grep -o 'inet 10.99.0.2/24'; ip link show dev moved | grep -c ',UP'; ip link show lo | grep -c ',UP'");
     *b.at("linux.netDevices") = json!({name.clone(): {"name": "moved"}});
     let out = b.run();
-    let _ = ip(&["link", "del", &name]);
+    let _ = ip(&["link", "del", &peer]);
     assert_eq!(out.out, "inet 10.99.0.2/24\n1\n1\n", "{}", out.err);
 }
 

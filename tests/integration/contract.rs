@@ -19,11 +19,16 @@ fn a_failure_is_one_json_line_in_the_log_and_text_on_stderr() {
     b.write_config();
     let log = b.dir.join("log.json");
     for n in 1..=2 {
-        let r = finish(&mut b.command(&["--log", log.to_str().unwrap(), "--log-format=json", "create", &b.id]), b"");
+        let r =
+            finish(&mut b.command(&["--log", log.to_str().unwrap(), "--log-format=json", "create", &b.id]), b"");
         assert_eq!(r.code, 1);
         assert!(r.err.contains("executable file not found in $PATH"), "{}", r.err);
         let text = std::fs::read_to_string(&log).unwrap();
-        let errors: Vec<Value> = text.lines().map(|l| serde_json::from_str(l).unwrap()).filter(|v: &Value| v["level"] == "error").collect();
+        let errors: Vec<Value> = text
+            .lines()
+            .map(|l| serde_json::from_str(l).unwrap())
+            .filter(|v: &Value| v["level"] == "error")
+            .collect();
         // Appended, never overwritten.
         assert_eq!(errors.len(), n, "{text}");
         assert!(errors[0]["msg"].as_str().unwrap().contains("exec: \"nope\": executable file not found in $PATH"));
@@ -48,7 +53,9 @@ fn warnings_come_with_success() {
 
 #[test]
 fn texts_that_engines_map_to_126_and_127() {
-    for (arg, text) in [("/nope", "no such file or directory"), ("/etc", "is a directory"), ("/bin/noexec", "permission denied")] {
+    for (arg, text) in
+        [("/nope", "no such file or directory"), ("/etc", "is a directory"), ("/bin/noexec", "permission denied")]
+    {
         let b = Box::new(&[arg]);
         std::fs::write(b.rootfs().join("bin/noexec"), "#!/bin/sh\n").unwrap();
         b.create().fails_with(text);
@@ -61,7 +68,13 @@ fn go_flags() {
     let b = Box::sh("sleep 100");
     b.write_config();
     let mut c = Command::new(runtime());
-    c.arg(format!("-root={}", b.state_root().display())).args(["create", &b.id, "-bundle", b.dir.to_str().unwrap(), "--no-pivot=false"]);
+    c.arg(format!("-root={}", b.state_root().display())).args([
+        "create",
+        &b.id,
+        "-bundle",
+        b.dir.to_str().unwrap(),
+        "--no-pivot=false",
+    ]);
     let quiet = Stdio::null;
     assert!(c.stdin(quiet()).stdout(quiet()).stderr(quiet()).status().unwrap().success());
     assert_eq!(b.status(), "created");
@@ -70,7 +83,7 @@ fn go_flags() {
     b.call(&["kill", "--all", &b.id, "9"]).ok();
     b.wait_status("stopped");
     b.call(&["kill", "--all", &b.id, "9"]).ok();
-    assert_eq!(b.call(&["nosuchverb"]).code != 0, true);
+    assert_ne!(b.call(&["nosuchverb"]).code, 0);
     assert_eq!(b.call(&["start"]).code, 1);
     assert_eq!(b.call(&["start", "--nope", &b.id]).code, 1);
 }
@@ -108,7 +121,8 @@ fn empty_environment() {
 fn standard_descriptors_closed_by_the_caller() {
     let b = Box::sh("ls -l /proc/self/fd");
     b.write_config();
-    let line = format!("exec {} --root {} run {} <&- >&- 2>&-", runtime().display(), b.state_root().display(), b.id);
+    let line =
+        format!("exec {} --root {} run {} <&- >&- 2>&-", runtime().display(), b.state_root().display(), b.id);
     let r = finish(Command::new("/bin/sh").args(["-c", &line]).current_dir(&b.dir), b"");
     assert_eq!(r.code, 0);
 }
@@ -132,7 +146,12 @@ fn preserved_descriptors() {
     b.write_config();
     std::fs::write(b.dir.join("passed"), "three\n").unwrap();
     let run = |flags: &str| {
-        let line = format!("exec {} --root {} run {flags} {} 3<passed 7</", runtime().display(), b.state_root().display(), b.id);
+        let line = format!(
+            "exec {} --root {} run {flags} {} 3<passed 7</",
+            runtime().display(),
+            b.state_root().display(),
+            b.id
+        );
         finish(Command::new("/bin/sh").args(["-c", &line]).current_dir(&b.dir), b"")
     };
     // 3 itself and the descriptor of the listing.
@@ -157,7 +176,13 @@ fn console_socket_and_resize() {
     let mut buffer = [0u8; 4096];
     let mut iov = [std::io::IoSliceMut::new(&mut buffer)];
     let mut control = nix::cmsg_space!([i32; 1]);
-    let message = nix::sys::socket::recvmsg::<()>(socket.as_raw_fd(), &mut iov, Some(&mut control), nix::sys::socket::MsgFlags::empty()).unwrap();
+    let message = nix::sys::socket::recvmsg::<()>(
+        socket.as_raw_fd(),
+        &mut iov,
+        Some(&mut control),
+        nix::sys::socket::MsgFlags::empty(),
+    )
+    .unwrap();
     let fds: Vec<i32> = message
         .cmsgs()
         .unwrap()
@@ -191,7 +216,12 @@ fn a_foreground_terminal() {
     if !std::path::Path::new("/usr/bin/script").exists() {
         return skip("a_foreground_terminal", "script(1) of bsdutils");
     }
-    let line = format!("stty rows 21 cols 99; {} --root {} run {}; echo code=$?; stty -a | grep -o ' echo '", runtime().display(), b.state_root().display(), b.id);
+    let line = format!(
+        "stty rows 21 cols 99; {} --root {} run {}; echo code=$?; stty -a | grep -o ' echo '",
+        runtime().display(),
+        b.state_root().display(),
+        b.id
+    );
     let mut child = Command::new("/usr/bin/script")
         .args(["-qec", &line, "/dev/null"])
         .current_dir(&b.dir)
@@ -205,7 +235,10 @@ fn a_foreground_terminal() {
     let mut text = String::new();
     child.stdout.take().unwrap().read_to_string(&mut text).unwrap();
     child.wait().unwrap();
-    assert!(text.contains("21 99") && text.contains("got typed") && text.contains("code=5") && text.contains(" echo "), "{text}");
+    assert!(
+        text.contains("21 99") && text.contains("got typed") && text.contains("code=5") && text.contains(" echo "),
+        "{text}"
+    );
 }
 
 #[test]

@@ -103,7 +103,11 @@ impl Box {
         }
         let busybox = std::env::var("BUSYBOX").unwrap_or("/bin/busybox".into());
         std::fs::copy(&busybox, dir.join("rootfs/bin/busybox")).unwrap();
-        for applet in ["sh", "cat", "ls", "id", "sleep", "true", "false", "stat", "mount", "env", "kill", "echo", "dd", "test", "touch", "mkdir", "readlink", "hostname", "head", "grep", "stty", "yes", "pwd", "ps", "setsid", "mknod", "chmod", "ip", "umount", "nice", "sort", "wc", "seq"] {
+        for applet in [
+            "sh", "cat", "ls", "id", "sleep", "true", "false", "stat", "mount", "env", "kill", "echo", "dd",
+            "test", "touch", "mkdir", "readlink", "hostname", "head", "grep", "stty", "yes", "pwd", "ps", "setsid",
+            "mknod", "chmod", "ip", "umount", "nice", "sort", "wc", "seq",
+        ] {
             std::os::unix::fs::symlink("busybox", dir.join("rootfs/bin").join(applet)).unwrap();
         }
         Box { dir, config: document(args, &id), id }
@@ -189,7 +193,9 @@ impl Box {
 
     /// Directories of this container's cgroups that exist.
     pub fn cgroups(&self) -> Vec<PathBuf> {
-        let Ok(list) = std::fs::read_dir("/sys/fs/cgroup") else { return Vec::new() };
+        let Ok(list) = std::fs::read_dir("/sys/fs/cgroup") else {
+            return Vec::new();
+        };
         list.flatten().map(|e| e.path().join("conex-test").join(&self.id)).filter(|p| p.exists()).collect()
     }
 

@@ -77,9 +77,19 @@ fn kill_with_a_shared_pid_namespace_kills_all() {
     let mut b = Box::sh("for i in 1 2 3 4; do setsid sleep 1000 & done; wait");
     b.drop_namespace("pid");
     b.up();
-    until(|| serde_json::from_str::<Vec<i32>>(&b.verb("ps", &["-f", "json"], &[]).out).is_ok_and(|p| p.len() >= 5), "children");
+    until(
+        || serde_json::from_str::<Vec<i32>>(&b.verb("ps", &["-f", "json"], &[]).out).is_ok_and(|p| p.len() >= 5),
+        "children",
+    );
     b.verb("kill", &[], &["KILL"]).ok();
-    until(|| b.verb("ps", &["-f", "json"], &[]).out.trim() != "" && serde_json::from_str::<Vec<i32>>(&b.verb("ps", &["-f", "json"], &[]).out).is_ok_and(|p| p.is_empty()), "all dead");
+    until(
+        || {
+            b.verb("ps", &["-f", "json"], &[]).out.trim() != ""
+                && serde_json::from_str::<Vec<i32>>(&b.verb("ps", &["-f", "json"], &[]).out)
+                    .is_ok_and(|p| p.is_empty())
+        },
+        "all dead",
+    );
 }
 
 #[test]
@@ -89,12 +99,20 @@ fn exec_joins_and_reports() {
     let r = b.exec(&["sh", "-c", "hostname; readlink /proc/self/ns/pid; exit 3"]);
     let ns = std::fs::read_link(format!("/proc/{}/ns/pid", b.pid())).unwrap();
     assert_eq!((r.code, r.out), (3, format!("box\n{}\n", ns.display())));
-    assert_eq!(b.verb("exec", &["--cwd", "/tmp", "-e", "A=b"], &["sh", "-c", "pwd; echo $A"]).ok().out, "/tmp\nb\n");
+    assert_eq!(
+        b.verb("exec", &["--cwd", "/tmp", "-e", "A=b"], &["sh", "-c", "pwd; echo $A"]).ok().out,
+        "/tmp\nb\n"
+    );
     assert_eq!(b.verb("exec", &["-u", "1000:7"], &["id", "-u"]).ok().out, "1000\n");
     let gone = b.exec(&["nope"]).fails_with("executable file not found in $PATH");
     assert_eq!(gone.code, 255);
     let pid_file = b.dir.join("exec.pid");
-    b.verb("exec", &["-d", "--pid-file", pid_file.to_str().unwrap()], &["sh", "-c", "exec sleep 50 >/dev/null 2>&1 </dev/null"]).ok();
+    b.verb(
+        "exec",
+        &["-d", "--pid-file", pid_file.to_str().unwrap()],
+        &["sh", "-c", "exec sleep 50 >/dev/null 2>&1 </dev/null"],
+    )
+    .ok();
     let pid: i32 = std::fs::read_to_string(&pid_file).unwrap().parse().unwrap();
     let pids: Vec<i32> = serde_json::from_str(&b.verb("ps", &["--format", "json"], &[]).ok().out).unwrap();
     assert!(pids.contains(&pid) && pids.contains(&b.pid()), "{pids:?} {pid}");
@@ -114,7 +132,9 @@ fn exec_process_file() {
 fn exec_gives_no_capability_beyond_the_asked() {
     let b = Box::sh("sleep 100");
     b.up();
-    let r = b.verb("exec", &["--cap", "CAP_NET_ADMIN", "--user", "1000:1000"], &["grep", "Cap", "/proc/self/status"]).ok();
+    let r = b
+        .verb("exec", &["--cap", "CAP_NET_ADMIN", "--user", "1000:1000"], &["grep", "Cap", "/proc/self/status"])
+        .ok();
     for set in ["CapInh", "CapAmb", "CapEff"] {
         let line = r.out.lines().find(|l| l.starts_with(set)).unwrap();
         assert!(line.ends_with("0000000000000000"), "{line}");
@@ -249,7 +269,14 @@ fn exec_storm() {
     let b = Box::sh("sleep 100");
     b.up();
     let all = std::thread::scope(|s| {
-        let runs: Vec<_> = (0..40u32).map(|i| s.spawn({ let b = &b; move || (i % 200, b.exec(&["sh", "-c", &format!("exit {}", i % 200)]).code) })).collect();
+        let runs: Vec<_> = (0..40u32)
+            .map(|i| {
+                s.spawn({
+                    let b = &b;
+                    move || (i % 200, b.exec(&["sh", "-c", &format!("exit {}", i % 200)]).code)
+                })
+            })
+            .collect();
         runs.into_iter().map(|r| r.join().unwrap()).collect::<Vec<_>>()
     });
     for (want, got) in all {
@@ -261,9 +288,7 @@ fn exec_storm() {
 fn hooks_run_in_order_with_state() {
     let mut b = Box::sh("echo process >> /log; sleep 100");
     let log = b.rootfs().join("log");
-    let hook = |name: &str, file: &str| {
-        json!([{"path": "/bin/sh", "args": ["sh", "-c", format!("echo {name} $HOOKVAR $(grep -o '\"status\":\"[a-z]*\"') >> {file}")], "env": ["HOOKVAR=v", "PATH=/usr/bin:/bin"]}])
-    };
+    let hook = |name: &str, file: &str| json!([{"path": "/bin/sh", "args": ["sh", "-c", format!("echo {name} $HOOKVAR $(grep -o '\"status\":\"[a-z]*\"') >> {file}")], "env": ["HOOKVAR=v", "PATH=/usr/bin:/bin"]}]);
     let host = log.to_str().unwrap().to_string();
     *b.at("hooks") = json!({
         "prestart": hook("prestart", &host),
@@ -280,7 +305,12 @@ fn hooks_run_in_order_with_state() {
     let text = std::fs::read_to_string(&log).unwrap();
     let names: Vec<&str> = text.lines().map(|l| l.split(' ').next().unwrap()).filter(|n| *n != "process").collect();
     assert_eq!(names, ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"]);
-    for (name, status) in [("createRuntime", "creating"), ("startContainer", "created"), ("poststart", "running"), ("poststop", "stopped")] {
+    for (name, status) in [
+        ("createRuntime", "creating"),
+        ("startContainer", "created"),
+        ("poststart", "running"),
+        ("poststop", "stopped"),
+    ] {
         assert!(text.contains(&format!("{name} v \"status\":\"{status}\"")), "{name}: {text}");
     }
 }
@@ -289,7 +319,8 @@ fn hooks_run_in_order_with_state() {
 fn a_failing_hook_undoes_everything() {
     for stage in ["prestart", "createRuntime", "createContainer"] {
         let mut b = Box::sh("sleep 100");
-        *b.at(&format!("hooks.{stage}")) = json!([{"path": "/bin/sh", "args": ["sh", "-c", "echo why it failed; exit 3"]}]);
+        *b.at(&format!("hooks.{stage}")) =
+            json!([{"path": "/bin/sh", "args": ["sh", "-c", "echo why it failed; exit 3"]}]);
         let r = b.create();
         r.fails_with("why it failed");
         b.assert_gone();

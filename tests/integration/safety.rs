@@ -30,13 +30,19 @@ fn exactly_three_descriptors() {
     let line = format!("exec {} --root {} run {} 8</ 9</", runtime().display(), b.state_root().display(), b.id);
     let mut b2 = Box::sh("echo /proc/self/fd/*");
     b2.write_config();
-    let line2 = line.replace(&b.id, &b2.id).replace(b.state_root().to_str().unwrap(), b2.state_root().to_str().unwrap());
+    let line2 =
+        line.replace(&b.id, &b2.id).replace(b.state_root().to_str().unwrap(), b2.state_root().to_str().unwrap());
     let r = finish(std::process::Command::new("/bin/sh").args(["-c", &line2]).current_dir(&b2.dir), b"").ok();
     // The shell's glob has one descriptor open while it lists.
     assert_eq!(r.out.split_whitespace().count(), 4, "{}", r.out);
     b2.at("process.args");
     b.up();
-    let line = format!("exec {} --root {} exec {} sh -c 'echo /proc/self/fd/*' 8</", runtime().display(), b.state_root().display(), b.id);
+    let line = format!(
+        "exec {} --root {} exec {} sh -c 'echo /proc/self/fd/*' 8</",
+        runtime().display(),
+        b.state_root().display(),
+        b.id
+    );
     let r = finish(std::process::Command::new("/bin/sh").args(["-c", &line]).current_dir(&b.dir), b"").ok();
     assert_eq!(r.out.split_whitespace().count(), 4, "{}", r.out);
 }
@@ -59,7 +65,10 @@ fn symlinks_in_the_rootfs_stay_inside() {
     symlink(&out, b.rootfs().join("link")).unwrap();
     for dest in ["/link/m", "/link/../../../../../..", "/../../../../outside/m", "link/n"] {
         let mut config = b.config.clone();
-        config["mounts"].as_array_mut().unwrap().push(json!({"destination": format!("{dest}/x"), "type": "tmpfs", "source": "tmpfs"}));
+        config["mounts"]
+            .as_array_mut()
+            .unwrap()
+            .push(json!({"destination": format!("{dest}/x"), "type": "tmpfs", "source": "tmpfs"}));
         let saved = std::mem::replace(&mut b.config, config);
         let _ = b.run();
         b.config = saved;
@@ -237,7 +246,8 @@ fn a_killed_create_leaves_nothing_that_delete_cannot_remove() {
     b.write_config();
     for i in 0..60u64 {
         let quiet = std::process::Stdio::null;
-        let mut child = b.command(&["create", &b.id]).stdin(quiet()).stdout(quiet()).stderr(quiet()).spawn().unwrap();
+        let mut child =
+            b.command(&["create", &b.id]).stdin(quiet()).stdout(quiet()).stderr(quiet()).spawn().unwrap();
         std::thread::sleep(std::time::Duration::from_micros(i * 150));
         let _ = child.kill();
         let _ = child.wait();
@@ -248,7 +258,8 @@ fn a_killed_create_leaves_nothing_that_delete_cannot_remove() {
     // And the same id works again without any clean-up by hand.
     for i in 0..20u64 {
         let quiet = std::process::Stdio::null;
-        let mut child = b.command(&["create", &b.id]).stdin(quiet()).stdout(quiet()).stderr(quiet()).spawn().unwrap();
+        let mut child =
+            b.command(&["create", &b.id]).stdin(quiet()).stdout(quiet()).stderr(quiet()).spawn().unwrap();
         std::thread::sleep(std::time::Duration::from_micros(1500 + i * 150));
         let _ = child.kill();
         let _ = child.wait();

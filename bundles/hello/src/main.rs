@@ -25,7 +25,8 @@ fn namespaces() {
     for kind in KINDS {
         let here = read_link(format!("/proc/self/ns/{kind}")).map_or("-".into(), |l| l.display().to_string());
         let there = host.lines().find_map(|l| l.strip_prefix(kind)?.strip_prefix(' ')).unwrap_or("?");
-        let number = |t: &str| t.trim_start_matches(|c: char| !c.is_ascii_digit()).trim_end_matches(']').to_string();
+        let number =
+            |t: &str| t.trim_start_matches(|c: char| !c.is_ascii_digit()).trim_end_matches(']').to_string();
         let note = if number(&here) == number(there) { "shared with the host" } else { "its own" };
         println!("{kind:<10} {:<16} {:<16} {note}", number(&here), number(there));
     }
@@ -49,7 +50,10 @@ fn identity() {
     let status = text("/proc/self/status");
     println!("\nidentity and restrictions");
     for line in status.lines() {
-        if ["Uid", "Gid", "Groups", "CapEff", "CapBnd", "NoNewPrivs", "Seccomp:"].iter().any(|k| line.starts_with(k)) {
+        if ["Uid", "Gid", "Groups", "CapEff", "CapBnd", "NoNewPrivs", "Seccomp:"]
+            .iter()
+            .any(|k| line.starts_with(k))
+        {
             let (key, value) = line.split_once(':').unwrap_or((line, ""));
             let mode = match (key, value.trim()) {
                 ("Seccomp", "2") => "   (a filter)",

@@ -58,7 +58,9 @@ pub fn open(root: BorrowedFd, p: &Process) -> Result<Pair> {
     tty::unlock(master.as_fd()).call(|| "ioctl(TIOCSPTLCK)")?;
     let slave = tty::peer(master.as_fd()).call(|| "ioctl(TIOCGPTPEER)")?;
     if let Some(size) = p.console_size {
-        tty::set_size(slave.as_fd(), size).call(|| "ioctl(TIOCSWINSZ)").at(|| format!("{}.consoleSize", p.field))?;
+        tty::set_size(slave.as_fd(), size)
+            .call(|| "ioctl(TIOCSWINSZ)")
+            .at(|| format!("{}.consoleSize", p.field))?;
     }
     // Whoever types is the container's user.
     match fd::chown_fd(&slave, p.uid, u32::MAX) {

@@ -10,8 +10,12 @@ use nix::sys::stat::{fstat, fstatat, Mode};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-const LINKS: [(&str, &str); 4] =
-    [("fd", "/proc/self/fd"), ("stdin", "/proc/self/fd/0"), ("stdout", "/proc/self/fd/1"), ("stderr", "/proc/self/fd/2")];
+const LINKS: [(&str, &str); 4] = [
+    ("fd", "/proc/self/fd"),
+    ("stdin", "/proc/self/fd/0"),
+    ("stdout", "/proc/self/fd/1"),
+    ("stderr", "/proc/self/fd/2"),
+];
 
 pub fn create(root: &Root, plan: &Nodes) -> Result<()> {
     let dev = if plan.defaults { Some(root.make_dir(Path::new("dev")).at(|| "linux.devices")?) } else { None };
@@ -42,15 +46,22 @@ fn create_at(root: &Root, dir: BorrowedFd, name: &Path, node: &Node) -> Result<(
         }
     }
     if node.uid != 0 || node.gid != 0 {
-        nix::unistd::fchownat(dir, name, Some(node.uid.into()), Some(node.gid.into()), AtFlags::AT_SYMLINK_NOFOLLOW)
-            .call(|| format!("fchownat({}, {}, {})", node.path.display(), node.uid, node.gid))?;
+        nix::unistd::fchownat(
+            dir,
+            name,
+            Some(node.uid.into()),
+            Some(node.gid.into()),
+            AtFlags::AT_SYMLINK_NOFOLLOW,
+        )
+        .call(|| format!("fchownat({}, {}, {})", node.path.display(), node.uid, node.gid))?;
     }
     Ok(())
 }
 
 /// What the image already has there is kept if it is the same device.
 fn existing(dir: BorrowedFd, name: &Path, node: &Node) -> Result<()> {
-    let stat = fstatat(dir, name, AtFlags::AT_SYMLINK_NOFOLLOW).call(|| format!("fstatat({})", node.path.display()))?;
+    let stat =
+        fstatat(dir, name, AtFlags::AT_SYMLINK_NOFOLLOW).call(|| format!("fstatat({})", node.path.display()))?;
     let same_kind = stat.st_mode & libc::S_IFMT == node.mode & libc::S_IFMT;
     let is_fifo = node.mode & libc::S_IFMT == libc::S_IFIFO;
     if same_kind && (is_fifo || stat.st_rdev == libc::makedev(node.major, node.minor)) {
@@ -63,7 +74,9 @@ fn bind_host(root: &Root, node: &Node) -> Result<()> {
     let path = Path::new("/").join(&node.path);
     let tree = tree::bind(tree::cwd(), &path, false)?;
     let stat = fstat(tree.fd()).call(|| format!("fstat({})", path.display()))?;
-    if stat.st_mode & libc::S_IFMT != node.mode & libc::S_IFMT || stat.st_rdev != libc::makedev(node.major, node.minor) {
+    if stat.st_mode & libc::S_IFMT != node.mode & libc::S_IFMT
+        || stat.st_rdev != libc::makedev(node.major, node.minor)
+    {
         let what = format!("{} of the host is not the device {}:{}", path.display(), node.major, node.minor);
         return Err(Error::new(Kind::System, what));
     }
@@ -83,7 +96,9 @@ fn links(dev: OwnedFd) -> Result<()> {
         link("/proc/kcore", "core")?;
     }
     // A node of the image would be a terminal of another devpts.
-    let has_pts = nix::fcntl::openat(&dev, "pts", OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty()).is_ok();
+    let has_pts =
+        nix::fcntl::openat(&dev, "pts", OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty())
+            .is_ok();
     if has_pts {
         let _ = nix::unistd::unlinkat(&dev, "ptmx", nix::unistd::UnlinkatFlags::NoRemoveDir);
     }

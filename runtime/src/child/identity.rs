@@ -24,9 +24,7 @@ pub fn switch(p: &Process) -> Result<()> {
     }
     proc::set_keepcaps(true).call(|| "prctl(PR_SET_KEEPCAPS, 1)")?;
     if p.can_setgroups {
-        proc::setgroups(&p.groups)
-            .call(|| format!("setgroups({:?})", p.groups))
-            .at(|| field("additionalGids"))?;
+        proc::setgroups(&p.groups).call(|| format!("setgroups({:?})", p.groups)).at(|| field("additionalGids"))?;
     }
     proc::setresgid(p.gid).call(|| format!("setresgid({})", p.gid)).at(|| field("gid"))?;
     proc::setresuid(p.uid).call(|| format!("setresuid({})", p.uid)).at(|| field("uid"))?;

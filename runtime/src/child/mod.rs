@@ -1,13 +1,13 @@
 //! The container's side, from clone to execve. It acts on the plan; it parses nothing of config.json and decides
 //! nothing.
 
-pub mod process;
 pub mod console;
 pub mod devices;
 pub mod hooks;
 pub mod identity;
 pub mod mounts;
 pub mod paths;
+pub mod process;
 pub mod procfs;
 pub mod tree;
 
@@ -42,15 +42,20 @@ pub struct Inherited {
 /// The child's whole life; never returns. What goes wrong is sent to the host, or to `start`.
 pub fn main(plan: &Plan, inherited: Inherited) -> ! {
     let mut report = Report::new(inherited.sync);
-    let result = init(plan, &mut report, inherited.sources, Rest {
-        joins: inherited.joins,
-        cgroups: inherited.cgroups,
-        start: inherited.start,
-        program: inherited.program,
-        has_runtime_hooks: inherited.has_runtime_hooks,
-        cgroup_first: inherited.cgroup_first,
-        into_cgroup: inherited.into_cgroup,
-    });
+    let result = init(
+        plan,
+        &mut report,
+        inherited.sources,
+        Rest {
+            joins: inherited.joins,
+            cgroups: inherited.cgroups,
+            start: inherited.start,
+            program: inherited.program,
+            has_runtime_hooks: inherited.has_runtime_hooks,
+            cgroup_first: inherited.cgroup_first,
+            into_cgroup: inherited.into_cgroup,
+        },
+    );
     let Err(error) = result;
     report.fail(error);
     exit_now(1)
@@ -81,7 +86,13 @@ impl Report {
 
     /// Waits for one message of the host, taking note of `Joined` on the way.
     pub fn wait(&self, step: &str, wanted: fn(&Message) -> bool) -> Result<()> {
-        let accept = |m: Message| if wanted(&m) || matches!(m, Message::Joined) { Ok(m) } else { Err(m) };
+        let accept = |m: Message| {
+            if wanted(&m) || matches!(m, Message::Joined) {
+                Ok(m)
+            } else {
+                Err(m)
+            }
+        };
         loop {
             if self.joined.get() && wanted(&Message::Joined) {
                 return Ok(());
@@ -149,7 +160,8 @@ fn second_hop(plan: &Plan, report: &Report, rest: &mut Rest) -> Result<()> {
     }
     rest.joins = later;
     let into = rest.into_cgroup.take();
-    let flags = (plan.namespaces.new & !(libc::CLONE_NEWUSER | libc::CLONE_NEWCGROUP | CLONE_NEWTIME)) | libc::CLONE_PARENT;
+    let flags =
+        (plan.namespaces.new & !(libc::CLONE_NEWUSER | libc::CLONE_NEWCGROUP | CLONE_NEWTIME)) | libc::CLONE_PARENT;
     let forked = crate::host::clone_into(flags as u64, into.as_ref().map(|f| f.as_fd()))
         .call(|| format!("clone3({flags:#x})"))
         .at(|| "linux.namespaces")?;

@@ -52,7 +52,9 @@ fn is_dir(fd: BorrowedFd) -> Result<bool> {
 fn bind(root: &Root, m: &Mount, source: Option<OwnedFd>, recursive: bool) -> Result<OwnedFd> {
     let tree = match source {
         Some(fd) => Tree::Detached(fd),
-        None => tree::bind(cwd(), Path::new(&m.source), recursive).map_err(|e| e.at(format!("{}.source", m.field)))?,
+        None => {
+            tree::bind(cwd(), Path::new(&m.source), recursive).map_err(|e| e.at(format!("{}.source", m.field)))?
+        }
     };
     let target = if is_dir(tree.fd())? { root.make_dir(&m.destination) } else { root.make_file(&m.destination) };
     let target = target.map_err(|e| e.at(format!("{}.destination", m.field)))?;
@@ -90,7 +92,9 @@ fn target(root: &Root, m: &Mount, kind: &str) -> Result<OwnedFd> {
             let what = format!("{kind} must be mounted on an ordinary directory, not through a symlink");
             Err(Error { errno: Some(e), ..Error::new(ErrorKind::System, what) }.at(field()))
         }
-        Err(e) => Err(Error::call(e, format!("openat2(rootfs, {:?}, RESOLVE_NO_SYMLINKS)", m.destination)).at(field())),
+        Err(e) => {
+            Err(Error::call(e, format!("openat2(rootfs, {:?}, RESOLVE_NO_SYMLINKS)", m.destination)).at(field()))
+        }
     }
 }
 
@@ -135,7 +139,13 @@ fn too_long(data: &[(String, Option<String>)]) -> bool {
     data.iter().any(|(_, v)| v.as_ref().is_some_and(|v| v.len() > 255))
 }
 
-fn new_mount(kind: &str, source: &str, data: &[(String, Option<String>)], attrs: u64, m: &Mount) -> Result<OwnedFd> {
+fn new_mount(
+    kind: &str,
+    source: &str,
+    data: &[(String, Option<String>)],
+    attrs: u64,
+    m: &Mount,
+) -> Result<OwnedFd> {
     if too_long(data) {
         return Err(Error::call(Errno::E2BIG, "fsconfig"));
     }
@@ -146,7 +156,8 @@ fn new_mount(kind: &str, source: &str, data: &[(String, Option<String>)], attrs:
         Error::call(e, call)
     };
     if !source.is_empty() {
-        sys::fsconfig(fs.as_fd(), "source", Some(source)).map_err(|e| fail(e, format!("fsconfig({kind}, source, {source:?})")))?;
+        sys::fsconfig(fs.as_fd(), "source", Some(source))
+            .map_err(|e| fail(e, format!("fsconfig({kind}, source, {source:?})")))?;
     }
     for (key, value) in data {
         sys::fsconfig(fs.as_fd(), key, value.as_deref()).map_err(|e| {
@@ -234,7 +245,8 @@ fn remount(root: &Root, m: &Mount) -> Result<OwnedFd> {
     if !m.data.is_empty() {
         let fs = sys::fspick(fd.as_fd()).call(|| "fspick")?;
         for (key, value) in &m.data {
-            sys::fsconfig(fs.as_fd(), key, value.as_deref()).call(|| format!("fsconfig({key}) [{}]", sys::fslog(fs.as_fd())))?;
+            sys::fsconfig(fs.as_fd(), key, value.as_deref())
+                .call(|| format!("fsconfig({key}) [{}]", sys::fslog(fs.as_fd())))?;
         }
         sys::fsreconfigure(fs.as_fd()).call(|| format!("fsconfig(RECONFIGURE) [{}]", sys::fslog(fs.as_fd())))?;
     }
@@ -275,7 +287,8 @@ fn cgroup(root: &Root, m: &Mount, views: &[CgroupView], cgroups: &[PathBuf]) -> 
             tree::setattr(fd.as_fd(), false, &m.attr)?;
         }
         for alias in &view.aliases {
-            nix::unistd::symlinkat(view.name.as_str(), &tmpfs, alias.as_str()).call(|| format!("symlink({alias})"))?;
+            nix::unistd::symlinkat(view.name.as_str(), &tmpfs, alias.as_str())
+                .call(|| format!("symlink({alias})"))?;
         }
     }
     tree::setattr(tmpfs.as_fd(), false, &m.attr)?;
@@ -299,7 +312,10 @@ fn copy_dir(from: BorrowedFd, to: BorrowedFd, depth: u32) -> nix::Result<()> {
         match SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT {
             SFlag::S_IFDIR if depth < 256 => {
                 nix::sys::stat::mkdirat(to, name, mode)?;
-                let (a, b) = (openat(from, name, read | OFlag::O_DIRECTORY, Mode::empty())?, openat(to, name, read, Mode::empty())?);
+                let (a, b) = (
+                    openat(from, name, read | OFlag::O_DIRECTORY, Mode::empty())?,
+                    openat(to, name, read, Mode::empty())?,
+                );
                 copy_dir(a.as_fd(), b.as_fd(), depth + 1)?;
             }
             SFlag::S_IFLNK => nix::unistd::symlinkat(readlinkat(from, name)?.as_os_str(), to, name)?,

@@ -16,7 +16,8 @@ use std::path::{Path, PathBuf};
 /// Changes the propagation of the mount at `path`; `flags` with `MS_REC` or without.
 pub fn propagate(path: &str, flags: u64) -> Result<()> {
     let flags = MsFlags::from_bits_truncate(flags as _);
-    mount(None::<&str>, path, None::<&str>, flags, None::<&str>).call(|| format!("mount(\"\", {path:?}, {flags:?})"))
+    mount(None::<&str>, path, None::<&str>, flags, None::<&str>)
+        .call(|| format!("mount(\"\", {path:?}, {flags:?})"))
 }
 
 /// Binds the rootfs onto itself, so that it is a mount that can become the root, and opens it.
@@ -32,9 +33,10 @@ pub fn attach_root(rootfs: &Rootfs) -> Result<Root> {
             .call(|| format!("mount(\"\", {}, MS_PRIVATE)", parent.display()))
             .at(|| "linux.rootfsPropagation")?;
     }
-    let target = nix::fcntl::open(&rootfs.path, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
-        .call(|| format!("open({}, O_DIRECTORY)", rootfs.path.display()))
-        .at(|| "root.path")?;
+    let target =
+        nix::fcntl::open(&rootfs.path, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
+            .call(|| format!("open({}, O_DIRECTORY)", rootfs.path.display()))
+            .at(|| "root.path")?;
     let tree = tree::bind(target.as_fd(), Path::new(""), true).at(|| "root.path")?;
     tree.attach(target.as_fd()).map(Root::new).at(|| "root.path")
 }
@@ -95,7 +97,9 @@ fn find(root: &Root, path: &str) -> Result<Option<OwnedFd>> {
 pub fn readonly(root: &Root, list: &[String]) -> Result<()> {
     for (i, path) in list.iter().enumerate() {
         let field = || format!("linux.readonlyPaths[{i}]");
-        let Some(target) = find(root, path).at(field)? else { continue };
+        let Some(target) = find(root, path).at(field)? else {
+            continue;
+        };
         let tree = tree::bind(target.as_fd(), Path::new(""), true).at(field)?;
         let attr = MountAttr { set: ATTR_RDONLY, ..MountAttr::default() };
         match &tree {
@@ -120,7 +124,9 @@ pub fn mask(root: &Root, list: &[String]) -> Result<()> {
     let mut empty: Option<OwnedFd> = None;
     for (i, path) in list.iter().enumerate() {
         let field = || format!("linux.maskedPaths[{i}]");
-        let Some(target) = find(root, path).at(field)? else { continue };
+        let Some(target) = find(root, path).at(field)? else {
+            continue;
+        };
         let is_dir = fstat(&target).call(|| "fstat").at(field)?.st_mode & libc::S_IFMT == libc::S_IFDIR;
         if is_dir {
             match &empty {

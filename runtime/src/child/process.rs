@@ -53,7 +53,8 @@ fn labels(p: &Process, procfs: Option<Procfs>) -> Result<()> {
                     if now.trim_end_matches(['\0', '\n']).starts_with(label) {
                         return Ok(());
                     }
-                    return Err(Error::new(Kind::System, format!("the kernel kept {now:?} instead of {label:?}")).at(format!("{}.{field}", p.field)));
+                    return Err(Error::new(Kind::System, format!("the kernel kept {now:?} instead of {label:?}"))
+                        .at(format!("{}.{field}", p.field)));
                 }
                 Err(Errno::ENOENT) => continue,
                 Err(e) => {
@@ -62,7 +63,8 @@ fn labels(p: &Process, procfs: Option<Procfs>) -> Result<()> {
                 }
             }
         }
-        Err(Error::call(last, format!("write(/proc/self/attr/{}, {value:?})", files[0])).at(format!("{}.{field}", p.field)))
+        Err(Error::call(last, format!("write(/proc/self/attr/{}, {value:?})", files[0]))
+            .at(format!("{}.{field}", p.field)))
     };
     if let Some(profile) = &p.apparmor {
         set(&["apparmor/exec", "exec"], format!("exec {profile}"), "apparmorProfile")?;
@@ -76,16 +78,22 @@ fn labels(p: &Process, procfs: Option<Procfs>) -> Result<()> {
 fn scheduling(p: &Process) -> Result<()> {
     let field = |name: &str| format!("{}.{name}", p.field);
     if let Some(attr) = p.scheduler {
-        sched::sched_setattr(attr).call(|| format!("sched_setattr(policy {})", attr.policy)).at(|| field("scheduler"))?;
+        sched::sched_setattr(attr)
+            .call(|| format!("sched_setattr(policy {})", attr.policy))
+            .at(|| field("scheduler"))?;
     }
     if let Some((class, level)) = p.io_priority {
-        sched::ioprio_set(class, level).call(|| format!("ioprio_set(class {class}, {level})")).at(|| field("ioPriority"))?;
+        sched::ioprio_set(class, level)
+            .call(|| format!("ioprio_set(class {class}, {level})"))
+            .at(|| field("ioPriority"))?;
     }
     if let Some(domain) = p.personality {
         proc::personality(domain).call(|| format!("personality({domain:#x})")).at(|| "linux.personality")?;
     }
     if let Some((mode, nodes)) = &p.memory_policy {
-        sched::set_mempolicy(*mode, nodes).call(|| format!("set_mempolicy({mode:#x})")).at(|| "linux.memoryPolicy")?;
+        sched::set_mempolicy(*mode, nodes)
+            .call(|| format!("set_mempolicy({mode:#x})"))
+            .at(|| "linux.memoryPolicy")?;
     }
     Ok(())
 }
@@ -98,7 +106,9 @@ fn change_dir(p: &Process) -> Result<bool> {
         Ok(()) => return Ok(true),
         Err(Errno::EACCES | Errno::EPERM) => return Ok(false),
         Err(Errno::ENOENT) => {}
-        Err(e) => return Err(Error::call(e, format!("chdir to cwd ({:?}) set in config.json failed: chdir", p.cwd))),
+        Err(e) => {
+            return Err(Error::call(e, format!("chdir to cwd ({:?}) set in config.json failed: chdir", p.cwd)))
+        }
     }
     std::fs::create_dir_all(path).call(|| format!("mkdir({})", p.cwd))?;
     nix::unistd::chdir(path).call(|| format!("chdir({})", p.cwd))?;
@@ -149,7 +159,10 @@ fn look_up(p: &Process) -> Result<PathBuf> {
     };
     if name.contains('/') {
         return check(Path::new(name)).map(|()| PathBuf::from(name)).map_err(|e| match e {
-            Errno::ENOENT => Error::new(Kind::System, format!("exec: {name:?}: stat {name}: no such file or directory")).at(format!("{}.args[0]", p.field)),
+            Errno::ENOENT => {
+                Error::new(Kind::System, format!("exec: {name:?}: stat {name}: no such file or directory"))
+                    .at(format!("{}.args[0]", p.field))
+            }
             e => fail(e),
         });
     }
@@ -166,7 +179,8 @@ fn look_up(p: &Process) -> Result<PathBuf> {
     if denied {
         return Err(fail(Errno::EACCES));
     }
-    Err(Error::new(Kind::System, format!("exec: {name:?}: executable file not found in $PATH")).at(format!("{}.args[0]", p.field)))
+    Err(Error::new(Kind::System, format!("exec: {name:?}: executable file not found in $PATH"))
+        .at(format!("{}.args[0]", p.field)))
 }
 
 /// The program and what it is given.
@@ -179,7 +193,9 @@ struct Image {
 /// Becomes the process's user, as far as can be said before the container is started.
 fn settle(p: &Process, procfs: Option<Procfs>) -> Result<Image> {
     if p.no_new_privileges {
-        proc::set_no_new_privs().call(|| "prctl(PR_SET_NO_NEW_PRIVS)").at(|| format!("{}.noNewPrivileges", p.field))?;
+        proc::set_no_new_privs()
+            .call(|| "prctl(PR_SET_NO_NEW_PRIVS)")
+            .at(|| format!("{}.noNewPrivileges", p.field))?;
     }
     scheduling(p)?;
     labels(p, procfs)?;
@@ -224,9 +240,18 @@ fn load_with_listener(filter: &Filter, program: &[Insn], p: &Process, channel: &
 }
 
 /// Capabilities, seccomp and execve, in the order that no_new_privs allows.
-fn finish(p: &Process, program: Option<&[Insn]>, plan: Option<&Plan>, keep: i32, image: &Image) -> Result<Infallible> {
+fn finish(
+    p: &Process,
+    program: Option<&[Insn]>,
+    plan: Option<&Plan>,
+    keep: i32,
+    image: &Image,
+) -> Result<Infallible> {
     if p.args.is_empty() {
-        return Err(Error::invalid(p.field.clone(), "required when the container is started (runtime-spec, config.md)"));
+        return Err(Error::invalid(
+            p.field.clone(),
+            "required when the container is started (runtime-spec, config.md)",
+        ));
     }
     let filter = p.seccomp.as_ref().filter(|f| f.listener.is_none()).zip(program);
     let load = || -> Result<()> {
@@ -265,7 +290,8 @@ fn finish(p: &Process, program: Option<&[Insn]>, plan: Option<&Plan>, keep: i32,
         load()?;
     }
     let Err(e) = nix::unistd::execve(&image.path, &image.args, &image.env);
-    Err(Error::new(Kind::System, format!("exec {}: {}", image.path.to_string_lossy(), e.desc().to_lowercase())).at(format!("{}.args[0]", p.field)))
+    Err(Error::new(Kind::System, format!("exec {}: {}", image.path.to_string_lossy(), e.desc().to_lowercase()))
+        .at(format!("{}.args[0]", p.field)))
 }
 
 /// The resource limits, last: a low RLIMIT_NOFILE would break the steps before. The host has raised what takes a
@@ -293,7 +319,9 @@ fn close_others(preserved: u32, channel: i32) {
     }
     if closed.is_err() {
         // Before Linux 5.9 the table is walked; the listing itself is a descriptor, hence the collected list.
-        let Ok(list) = std::fs::read_dir("/proc/self/fd") else { return };
+        let Ok(list) = std::fs::read_dir("/proc/self/fd") else {
+            return;
+        };
         let numbers: Vec<i32> = list.flatten().filter_map(|e| e.file_name().to_str()?.parse().ok()).collect();
         for n in numbers.into_iter().filter(|n| *n >= first as i32 && *n != channel as i32) {
             fd::close_raw(n);
@@ -345,8 +373,12 @@ fn wait_for_start(listener: OwnedFd) -> Result<Channel> {
 pub fn exec(p: &Process, report: &mut Report, program: Option<Vec<Insn>>) -> Result<Infallible> {
     keyring(p)?;
     if p.terminal {
-        let root = nix::fcntl::open("/", OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, nix::sys::stat::Mode::empty())
-            .call(|| "open(/)")?;
+        let root = nix::fcntl::open(
+            "/",
+            OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC,
+            nix::sys::stat::Mode::empty(),
+        )
+        .call(|| "open(/)")?;
         let pair = console::open(std::os::fd::AsFd::as_fd(&root), p).at(|| format!("{}.terminal", p.field))?;
         console::own(&pair.slave)?;
         report.sync()?.send(&Message::Terminal(pair.master))?;

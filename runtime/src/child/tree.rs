@@ -13,7 +13,10 @@ use std::path::Path;
 pub enum Tree {
     Detached(OwnedFd),
     /// The opened source of a bind mount, on a kernel without open_tree.
-    Source { fd: OwnedFd, recursive: bool },
+    Source {
+        fd: OwnedFd,
+        recursive: bool,
+    },
 }
 
 pub fn cwd() -> BorrowedFd<'static> {
@@ -87,7 +90,10 @@ pub fn setattr(fd: BorrowedFd, recursive: bool, attr: &MountAttr) -> Result<()> 
         Err(Errno::ENOSYS) if attr.userns == 0 => legacy_setattr(fd, recursive, attr),
         other => other.call(|| {
             let rec = if recursive { ", AT_RECURSIVE" } else { "" };
-            format!("mount_setattr(fd{rec}, set {:#x}, clear {:#x}, propagation {:#x})", attr.set, attr.clear, attr.propagation)
+            format!(
+                "mount_setattr(fd{rec}, set {:#x}, clear {:#x}, propagation {:#x})",
+                attr.set, attr.clear, attr.propagation
+            )
         }),
     }
 }
@@ -104,7 +110,10 @@ fn legacy_setattr(fd: BorrowedFd, recursive: bool, attr: &MountAttr) -> Result<(
         return Ok(());
     }
     if recursive {
-        return Err(Error::call(Errno::ENOSYS, "mount_setattr(AT_RECURSIVE): recursive mount options need Linux 5.12"));
+        return Err(Error::call(
+            Errno::ENOSYS,
+            "mount_setattr(AT_RECURSIVE): recursive mount options need Linux 5.12",
+        ));
     }
     let flags = legacy_flags(fd, attr)? | MsFlags::MS_BIND | MsFlags::MS_REMOUNT;
     nix::mount::mount(None::<&str>, at.as_str(), None::<&str>, flags, None::<&str>)

@@ -91,9 +91,10 @@ fn foreign_namespaces(state: &State) -> Result<i32> {
 fn cgroup(exec: &Exec) -> Result<Group> {
     let mut group = Group::open(&exec.state.cgroups);
     for dir in &mut group.dirs {
-        let sub = exec.sub_cgroups.iter().find(|(controllers, _)| {
-            controllers.is_empty() || controllers.iter().any(|c| dir.hierarchy.has(c))
-        });
+        let sub = exec
+            .sub_cgroups
+            .iter()
+            .find(|(controllers, _)| controllers.is_empty() || controllers.iter().any(|c| dir.hierarchy.has(c)));
         let Some((_, sub)) = sub else { continue };
         let path = dir.path.join(crate::root::clean(sub));
         dir.fd = nix::fcntl::open(&path, OFlag::O_DIRECTORY | OFlag::O_CLOEXEC | OFlag::O_RDONLY, Mode::empty())
@@ -129,7 +130,9 @@ fn join(
         }
         // setns with the mount namespace has made its root ours.
         nix::unistd::chdir("/").call(|| "chdir(/)")?;
-        match clone_into(libc::CLONE_PARENT as u64, unified.as_ref().map(|f| f.as_fd())).call(|| "clone3(CLONE_PARENT)")? {
+        match clone_into(libc::CLONE_PARENT as u64, unified.as_ref().map(|f| f.as_fd()))
+            .call(|| "clone3(CLONE_PARENT)")?
+        {
             Forked::Parent { pid, .. } => {
                 report.sync()?.send(&Message::Hopped(pid.as_raw()))?;
                 exit_now(0);
@@ -200,7 +203,9 @@ fn converse(exec: &Exec, c: &mut Container, group: &Group) -> Result<()> {
 fn join_init(exec: &Exec, pid: i32) -> bool {
     let init = exec.state.init.map_or(0, |i| i.pid);
     let text = std::fs::read_to_string(format!("/proc/{init}/cgroup")).unwrap_or_default();
-    let Some(path) = text.lines().find_map(|l| l.strip_prefix("0::/")) else { return false };
+    let Some(path) = text.lines().find_map(|l| l.strip_prefix("0::/")) else {
+        return false;
+    };
     super::facts::hierarchies()
         .iter()
         .filter(|h| h.v2)

@@ -45,18 +45,19 @@ impl Hierarchy {
 impl Facts {
     /// Reads what this document can depend on.
     pub fn read(spec: &Spec) -> Facts {
-        let huge = spec
-            .linux
-            .as_ref()
-            .and_then(|l| l.resources.as_ref())
-            .is_some_and(|r| !r.hugepage_limits.is_empty());
+        let huge =
+            spec.linux.as_ref().and_then(|l| l.resources.as_ref()).is_some_and(|r| !r.hugepage_limits.is_empty());
         Facts {
             rootless: !nix::unistd::geteuid().is_root(),
             capabilities: caps::read(None, caps::CapSet::Permitted).unwrap_or_default(),
-            apparmor: std::fs::read("/sys/module/apparmor/parameters/enabled").is_ok_and(|b| b.first() == Some(&b'Y')),
+            apparmor: std::fs::read("/sys/module/apparmor/parameters/enabled")
+                .is_ok_and(|b| b.first() == Some(&b'Y')),
             selinux: Path::new("/sys/fs/selinux/enforce").exists(),
             resctrl: Path::new("/sys/fs/resctrl/schemata").exists(),
-            cgroup: CgroupFacts { hierarchies: hierarchies(), hugepage_sizes: if huge { hugepages() } else { Vec::new() } },
+            cgroup: CgroupFacts {
+                hierarchies: hierarchies(),
+                hugepage_sizes: if huge { hugepages() } else { Vec::new() },
+            },
             kind_of: |path| path.metadata().ok().map(|m| m.is_dir()),
         }
     }
@@ -87,15 +88,31 @@ fn v2(mount_point: PathBuf) -> Hierarchy {
 fn parse_mountinfo(text: &str) -> Vec<Hierarchy> {
     let mut out: Vec<Hierarchy> = Vec::new();
     for line in text.lines().filter(|l| l.contains(" - cgroup")) {
-        let Some((head, tail)) = line.split_once(" - ") else { continue };
-        let Some(mount_point) = head.split(' ').nth(4) else { continue };
+        let Some((head, tail)) = line.split_once(" - ") else {
+            continue;
+        };
+        let Some(mount_point) = head.split(' ').nth(4) else {
+            continue;
+        };
         let mut tail = tail.split(' ');
         let (kind, options) = (tail.next().unwrap_or(""), tail.nth(1).unwrap_or(""));
         let mount_point = PathBuf::from(unescape(mount_point));
         let found = match kind {
             "cgroup2" => v2(mount_point),
             "cgroup" => {
-                let known = |o: &&str| !matches!(*o, "rw" | "ro" | "xattr" | "clone_children" | "noprefix" | "none" | "cpuset_v2_mode" | "favordynmods" | "nofavordynmods") && !o.starts_with("release_agent=");
+                let known = |o: &&str| {
+                    !matches!(
+                        *o,
+                        "rw" | "ro"
+                            | "xattr"
+                            | "clone_children"
+                            | "noprefix"
+                            | "none"
+                            | "cpuset_v2_mode"
+                            | "favordynmods"
+                            | "nofavordynmods"
+                    ) && !o.starts_with("release_agent=")
+                };
                 let controllers = options.split(',').filter(known).map(str::to_string).collect();
                 Hierarchy { mount_point, controllers, v2: false }
             }
@@ -131,7 +148,9 @@ fn unescape(text: &str) -> String {
 }
 
 fn hugepages() -> Vec<String> {
-    let Ok(dir) = std::fs::read_dir("/sys/kernel/mm/hugepages") else { return Vec::new() };
+    let Ok(dir) = std::fs::read_dir("/sys/kernel/mm/hugepages") else {
+        return Vec::new();
+    };
     dir.flatten()
         .filter_map(|e| e.file_name().to_str()?.strip_prefix("hugepages-")?.strip_suffix("kB")?.parse::<u64>().ok())
         .map(|kb| match kb {

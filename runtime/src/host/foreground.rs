@@ -36,10 +36,13 @@ impl RawTerminal {
         let standard = [2, 1, 0].into_iter().find(|n| isatty(conex_sys::fd::borrow(*n)).unwrap_or(false));
         let fd = match standard {
             Some(n) => conex_sys::fd::dup_above(n, 3).call(|| "dup")?,
-            None => match nix::fcntl::open("/dev/tty", OFlag::O_RDWR | OFlag::O_CLOEXEC, nix::sys::stat::Mode::empty()) {
-                Ok(fd) => fd,
-                Err(_) => return Ok(None),
-            },
+            None => {
+                match nix::fcntl::open("/dev/tty", OFlag::O_RDWR | OFlag::O_CLOEXEC, nix::sys::stat::Mode::empty())
+                {
+                    Ok(fd) => fd,
+                    Err(_) => return Ok(None),
+                }
+            }
         };
         let saved = termios::tcgetattr(&fd).call(|| "tcgetattr")?;
         let mut raw = saved.clone();

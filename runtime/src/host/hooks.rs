@@ -29,7 +29,8 @@ impl StateDocument<'_> {
             #[serde(flatten)]
             state: &'a StateDocument<'a>,
         }
-        serde_json::to_vec(&Document { oci_version: crate::oci::features::SPEC_VERSION, state: self }).unwrap_or_default()
+        serde_json::to_vec(&Document { oci_version: crate::oci::features::SPEC_VERSION, state: self })
+            .unwrap_or_default()
     }
 }
 
@@ -82,7 +83,10 @@ fn one(hook: &Hook, state: &[u8], cwd: Option<&Path>) -> Result<()> {
     match status {
         None => {
             let seconds = hook.timeout.unwrap_or(0) as f64;
-            Err(Error::new(Kind::System, format!("{}: hook ran past specified timeout of {seconds:.1}s{printed}", call())))
+            Err(Error::new(
+                Kind::System,
+                format!("{}: hook ran past specified timeout of {seconds:.1}s{printed}", call()),
+            ))
         }
         Some(s) if s.success() => Ok(()),
         Some(s) => Err(Error::new(Kind::System, format!("error running hook: {}: {s}{printed}", call()))),

@@ -12,7 +12,8 @@ use std::time::Duration;
 /// Connects to a stream socket by path; longer paths than sun_path (108 bytes) through a descriptor of the directory.
 pub fn connect_stream(path: &Path) -> Result<OwnedFd> {
     let call = || format!("connect({})", path.display());
-    let fd = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).call(|| "socket(AF_UNIX)")?;
+    let fd =
+        socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).call(|| "socket(AF_UNIX)")?;
     connect(fd.as_raw_fd(), &address(path)?.1).call(call)?;
     Ok(fd)
 }
@@ -75,9 +76,15 @@ fn fetch(pidfd: BorrowedFd, number: i32) -> Result<OwnedFd> {
             Err(Errno::EBADF) => std::thread::sleep(Duration::from_millis(1)),
             Err(e) => return Err(Error::call(e, format!("pidfd_getfd({number})")).at("linux.seccomp")),
         }
-        if matches!(conex_sys::proc::wait_pidfd(pidfd, true), Ok(conex_sys::proc::Waited::Exited(_) | conex_sys::proc::Waited::Signaled(_))) {
-            return Err(Error::new(Kind::System, "the process died while it loaded its seccomp filter").at("linux.seccomp"));
+        if matches!(
+            conex_sys::proc::wait_pidfd(pidfd, true),
+            Ok(conex_sys::proc::Waited::Exited(_) | conex_sys::proc::Waited::Signaled(_))
+        ) {
+            return Err(
+                Error::new(Kind::System, "the process died while it loaded its seccomp filter").at("linux.seccomp")
+            );
         }
     }
-    Err(Error::new(Kind::System, "the process did not load its seccomp filter within 5 seconds").at("linux.seccomp"))
+    Err(Error::new(Kind::System, "the process did not load its seccomp filter within 5 seconds")
+        .at("linux.seccomp"))
 }

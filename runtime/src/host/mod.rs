@@ -74,7 +74,8 @@ fn build(plan: &Plan, entry: &Entry, state: &mut State, root: &Path, start: Star
     };
     let program = match &plan.process.seccomp {
         Some(filter) => {
-            let dir = nix::fcntl::open(root, OFlag::O_DIRECTORY | OFlag::O_CLOEXEC | OFlag::O_RDONLY, Mode::empty()).ok();
+            let dir =
+                nix::fcntl::open(root, OFlag::O_DIRECTORY | OFlag::O_CLOEXEC | OFlag::O_RDONLY, Mode::empty()).ok();
             Some(crate::seccomp::cache::program(dir.as_ref().map(|d| d.as_fd()), &filter.profile)?)
         }
         None => None,
@@ -148,15 +149,23 @@ fn explain(e: Error, c: &Container, group: &Group) -> Error {
         Ok(proc::Waited::Exited(n)) => format!("exited with {n}"),
         _ => return e,
     };
-    let oom = if group.oom_kills() > 0 { " (possibly OOM-killed: linux.resources.memory.limit may be too low)" } else { "" };
-    Error::new(Kind::System, format!("container init {how} {}{oom}", e.what.trim_start_matches("the other side died ")))
+    let oom = if group.oom_kills() > 0 {
+        " (possibly OOM-killed: linux.resources.memory.limit may be too low)"
+    } else {
+        ""
+    };
+    Error::new(
+        Kind::System,
+        format!("container init {how} {}{oom}", e.what.trim_start_matches("the other side died ")),
+    )
 }
 
 /// The socket on which `start` reaches the waiting init. Only root can enter the directory.
 fn start_socket(entry: &Entry) -> Result<OwnedFd> {
     use nix::sys::socket::*;
     use std::os::fd::AsRawFd;
-    let fd = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None).call(|| "socket(AF_UNIX)")?;
+    let fd = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None)
+        .call(|| "socket(AF_UNIX)")?;
     entry.unlink("start.sock");
     let path = entry.path.join("start.sock");
     let (_dir, address) = listener::address(&path)?;
@@ -189,7 +198,11 @@ fn open_source(m: &crate::plan::mounts::Mount, recursive: bool, plan: &Plan) -> 
     let tree = child::paths::host_bind(Path::new(&m.source), recursive)?;
     let child::tree::Tree::Detached(fd) = tree else {
         // A kernel without open_tree: the child tries by itself.
-        return if m.idmap.is_none() { Ok(None) } else { Err(Error::unsupported(m.field.clone(), "idmapped mounts need Linux 5.12")) };
+        return if m.idmap.is_none() {
+            Ok(None)
+        } else {
+            Err(Error::unsupported(m.field.clone(), "idmapped mounts need Linux 5.12"))
+        };
     };
     // A clone of a shared host mount is its peer; what is mounted below it later must not reach the host.
     let slave = plan.rootfs.propagation & libc::MS_SHARED as u64 == 0;
@@ -215,12 +228,15 @@ impl Home {
     fn remember(&mut self, flag: i32) -> Result<()> {
         let file = KINDS.iter().find(|k| k.2 == flag).map_or("", |k| k.1);
         let path = format!("/proc/self/ns/{file}");
-        let fd = nix::fcntl::open(path.as_str(), OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty()).call(|| format!("open({path})"))?;
+        let fd = nix::fcntl::open(path.as_str(), OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
+            .call(|| format!("open({path})"))?;
         self.0.push((fd, flag));
         Ok(())
     }
     fn back(&self) -> Result<()> {
-        self.0.iter().try_for_each(|(fd, flag)| proc::setns(fd.as_fd(), *flag).call(|| format!("setns(own, {flag:#x})")))
+        self.0
+            .iter()
+            .try_for_each(|(fd, flag)| proc::setns(fd.as_fd(), *flag).call(|| format!("setns(own, {flag:#x})")))
     }
 }
 
@@ -233,7 +249,10 @@ fn spawn(plan: &Plan, mut inherited: child::Inherited, ours: Channel, group: &Gr
     for join in &ns.join {
         let fd = open_namespace(join)?;
         // A mount namespace changes the root of whoever enters it, a user namespace cannot be left.
-        if join.flag == libc::CLONE_NEWUSER || join.flag == libc::CLONE_NEWNS || (ns.hops == Hops::Two && !nix::unistd::geteuid().is_root()) {
+        if join.flag == libc::CLONE_NEWUSER
+            || join.flag == libc::CLONE_NEWNS
+            || (ns.hops == Hops::Two && !nix::unistd::geteuid().is_root())
+        {
             if let (libc::CLONE_NEWUSER, Some(maps)) = (join.flag, &ns.maps) {
                 userns::check_same(&fd, maps, &join.field)?;
             }
@@ -271,7 +290,8 @@ fn spawn(plan: &Plan, mut inherited: child::Inherited, ours: Channel, group: &Gr
         child::main(plan, inherited);
     }
     let back = home.back();
-    let Forked::Parent { pid, pidfd } = forked.call(|| format!("clone3({flags:#x})")).at(|| "linux.namespaces")? else {
+    let Forked::Parent { pid, pidfd } = forked.call(|| format!("clone3({flags:#x})")).at(|| "linux.namespaces")?
+    else {
         return Err(Error::new(Kind::System, "clone3 returned twice"));
     };
     // Only the child keeps its end; end of stream must mean its death.
@@ -290,7 +310,11 @@ fn spawn(plan: &Plan, mut inherited: child::Inherited, ours: Channel, group: &Gr
 pub(crate) fn clone_into(flags: u64, cgroup: Option<std::os::fd::BorrowedFd>) -> nix::Result<Forked> {
     use nix::errno::Errno;
     match clone3(flags, cgroup) {
-        Err(Errno::ENOSYS | Errno::EINVAL | Errno::E2BIG | Errno::EOPNOTSUPP | Errno::EACCES) if cgroup.is_some() => clone3(flags, None),
+        Err(Errno::ENOSYS | Errno::EINVAL | Errno::E2BIG | Errno::EOPNOTSUPP | Errno::EACCES)
+            if cgroup.is_some() =>
+        {
+            clone3(flags, None)
+        }
         other => other,
     }
 }
@@ -321,7 +345,8 @@ fn open_namespace(join: &crate::plan::namespaces::Join) -> Result<OwnedFd> {
 /// Our half of the conversation drawn in [`crate::sync`], up to `Ready`.
 fn converse(plan: &Plan, c: &mut Container, group: &Group, state: &mut State, pure_v2: bool) -> Result<()> {
     let pid = c.pid.as_raw();
-    let born = Path::new(&format!("/proc/{pid}/cgroup")).exists() && group.unified().is_some_and(|d| born_in(pid, d));
+    let born =
+        Path::new(&format!("/proc/{pid}/cgroup")).exists() && group.unified().is_some_and(|d| born_in(pid, d));
     group.join(pid, born)?;
     if !pure_v2 {
         limit(plan, group)?;
@@ -335,7 +360,13 @@ fn converse(plan: &Plan, c: &mut Container, group: &Group, state: &mut State, pu
     move_devices(plan, pid)?;
     rlimits(pid, &plan.process.rlimits)?;
     tell(c, &Message::Joined)?;
-    let document = |status| hooks::StateDocument { id: &plan.id, status, pid, bundle: &plan.bundle, annotations: &plan.annotations };
+    let document = |status| hooks::StateDocument {
+        id: &plan.id,
+        status,
+        pid,
+        bundle: &plan.bundle,
+        annotations: &plan.annotations,
+    };
     loop {
         match c.sync.receive()? {
             None => return Err(Error::new(Kind::System, "the other side died during its preparation")),
@@ -388,10 +419,13 @@ pub fn oom_score(pid: i32, score: i32, field: &str) -> Result<()> {
 pub fn rlimits(pid: i32, list: &[crate::plan::process::Rlimit]) -> Result<()> {
     for r in list {
         let pid = Pid::from_raw(pid);
-        let (soft, hard) = proc::rlimit(pid, r.resource).call(|| format!("prlimit({})", r.name)).at(|| r.field.clone())?;
+        let (soft, hard) =
+            proc::rlimit(pid, r.resource).call(|| format!("prlimit({})", r.name)).at(|| r.field.clone())?;
         if r.hard > hard {
             proc::set_rlimit(pid, r.resource, soft, r.hard)
-                .call(|| format!("prlimit({}, {}): raising the hard limit {hard} takes CAP_SYS_RESOURCE", r.name, r.hard))
+                .call(|| {
+                    format!("prlimit({}, {}): raising the hard limit {hard} takes CAP_SYS_RESOURCE", r.name, r.hard)
+                })
                 .at(|| r.field.clone())?;
         }
     }
@@ -406,7 +440,8 @@ fn move_devices(plan: &Plan, pid: i32) -> Result<()> {
     let mut home = Home(Vec::new());
     home.remember(libc::CLONE_NEWNET)?;
     let path = PathBuf::from(format!("/proc/{pid}/ns/net"));
-    let inside = nix::fcntl::open(&path, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty()).call(|| format!("open({})", path.display()))?;
+    let inside = nix::fcntl::open(&path, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
+        .call(|| format!("open({})", path.display()))?;
     for d in &plan.net_devices {
         let result = (|| {
             let addresses = netlink::addresses(netlink::index(&d.host_name)?)?;

@@ -133,9 +133,10 @@ pub fn addresses(index: i32) -> Result<Vec<Address>> {
         }
         let of = i32::from_ne_bytes([body[4], body[5], body[6], body[7]]);
         let attributes = attributes(&body[8..]);
-        let flags = attributes.iter().find(|a| a.0 == 8 && a.1.len() == 4).map_or(u32::from(body[2]), |a| {
-            u32::from_ne_bytes([a.1[0], a.1[1], a.1[2], a.1[3]])
-        });
+        let flags = attributes
+            .iter()
+            .find(|a| a.0 == 8 && a.1.len() == 4)
+            .map_or(u32::from(body[2]), |a| u32::from_ne_bytes([a.1[0], a.1[1], a.1[2], a.1[3]]));
         if of == index && flags & IFA_F_PERMANENT != 0 && body[3] == 0 {
             let mut header = [0u8; 8];
             header.copy_from_slice(&body[..8]);

@@ -19,13 +19,15 @@ pub fn directory(entry: &Path) -> PathBuf {
 /// The socket that the container's processes write to.
 pub fn bind_inside(entry: &Path) -> Result<OwnedFd> {
     let path = directory(entry).join("notify.sock");
-    let fd = socket(AddressFamily::Unix, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None).call(|| "socket(AF_UNIX)")?;
+    let fd =
+        socket(AddressFamily::Unix, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None).call(|| "socket(AF_UNIX)")?;
     let _ = std::fs::remove_file(&path);
     let (_dir, address) = super::listener::address(&path)?;
     bind(fd.as_raw_fd(), &address).call(|| format!("bind({})", path.display()))?;
     // Any user of the container may report.
     use std::os::unix::fs::PermissionsExt;
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o777)).call(|| format!("chmod({})", path.display()))?;
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o777))
+        .call(|| format!("chmod({})", path.display()))?;
     Ok(fd)
 }
 
@@ -34,7 +36,8 @@ pub fn bind_inside(entry: &Path) -> Result<OwnedFd> {
 pub fn forward(inside: &OwnedFd, manager: &str, pid: i32, alive: impl Fn() -> bool) -> Result<()> {
     use nix::poll::{poll, PollFd, PollFlags};
     use std::os::fd::AsFd;
-    let out = socket(AddressFamily::Unix, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None).call(|| "socket(AF_UNIX)")?;
+    let out =
+        socket(AddressFamily::Unix, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None).call(|| "socket(AF_UNIX)")?;
     let to = match manager.strip_prefix('@') {
         Some(name) => UnixAddr::new_abstract(name.as_bytes()),
         None => UnixAddr::new(manager),
@@ -51,9 +54,12 @@ pub fn forward(inside: &OwnedFd, manager: &str, pid: i32, alive: impl Fn() -> bo
         }
         let n = recv(inside.as_raw_fd(), &mut buffer, MsgFlags::empty()).call(|| "recv(notify.sock)")?;
         let text = String::from_utf8_lossy(&buffer[..n]);
-        let Some(ready) = text.lines().find(|l| l.starts_with("READY=")) else { continue };
+        let Some(ready) = text.lines().find(|l| l.starts_with("READY=")) else {
+            continue;
+        };
         let message = format!("{ready}\nMAINPID={pid}\n");
-        sendto(out.as_raw_fd(), message.as_bytes(), &to, MsgFlags::MSG_NOSIGNAL).call(|| format!("sendto({manager})"))?;
+        sendto(out.as_raw_fd(), message.as_bytes(), &to, MsgFlags::MSG_NOSIGNAL)
+            .call(|| format!("sendto({manager})"))?;
         barrier(&out, &to);
         return Ok(());
     }
@@ -63,7 +69,9 @@ pub fn forward(inside: &OwnedFd, manager: &str, pid: i32, alive: impl Fn() -> bo
 fn barrier(out: &OwnedFd, to: &UnixAddr) {
     use nix::poll::{poll, PollFd, PollFlags};
     use std::os::fd::AsFd;
-    let Ok((reader, writer)) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC) else { return };
+    let Ok((reader, writer)) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC) else {
+        return;
+    };
     let fds = [writer.as_raw_fd()];
     let control = [ControlMessage::ScmRights(&fds)];
     let iov = [std::io::IoSlice::new(b"BARRIER=1")];

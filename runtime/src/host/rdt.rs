@@ -1,7 +1,7 @@
 //! resctrl groups (`linux.intelRdt`).
 
 use crate::error::{Context, Error, Named, Result};
-use crate::plan::resources::Rdt;
+use crate::plan::placement::Rdt;
 use std::path::{Path, PathBuf};
 
 const ROOT: &str = "/sys/fs/resctrl";

@@ -46,7 +46,9 @@ pub fn close_on_exec() {
         return;
     }
     // Before Linux 5.11.
-    let Ok(list) = std::fs::read_dir("/proc/self/fd") else { return };
+    let Ok(list) = std::fs::read_dir("/proc/self/fd") else {
+        return;
+    };
     let numbers: Vec<i32> = list.flatten().filter_map(|e| e.file_name().to_str()?.parse().ok()).collect();
     for n in numbers.into_iter().filter(|n| *n > 2) {
         let _ = fd::set_cloexec(n);
@@ -60,7 +62,8 @@ fn is_sealed(exe: &OwnedFd) -> bool {
         return true;
     }
     const OVERLAYFS_SUPER_MAGIC: i64 = 0x794c_7630;
-    let on_overlay = nix::sys::statfs::fstatfs(exe).is_ok_and(|s| s.filesystem_type().0 as i64 == OVERLAYFS_SUPER_MAGIC);
+    let on_overlay =
+        nix::sys::statfs::fstatfs(exe).is_ok_and(|s| s.filesystem_type().0 as i64 == OVERLAYFS_SUPER_MAGIC);
     // Only believed together: an ordinary container's root is an overlay as well, and a writable one.
     on_overlay && second_run() && writing_is_impossible(exe)
 }
@@ -71,16 +74,22 @@ fn writing_is_impossible(exe: &OwnedFd) -> bool {
     fstatvfs(exe).is_ok_and(|s| s.flags().contains(FsFlags::ST_RDONLY))
 }
 
-
 /// The binary through a detached overlay with lower layers only.
 fn overlay() -> nix::Result<OwnedFd> {
     let path = nix::fcntl::readlink("/proc/self/exe")?;
     let path = Path::new(&path);
-    let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else { return Err(nix::errno::Errno::EINVAL) };
+    let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(nix::errno::Errno::EINVAL);
+    };
     // The separator and the escape of the option string; a path this odd is copied instead.
-    let dir = dir.to_str().filter(|d| !d.contains([':', ',', '\\']) && d.len() < 200).ok_or(nix::errno::Errno::EINVAL)?;
+    let dir =
+        dir.to_str().filter(|d| !d.contains([':', ',', '\\']) && d.len() < 200).ok_or(nix::errno::Errno::EINVAL)?;
     // Two layers are the minimum without an upper one; the second is any directory that does not overlap.
-    let other = if dir.starts_with("/proc") || dir == "/" { return Err(nix::errno::Errno::EINVAL) } else { EMPTY };
+    let other = if dir.starts_with("/proc") || dir == "/" {
+        return Err(nix::errno::Errno::EINVAL);
+    } else {
+        EMPTY
+    };
     if !Path::new(other).is_dir() || dir.starts_with(other) {
         return Err(nix::errno::Errno::ENOENT);
     }

@@ -27,7 +27,10 @@ pub fn container(state: &State, init: Option<BorrowedFd>) -> Vec<Error> {
             std::thread::sleep(Duration::from_millis(5));
         }
         if alive(id) {
-            problems.push(Error::new(Kind::System, format!("container init {} still running 5 seconds after SIGKILL", id.pid)));
+            problems.push(Error::new(
+                Kind::System,
+                format!("container init {} still running 5 seconds after SIGKILL", id.pid),
+            ));
         }
     }
     if let Some(before) = state.rootfs_mounts {
@@ -62,7 +65,9 @@ fn kill_leftovers(state: &State) {
 pub fn mounts_at(path: &Path) -> usize {
     let path = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
     let text = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    text.lines().filter(|l| l.split(' ').nth(4).is_some_and(|p| Path::new(&p.replace("\\040", " ")) == path)).count()
+    text.lines()
+        .filter(|l| l.split(' ').nth(4).is_some_and(|p| Path::new(&p.replace("\\040", " ")) == path))
+        .count()
 }
 
 /// Takes back the mounts of a container without a mount namespace, all at once with the bind of its rootfs on itself;

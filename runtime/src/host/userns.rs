@@ -21,7 +21,9 @@ pub fn write_maps(pid: Pid, maps: &Maps, rootless: bool) -> Result<()> {
         return write(pid, "uid_map", &uid).at(|| "linux.uidMappings");
     }
     let me = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
-    let single = |list: &[crate::oci::config::IdMapping], id: u32| list.len() == 1 && list[0].size == 1 && list[0].host_id == id;
+    let single = |list: &[crate::oci::config::IdMapping], id: u32| {
+        list.len() == 1 && list[0].size == 1 && list[0].host_id == id
+    };
     if single(&maps.gid, me.1) {
         write(pid, "setgroups", "deny").at(|| "linux.gidMappings")?;
         write(pid, "gid_map", &gid).at(|| "linux.gidMappings")?;
@@ -47,7 +49,8 @@ fn helper(program: &str, pid: Pid, list: &[crate::oci::config::IdMapping]) -> Re
     for m in list {
         command.args([m.container_id.to_string(), m.host_id.to_string(), m.size.to_string()]);
     }
-    let out = command.output().call(|| format!("exec({program}): needed for more than one's own id (package uidmap)"))?;
+    let out =
+        command.output().call(|| format!("exec({program}): needed for more than one's own id (package uidmap)"))?;
     if out.status.success() {
         return Ok(());
     }
@@ -66,8 +69,12 @@ pub fn namespace_with(maps: &Maps) -> Result<OwnedFd> {
         }
         Forked::Parent { pid, pidfd } => {
             let opened = write_maps(pid, maps, false).and_then(|()| {
-                nix::fcntl::open(format!("/proc/{pid}/ns/user").as_str(), OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
-                    .call(|| format!("open(/proc/{pid}/ns/user)"))
+                nix::fcntl::open(
+                    format!("/proc/{pid}/ns/user").as_str(),
+                    OFlag::O_RDONLY | OFlag::O_CLOEXEC,
+                    Mode::empty(),
+                )
+                .call(|| format!("open(/proc/{pid}/ns/user)"))
             });
             drop(writer);
             let _ = proc::wait_pidfd(pidfd.as_fd(), false);
@@ -96,7 +103,8 @@ pub fn check_same(ns: &OwnedFd, maps: &Maps, field: &str) -> Result<()> {
             // A namespace that is not a descendant of ours reads as nothing; then setns will say why.
             let words = |t: &str| t.split_whitespace().map(str::to_string).collect::<Vec<_>>();
             if !text.is_empty() && words(&text) != words(&Maps::text(&maps.uid)) {
-                let what = format!("differs from the map of the user namespace that {field} joins: {:?}", text.trim());
+                let what =
+                    format!("differs from the map of the user namespace that {field} joins: {:?}", text.trim());
                 return Err(Error::invalid("linux.uidMappings", what));
             }
             Ok(())

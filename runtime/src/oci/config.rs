@@ -49,7 +49,7 @@ impl<'de> Deserialize<'de> for Dict {
 }
 
 macro_rules! spec {
-    ($(#[$doc:meta])* $name:ident { $($(#[$fdoc:meta])* $field:ident: $ty:ty,)* }) => {
+    ($(#[$doc:meta])* $name:ident { $($(#[$fdoc:meta])* $field:ident: $ty:ty),* $(,)? }) => {
         $(#[$doc])*
         #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
         #[serde(default, rename_all = "camelCase")]
@@ -72,7 +72,7 @@ spec!(
     }
 );
 
-spec!(Root { path: String, readonly: bool, });
+spec!(Root { path: String, readonly: bool });
 
 spec!(Mount {
     destination: String,
@@ -114,7 +114,7 @@ spec!(Process {
     user: User,
 });
 
-spec!(ConsoleSize { height: u16, width: u16, });
+spec!(ConsoleSize { height: u16, width: u16 });
 spec!(Rlimit {
     #[serde(rename = "type")]
     kind: String,
@@ -137,7 +137,7 @@ spec!(Scheduler {
     deadline: Option<u64>,
     period: Option<u64>,
 });
-spec!(IoPriority { class: String, priority: i64, });
+spec!(IoPriority { class: String, priority: i64 });
 spec!(ExecCpuAffinity { initial: Option<String>, r#final: Option<String>, });
 spec!(User { uid: u32, gid: u32, umask: Option<u32>, additional_gids: List<u32>, });
 
@@ -179,7 +179,7 @@ spec!(Namespace {
     kind: String,
     path: Option<String>,
 });
-spec!(TimeOffset { secs: i64, nanosecs: u32, });
+spec!(TimeOffset { secs: i64, nanosecs: u32 });
 spec!(Device {
     #[serde(rename = "type")]
     kind: String,
@@ -269,14 +269,14 @@ spec!(BlockIo {
     throttle_write_iops_device: List<ThrottleDevice>,
 });
 spec!(WeightDevice { major: i64, minor: i64, weight: Option<u16>, leaf_weight: Option<u16>, });
-spec!(ThrottleDevice { major: i64, minor: i64, rate: u64, });
-spec!(HugepageLimit { page_size: String, limit: u64, });
+spec!(ThrottleDevice { major: i64, minor: i64, rate: u64 });
+spec!(HugepageLimit { page_size: String, limit: u64 });
 spec!(Network {
     #[serde(rename = "classID")]
     class_id: Option<u32>,
     priorities: List<InterfacePriority>,
 });
-spec!(InterfacePriority { name: String, priority: u32, });
+spec!(InterfacePriority { name: String, priority: u32 });
 spec!(Rdma { hca_handles: Option<u32>, hca_objects: Option<u32>, });
 
 spec!(Seccomp {
@@ -289,4 +289,4 @@ spec!(Seccomp {
     syscalls: List<Syscall>,
 });
 spec!(Syscall { names: List<String>, action: String, errno_ret: Option<u32>, args: List<SyscallArg>, });
-spec!(SyscallArg { index: u32, value: u64, value_two: u64, op: String, });
+spec!(SyscallArg { index: u32, value: u64, value_two: u64, op: String });

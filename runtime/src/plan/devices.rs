@@ -32,8 +32,7 @@ const DEFAULTS: [(&str, u32, u32); 6] =
     [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
 
 pub(super) fn nodes(linux: &Linux, mounts: &[Mount], check: &mut Check) -> Nodes {
-    let dev_is_bind =
-        mounts.iter().any(|m| m.destination == *"dev" && matches!(m.kind, Kind::Bind { .. }));
+    let dev_is_bind = mounts.iter().any(|m| m.destination == *"dev" && matches!(m.kind, Kind::Bind { .. }));
     let mut out = Nodes { defaults: !dev_is_bind, list: Vec::new() };
     if out.defaults {
         out.list = DEFAULTS
@@ -235,9 +234,8 @@ impl State {
 
     /// What the state says about one access.
     pub fn allows(&self, kind: u8, major: u32, minor: u32, access: u8) -> bool {
-        let hit = |r: &Rule| {
-            r.kind == kind && r.major.is_none_or(|m| m == major) && r.minor.is_none_or(|m| m == minor)
-        };
+        let hit =
+            |r: &Rule| r.kind == kind && r.major.is_none_or(|m| m == major) && r.minor.is_none_or(|m| m == minor);
         if self.default_allow {
             // Denied as soon as one exception covers a bit of it.
             !self.exceptions.iter().any(|r| hit(r) && r.access & access != 0)
@@ -267,11 +265,11 @@ pub fn program(state: &State) -> Vec<conex_sys::bpf::Insn> {
     // r1 = struct bpf_cgroup_dev_ctx { u32 access_type, major, minor }; access_type = access << 16 | type.
     let mut out = vec![
         insn(W, 2, 1, 0, 0),
-        insn(0xbc, 3, 2, 0, 0),        // w3 = w2
-        insn(0x54, 2, 0, 0, 0xffff),   // w2 &= 0xffff: type
-        insn(0x74, 3, 0, 0, 16),       // w3 >>= 16: access
-        insn(W, 4, 1, 4, 0),           // w4 = major
-        insn(W, 5, 1, 8, 0),           // w5 = minor
+        insn(0xbc, 3, 2, 0, 0),      // w3 = w2
+        insn(0x54, 2, 0, 0, 0xffff), // w2 &= 0xffff: type
+        insn(0x74, 3, 0, 0, 16),     // w3 >>= 16: access
+        insn(W, 4, 1, 4, 0),         // w4 = major
+        insn(W, 5, 1, 8, 0),         // w5 = minor
     ];
     for r in &state.exceptions {
         let mut block = Vec::new();

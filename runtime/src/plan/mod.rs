@@ -8,6 +8,7 @@ pub mod devices;
 pub mod hooks;
 pub mod mounts;
 pub mod namespaces;
+pub mod placement;
 pub mod process;
 pub mod resources;
 
@@ -74,7 +75,7 @@ pub struct Plan {
     pub process: process::Process,
     pub cgroup: cgroup::Cgroup,
     pub hooks: Hooks,
-    pub rdt: Option<resources::Rdt>,
+    pub rdt: Option<placement::Rdt>,
     pub warnings: Vec<Error>,
 }
 
@@ -119,7 +120,7 @@ pub fn make(spec: &Spec, options: &Options, facts: &Facts) -> Result<Plan, Vec<E
     names(spec, &namespaces, &mut check);
     let sysctls = namespaces::sysctls(&linux, &namespaces, &mut check);
     let net_devices = net_devices(&linux, &namespaces, facts, &mut check);
-    let rdt = resources::rdt(&linux, &options.id, facts, &mut check);
+    let rdt = placement::rdt(&linux, &options.id, facts, &mut check);
     for (list, name) in [(&linux.masked_paths, "maskedPaths"), (&linux.readonly_paths, "readonlyPaths")] {
         paths(list, name, &namespaces, &mut check);
     }
@@ -218,7 +219,9 @@ fn rootfs(spec: &Spec, options: &Options, facts: &Facts, private: bool, check: &
 fn names(spec: &Spec, namespaces: &namespaces::Namespaces, check: &mut Check) {
     let has_uts = namespaces.private(libc::CLONE_NEWUTS);
     for (value, field) in [(&spec.hostname, "hostname"), (&spec.domainname, "domainname")] {
-        let Some(value) = value.as_deref().filter(|v| !v.is_empty()) else { continue };
+        let Some(value) = value.as_deref().filter(|v| !v.is_empty()) else {
+            continue;
+        };
         if !has_uts {
             check.bad(field, "unable to set hostname without a private UTS namespace (linux.namespaces)");
         }
@@ -251,7 +254,7 @@ fn net_devices(
         if !namespaces.private(libc::CLONE_NEWNET) {
             check.bad(field.clone(), "needs a network namespace (linux.namespaces)");
         }
-        if facts.rootless || namespaces.maps.is_some() && facts.rootless {
+        if facts.rootless {
             check.unsupported(field.clone(), "network devices cannot be moved by an unprivileged runtime");
         }
         let name = device.name.clone().filter(|n| !n.is_empty()).unwrap_or_else(|| host_name.clone());

@@ -29,7 +29,9 @@ pub struct Mount {
 
 #[derive(Debug, Clone, PartialEq)]
 pub enum Kind {
-    Bind { recursive: bool },
+    Bind {
+        recursive: bool,
+    },
     Fs(String),
     /// The container's cgroups, however this host has them.
     Cgroup(Vec<CgroupView>),
@@ -120,8 +122,24 @@ const OPTIONS: &[(&str, Effect)] = &[
 
 /// Options that exist with an `r` in front, for the mount and everything below it.
 const RECURSIVE: [&str; 18] = [
-    "ro", "rw", "nosuid", "suid", "nodev", "dev", "noexec", "exec", "nodiratime", "diratime", "relatime",
-    "norelatime", "noatime", "atime", "strictatime", "nostrictatime", "nosymfollow", "symfollow",
+    "ro",
+    "rw",
+    "nosuid",
+    "suid",
+    "nodev",
+    "dev",
+    "noexec",
+    "exec",
+    "nodiratime",
+    "diratime",
+    "relatime",
+    "norelatime",
+    "noatime",
+    "atime",
+    "strictatime",
+    "nostrictatime",
+    "nosymfollow",
+    "symfollow",
 ];
 
 /// All option names, sorted, as `features` reports them.
@@ -254,7 +272,10 @@ fn kind(out: &mut Mount, m: &config::Mount, field: &str, options: &Options, chec
             // mount(2): the kernel ignores file system options of a bind mount.
             for (name, _) in &out.data {
                 let i = m.options.iter().position(|o| o.split('=').next() == Some(name)).unwrap_or(0);
-                check.warn(format!("{field}.options[{i}]"), format!("{name:?} is ignored: a bind mount takes no file system options"));
+                check.warn(
+                    format!("{field}.options[{i}]"),
+                    format!("{name:?} is ignored: a bind mount takes no file system options"),
+                );
             }
         }
         Kind::Fs(fs) if fs.is_empty() => {
@@ -263,7 +284,10 @@ fn kind(out: &mut Mount, m: &config::Mount, field: &str, options: &Options, chec
         }
         Kind::Fs(fs) if fs == "bind" => {
             // runc fails here with "no such device" because the option is missing; say what is.
-            check.bad(format!("{field}.type"), "\"bind\" is no file system (no such device): add bind or rbind to options");
+            check.bad(
+                format!("{field}.type"),
+                "\"bind\" is no file system (no such device): add bind or rbind to options",
+            );
             return None;
         }
         Kind::Fs(fs) if fs == "cgroup" => out.kind = Kind::Cgroup(Vec::new()),
@@ -353,7 +377,10 @@ fn idmap(out: &mut Mount, m: &config::Mount, field: &str, ns: &Namespaces, check
     if !matches!(out.kind, Kind::Bind { .. }) {
         check.bad(format!("{field}.options"), "only a bind mount can be idmapped");
     } else if map.maps.uid.is_empty() {
-        check.bad(format!("{field}.uidMappings"), "an idmapped mount needs mappings or a user namespace with mappings");
+        check.bad(
+            format!("{field}.uidMappings"),
+            "an idmapped mount needs mappings or a user namespace with mappings",
+        );
     }
 }
 

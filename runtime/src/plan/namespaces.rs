@@ -158,7 +158,8 @@ pub fn mapping_list(field: &str, list: &[IdMapping], check: &mut Check) {
         }
         for (j, other) in list[..i].iter().enumerate() {
             let overlap = |a: u32, b: u32| {
-                u64::from(a) < u64::from(b) + u64::from(other.size) && u64::from(b) < u64::from(a) + u64::from(m.size)
+                u64::from(a) < u64::from(b) + u64::from(other.size)
+                    && u64::from(b) < u64::from(a) + u64::from(m.size)
             };
             if overlap(m.container_id, other.container_id) || overlap(m.host_id, other.host_id) {
                 check.bad(format!("{field}[{i}]"), format!("overlaps {field}[{j}]"));
@@ -250,18 +251,41 @@ fn normal_key(key: &str) -> Option<String> {
     let dotted: String = if key.as_bytes()[first] == b'.' {
         key.to_string()
     } else {
-        key.chars().map(|c| if c == '/' { '.' } else if c == '.' { '/' } else { c }).collect()
+        key.chars()
+            .map(|c| {
+                if c == '/' {
+                    '.'
+                } else if c == '.' {
+                    '/'
+                } else {
+                    c
+                }
+            })
+            .collect()
     };
     let plain = |part: &str| {
         // A slash inside a component stands for a dot, as in net.ipv4.conf.eth0/100.
-        !part.is_empty() && !part.starts_with('/') && part.chars().all(|c| c.is_ascii_alphanumeric() || "_-/".contains(c))
+        !part.is_empty()
+            && !part.starts_with('/')
+            && part.chars().all(|c| c.is_ascii_alphanumeric() || "_-/".contains(c))
     };
     let clean = dotted.split('.').all(plain) && !dotted.contains("//");
     clean.then_some(dotted)
 }
 
 fn path_of(dotted: &str) -> String {
-    dotted.chars().map(|c| if c == '.' { '/' } else if c == '/' { '.' } else { c }).collect()
+    dotted
+        .chars()
+        .map(|c| {
+            if c == '.' {
+                '/'
+            } else if c == '/' {
+                '.'
+            } else {
+                c
+            }
+        })
+        .collect()
 }
 
 #[cfg(test)]
@@ -275,7 +299,10 @@ mod tests {
         assert_eq!(normal_key("net.ipv4/../../vm/stat_interval"), None);
         assert_eq!(normal_key("net/../vm/stat_interval"), None);
         assert_eq!(normal_key("kernel.shm_rmid_forced+kernel.core_pattern"), None);
-        assert_eq!(path_of(&normal_key("net/ipv4/conf/eth0.100/forwarding").unwrap()), "net/ipv4/conf/eth0.100/forwarding");
+        assert_eq!(
+            path_of(&normal_key("net/ipv4/conf/eth0.100/forwarding").unwrap()),
+            "net/ipv4/conf/eth0.100/forwarding"
+        );
     }
 
     #[test]

@@ -93,7 +93,8 @@ pub(super) fn make(
 ) -> Option<Process> {
     let Some(process) = &spec.process else {
         // config.md: "process … is REQUIRED when start is called": the container can be created without one.
-        let nothing = config::Process { cwd: "/".into(), args: config::List(vec!["-".into()]), ..config::Process::default() };
+        let nothing =
+            config::Process { cwd: "/".into(), args: config::List(vec!["-".into()]), ..config::Process::default() };
         let mut out = one(&nothing, "process", facts, namespaces.maps.as_ref(), check);
         out.args.clear();
         return Some(out);
@@ -103,7 +104,7 @@ pub(super) fn make(
     let mut out = one(process, "process", facts, namespaces.maps.as_ref(), check);
     out.seccomp = seccomp;
     out.personality = linux.and_then(|l| personality(l, check));
-    out.memory_policy = linux.and_then(|l| super::resources::memory_policy(l, check));
+    out.memory_policy = linux.and_then(|l| super::placement::memory_policy(l, check));
     out.keyring = (!options.no_new_keyring).then(|| format!("_ses.{}", options.id));
     out.preserve_fds = options.preserve_fds + options.listen_fds;
     if options.listen_fds > 0 {
@@ -117,7 +118,13 @@ pub(super) fn make(
 }
 
 /// Resolves one process object. What belongs to the container (seccomp, personality, keyring) is left empty.
-pub fn one(process: &config::Process, field: &str, facts: &Facts, maps: Option<&Maps>, check: &mut Check) -> Process {
+pub fn one(
+    process: &config::Process,
+    field: &str,
+    facts: &Facts,
+    maps: Option<&Maps>,
+    check: &mut Check,
+) -> Process {
     let at = |name: &str| format!("{field}.{name}");
     if !Path::new(&process.cwd).is_absolute() {
         check.bad(at("cwd"), format!("Cwd must be an absolute path, not {:?}", process.cwd));
@@ -135,7 +142,10 @@ pub fn one(process: &config::Process, field: &str, facts: &Facts, maps: Option<&
     }
     let selinux = process.selinux_label.clone().filter(|l| !l.is_empty());
     if selinux.is_some() && !facts.selinux {
-        check.unsupported(at("selinuxLabel"), "selinux label is specified in config, but selinux is disabled or not supported");
+        check.unsupported(
+            at("selinuxLabel"),
+            "selinux label is specified in config, but selinux is disabled or not supported",
+        );
     }
     if let Some(score) = process.oom_score_adj.filter(|s| !(-1000..=1000).contains(s)) {
         check.bad(at("oomScoreAdj"), format!("{score} is outside -1000 to 1000"));
@@ -239,7 +249,13 @@ fn rlimits(list: &[config::Rlimit], field: &str, check: &mut Check) -> Vec<Rlimi
         if limit.soft > limit.hard {
             check.bad(format!("{field}.soft"), format!("{} is above the hard limit {}", limit.soft, limit.hard));
         }
-        out.push(Rlimit { resource: *resource, name: limit.kind.clone(), soft: limit.soft, hard: limit.hard, field });
+        out.push(Rlimit {
+            resource: *resource,
+            name: limit.kind.clone(),
+            soft: limit.soft,
+            hard: limit.hard,
+            field,
+        });
     }
     out
 }
@@ -251,14 +267,21 @@ fn capabilities(
     facts: &Facts,
     check: &mut Check,
 ) -> Capabilities {
-    let Some(caps) = caps else { return Capabilities::default() };
+    let Some(caps) = caps else {
+        return Capabilities::default();
+    };
     let mut set = |list: &[String], name: &str| -> CapsHashSet {
         let mut out = CapsHashSet::new();
         for (i, text) in list.iter().enumerate() {
             match Capability::from_str(text) {
-                Err(_) => check.warn(format!("{field}.{name}[{i}]"), format!("unknown capability {text:?} is ignored")),
+                Err(_) => {
+                    check.warn(format!("{field}.{name}[{i}]"), format!("unknown capability {text:?} is ignored"))
+                }
                 Ok(cap) if !facts.capabilities.contains(&cap) => {
-                    check.warn(format!("{field}.{name}[{i}]"), format!("{text} is not available to this runtime and is ignored"));
+                    check.warn(
+                        format!("{field}.{name}[{i}]"),
+                        format!("{text} is not available to this runtime and is ignored"),
+                    );
                 }
                 Ok(cap) => {
                     out.insert(cap);
@@ -361,7 +384,9 @@ fn io_priority(p: &config::IoPriority, field: &str, check: &mut Check) -> Option
 }
 
 fn affinity(process: &config::Process, field: &str, check: &mut Check) -> (Option<Vec<u64>>, Option<Vec<u64>>) {
-    let Some(affinity) = &process.exec_cpu_affinity else { return (None, None) };
+    let Some(affinity) = &process.exec_cpu_affinity else {
+        return (None, None);
+    };
     let mut set = |text: &Option<String>, name: &str| {
         let text = text.as_deref().filter(|t| !t.is_empty())?;
         let bits = bit_set(text);

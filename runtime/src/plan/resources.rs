@@ -1,7 +1,7 @@
-//! The conversions from `linux.resources` to files of cgroup v1 and v2, resctrl and NUMA policy.
+//! The conversions from `linux.resources` to files of cgroup v1 and v2.
 
 use super::Check;
-use crate::host::facts::{CgroupFacts, Facts};
+use crate::host::facts::CgroupFacts;
 use crate::oci::config::*;
 
 /// One value for one file of the container's cgroup.
@@ -66,7 +66,11 @@ pub(super) fn writes(r: &Resources, facts: &CgroupFacts, check: &mut Check) -> V
 
 /// `-1` is `max` on v2; v1 takes -1 itself.
 fn max(value: i64) -> String {
-    if value < 0 { "max".into() } else { value.to_string() }
+    if value < 0 {
+        "max".into()
+    } else {
+        value.to_string()
+    }
 }
 
 fn memory(m: &Memory, out: &mut Out) {
@@ -215,9 +219,10 @@ fn cpu_v2(c: &Cpu, out: &mut Out) {
     if let Some(v) = c.burst {
         out.put("cpu", "cpu.burst", "cpu.max.burst", v);
     }
-    for (given, name) in
-        [(c.realtime_runtime.is_some_and(|v| v != 0), "realtimeRuntime"), (c.realtime_period.is_some_and(|v| v != 0), "realtimePeriod")]
-    {
+    for (given, name) in [
+        (c.realtime_runtime.is_some_and(|v| v != 0), "realtimeRuntime"),
+        (c.realtime_period.is_some_and(|v| v != 0), "realtimePeriod"),
+    ] {
         if given {
             out.unsupported(&format!("cpu.{name}"), "cgroup v2 has no real-time bandwidth");
         }
@@ -299,10 +304,14 @@ fn hugepages(list: &[HugepageLimit], out: &mut Out) {
             continue;
         }
         if !out.facts.hugepage_sizes.contains(&h.page_size) {
-            out.unsupported(&format!("{field}.pageSize"), format!("this host has no huge pages of {}", h.page_size));
+            out.unsupported(
+                &format!("{field}.pageSize"),
+                format!("this host has no huge pages of {}", h.page_size),
+            );
             continue;
         }
-        let (limit, rsvd) = if out.v2("hugetlb") { ("max", "rsvd.max") } else { ("limit_in_bytes", "rsvd.limit_in_bytes") };
+        let (limit, rsvd) =
+            if out.v2("hugetlb") { ("max", "rsvd.max") } else { ("limit_in_bytes", "rsvd.limit_in_bytes") };
         out.put("hugetlb", &format!("{field}.limit"), format!("hugetlb.{}.{limit}", h.page_size), h.limit);
         out.put("hugetlb", &format!("{field}.limit"), format!("hugetlb.{}.{rsvd}", h.page_size), h.limit);
         if let Some(w) = out.list.last_mut() {
@@ -339,8 +348,7 @@ fn rdma(r: &Resources, out: &mut Out) {
 }
 
 /// The controllers by the prefix of their files, for `unified`.
-const V2_CONTROLLERS: [&str; 9] =
-    ["cpu", "cpuset", "memory", "io", "pids", "hugetlb", "rdma", "misc", "dmem"];
+const V2_CONTROLLERS: [&str; 9] = ["cpu", "cpuset", "memory", "io", "pids", "hugetlb", "rdma", "misc", "dmem"];
 
 fn unified(r: &Resources, out: &mut Out) {
     for (file, value) in r.unified.iter() {
@@ -371,99 +379,6 @@ fn unified(r: &Resources, out: &mut Out) {
             out.put(controller.copied().unwrap_or(""), &field, file.clone(), line);
         }
     }
-}
-
-/// `linux.memoryPolicy` as set_mempolicy(2) takes it.
-pub(super) fn memory_policy(linux: &Linux, check: &mut Check) -> Option<(i32, Vec<u64>)> {
-    const MODES: [(&str, i32); 7] = [
-        ("MPOL_DEFAULT", 0),
-        ("MPOL_PREFERRED", 1),
-        ("MPOL_BIND", 2),
-        ("MPOL_INTERLEAVE", 3),
-        ("MPOL_LOCAL", 4),
-        ("MPOL_PREFERRED_MANY", 5),
-        ("MPOL_WEIGHTED_INTERLEAVE", 6),
-    ];
-    const FLAGS: [(&str, i32); 3] =
-        [("MPOL_F_STATIC_NODES", 1 << 15), ("MPOL_F_RELATIVE_NODES", 1 << 14), ("MPOL_F_NUMA_BALANCING", 1 << 13)];
-    let policy = linux.memory_policy.as_ref()?;
-    let field = "linux.memoryPolicy";
-    let Some((_, mut mode)) = MODES.iter().find(|(n, _)| *n == policy.mode) else {
-        check.bad(format!("{field}.mode"), format!("{:?} is no memory policy", policy.mode));
-        return None;
-    };
-    let takes_nodes = !matches!(mode, 0 | 4);
-    for (i, name) in policy.flags.iter().enumerate() {
-        match FLAGS.iter().find(|(n, _)| n == name) {
-            Some((_, bit)) => mode |= bit,
-            None => check.bad(format!("{field}.flags[{i}]"), format!("{name:?} is no memory policy flag")),
-        }
-    }
-    let text = policy.nodes.as_deref().unwrap_or("");
-    if text.is_empty() {
-        if takes_nodes && policy.mode != "MPOL_PREFERRED" {
-            check.bad(format!("{field}.nodes"), format!("{} needs nodes", policy.mode));
-        }
-        return Some((mode, Vec::new()));
-    }
-    if !takes_nodes {
-        check.bad(format!("{field}.nodes"), format!("{} takes no nodes", policy.mode));
-    }
-    match super::process::bit_set(text) {
-        Some(bits) => Some((mode, bits)),
-        None => {
-            check.bad(format!("{field}.nodes"), format!("{text:?} is not a list such as 0-3,7"));
-            None
-        }
-    }
-}
-
-/// A resctrl group for `linux.intelRdt`.
-#[derive(Debug, Clone)]
-pub struct Rdt {
-    /// Directory name below /sys/fs/resctrl; empty for the root group.
-    pub clos: String,
-    /// True if the group may already exist because the document names it.
-    pub shared: bool,
-    pub schemata: Vec<String>,
-    pub monitoring: bool,
-}
-
-pub(super) fn rdt(linux: &Linux, id: &str, facts: &Facts, check: &mut Check) -> Option<Rdt> {
-    let rdt = linux.intel_rdt.as_ref()?;
-    let field = "linux.intelRdt";
-    if !facts.resctrl {
-        check.unsupported(field, "this host has no resctrl file system at /sys/fs/resctrl");
-        return None;
-    }
-    let given = rdt.clos_id.as_deref().filter(|c| !c.is_empty());
-    let clos = match given {
-        Some("/") => "",
-        Some(c) if c.contains('/') || c == "." || c == ".." => {
-            check.bad(format!("{field}.closID"), format!("{c:?} is no directory name"));
-            return None;
-        }
-        Some(c) => c,
-        None => id,
-    };
-    let mut schemata = Vec::new();
-    for text in [&rdt.l3_cache_schema, &rdt.mem_bw_schema].into_iter().flatten() {
-        schemata.extend(text.lines().filter(|l| !l.is_empty()).map(str::to_string));
-    }
-    // config-linux.md: schemata overrides the other two, so it is written last.
-    schemata.extend(rdt.schemata.iter().cloned());
-    for (i, line) in schemata.iter().enumerate().filter(|(_, l)| l.contains('\n')) {
-        check.bad(format!("{field}.schemata[{i}]"), format!("{line:?} is more than one line"));
-    }
-    if rdt.enable_cmt || rdt.enable_mbm {
-        check.warn(field, "enableCMT and enableMBM are deprecated; use enableMonitoring");
-    }
-    Some(Rdt {
-        clos: clos.to_string(),
-        shared: given.is_some(),
-        schemata,
-        monitoring: rdt.enable_monitoring || rdt.enable_cmt || rdt.enable_mbm,
-    })
 }
 
 #[cfg(test)]

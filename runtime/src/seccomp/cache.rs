@@ -23,8 +23,9 @@ pub fn program(root: Option<BorrowedFd>, profile: &Profile) -> Result<Vec<Insn>>
     if let Some(found) = root.and_then(|root| load(root, &name, &key)) {
         return Ok(found);
     }
-    let program = compile::compile(profile)
-        .map_err(|n| Error::invalid("linux.seccomp.syscalls", format!("the filter has {n} instructions; the kernel takes 4096")))?;
+    let program = compile::compile(profile).map_err(|n| {
+        Error::invalid("linux.seccomp.syscalls", format!("the filter has {n} instructions; the kernel takes 4096"))
+    })?;
     if let Some(root) = root {
         let _ = store(root, &name, &key, &program);
     }
@@ -36,7 +37,13 @@ fn hash(bytes: &[u8]) -> u64 {
 }
 
 fn load(root: BorrowedFd, name: &str, key: &[u8]) -> Option<Vec<Insn>> {
-    let cache = openat(root, ".cache", OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_RDONLY, Mode::empty()).ok()?;
+    let cache = openat(
+        root,
+        ".cache",
+        OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_RDONLY,
+        Mode::empty(),
+    )
+    .ok()?;
     let fd = openat(&cache, name, OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_RDONLY, Mode::empty()).ok()?;
     let stat = fstat(&fd).ok()?;
     let ours = stat.st_uid == nix::unistd::geteuid().as_raw() && stat.st_mode & 0o177_077 == libc::S_IFREG;

@@ -115,8 +115,25 @@ pub fn lookup(name: &str, abi: Abi) -> Option<u32> {
 /// argument; a rule for `connect` must hold on both ways, as libseccomp makes it.
 fn multiplexed(name: &str) -> Option<(&'static str, u64)> {
     const SOCKET: [&str; 20] = [
-        "socket", "bind", "connect", "listen", "accept", "getsockname", "getpeername", "socketpair", "send", "recv",
-        "sendto", "recvfrom", "shutdown", "setsockopt", "getsockopt", "sendmsg", "recvmsg", "accept4", "recvmmsg",
+        "socket",
+        "bind",
+        "connect",
+        "listen",
+        "accept",
+        "getsockname",
+        "getpeername",
+        "socketpair",
+        "send",
+        "recv",
+        "sendto",
+        "recvfrom",
+        "shutdown",
+        "setsockopt",
+        "getsockopt",
+        "sendmsg",
+        "recvmsg",
+        "accept4",
+        "recvmmsg",
         "sendmmsg",
     ];
     const IPC: [(&str, u64); 12] = [
@@ -146,7 +163,9 @@ fn verdicts(profile: &Profile, abi: Abi) -> BTreeMap<u32, Verdict<'_>> {
             if let Some(nr) = lookup(name, abi) {
                 add(&mut map, nr, rule, None);
             }
-            let Some((call, k)) = (abi == Abi::X86).then(|| multiplexed(name)).flatten() else { continue };
+            let Some((call, k)) = (abi == Abi::X86).then(|| multiplexed(name)).flatten() else {
+                continue;
+            };
             if let Some(nr) = lookup(call, abi) {
                 add(&mut map, nr, rule, Some(Arg { index: 0, op: Op::Eq, value: k, value_two: 0 }));
             }
@@ -326,7 +345,11 @@ pub fn run(program: &[Insn], arch: u32, nr: u32, args: [u64; 6]) -> u32 {
         4 => arch,
         16..64 => {
             let value = args[(offset as usize - 16) / 8];
-            if offset % 8 == 0 { value as u32 } else { (value >> 32) as u32 }
+            if offset.is_multiple_of(8) {
+                value as u32
+            } else {
+                (value >> 32) as u32
+            }
         }
         _ => 0,
     };

@@ -147,7 +147,10 @@ pub fn plan(s: &config::Seccomp, _facts: &Facts, check: &mut Check) -> Option<Fi
     }
     let default = action(&s.default_action, s.default_errno_ret, &format!("{field}.defaultAction"), check)?;
     if default == RET_NOTIFY {
-        check.bad(format!("{field}.defaultAction"), "SCMP_ACT_NOTIFY cannot be the default action: the container could not even start");
+        check.bad(
+            format!("{field}.defaultAction"),
+            "SCMP_ACT_NOTIFY cannot be the default action: the container could not even start",
+        );
     }
     let abis = architectures(s, check);
     let mut rules = Vec::with_capacity(s.syscalls.len());
@@ -155,10 +158,11 @@ pub fn plan(s: &config::Seccomp, _facts: &Facts, check: &mut Check) -> Option<Fi
         rules.extend(rule(call, &format!("{field}.syscalls[{i}]"), default, check));
     }
     let notify = rules.iter().any(|r| r.action == RET_NOTIFY);
-    let listener = s.listener_path.as_deref().filter(|p| !p.is_empty()).map(|path| Listener {
-        path: path.to_string(),
-        metadata: s.listener_metadata.clone().unwrap_or_default(),
-    });
+    let listener = s
+        .listener_path
+        .as_deref()
+        .filter(|p| !p.is_empty())
+        .map(|path| Listener { path: path.to_string(), metadata: s.listener_metadata.clone().unwrap_or_default() });
     if notify && listener.is_none() {
         check.bad(format!("{field}.listenerPath"), "required with SCMP_ACT_NOTIFY");
     }
@@ -184,7 +188,10 @@ fn action(name: &str, errno: Option<u32>, field: &str, check: &mut Check) -> Opt
         Some(n) if takes_errno => {
             // The kernel keeps 16 bits and caps ERRNO at 4095.
             if n > 4095 && *value == RET_ERRNO || n > 0xffff {
-                check.bad(field.replace("Action", "ErrnoRet").replace(".action", ".errnoRet"), format!("{n} is no errno"));
+                check.bad(
+                    field.replace("Action", "ErrnoRet").replace(".action", ".errnoRet"),
+                    format!("{n} is no errno"),
+                );
             }
             Some(value | (n & 0xffff))
         }
@@ -192,7 +199,10 @@ fn action(name: &str, errno: Option<u32>, field: &str, check: &mut Check) -> Opt
         None if takes_errno => Some(value | libc::EPERM as u32),
         Some(0) | None => Some(*value),
         Some(_) => {
-            check.bad(field.replace(".action", ".errnoRet").replace("defaultAction", "defaultErrnoRet"), format!("{name} takes no errno"));
+            check.bad(
+                field.replace(".action", ".errnoRet").replace("defaultAction", "defaultErrnoRet"),
+                format!("{name} takes no errno"),
+            );
             None
         }
     }
@@ -257,7 +267,9 @@ fn alternatives(args: Vec<Arg>) -> Vec<Vec<Arg>> {
 }
 
 fn flags(s: &config::Seccomp, check: &mut Check) -> u64 {
-    let Some(list) = &s.flags else { return sys::FLAG_SPEC_ALLOW };
+    let Some(list) = &s.flags else {
+        return sys::FLAG_SPEC_ALLOW;
+    };
     let mut out = 0;
     for (i, name) in list.iter().enumerate() {
         match FLAGS.iter().find(|(n, _)| n == name) {

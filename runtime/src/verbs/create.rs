@@ -41,7 +41,8 @@ impl Request {
     pub fn new(env: &Env, id: String, dir: &str, detached: bool) -> Result<Request> {
         crate::state::check_id(&id)?;
         let bundle = bundle::open(Path::new(dir))?;
-        let path = |name: &str| env.args.value(name).filter(|v| !v.is_empty()).map(|v| absolute(Path::new(v))).transpose();
+        let path =
+            |name: &str| env.args.value(name).filter(|v| !v.is_empty()).map(|v| absolute(Path::new(v))).transpose();
         let preserve_fds = env.args.number::<u32>("preserve-fds")?.unwrap_or(0);
         let listen_fds = listen_fds();
         check_preserved(listen_fds + preserve_fds)?;
@@ -77,10 +78,9 @@ pub fn check_terminal(terminal: bool, detached: bool, socket: bool) -> Result<()
             "process.terminal",
             "cannot allocate tty if conex will detach without setting console socket (--console-socket)",
         )),
-        (true, false, true) | (false, _, true) => Err(Error::new(
-            Kind::Invalid,
-            "cannot use console socket if conex will not detach or allocate tty",
-        )),
+        (true, false, true) | (false, _, true) => {
+            Err(Error::new(Kind::Invalid, "cannot use console socket if conex will not detach or allocate tty"))
+        }
         _ => Ok(()),
     }
 }
@@ -97,7 +97,10 @@ pub fn listen_fds() -> u32 {
 pub fn check_preserved(count: u32) -> Result<()> {
     for n in 3..3 + count {
         if !conex_sys::fd::is_open(n as i32) {
-            return Err(Error::new(Kind::Invalid, format!("--preserve-fds: unable to stat preserved-fd {n}: it is not open")));
+            return Err(Error::new(
+                Kind::Invalid,
+                format!("--preserve-fds: unable to stat preserved-fd {n}: it is not open"),
+            ));
         }
     }
     Ok(())
@@ -115,7 +118,9 @@ pub fn make(env: &mut Env, request: &Request, start: Start) -> Result<Made> {
     for w in &plan.warnings {
         env.log.warn(w.to_string());
     }
-    let Some(store) = Store::open(&env.root, true)? else { return Err(Error::new(Kind::System, "no state root")) };
+    let Some(store) = Store::open(&env.root, true)? else {
+        return Err(Error::new(Kind::System, "no state root"));
+    };
     let entry = reserve(&store, &plan.id)?;
     let mut state = record(&plan, &request.bundle);
     let made = keep(&entry, &mut state, &plan, request, &env.root, start);
@@ -171,15 +176,25 @@ fn record(plan: &Plan, bundle: &Bundle) -> State {
     }
 }
 
-fn keep(entry: &Entry, state: &mut State, plan: &Plan, request: &Request, root: &Path, start: Start) -> Result<Container> {
+fn keep(
+    entry: &Entry,
+    state: &mut State,
+    plan: &Plan,
+    request: &Request,
+    root: &Path,
+    start: Start,
+) -> Result<Container> {
     entry.save(state)?;
     entry.write("config.json", &request.bundle.text)?;
     if let Some(dir) = &request.options.notify_dir {
         std::fs::create_dir(dir).call(|| format!("mkdir({})", dir.display()))?;
     }
     let mut container = host::create(plan, entry, state, root, start)?;
-    let delivered = deliver(&mut container, request.console_socket.as_deref(), request.pidfd_socket.as_deref(), "standard")
-        .and_then(|()| request.pid_file.as_deref().map_or(Ok(()), |f| write_pid_file(f, container.pid.as_raw())));
+    let delivered =
+        deliver(&mut container, request.console_socket.as_deref(), request.pidfd_socket.as_deref(), "standard")
+            .and_then(|()| {
+                request.pid_file.as_deref().map_or(Ok(()), |f| write_pid_file(f, container.pid.as_raw()))
+            });
     if let Err(e) = delivered {
         let problems = undo::container(state, Some(container.pidfd.as_fd()));
         return Err(undo::with(e, problems));
@@ -190,7 +205,8 @@ fn keep(entry: &Entry, state: &mut State, plan: &Plan, request: &Request, root: 
 /// Hands the terminal and the pidfd to those who asked for them.
 pub fn deliver(c: &mut Container, console: Option<&Path>, pidfd: Option<&Path>, payload: &str) -> Result<()> {
     if let Some(path) = console {
-        let master: OwnedFd = c.terminal.take().ok_or_else(|| Error::new(Kind::System, "the process has no terminal"))?;
+        let master: OwnedFd =
+            c.terminal.take().ok_or_else(|| Error::new(Kind::System, "the process has no terminal"))?;
         foreground::clear_onlcr(master.as_fd());
         let name = conex_sys::tty::number(master.as_fd()).map_or("/dev/ptmx".into(), |n| format!("/dev/pts/{n}"));
         let socket = listener::connect_stream(path)?;
@@ -206,7 +222,9 @@ pub fn deliver(c: &mut Container, console: Option<&Path>, pidfd: Option<&Path>, 
 /// The pid, without a newline, under its name only when it is complete.
 pub fn write_pid_file(path: &Path, pid: i32) -> Result<()> {
     use std::io::Write;
-    let name = path.file_name().ok_or_else(|| Error::new(Kind::Invalid, format!("--pid-file {}: not a file name", path.display())))?;
+    let name = path
+        .file_name()
+        .ok_or_else(|| Error::new(Kind::Invalid, format!("--pid-file {}: not a file name", path.display())))?;
     let temporary = path.with_file_name(format!(".{}", name.to_string_lossy()));
     let _ = std::fs::remove_file(&temporary);
     let mut file = std::fs::OpenOptions::new()

@@ -26,7 +26,10 @@ pub fn main(env: &mut Env) -> Result<i32> {
     match status {
         Status::Stopped | Status::Created => {}
         Status::Creating if !force => {
-            return Err(Error::new(Kind::Status, format!("cannot delete container {} that is not stopped: creating", state.id)));
+            return Err(Error::new(
+                Kind::Status,
+                format!("cannot delete container {} that is not stopped: creating", state.id),
+            ));
         }
         other if !force => {
             let what = format!("cannot delete container {} that is not stopped: {}", state.id, other.name());
@@ -42,8 +45,12 @@ pub fn main(env: &mut Env) -> Result<i32> {
 /// A damaged state still has the document it was made from: the cgroup follows from it.
 fn guess(entry: &Entry) -> State {
     let mut state = State { id: entry.id.clone(), ..State::default() };
-    let Ok(text) = entry.read("config.json") else { return state };
-    let Ok(spec) = serde_json::from_slice::<crate::oci::config::Spec>(&text) else { return state };
+    let Ok(text) = entry.read("config.json") else {
+        return state;
+    };
+    let Ok(spec) = serde_json::from_slice::<crate::oci::config::Spec>(&text) else {
+        return state;
+    };
     let options = crate::plan::Options { id: entry.id.clone(), ..crate::plan::Options::default() };
     let facts = crate::host::facts::Facts::read(&spec);
     let linux = spec.linux.unwrap_or_default();
@@ -77,7 +84,9 @@ pub fn destroy(entry: &Entry, state: &State, hooks: Option<&Hooks>) -> Vec<Error
 
 /// After a foreground `run`: somebody else may have deleted the container already.
 pub fn after_exit(env: &Env, state: &State) -> Result<()> {
-    let Some(store) = Store::open(&env.root, false)? else { return Ok(()) };
+    let Some(store) = Store::open(&env.root, false)? else {
+        return Ok(());
+    };
     let entry = match store.find(&state.id) {
         Err(e) if e.kind == Kind::NotFound => return Ok(()),
         other => other?,

@@ -75,11 +75,15 @@ fn watch_oom(group: &Group) -> Result<OwnedFd> {
     use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
     use std::os::fd::AsRawFd;
     let idle = || EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK).call(|| "eventfd2");
-    let Some(dir) = group.dir("memory") else { return idle().map(OwnedFd::from) };
+    let Some(dir) = group.dir("memory") else {
+        return idle().map(OwnedFd::from);
+    };
     if dir.hierarchy.v2 {
         let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK).call(|| "inotify_init1")?;
         let path = dir.path.join("memory.events");
-        inotify.add_watch(&path, AddWatchFlags::IN_MODIFY).call(|| format!("inotify_add_watch({})", path.display()))?;
+        inotify
+            .add_watch(&path, AddWatchFlags::IN_MODIFY)
+            .call(|| format!("inotify_add_watch({})", path.display()))?;
         return inotify.as_fd().try_clone_to_owned().call(|| "dup");
     }
     let event = idle()?;
@@ -93,7 +97,12 @@ fn watch_oom(group: &Group) -> Result<OwnedFd> {
 
 /// Go's time.ParseDuration for the units that make sense here.
 fn duration(text: &str) -> Result<Duration> {
-    let bad = || Error::new(Kind::Invalid, format!("duration interval must be greater than 0, such as 5s or 100ms: {text:?}"));
+    let bad = || {
+        Error::new(
+            Kind::Invalid,
+            format!("duration interval must be greater than 0, such as 5s or 100ms: {text:?}"),
+        )
+    };
     let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').ok_or_else(bad)?;
     let number: f64 = text[..end].parse().map_err(|_| bad())?;
     let seconds = match &text[end..] {

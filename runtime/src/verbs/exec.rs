@@ -25,7 +25,10 @@ pub fn main(env: &mut Env) -> Result<i32> {
             return Err(Error::new(Kind::Status, format!("cannot exec in a {} container", status.name())));
         }
         Status::Paused if !env.args.is_set("ignore-paused") => {
-            return Err(Error::new(Kind::Status, "cannot exec in a paused container (use --ignore-paused to override)"));
+            return Err(Error::new(
+                Kind::Status,
+                "cannot exec in a paused container (use --ignore-paused to override)",
+            ));
         }
         _ => {}
     }
@@ -37,10 +40,8 @@ pub fn main(env: &mut Env) -> Result<i32> {
     let console = path_flag(env, "console-socket")?;
     check_terminal(wanted.terminal, detach, console.is_some())?;
     let planned = plan(env, &spec, &wanted, &state, &text)?;
-    let init = state
-        .init
-        .and_then(pidfd)
-        .ok_or_else(|| Error::new(Kind::Status, "cannot exec in a stopped container"))?;
+    let init =
+        state.init.and_then(pidfd).ok_or_else(|| Error::new(Kind::Status, "cannot exec in a stopped container"))?;
     let exec = Exec { process: &planned, state: &state, init, root: &env.root, sub_cgroups: sub_cgroups(env)? };
     run(env, &exec, console, detach).map_err(|e| bundle::locate(&text, vec![e]).remove(0))
 }
@@ -102,7 +103,9 @@ fn wanted(env: &Env, spec: &Spec) -> Result<(Process, Vec<u8>)> {
         (p.user.uid, p.user.gid) = parse_user(user, p.user.gid)?;
     }
     for gid in env.args.values("additional-gids") {
-        p.user.additional_gids.0.push(gid.parse().map_err(|_| Error::new(Kind::Invalid, format!("--additional-gids {gid:?}: not a gid")))?);
+        p.user.additional_gids.0.push(
+            gid.parse().map_err(|_| Error::new(Kind::Invalid, format!("--additional-gids {gid:?}: not a gid")))?,
+        );
     }
     if let Some(label) = env.args.value("process-label") {
         p.selinux_label = Some(label.to_string());
@@ -152,7 +155,8 @@ fn parse_user(text: &str, gid: u32) -> Result<(u32, u32)> {
 fn plan(env: &Env, spec: &Spec, wanted: &Process, state: &State, text: &[u8]) -> Result<process::Process> {
     let facts = Facts::read(&Spec::default());
     let linux = spec.linux.clone().unwrap_or_default();
-    let maps = (!linux.uid_mappings.is_empty()).then(|| Maps { uid: linux.uid_mappings.0.clone(), gid: linux.gid_mappings.0.clone() });
+    let maps = (!linux.uid_mappings.is_empty())
+        .then(|| Maps { uid: linux.uid_mappings.0.clone(), gid: linux.gid_mappings.0.clone() });
     let mut check = Check::default();
     let mut p = process::one(wanted, "process", &facts, maps.as_ref(), &mut check);
     p.seccomp = linux.seccomp.as_ref().and_then(|s| crate::seccomp::plan(s, &facts, &mut check));
@@ -174,7 +178,10 @@ fn sub_cgroups(env: &Env) -> Result<Vec<(Vec<String>, PathBuf)>> {
             None => (Vec::new(), text.as_str()),
         };
         if Path::new(path).components().any(|c| c == std::path::Component::ParentDir) {
-            return Err(Error::new(Kind::Invalid, format!("--cgroup {text:?}: the path must stay below the container's cgroup")));
+            return Err(Error::new(
+                Kind::Invalid,
+                format!("--cgroup {text:?}: the path must stay below the container's cgroup"),
+            ));
         }
         Ok((controllers, path.into()))
     };

@@ -43,11 +43,19 @@ pub fn signal(text: &str) -> Result<i32> {
     let upper = text.to_ascii_uppercase();
     let name = upper.strip_prefix("SIG").unwrap_or(&upper);
     if let Some(offset) = name.strip_prefix("RTMIN") {
-        let n = if offset.is_empty() { 0 } else { offset.strip_prefix('+').and_then(|o| o.parse::<i32>().ok()).ok_or_else(bad)? };
+        let n = if offset.is_empty() {
+            0
+        } else {
+            offset.strip_prefix('+').and_then(|o| o.parse::<i32>().ok()).ok_or_else(bad)?
+        };
         return if (0..=30).contains(&n) { Ok(34 + n) } else { Err(bad()) };
     }
     if let Some(offset) = name.strip_prefix("RTMAX") {
-        let n = if offset.is_empty() { 0 } else { offset.strip_prefix('-').and_then(|o| o.parse::<i32>().ok()).ok_or_else(bad)? };
+        let n = if offset.is_empty() {
+            0
+        } else {
+            offset.strip_prefix('-').and_then(|o| o.parse::<i32>().ok()).ok_or_else(bad)?
+        };
         return if (0..=30).contains(&n) { Ok(64 - n) } else { Err(bad()) };
     }
     let name = match name {
@@ -66,7 +74,9 @@ mod tests {
 
     #[test]
     fn names_and_numbers() {
-        for (text, want) in [("9", 9), ("KILL", 9), ("SIGKILL", 9), ("sigterm", 15), ("RTMIN+3", 37), ("SIGRTMAX", 64), ("iot", 6)] {
+        for (text, want) in
+            [("9", 9), ("KILL", 9), ("SIGKILL", 9), ("sigterm", 15), ("RTMIN+3", 37), ("SIGRTMAX", 64), ("iot", 6)]
+        {
             assert_eq!(signal(text).unwrap(), want, "{text}");
         }
         for bad in ["", "SIGNOPE", "65", "-1", "RTMIN+31"] {

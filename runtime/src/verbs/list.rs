@@ -41,7 +41,14 @@ pub fn main(env: &mut Env) -> Result<i32> {
     for (s, status) in &found {
         let pid = if *status == Status::Stopped { 0 } else { s.init.map_or(0, |i| i.pid) };
         let bundle = s.bundle.display().to_string();
-        rows.push([s.id.clone(), pid.to_string(), status.name().into(), bundle, s.created.clone(), owner(s.owner_uid)]);
+        rows.push([
+            s.id.clone(),
+            pid.to_string(),
+            status.name().into(),
+            bundle,
+            s.created.clone(),
+            owner(s.owner_uid),
+        ]);
     }
     super::print(&table(&rows))?;
     Ok(0)
@@ -49,9 +56,8 @@ pub fn main(env: &mut Env) -> Result<i32> {
 
 /// Go's tabwriter(minwidth 12, tabwidth 1, padding 3), as runc prints it.
 fn table(rows: &[[String; 6]]) -> String {
-    let widths: Vec<usize> = (0..5)
-        .map(|c| rows.iter().map(|r| r[c].chars().count() + 3).max().unwrap_or(0).max(12))
-        .collect();
+    let widths: Vec<usize> =
+        (0..5).map(|c| rows.iter().map(|r| r[c].chars().count() + 3).max().unwrap_or(0).max(12)).collect();
     let mut out = String::new();
     for row in rows {
         for (c, width) in widths.iter().enumerate() {

@@ -67,6 +67,7 @@ fn target(env: &Env) -> Result<(String, String)> {
         .map(|c| if c.is_ascii_alphanumeric() || "_+-.".contains(c) { c } else { '-' })
         .collect();
     // Unique enough for a person's terminal; a clash is an error, not a mix-up.
-    let nanos = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().subsec_nanos();
+    let nanos =
+        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().subsec_nanos();
     Ok((format!("{name}-{:06x}", (nanos ^ std::process::id() << 8) & 0xff_ffff), arg))
 }

@@ -18,7 +18,9 @@ pub fn main(env: &mut Env) -> Result<i32> {
         Status::Created => {}
         Status::Stopped => return Err(Error::new(Kind::Status, "cannot start a container that has stopped")),
         Status::Running => return Err(Error::new(Kind::Status, "cannot start an already running container")),
-        other => return Err(Error::new(Kind::Status, format!("cannot start a container in the {} state", other.name()))),
+        other => {
+            return Err(Error::new(Kind::Status, format!("cannot start a container in the {} state", other.name())))
+        }
     }
     let hooks = read_hooks(&entry)?;
     let inside = match notify::host_socket() {
@@ -50,11 +52,13 @@ pub fn read_hooks(entry: &Entry) -> Result<Hooks> {
 fn reach(entry: &Entry) -> Result<Channel> {
     let path = entry.path.join("start.sock");
     let (_dir, address) = listener::address(&path)?;
-    let fd = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None).call(|| "socket(AF_UNIX)")?;
+    let fd = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None)
+        .call(|| "socket(AF_UNIX)")?;
     match connect(fd.as_raw_fd(), &address) {
-        Err(Errno::ECONNREFUSED | Errno::ENOENT) => {
-            Err(Error::new(Kind::Status, "cannot start a container that has stopped: container process is already dead"))
-        }
+        Err(Errno::ECONNREFUSED | Errno::ENOENT) => Err(Error::new(
+            Kind::Status,
+            "cannot start a container that has stopped: container process is already dead",
+        )),
         other => {
             other.call(|| format!("connect({})", path.display()))?;
             Ok(Channel::new(fd))

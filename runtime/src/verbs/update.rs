@@ -25,7 +25,8 @@ pub fn main(env: &mut Env) -> Result<i32> {
         Some(file) => from_file(file)?,
         None => (from_flags(env)?, Vec::new()),
     };
-    let spec = Spec { linux: Some(Linux { resources: Some(resources.clone()), ..Linux::default() }), ..Spec::default() };
+    let spec =
+        Spec { linux: Some(Linux { resources: Some(resources.clone()), ..Linux::default() }), ..Spec::default() };
     let facts = Facts::read(&spec);
     let mut check = Check::default();
     let writes = plan::cgroup::writes(&resources, &facts.cgroup, &mut check);
@@ -152,7 +153,9 @@ mod tests {
 
     #[test]
     fn sizes() {
-        for (text, want) in [("-1", -1), ("100", 100), ("1k", 1024), ("2M", 2 << 20), ("1.5g", 3 << 29), ("1gib", 1 << 30)] {
+        for (text, want) in
+            [("-1", -1), ("100", 100), ("1k", 1024), ("2M", 2 << 20), ("1.5g", 3 << 29), ("1gib", 1 << 30)]
+        {
             assert_eq!(size("memory", text).unwrap(), want, "{text}");
         }
         assert!(size("memory", "x").is_err());

@@ -33,11 +33,7 @@ pub(crate) fn cpath(path: &Path) -> Result<CString> {
 /// `ENOSYS` where the kernel has no such call: the caller walks by itself.
 pub fn openat2(dir: BorrowedFd, path: &Path, flags: i32, mode: u32, resolve: u64) -> Result<OwnedFd> {
     let path = cpath(path)?;
-    let how = OpenHow {
-        flags: (flags | libc::O_CLOEXEC) as u64,
-        mode: u64::from(mode),
-        resolve,
-    };
+    let how = OpenHow { flags: (flags | libc::O_CLOEXEC) as u64, mode: u64::from(mode), resolve };
     for _ in 0..128 {
         // SAFETY: path is NUL-terminated and how has the kernel's layout and size; both outlive the call.
         let ret = unsafe {
@@ -164,13 +160,7 @@ pub fn mount_id(fd: BorrowedFd) -> Result<(u64, bool)> {
     let mut buf = std::mem::MaybeUninit::<libc::statx>::zeroed();
     // SAFETY: buf is a statx the kernel fills; the empty path with AT_EMPTY_PATH means the descriptor itself.
     let ret = unsafe {
-        libc::statx(
-            fd.as_raw_fd(),
-            c"".as_ptr(),
-            libc::AT_EMPTY_PATH,
-            libc::STATX_MNT_ID,
-            buf.as_mut_ptr(),
-        )
+        libc::statx(fd.as_raw_fd(), c"".as_ptr(), libc::AT_EMPTY_PATH, libc::STATX_MNT_ID, buf.as_mut_ptr())
     };
     check(ret as libc::c_long)?;
     // SAFETY: zero-initialised and then written by the kernel; any bit pattern is valid.

@@ -151,8 +151,10 @@ pub fn set_rlimit(pid: Pid, resource: u32, soft: u64, hard: u64) -> Result<()> {
     let new = libc::rlimit64 { rlim_cur: soft, rlim_max: hard };
     let null = std::ptr::null_mut::<libc::rlimit64>();
     // SAFETY: new has the kernel's layout and outlives the call; no old value is asked for.
-    check(unsafe { libc::syscall(libc::SYS_prlimit64, pid.as_raw(), resource, &new as *const libc::rlimit64, null) })
-        .map(drop)
+    check(unsafe {
+        libc::syscall(libc::SYS_prlimit64, pid.as_raw(), resource, &new as *const libc::rlimit64, null)
+    })
+    .map(drop)
 }
 
 /// The soft and hard limit of another process.
@@ -160,7 +162,9 @@ pub fn rlimit(pid: Pid, resource: u32) -> Result<(u64, u64)> {
     let mut old = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };
     let null = std::ptr::null::<libc::rlimit64>();
     // SAFETY: old has the kernel's layout and outlives the call; no new value is given.
-    check(unsafe { libc::syscall(libc::SYS_prlimit64, pid.as_raw(), resource, null, &mut old as *mut libc::rlimit64) })?;
+    check(unsafe {
+        libc::syscall(libc::SYS_prlimit64, pid.as_raw(), resource, null, &mut old as *mut libc::rlimit64)
+    })?;
     Ok((old.rlim_cur, old.rlim_max))
 }
 

@@ -30,7 +30,8 @@ const DEVICES: [(&str, &str); 12] = [
 fn main() {
     let args: Vec<String> = std::env::args().collect();
     let (rootfs, program) = (PathBuf::from(&args[1]), args[2].clone());
-    let hierarchies: Vec<PathBuf> = std::fs::read_dir("/sys/fs/cgroup").unwrap().flatten().map(|e| e.path()).filter(|p| p.is_dir()).collect();
+    let hierarchies: Vec<PathBuf> =
+        std::fs::read_dir("/sys/fs/cgroup").unwrap().flatten().map(|e| e.path()).filter(|p| p.is_dir()).collect();
     let name = format!("floor-{}", std::process::id());
     let groups: Vec<PathBuf> = hierarchies.iter().map(|h| h.join(&name)).collect();
     for (group, hierarchy) in groups.iter().zip(&hierarchies) {
@@ -44,12 +45,13 @@ fn main() {
     let unified = groups.iter().find(|g| g.join("cgroup.kill").exists());
     let unified_fd = unified.map(|u| open(u, OFlag::O_PATH, Mode::empty()).unwrap());
     let (reader, writer) = nix::unistd::pipe2(OFlag::O_CLOEXEC).unwrap();
-    let flags = libc::CLONE_NEWNS | libc::CLONE_NEWUTS | libc::CLONE_NEWIPC | libc::CLONE_NEWPID | libc::CLONE_NEWNET;
+    let flags =
+        libc::CLONE_NEWNS | libc::CLONE_NEWUTS | libc::CLONE_NEWIPC | libc::CLONE_NEWPID | libc::CLONE_NEWNET;
     match clone3(flags as u64, unified_fd.as_ref().map(|f| f.as_fd())).unwrap() {
         Forked::Child => {
             child(&rootfs, &groups, &reader);
             let path = std::ffi::CString::new(program).unwrap();
-            let _ = nix::unistd::execve(&path, &[path.clone()], &[c"PATH=/bin"]);
+            let _ = nix::unistd::execve(&path, std::slice::from_ref(&path), &[c"PATH=/bin"]);
             exit_now(127);
         }
         Forked::Parent { pid, pidfd } => {
@@ -92,11 +94,24 @@ fn child(rootfs: &Path, groups: &[PathBuf], go: &OwnedFd) {
     let root = open_tree_clone(target.as_fd(), Path::new(""), true).unwrap();
     move_mount(root.as_fd(), target.as_fd()).unwrap();
     let safe = ATTR_NOSUID | ATTR_NOEXEC | ATTR_NODEV;
-    let dir = |fd: &OwnedFd, name: &str| nix::sys::stat::mkdirat(fd, name, Mode::from_bits_truncate(0o755)).unwrap_or(());
+    let dir =
+        |fd: &OwnedFd, name: &str| nix::sys::stat::mkdirat(fd, name, Mode::from_bits_truncate(0o755)).unwrap_or(());
     file_system(root.as_fd(), "proc", "proc", 0, &[]);
-    let dev = file_system(root.as_fd(), "tmpfs", "dev", ATTR_NOSUID | ATTR_STRICTATIME, &[("mode", "755"), ("size", "65536k")]);
+    let dev = file_system(
+        root.as_fd(),
+        "tmpfs",
+        "dev",
+        ATTR_NOSUID | ATTR_STRICTATIME,
+        &[("mode", "755"), ("size", "65536k")],
+    );
     ["pts", "shm", "mqueue"].iter().for_each(|n| dir(&dev, n));
-    file_system(dev.as_fd(), "devpts", "pts", ATTR_NOSUID | ATTR_NOEXEC, &[("newinstance", ""), ("ptmxmode", "0666"), ("mode", "0620"), ("gid", "5")]);
+    file_system(
+        dev.as_fd(),
+        "devpts",
+        "pts",
+        ATTR_NOSUID | ATTR_NOEXEC,
+        &[("newinstance", ""), ("ptmxmode", "0666"), ("mode", "0620"), ("gid", "5")],
+    );
     file_system(dev.as_fd(), "tmpfs", "shm", safe, &[("mode", "1777"), ("size", "65536k")]);
     file_system(dev.as_fd(), "mqueue", "mqueue", safe, &[]);
     file_system(root.as_fd(), "sysfs", "sys", safe | ATTR_RDONLY, &[]);
@@ -109,10 +124,19 @@ fn child(rootfs: &Path, groups: &[PathBuf], go: &OwnedFd) {
         mount_setattr(tree.as_fd(), false, &MountAttr { set: safe | ATTR_RDONLY, ..MountAttr::default() }).unwrap();
         move_mount(tree.as_fd(), at.as_fd()).unwrap();
     }
-    for (name, minor, major) in [("null", 3, 1), ("zero", 5, 1), ("full", 7, 1), ("random", 8, 1), ("urandom", 9, 1), ("tty", 0, 5)] {
-        conex_sys::fd::mknodat(dev.as_fd(), Path::new(name), libc::S_IFCHR | 0o666, libc::makedev(major, minor)).unwrap();
+    for (name, minor, major) in
+        [("null", 3, 1), ("zero", 5, 1), ("full", 7, 1), ("random", 8, 1), ("urandom", 9, 1), ("tty", 0, 5)]
+    {
+        conex_sys::fd::mknodat(dev.as_fd(), Path::new(name), libc::S_IFCHR | 0o666, libc::makedev(major, minor))
+            .unwrap();
     }
-    for (link, to) in [("fd", "/proc/self/fd"), ("stdin", "/proc/self/fd/0"), ("stdout", "/proc/self/fd/1"), ("stderr", "/proc/self/fd/2"), ("ptmx", "pts/ptmx")] {
+    for (link, to) in [
+        ("fd", "/proc/self/fd"),
+        ("stdin", "/proc/self/fd/0"),
+        ("stdout", "/proc/self/fd/1"),
+        ("stderr", "/proc/self/fd/2"),
+        ("ptmx", "pts/ptmx"),
+    ] {
         nix::unistd::symlinkat(to, &dev, link).unwrap();
     }
     protect(root.as_fd());
@@ -133,14 +157,29 @@ fn child(rootfs: &Path, groups: &[PathBuf], go: &OwnedFd) {
 fn protect(root: BorrowedFd) {
     let null = open("/dev/null", OFlag::O_PATH, Mode::empty()).unwrap();
     for path in ["proc/bus", "proc/fs", "proc/irq", "proc/sys", "proc/sysrq-trigger"] {
-        let Ok(target) = openat(root, path, OFlag::O_PATH, Mode::empty()) else { continue };
+        let Ok(target) = openat(root, path, OFlag::O_PATH, Mode::empty()) else {
+            continue;
+        };
         let tree = open_tree_clone(target.as_fd(), Path::new(""), false).unwrap();
         mount_setattr(tree.as_fd(), false, &MountAttr { set: ATTR_RDONLY, ..MountAttr::default() }).unwrap();
         move_mount(tree.as_fd(), target.as_fd()).unwrap();
     }
     let mut empty: Option<OwnedFd> = None;
-    for path in ["proc/acpi", "proc/asound", "proc/kcore", "proc/keys", "proc/latency_stats", "proc/timer_list", "proc/timer_stats", "proc/sched_debug", "sys/firmware", "proc/scsi"] {
-        let Ok(target) = openat(root, path, OFlag::O_PATH, Mode::empty()) else { continue };
+    for path in [
+        "proc/acpi",
+        "proc/asound",
+        "proc/kcore",
+        "proc/keys",
+        "proc/latency_stats",
+        "proc/timer_list",
+        "proc/timer_stats",
+        "proc/sched_debug",
+        "sys/firmware",
+        "proc/scsi",
+    ] {
+        let Ok(target) = openat(root, path, OFlag::O_PATH, Mode::empty()) else {
+            continue;
+        };
         let is_dir = nix::sys::stat::fstat(&target).unwrap().st_mode & libc::S_IFMT == libc::S_IFDIR;
         let tree = match (&empty, is_dir) {
             (_, false) => open_tree_clone(null.as_fd(), Path::new(""), false).unwrap(),

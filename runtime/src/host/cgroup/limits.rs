@@ -12,7 +12,9 @@ use std::path::Path;
 
 /// Gives the v2 controllers to every level down to the container's parent.
 pub(super) fn enable_controllers(path: &Path, h: &Hierarchy) -> Result<()> {
-    let Some(below) = path.parent().and_then(|p| p.strip_prefix(&h.mount_point).ok()) else { return Ok(()) };
+    let Some(below) = path.parent().and_then(|p| p.strip_prefix(&h.mount_point).ok()) else {
+        return Ok(());
+    };
     let mut level = h.mount_point.clone();
     let mut levels = vec![level.clone()];
     for name in below.components() {
@@ -160,9 +162,15 @@ impl Group {
     pub fn snapshot(&self, writes: &[Write]) -> Vec<Write> {
         let mut out: Vec<Write> = Vec::new();
         for w in writes {
-            let Some(dir) = (if w.controller.is_empty() { self.unified() } else { self.dir(w.controller) }) else { continue };
+            let Some(dir) = (if w.controller.is_empty() { self.unified() } else { self.dir(w.controller) }) else {
+                continue;
+            };
             // Files of several entries (devices) cannot be put back by one write.
-            if w.file.contains('|') || w.file.contains("_device") || w.file == "io.max" || out.iter().any(|o| o.file == w.file) {
+            if w.file.contains('|')
+                || w.file.contains("_device")
+                || w.file == "io.max"
+                || out.iter().any(|o| o.file == w.file)
+            {
                 continue;
             }
             if let Ok(value) = read_at(dir.as_fd(), &w.file) {
@@ -180,12 +188,15 @@ impl Group {
         } else {
             ("memory.limit_in_bytes", "memory.usage_in_bytes")
         };
-        let Some(w) = writes.iter().find(|w| w.file == limit) else { return Ok(()) };
+        let Some(w) = writes.iter().find(|w| w.file == limit) else {
+            return Ok(());
+        };
         let used = read_at(dir.as_fd(), usage).ok().and_then(|t| t.trim().parse::<i64>().ok()).unwrap_or(0);
         match w.value.parse::<i64>() {
-            Ok(new) if new >= 0 && new < used => {
-                Err(Error::invalid(w.field.clone(), format!("rejecting memory limit {new}: usage is {used} (checkBeforeUpdate)")))
-            }
+            Ok(new) if new >= 0 && new < used => Err(Error::invalid(
+                w.field.clone(),
+                format!("rejecting memory limit {new}: usage is {used} (checkBeforeUpdate)"),
+            )),
             _ => Ok(()),
         }
     }

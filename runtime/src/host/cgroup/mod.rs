@@ -28,7 +28,11 @@ pub struct Dir {
 
 /// The directories of a planned cgroup, whether they exist or not.
 pub fn paths(plan: &Cgroup, hierarchies: &[Hierarchy]) -> Result<Vec<PathBuf>> {
-    let own = if plan.relative { std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default() } else { String::new() };
+    let own = if plan.relative {
+        std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default()
+    } else {
+        String::new()
+    };
     hierarchies
         .iter()
         .map(|h| {
@@ -78,7 +82,9 @@ impl Group {
                 match nix::unistd::mkdir(level, Mode::from_bits_truncate(0o755)) {
                     // A parent that another container has made meanwhile.
                     Ok(()) | Err(Errno::EEXIST) => {}
-                    Err(e) => return Err(Error::call(e, format!("mkdir({})", level.display())).at("linux.cgroupsPath")),
+                    Err(e) => {
+                        return Err(Error::call(e, format!("mkdir({})", level.display())).at("linux.cgroupsPath"))
+                    }
                 }
                 if !h.v2 && h.has("cpuset") {
                     limits::inherit_cpuset(level)?;
@@ -130,7 +136,9 @@ impl Group {
 
     /// Every process in the cgroup and below it.
     pub fn pids(&self) -> Vec<i32> {
-        let Some(dir) = self.process_dir() else { return Vec::new() };
+        let Some(dir) = self.process_dir() else {
+            return Vec::new();
+        };
         let mut out = Vec::new();
         collect_pids(&dir.path, 0, &mut out);
         out.sort_unstable();
@@ -169,7 +177,10 @@ impl Group {
             Some(d) => (d, "freezer.state", if on { "FROZEN" } else { "THAWED" }),
             None => {
                 let dir = self.unified().ok_or_else(|| {
-                    Error::new(Kind::Unsupported, "this host has no freezer: neither cgroup v2 nor the v1 freezer controller")
+                    Error::new(
+                        Kind::Unsupported,
+                        "this host has no freezer: neither cgroup v2 nor the v1 freezer controller",
+                    )
                 })?;
                 (dir, "cgroup.freeze", if on { "1" } else { "0" })
             }
@@ -191,7 +202,10 @@ impl Group {
             std::thread::sleep(Duration::from_millis(if attempt < 10 { 1 } else { 10 }));
         }
         let _ = write_at(dir.fd.as_fd(), file, if v1.is_some() { "THAWED" } else { "0" });
-        Err(Error::new(Kind::System, format!("{}: still not {value} after 10 seconds; thawed again", dir.path.display())))
+        Err(Error::new(
+            Kind::System,
+            format!("{}: still not {value} after 10 seconds; thawed again", dir.path.display()),
+        ))
     }
 }
 
@@ -209,12 +223,16 @@ impl Dir {
     fn check_usable(&self) -> Result<()> {
         let count = read_at(self.fd.as_fd(), "cgroup.procs").map_or(0, |t| t.lines().count());
         if count > 0 {
-            let what = format!("container's cgroup is not empty: {count} process(es) found in {}", self.path.display());
+            let what =
+                format!("container's cgroup is not empty: {count} process(es) found in {}", self.path.display());
             return Err(Error::invalid("linux.cgroupsPath", what));
         }
         let holds_freezer = self.hierarchy.v2 || self.hierarchy.has("freezer");
         if holds_freezer && is_frozen(std::slice::from_ref(&self.path)) {
-            return Err(Error::invalid("linux.cgroupsPath", format!("container's cgroup {} is unexpectedly frozen", self.path.display())));
+            return Err(Error::invalid(
+                "linux.cgroupsPath",
+                format!("container's cgroup {} is unexpectedly frozen", self.path.display()),
+            ));
         }
         Ok(())
     }
@@ -243,7 +261,9 @@ fn collect_pids(path: &Path, depth: u32, out: &mut Vec<i32>) {
 }
 
 fn children(path: &Path) -> Vec<PathBuf> {
-    let Ok(dir) = std::fs::read_dir(path) else { return Vec::new() };
+    let Ok(dir) = std::fs::read_dir(path) else {
+        return Vec::new();
+    };
     dir.flatten().filter(|e| e.file_type().is_ok_and(|t| t.is_dir())).map(|e| e.path()).collect()
 }
 

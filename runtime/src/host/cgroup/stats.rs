@@ -76,7 +76,9 @@ impl Group {
         }
         let throttling = self.dir("cpu").map(|d| text(d, "cpu.stat")).unwrap_or_default();
         let usage = self.dir("cpuacct").map_or(json!({}), |d| {
-            let percpu = |file: &str| -> Vec<u64> { text(d, file).split_whitespace().filter_map(|n| n.parse().ok()).collect() };
+            let percpu = |file: &str| -> Vec<u64> {
+                text(d, file).split_whitespace().filter_map(|n| n.parse().ok()).collect()
+            };
             json!({
                 "total": number(d, "cpuacct.usage"),
                 "percpu": percpu("cpuacct.usage_percpu"),
@@ -95,7 +97,9 @@ impl Group {
     }
 
     fn cpuset(&self) -> Value {
-        let Some(dir) = self.dir("cpuset") else { return json!({}) };
+        let Some(dir) = self.dir("cpuset") else {
+            return json!({});
+        };
         let list = |file: &str| -> Vec<u64> {
             let bits = crate::plan::process::bit_set(text(dir, file).trim()).unwrap_or_default();
             (0..bits.len() as u64 * 64).filter(|b| bits[(*b / 64) as usize] >> (b % 64) & 1 == 1).collect()
@@ -117,7 +121,9 @@ impl Group {
     }
 
     fn memory(&self) -> Value {
-        let Some(dir) = self.dir("memory") else { return json!({}) };
+        let Some(dir) = self.dir("memory") else {
+            return json!({});
+        };
         let stat = text(dir, "memory.stat");
         let raw: Map<String, Value> = pairs(&stat).map(|(k, v)| (k.to_string(), json!(v))).collect();
         if dir.hierarchy.v2 {
@@ -189,8 +195,12 @@ impl Group {
     }
 
     fn hugetlb(&self) -> Map<String, Value> {
-        let Some(dir) = self.dir("hugetlb") else { return Map::new() };
-        let Ok(files) = std::fs::read_dir(&dir.path) else { return Map::new() };
+        let Some(dir) = self.dir("hugetlb") else {
+            return Map::new();
+        };
+        let Ok(files) = std::fs::read_dir(&dir.path) else {
+            return Map::new();
+        };
         let (usage, max, failures) = if dir.hierarchy.v2 {
             ("current", "max", "events")
         } else {
@@ -198,12 +208,23 @@ impl Group {
         };
         files
             .flatten()
-            .filter_map(|e| e.file_name().to_str()?.strip_prefix("hugetlb.")?.strip_suffix(&format!(".{usage}")).map(str::to_string))
+            .filter_map(|e| {
+                e.file_name()
+                    .to_str()?
+                    .strip_prefix("hugetlb.")?
+                    .strip_suffix(&format!(".{usage}"))
+                    .map(str::to_string)
+            })
             .filter(|size| !size.contains('.'))
             .map(|size| {
                 let at = |what: &str| format!("hugetlb.{size}.{what}");
-                let failcnt = if dir.hierarchy.v2 { key(&text(dir, &at(failures)), "max") } else { number(dir, &at(failures)) };
-                let value = json!({"usage": number(dir, &at(usage)), "max": number(dir, &at(max)), "failcnt": failcnt});
+                let failcnt = if dir.hierarchy.v2 {
+                    key(&text(dir, &at(failures)), "max")
+                } else {
+                    number(dir, &at(failures))
+                };
+                let value =
+                    json!({"usage": number(dir, &at(usage)), "max": number(dir, &at(max)), "failcnt": failcnt});
                 (size, value)
             })
             .collect()
@@ -231,7 +252,9 @@ fn blkio_v2(dir: &Dir) -> Value {
     let (mut bytes, mut operations) = (Vec::new(), Vec::new());
     for line in text(dir, "io.stat").lines() {
         let mut parts = line.split_whitespace();
-        let Some((major, minor)) = parts.next().and_then(|d| d.split_once(':')) else { continue };
+        let Some((major, minor)) = parts.next().and_then(|d| d.split_once(':')) else {
+            continue;
+        };
         for (key, value) in parts.filter_map(|p| p.split_once('=')) {
             let (list, op) = match key {
                 "rbytes" => (&mut bytes, "Read"),
@@ -254,7 +277,12 @@ fn psi(dir: &Dir, file: &str) -> Value {
         let Some(kind) = parts.next() else { continue };
         let values: Map<String, Value> = parts
             .filter_map(|p| p.split_once('='))
-            .filter_map(|(k, v)| Some((k.to_string(), v.parse::<u64>().map(|n| json!(n)).ok().or_else(|| v.parse::<f64>().ok().map(|n| json!(n)))?)))
+            .filter_map(|(k, v)| {
+                Some((
+                    k.to_string(),
+                    v.parse::<u64>().map(|n| json!(n)).ok().or_else(|| v.parse::<f64>().ok().map(|n| json!(n)))?,
+                ))
+            })
             .collect();
         out.insert(kind.to_string(), Value::Object(values));
     }
