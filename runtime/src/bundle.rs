@@ -258,7 +258,7 @@ mod tests {
     fn positions() {
         assert_eq!(position(TEXT, "a[1]"), Some((2, 12)));
         assert_eq!(position(TEXT, "linux.sysctl[\"net.x\"]"), Some((3, 33)));
-        assert_eq!(position(TEXT, "linux.n[0].p"), Some((4, 17)));
+        assert_eq!(position(TEXT, "linux.n[0].p"), Some((4, 18)));
         // What is missing is shown at its parent.
         assert_eq!(position(TEXT, "linux.n[3].p"), Some((4, 10)));
         assert_eq!(position(TEXT, "nothing"), Some((1, 1)));

@@ -284,6 +284,15 @@ impl Entry {
         self.write("state.json", &bytes)
     }
 
+    /// Writes a file that nobody reads yet: the directory is new.
+    pub fn write_new(&self, name: &str, bytes: &[u8]) -> Result<()> {
+        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let at = || format!("{}/{name}", self.path.display());
+        let fd = openat(self.fd(), name, flags, Mode::S_IRUSR | Mode::S_IWUSR)
+            .call(|| format!("open({}, O_CREAT|O_EXCL)", at()))?;
+        std::fs::File::from(fd).write_all(bytes).call(|| format!("write({})", at()))
+    }
+
     /// Writes a file whole: a temporary one, then renameat.
     pub fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
         let temporary = format!(".{name}");

@@ -11,7 +11,8 @@ pub mod process;
 pub mod procfs;
 pub mod tree;
 
-use crate::error::{Context, Error, Kind, Named, Result};
+use crate::error::{self, Context, Error, Named, Result};
+use crate::plan::mounts::Kind;
 use crate::plan::namespaces::{Hops, CLONE_NEWTIME};
 use crate::plan::Plan;
 use crate::root::Root;
@@ -105,7 +106,7 @@ impl Report {
     }
 
     pub fn sync(&self) -> Result<&Channel> {
-        self.sync.as_ref().or(self.start.as_ref()).ok_or_else(|| Error::new(Kind::System, "no channel to the host"))
+        self.sync.as_ref().or(self.start.as_ref()).ok_or_else(|| Error::new(error::Kind::System, "no channel to the host"))
     }
     fn fail(&self, error: Error) {
         if let Ok(channel) = self.sync() {
@@ -201,6 +202,10 @@ fn root_file_system(
     let mut procfs = None;
     for (i, m) in plan.mounts.iter().enumerate() {
         let source = sources.get_mut(i).and_then(Option::take);
+        if matches!(m.kind, Kind::Cgroup(_)) {
+            // The directories to bind are made while this process mounts.
+            report.wait("making the cgroups", |m| matches!(m, Message::Joined))?;
+        }
         let mounted = mounts::mount(root, m, source, &rest.cgroups).at(|| m.field.clone())?;
         if let Some(attr) = mounted.late {
             late.push((mounted.fd.try_clone().call(|| "dup")?, attr, m.field.clone()));

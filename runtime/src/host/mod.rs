@@ -62,7 +62,8 @@ fn build(plan: &Plan, entry: &Entry, state: &mut State, root: &Path, start: Star
     if !plan.rootfs.private {
         state.rootfs_mounts = Some(undo::mounts_at(&plan.rootfs.path));
     }
-    let group = make_group(entry, state, &hierarchies)?;
+    // Only the directory that the child is born in comes before it; the v1 ones are made while it mounts.
+    let mut group = make_group(entry, state, &hierarchies, true)?;
     let pure_v2 = hierarchies.len() == 1 && hierarchies[0].v2;
     if pure_v2 {
         // The child is born inside: the limits are there before it.
@@ -93,7 +94,11 @@ fn build(plan: &Plan, entry: &Entry, state: &mut State, root: &Path, start: Star
         into_cgroup: None,
     };
     let mut c = spawn(plan, inherited, ours, &group)?;
-    match converse(plan, &mut c, &group, state, pure_v2) {
+    let talked = make_group(entry, state, &hierarchies, false).and_then(|rest| {
+        group.dirs.extend(rest.dirs);
+        converse(plan, &mut c, &group, state, pure_v2)
+    });
+    match talked {
         Ok(()) => {
             state.init = Some(identity(c.pid.as_raw()));
             entry.save(state).map(|()| c)
@@ -109,17 +114,22 @@ fn build(plan: &Plan, entry: &Entry, state: &mut State, root: &Path, start: Star
 
 /// Records what will be made, then makes it. A parent that another container removes in between (it had made it, and
 /// ended) is made again, under a new record.
-fn make_group(entry: &Entry, state: &mut State, hierarchies: &[facts::Hierarchy]) -> Result<Group> {
+fn make_group(entry: &Entry, state: &mut State, hierarchies: &[facts::Hierarchy], v2: bool) -> Result<Group> {
+    let (paths, wanted): (Vec<_>, Vec<_>) =
+        state.cgroups.iter().cloned().zip(hierarchies.iter().cloned()).filter(|(_, h)| h.v2 == v2).unzip();
     let mut attempts = 0;
     loop {
+        let before = state.made_cgroups.len();
         for path in cgroup::missing(&state.cgroups, hierarchies) {
             if !state.made_cgroups.contains(&path) {
                 state.made_cgroups.push(path);
             }
         }
         state.made_cgroups.sort();
-        entry.save(state)?;
-        match Group::create(&state.cgroups, hierarchies, &state.made_cgroups) {
+        if v2 || state.made_cgroups.len() > before {
+            entry.save(state)?;
+        }
+        match Group::create(&paths, &wanted, &state.made_cgroups) {
             Err(e) if e.errno == Some(nix::errno::Errno::ENOENT) && attempts < 10 => attempts += 1,
             other => return other,
         }

@@ -185,7 +185,7 @@ fn keep(
     start: Start,
 ) -> Result<Container> {
     entry.save(state)?;
-    entry.write("config.json", &request.bundle.text)?;
+    entry.write_new("config.json", &request.bundle.text)?;
     if let Some(dir) = &request.options.notify_dir {
         std::fs::create_dir(dir).call(|| format!("mkdir({})", dir.display()))?;
     }
