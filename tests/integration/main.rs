@@ -3,6 +3,7 @@
 
 mod config;
 mod contract;
+mod fallbacks;
 mod harness;
 mod invalid;
 mod lifecycle;

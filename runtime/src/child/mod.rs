@@ -106,7 +106,10 @@ impl Report {
     }
 
     pub fn sync(&self) -> Result<&Channel> {
-        self.sync.as_ref().or(self.start.as_ref()).ok_or_else(|| Error::new(error::Kind::System, "no channel to the host"))
+        self.sync
+            .as_ref()
+            .or(self.start.as_ref())
+            .ok_or_else(|| Error::new(error::Kind::System, "no channel to the host"))
     }
     fn fail(&self, error: Error) {
         if let Ok(channel) = self.sync() {

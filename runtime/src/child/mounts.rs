@@ -58,15 +58,8 @@ fn bind(root: &Root, m: &Mount, source: Option<OwnedFd>, recursive: bool) -> Res
     };
     let target = if is_dir(tree.fd())? { root.make_dir(&m.destination) } else { root.make_file(&m.destination) };
     let target = target.map_err(|e| e.at(format!("{}.destination", m.field)))?;
-    let detached = matches!(tree, Tree::Detached(_));
-    if detached {
-        attributes(tree.fd(), m)?;
-    }
-    let fd = tree.attach(target.as_fd())?;
-    if !detached {
-        attributes(fd.as_fd(), m)?;
-    }
-    Ok(fd)
+    let attrs = [(false, m.attr), (true, m.recursive)];
+    tree.attach_with(target.as_fd(), &attrs).map_err(|e| e.at(format!("{}.options", m.field)))
 }
 
 fn attributes(fd: BorrowedFd, m: &Mount) -> Result<()> {
@@ -123,15 +116,13 @@ fn file_system(root: &Root, m: &Mount, kind: &str, attr: MountAttr, cgroups: &[P
         }
         other => other?,
     };
+    let mut late = vec![(true, m.recursive)];
     if m.tmpcopyup {
         copy_up(target.as_fd(), made.as_fd())?;
         // The mount was made writable for the copy.
-        if attr.set & ATTR_RDONLY != 0 {
-            tree::setattr(made.as_fd(), false, &MountAttr { set: ATTR_RDONLY, ..MountAttr::default() })?;
-        }
+        late.push((false, MountAttr { set: attr.set & ATTR_RDONLY, ..MountAttr::default() }));
     }
-    tree::setattr(made.as_fd(), true, &m.recursive)?;
-    Tree::Detached(made).attach(target.as_fd())
+    Tree::Detached(made).attach_with(target.as_fd(), &late)
 }
 
 /// The kernel copies at most 255 bytes of a string in fsconfig(2); mount(2) takes a page.
@@ -260,8 +251,7 @@ fn cgroup(root: &Root, m: &Mount, views: &[CgroupView], cgroups: &[PathBuf]) -> 
     if let [CgroupView { v2: true, .. }] = views {
         let source = cgroups.first().map_or(Path::new("/sys/fs/cgroup"), |p| p);
         let tree = tree::bind(cwd(), source, true)?;
-        tree::setattr(tree.fd(), true, &m.attr)?;
-        return tree.attach(target.as_fd());
+        return tree.attach_with(target.as_fd(), &[(true, m.attr)]);
     }
     let attrs = m.attr.set & (ATTR_NOSUID | ATTR_NODEV | ATTR_NOEXEC);
     let base = Mount {
@@ -278,14 +268,7 @@ fn cgroup(root: &Root, m: &Mount, views: &[CgroupView], cgroups: &[PathBuf]) -> 
         let at = nix::fcntl::openat(&tmpfs, view.name.as_str(), OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())
             .call(|| format!("open({:?})", view.name))?;
         let tree = tree::bind(cwd(), source, true)?;
-        let detached = matches!(tree, Tree::Detached(_));
-        if detached {
-            tree::setattr(tree.fd(), false, &m.attr)?;
-        }
-        let fd = tree.attach(at.as_fd())?;
-        if !detached {
-            tree::setattr(fd.as_fd(), false, &m.attr)?;
-        }
+        tree.attach_with(at.as_fd(), &[(false, m.attr)])?;
         for alias in &view.aliases {
             nix::unistd::symlinkat(view.name.as_str(), &tmpfs, alias.as_str())
                 .call(|| format!("symlink({alias})"))?;

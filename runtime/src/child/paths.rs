@@ -102,16 +102,9 @@ pub fn readonly(root: &Root, list: &[String]) -> Result<()> {
         };
         let tree = tree::bind(target.as_fd(), Path::new(""), true).at(field)?;
         let attr = MountAttr { set: ATTR_RDONLY, ..MountAttr::default() };
-        match &tree {
-            Tree::Detached(fd) => {
-                tree::setattr(fd.as_fd(), true, &attr).at(field)?;
-                tree.attach(target.as_fd()).at(field)?;
-            }
-            Tree::Source { .. } => {
-                let fd = tree.attach(target.as_fd()).at(field)?;
-                tree::setattr(fd.as_fd(), false, &attr).at(field)?;
-            }
-        }
+        // Before Linux 5.12 only the mount itself, not what is mounted below it, can be made so.
+        let recursive = matches!(tree, Tree::Detached(_)) && tree::has_setattr();
+        tree.attach_with(target.as_fd(), &[(recursive, attr)]).at(field)?;
     }
     Ok(())
 }

@@ -55,6 +55,20 @@ impl Tree {
         }
     }
 
+    /// Sets attributes (each for the mount alone or for everything below it) and attaches: in this order where the
+    /// kernel can, so that nobody sees the mount without them.
+    pub fn attach_with(self, target: BorrowedFd, attrs: &[(bool, MountAttr)]) -> Result<OwnedFd> {
+        let set = |fd: BorrowedFd| attrs.iter().try_for_each(|(recursive, attr)| setattr(fd, *recursive, attr));
+        if matches!(self, Tree::Detached(_)) && has_setattr() {
+            set(self.fd())?;
+            return self.attach(target);
+        }
+        // mount(2) changes only what is attached.
+        let fd = self.attach(target)?;
+        set(fd.as_fd())?;
+        Ok(fd)
+    }
+
     /// Attaches the mount to `target` and returns a descriptor of its root.
     pub fn attach(self, target: BorrowedFd) -> Result<OwnedFd> {
         match self {
@@ -79,6 +93,11 @@ pub fn reopen(target: BorrowedFd) -> Result<OwnedFd> {
     let path = nix::fcntl::readlink(by_fd(target).as_str()).call(|| "readlink(/proc/self/fd)")?;
     nix::fcntl::open(Path::new(&path), OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())
         .call(|| format!("open({}, O_PATH)", path.display()))
+}
+
+/// Linux 5.12: a kernel that has the call complains of the descriptor.
+pub fn has_setattr() -> bool {
+    sys::mount_setattr(cwd(), false, &MountAttr { set: u64::MAX, ..MountAttr::default() }) != Err(Errno::ENOSYS)
 }
 
 /// mount_setattr, or the remount that does the same for a single mount.

@@ -1,0 +1,107 @@
+//! The kernels that conex does not have here: newer system calls are masked to ENOSYS, one by one and together.
+
+use crate::harness::*;
+use serde_json::json;
+
+/// A document that touches everything with a fallback: mounts of all kinds, masks, devices, a cgroup mount, a
+/// terminal-less process of another user, a filter, a sysctl.
+fn everything() -> Box {
+    let mut b = Box::sh("id -u; cat /bound; touch /ro/x 2>/dev/null || echo ro; cat /proc/keys | wc -c; echo x 2>/dev/null > /proc/sys/kernel/msgmax || echo ro; ls /proc/self/fd | wc -l; cat /proc/sys/net/ipv4/ip_unprivileged_port_start; ls /sys/fs/cgroup | grep -c memory; cat /up/kept; head -c1 /dev/null && echo null");
+    std::fs::write(b.dir.join("file"), "bound\n").unwrap();
+    std::fs::create_dir_all(b.rootfs().join("up")).unwrap();
+    std::fs::write(b.rootfs().join("up/kept"), "kept\n").unwrap();
+    std::os::unix::fs::symlink("/etc", b.rootfs().join("link")).unwrap();
+    b.push("mounts", json!({"destination": "/bound", "source": "file", "options": ["bind"]}));
+    b.push("mounts", json!({"destination": "/ro", "source": ".", "options": ["bind", "ro", "nosuid"]}));
+    b.push(
+        "mounts",
+        json!({"destination": "/link/sub", "type": "tmpfs", "source": "tmpfs", "options": ["size=1m"]}),
+    );
+    b.push("mounts", json!({"destination": "/up", "type": "tmpfs", "source": "tmpfs", "options": ["tmpcopyup"]}));
+    b.push(
+        "mounts",
+        json!({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": ["ro"]}),
+    );
+    b.push("linux.maskedPaths", json!("/sys/firmware"));
+    *b.at("linux.sysctl") = json!({"net.ipv4.ip_unprivileged_port_start": "7"});
+    *b.at("linux.seccomp") =
+        json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["ptrace"], "action": "SCMP_ACT_ERRNO"}]});
+    *b.at("process.user") = json!({"uid": 5, "gid": 5});
+    b
+}
+
+const WANT: &str = "5\nbound\nro\n0\nro\n4\n7\n1\nkept\nnull\n";
+
+fn masked(b: &Box, names: &str, args: &[&str]) -> Ran {
+    let mut c = std::process::Command::new(env!("CARGO_BIN_EXE_mask"));
+    c.arg(names).arg(runtime()).arg("--root").arg(b.state_root()).args(args).current_dir(&b.dir);
+    finish(&mut c, b"")
+}
+
+#[test]
+fn every_masked_call_has_a_fallback() {
+    if !is_conex() {
+        return;
+    }
+    let b = everything();
+    b.write_config();
+    assert_eq!(b.verb("run", &[], &[]).ok().out, WANT);
+    let mut failures = Vec::new();
+    for names in [
+        "openat2",
+        "clone3",
+        "close_range",
+        "mount_setattr",
+        "open_tree,move_mount,fsopen,fsconfig,fsmount,fspick,mount_setattr",
+        "statx",
+        "memfd_create,fsopen",
+        "openat2,clone3,close_range,mount_setattr,open_tree,move_mount,fsopen,fsconfig,fsmount,fspick",
+    ] {
+        let r = masked(&b, names, &["run", &b.id]);
+        // Without memfd_create and fsopen the binary cannot be sealed: that is an error, never a silent risk.
+        let refused = names == "memfd_create,fsopen";
+        let right =
+            if refused { r.code == 1 && r.err.contains("memfd_create") } else { r.code == 0 && r.out == WANT };
+        if !right || b.state_root().join(&b.id).exists() || !b.cgroups().is_empty() {
+            failures.push(format!("{names}: code {} out {:?} err {}", r.code, r.out, r.err));
+        }
+    }
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+#[test]
+fn exec_kill_and_delete_without_the_newer_calls() {
+    if !is_conex() {
+        return;
+    }
+    let b = everything();
+    b.write_config();
+    let all = "openat2,clone3,close_range,mount_setattr,open_tree,move_mount,fsopen,fsconfig,fsmount";
+    let mut long = everything();
+    *long.at("process.args") = json!(["/bin/sh", "-c", "exec sleep 100 >/dev/null 2>&1"]);
+    long.write_config();
+    assert_eq!(masked(&long, all, &["run", "-d", &long.id]).code, 0);
+    assert_eq!(masked(&long, all, &["exec", &long.id, "id", "-u"]).ok().out, "5\n");
+    masked(&long, all, &["kill", &long.id, "KILL"]).ok();
+    long.wait_status("stopped");
+    masked(&long, all, &["delete", &long.id]).ok();
+    long.assert_gone();
+}
+
+#[test]
+fn without_pidfds_the_error_says_so() {
+    if !is_conex() {
+        return;
+    }
+    let b = Box::sh("true");
+    b.write_config();
+    let r = masked(&b, "idmap_no_such_call", &["run", &b.id]);
+    assert_eq!(r.code, 0, "{}", r.err);
+    let mut b = Box::sh("true");
+    let map = json!([{"containerID": 0, "hostID": 5000, "size": 100}]);
+    b.push("mounts", json!({"destination": "/idm", "source": ".", "options": ["bind", "idmap"], "uidMappings": map, "gidMappings": map}));
+    b.write_config();
+    let r = masked(&b, "mount_setattr", &["run", &b.id]);
+    assert!(r.code != 0 && r.err.contains("mounts[4]") && r.err.contains("5.12"), "{}", r.err);
+    b.assert_gone();
+}
