@@ -1,0 +1,110 @@
+//! `bench ROUNDS CONEX FLOOR`: times `run` and `exec` of conex, runc and crun against the kernel floor, interleaved,
+//! and prints medians, spread, ratios and the private memory of the waiting init.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+fn main() {
+    let args: Vec<String> = std::env::args().collect();
+    let rounds: usize = args[1].parse().expect("ROUNDS CONEX FLOOR");
+    let (conex, floor) = (args[2].as_str(), args[3].as_str());
+    let dir = Path::new("/tmp/bundle");
+    bundle(dir, conex);
+    let runtimes = [("conex", conex), ("crun", "/usr/bin/crun"), ("runc", "/usr/sbin/runc")];
+    let mut run: Vec<(&str, Vec<f64>)> = vec![("floor", Vec::new())];
+    run.extend(runtimes.iter().map(|(n, _)| (*n, Vec::new())));
+    for i in 0..rounds {
+        run[0].1.push(time(Command::new(floor).args(["/tmp/bundle/rootfs", "/bin/true"]).current_dir(dir)));
+        for (slot, (_, binary)) in runtimes.iter().enumerate() {
+            run[slot + 1].1.push(time(Command::new(binary).args(["run", &format!("r{i}")]).current_dir(dir)));
+        }
+    }
+    report("run of /bin/true, to its end and removal", &run);
+    waiting(dir, &runtimes, rounds);
+}
+
+fn bundle(dir: &Path, conex: &str) {
+    std::fs::create_dir_all(dir.join("rootfs/bin")).expect("mkdir");
+    for name in ["true", "sleep"] {
+        std::fs::copy("/usr/bin/busybox", dir.join("rootfs/bin").join(name)).expect("busybox-static");
+    }
+    assert!(Command::new(conex).arg("spec").current_dir(dir).status().expect("conex spec").success());
+    rewrite(dir, &["/bin/true"]);
+}
+
+fn rewrite(dir: &Path, args: &[&str]) {
+    let file = dir.join("config.json");
+    let mut config: serde_json::Value = serde_json::from_slice(&std::fs::read(&file).expect("read")).expect("json");
+    config["process"]["terminal"] = false.into();
+    config["process"]["args"] = args.into();
+    std::fs::write(file, config.to_string()).expect("write");
+}
+
+fn time(command: &mut Command) -> f64 {
+    let begun = Instant::now();
+    let out = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).output().expect("spawn");
+    let elapsed = begun.elapsed().as_secs_f64() * 1000.0;
+    assert!(out.status.success(), "{command:?}: {}", String::from_utf8_lossy(&out.stderr));
+    elapsed
+}
+
+fn report(what: &str, list: &[(&str, Vec<f64>)]) {
+    println!("{what}");
+    let mut base = 0.0;
+    for (name, times) in list {
+        let mut t = times.clone();
+        t.sort_by(f64::total_cmp);
+        let median = t[t.len() / 2];
+        if base == 0.0 {
+            base = median;
+        }
+        let (low, high) = (t[t.len() / 10], t[t.len() * 9 / 10]);
+        println!("  {name:<6} median {median:6.2} ms   10-90 % {low:.2} to {high:.2} ms   x {:.2}", median / base);
+    }
+}
+
+/// exec into a running container, and the memory of an init that waits for `start`.
+fn waiting(dir: &Path, runtimes: &[(&str, &str)], rounds: usize) {
+    rewrite(dir, &["/bin/sleep", "1000"]);
+    let call = |binary: &str, args: &[&str]| {
+        let mut c = Command::new(binary);
+        let quiet = Stdio::null;
+        c.args(args)
+            .current_dir(dir)
+            .stdin(quiet())
+            .stdout(quiet())
+            .stderr(quiet())
+            .status()
+            .expect("spawn")
+            .success()
+    };
+    let mut memory = Vec::new();
+    for (name, binary) in runtimes {
+        let pid_file = format!("/tmp/{name}.pid");
+        assert!(call(binary, &["create", "--pid-file", &pid_file, &format!("e-{name}")]), "{name} create");
+        let pid = std::fs::read_to_string(&pid_file).expect("pid file");
+        let smaps = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
+        let field = |key: &str| {
+            smaps.lines().find_map(|l| l.strip_prefix(key)?.split_whitespace().next()?.parse::<u64>().ok())
+        };
+        memory.push((*name, field("Private_Dirty:").unwrap_or(0) + field("Private_Clean:").unwrap_or(0)));
+        assert!(call(binary, &["start", &format!("e-{name}")]), "{name} start");
+    }
+    let mut exec: Vec<(&str, Vec<f64>)> = runtimes.iter().map(|(n, _)| (*n, Vec::new())).collect();
+    for _ in 0..rounds {
+        for (slot, (name, binary)) in runtimes.iter().enumerate() {
+            exec[slot].1.push(time(
+                Command::new(binary).args(["exec", &format!("e-{name}"), "/bin/true"]).current_dir(dir),
+            ));
+        }
+    }
+    for (name, binary) in runtimes {
+        call(binary, &["delete", "--force", &format!("e-{name}")]);
+    }
+    report("exec of /bin/true in a running container (the factor is against conex)", &exec);
+    println!("private memory of the init that waits for start");
+    for (name, kb) in memory {
+        println!("  {name:<6} {kb} KiB");
+    }
+}
