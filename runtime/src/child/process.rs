@@ -345,6 +345,8 @@ pub(super) fn init(
     report.sync()?.send(&Message::Ready)?;
     report.wait("creation", |m| matches!(m, Message::Created))?;
     if let Some(listener) = start {
+        // Many containers may wait at once; the program's pages come back from the page cache when they are needed.
+        conex_sys::proc::drop_program_pages();
         // From here on errors go to whoever starts the container; the creator hears that this one waits.
         report.sync = None;
         report.start = Some(wait_for_start(listener)?);

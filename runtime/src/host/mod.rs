@@ -57,7 +57,7 @@ pub fn create(plan: &Plan, entry: &Entry, state: &mut State, root: &Path, start:
 }
 
 fn build(plan: &Plan, entry: &Entry, state: &mut State, root: &Path, start: Start) -> Result<Container> {
-    let hierarchies = facts::hierarchies();
+    let hierarchies = plan.cgroup.hierarchies.clone();
     state.cgroups = cgroup::paths(&plan.cgroup, &hierarchies)?;
     if !plan.rootfs.private {
         state.rootfs_mounts = Some(undo::mounts_at(&plan.rootfs.path));

@@ -18,7 +18,11 @@ pub fn container(state: &State, init: Option<BorrowedFd>) -> Vec<Error> {
     if let Some(fd) = init.or(own.as_ref().map(|f| f.as_fd())) {
         let _ = proc::pidfd_send_signal(fd, libc::SIGKILL);
     }
-    kill_leftovers(state);
+    // Mostly init was the last process, and the directories just go.
+    let ended = state.init.is_none_or(|id| !alive(id));
+    if !(ended && cgroup::remove_at_once(&state.made_cgroups)) {
+        kill_leftovers(state);
+    }
     if let Some(id) = state.init {
         for _ in 0..1000 {
             if !alive(id) {

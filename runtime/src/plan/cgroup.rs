@@ -3,7 +3,7 @@
 use super::devices::State;
 use super::resources::{self, Write};
 use super::{Check, Options};
-use crate::host::facts::{CgroupFacts, Facts};
+use crate::host::facts::{CgroupFacts, Facts, Hierarchy};
 use crate::oci::config::{Linux, Resources};
 use crate::root::clean;
 use std::path::{Path, PathBuf};
@@ -15,6 +15,8 @@ pub struct Cgroup {
     /// runtime's own cgroup in that hierarchy instead.
     pub path: PathBuf,
     pub relative: bool,
+    /// The host's, in its order.
+    pub hierarchies: Vec<Hierarchy>,
     pub writes: Vec<Write>,
     pub devices: Option<State>,
 }
@@ -45,7 +47,13 @@ pub fn make(linux: &Linux, options: &Options, facts: &Facts, check: &mut Check) 
     let resources = linux.resources.clone().unwrap_or_default();
     let writes = writes(&resources, &facts.cgroup, check);
     let rules = super::devices::rules(&resources.devices, check);
-    Some(Cgroup { path, relative, writes, devices: Some(super::devices::state(&rules)) })
+    Some(Cgroup {
+        path,
+        relative,
+        hierarchies: facts.cgroup.hierarchies.clone(),
+        writes,
+        devices: Some(super::devices::state(&rules)),
+    })
 }
 
 /// Every write that the resources ask for, each for the hierarchy that has its controller. A limit without a

@@ -83,7 +83,7 @@ pub fn destroy(entry: &Entry, state: &State, hooks: Option<&Hooks>) -> Vec<Error
 }
 
 /// After a foreground `run`: somebody else may have deleted the container already.
-pub fn after_exit(env: &Env, state: &State) -> Result<()> {
+pub fn after_exit(env: &Env, state: &State, hooks: &Hooks) -> Result<()> {
     let Some(store) = Store::open(&env.root, false)? else {
         return Ok(());
     };
@@ -96,6 +96,5 @@ pub fn after_exit(env: &Env, state: &State) -> Result<()> {
         Ok(now) if now.init == state.init => {}
         _ => return Ok(()),
     }
-    let hooks = start::read_hooks(&entry).unwrap_or_default();
-    destroy(&entry, state, Some(&hooks)).into_iter().next().map_or(Ok(()), Err)
+    destroy(&entry, state, Some(hooks)).into_iter().next().map_or(Ok(()), Err)
 }

@@ -38,13 +38,13 @@ pub fn main(env: &mut Env) -> Result<i32> {
         notify::forward(socket, &manager, pid, || crate::state::proc_stat(pid).is_some_and(|s| s.0 != 'Z'))?;
     }
     let Some(signals) = signals else { return Ok(0) };
-    let Made { container, entry, state, .. } = made;
+    let Made { container, entry, state, plan } = made;
     // Others may work on the container while it runs.
     drop(entry);
     let code = foreground::wait(container.pid, container.pidfd.as_fd(), &signals, master, terminal.as_ref())?;
     drop(terminal);
     if !env.args.is_set("keep") {
-        delete::after_exit(env, &state)?;
+        delete::after_exit(env, &state, &plan.hooks)?;
     }
     Ok(code)
 }

@@ -173,3 +173,20 @@ pub fn setdomainname(name: &str) -> Result<()> {
     // SAFETY: pointer and length describe the string.
     check(unsafe { libc::setdomainname(name.as_ptr().cast(), name.len()) } as libc::c_long).map(drop)
 }
+
+/// Gives back the resident pages of the program's own text and read-only data: they are unmodified file pages, and the
+/// next access reads them from the page cache again.
+pub fn drop_program_pages() {
+    extern "C" {
+        static __executable_start: u8;
+        static etext: u8;
+    }
+    // The linker defines both symbols; only their addresses are taken.
+    let (from, to) = (&raw const __executable_start as usize, &raw const etext as usize);
+    let page = 4096;
+    let from = from.next_multiple_of(page);
+    let len = (to & !(page - 1)).saturating_sub(from);
+    // SAFETY: the range is the file-backed, private, never written mapping of headers, read-only data and text; for
+    // such a mapping MADV_DONTNEED only drops page table entries, the content stays what the file holds.
+    unsafe { libc::madvise(from as *mut libc::c_void, len, libc::MADV_DONTNEED) };
+}

@@ -30,8 +30,12 @@ const DEVICES: [(&str, &str); 12] = [
 fn main() {
     let args: Vec<String> = std::env::args().collect();
     let (rootfs, program) = (PathBuf::from(&args[1]), args[2].clone());
-    let hierarchies: Vec<PathBuf> =
-        std::fs::read_dir("/sys/fs/cgroup").unwrap().flatten().map(|e| e.path()).filter(|p| p.join("cgroup.procs").exists()).collect();
+    let hierarchies: Vec<PathBuf> = std::fs::read_dir("/sys/fs/cgroup")
+        .unwrap()
+        .flatten()
+        .map(|e| e.path())
+        .filter(|p| p.join("cgroup.procs").exists())
+        .collect();
     let name = format!("floor-{}", std::process::id());
     let groups: Vec<PathBuf> = hierarchies.iter().map(|h| h.join(&name)).collect();
     for (group, hierarchy) in groups.iter().zip(&hierarchies) {

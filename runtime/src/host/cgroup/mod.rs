@@ -285,6 +285,19 @@ pub fn remove(made: &[PathBuf]) -> Result<()> {
     first.map_or(Ok(()), Err)
 }
 
+/// Tries to remove the directories without any waiting; true if all of a container's own are gone.
+pub fn remove_at_once(made: &[PathBuf]) -> bool {
+    let mut all = true;
+    for (i, path) in made.iter().enumerate().rev() {
+        let is_parent = made[i + 1..].iter().any(|later| later.starts_with(path));
+        match std::fs::remove_dir(path) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => all &= is_parent,
+            _ => {}
+        }
+    }
+    all
+}
+
 fn remove_one(path: &Path, attempts: u32) -> Result<()> {
     for attempt in 0..attempts {
         match std::fs::remove_dir(path).map_err(|e| e.raw_os_error().map_or(Errno::EIO, Errno::from_raw)) {
