@@ -9,7 +9,7 @@ DESTDIR ?=
 export CONEX_COMMIT ?= $(shell git rev-parse --short HEAD 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: help build run shell check test unit conformance conformance-update bench install deps deps-test forky clean
+.PHONY: docs help build run shell check test unit conformance conformance-update bench install deps deps-test forky clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 22
@@ -57,6 +57,9 @@ conformance-update: build forky ## run conex, runc and crun, and write docs/conf
 bench: build forky ## conex, runc and crun against the kernel floor
 	$(CARGO) build --release --target $(TARGET) -p conex-tests
 	tests/bench.sh $(CACHE) $(OUT)
+
+docs: ## write the man pages and completions from the command table
+	$(CARGO) run --release --target $(TARGET) -p conex-tests --bin gendocs -- .
 
 install: build ## install the binary, man pages and completions (PREFIX, DESTDIR)
 	install -D -m 755 $(OUT)/conex $(DESTDIR)$(PREFIX)/sbin/conex

@@ -270,3 +270,22 @@ fn notify_socket_is_forwarded() {
     b.verb("start", &[], &[]).ok();
     until(|| b.output() == "/run/notify/notify.sock\n/run/notify\n", "the socket's directory");
 }
+
+#[test]
+fn man_pages_and_completions_are_current() {
+    let dir = std::env::temp_dir().join(format!("conex-docs-{}", std::process::id()));
+    let mut c = Command::new(env!("CARGO_BIN_EXE_gendocs"));
+    finish(c.arg(&dir), b"").ok();
+    let top = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    for sub in ["docs/man", "completions"] {
+        for e in std::fs::read_dir(dir.join(sub)).unwrap().flatten() {
+            let kept = std::fs::read_to_string(top.join(sub).join(e.file_name())).unwrap_or_default();
+            assert!(
+                kept == std::fs::read_to_string(e.path()).unwrap(),
+                "{:?} is not current: make docs",
+                e.file_name()
+            );
+        }
+    }
+    std::fs::remove_dir_all(dir).unwrap();
+}
