@@ -89,7 +89,7 @@ fn exec_kill_and_delete_without_the_newer_calls() {
 }
 
 #[test]
-fn without_pidfds_the_error_says_so() {
+fn an_idmapped_mount_says_what_it_needs() {
     if !is_conex() {
         return;
     }
