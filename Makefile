@@ -73,7 +73,7 @@ deps:
 
 deps-test:
 	@tests/packages.sh busybox-static:/usr/bin/busybox runc:/usr/sbin/runc mmdebstrap:/usr/bin/mmdebstrap procps:/usr/bin/ps \
-		libseccomp-dev:/usr/include/seccomp.h iproute2:/usr/sbin/ip uuid-runtime:/usr/bin/uuidgen xz-utils:/usr/bin/xz zstd:/usr/bin/zstd
+		libseccomp-dev:/usr/include/seccomp.h iproute2:/usr/sbin/ip
 
 clean: ## remove build output and caches
 	$(CARGO) clean

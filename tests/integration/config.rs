@@ -415,3 +415,43 @@ fn no_mount_namespace_leaves_no_mount() {
     prints(&b, &format!("{}\n", own.display()));
     assert_eq!(std::fs::read_to_string("/proc/self/mountinfo").unwrap().lines().count(), before);
 }
+
+#[test]
+fn further_resources() {
+    use std::os::unix::fs::MetadataExt;
+    let dev = std::fs::metadata("/").unwrap().dev();
+    let (major, minor) = (libc::major(dev), libc::minor(dev));
+    if major == 0 {
+        return skip("further_resources", "a root file system on a block device");
+    }
+    let mut b = Box::sh("sleep 100");
+    *b.at("linux.resources.cpu") = json!({"quota": 20000, "period": 50000, "burst": 10000});
+    *b.at("linux.resources.blockIO") = json!({
+        "throttleReadBpsDevice": [{"major": major, "minor": minor, "rate": 1 << 20}],
+        "throttleWriteIOPSDevice": [{"major": major, "minor": minor, "rate": 100}],
+    });
+    b.up();
+    assert_eq!(b.cgroup_file("cpu", "cpu.cfs_burst_us"), "10000");
+    assert_eq!(b.cgroup_file("blkio", "blkio.throttle.read_bps_device"), format!("{major}:{minor} {}", 1 << 20));
+    assert_eq!(b.cgroup_file("blkio", "blkio.throttle.write_iops_device"), format!("{major}:{minor} 100"));
+    drop(b);
+    let mut idle = Box::sh("sleep 100");
+    *idle.at("linux.resources.cpu") = json!({"idle": 1});
+    idle.up();
+    assert_eq!(idle.cgroup_file("cpu", "cpu.idle"), "1");
+}
+
+#[test]
+fn an_update_below_the_usage_is_refused() {
+    if !is_conex() {
+        return;
+    }
+    let mut b = Box::sh("dd if=/dev/zero of=/dev/fill bs=1M count=8 2>/dev/null; echo full; sleep 100");
+    *b.at("linux.resources.memory") = json!({"limit": 64 << 20});
+    b.up();
+    until(|| b.output() == "full\n", "memory in use");
+    let mut c = b.command(&["update", "-r", "-", &b.id]);
+    finish(&mut c, br#"{"memory":{"limit":4194304,"checkBeforeUpdate":true}}"#)
+        .fails_with("memory.limit: rejecting memory limit");
+    assert_eq!(b.cgroup_file("memory", "memory.limit_in_bytes"), (64 << 20).to_string());
+}
