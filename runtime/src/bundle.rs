@@ -23,9 +23,9 @@ pub fn open(dir: &Path) -> Result<Bundle> {
 }
 
 /// Reads a process object from a file, for `exec --process`.
-pub fn process(path: &Path) -> Result<(Process, Vec<u8>)> {
+pub fn process(path: &Path) -> Result<Process> {
     let text = read(path)?;
-    Ok((parse(&text, &path.display().to_string())?, text))
+    parse(&text, &path.display().to_string())
 }
 
 fn read(path: &Path) -> Result<Vec<u8>> {

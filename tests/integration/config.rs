@@ -106,7 +106,15 @@ fn mounts_of_every_kind() {
     );
     b.push("mounts", json!({"destination": "/t", "type": "tmpfs", "source": "tmpfs", "options": ["mode=0700", "noexec", "size=1m"]}));
     b.push("mounts", json!({"destination": "/up", "type": "tmpfs", "source": "tmpfs", "options": ["tmpcopyup"]}));
+    // A directory of the image gives its mode to a tmpfs, one that is made for it does not.
+    std::fs::create_dir(b.rootfs().join("old")).unwrap();
+    std::fs::set_permissions(b.rootfs().join("old"), std::os::unix::fs::PermissionsExt::from_mode(0o750)).unwrap();
+    b.push("mounts", json!({"destination": "/old", "type": "tmpfs", "source": "tmpfs"}));
+    b.push("mounts", json!({"destination": "/new", "type": "tmpfs", "source": "tmpfs"}));
+    let script = b.at("process.args.2").as_str().unwrap().to_string();
+    *b.at("process.args.2") = json!(format!("{script}; stat -c '%n %a' /old /new"));
     let out = b.run().out;
+    assert!(out.contains("/old 750\n/new 1777\n"), "{out}");
     assert!(out.starts_with("bound\ntouch: /ro/x: Read-only file system\n700\nkept\n"), "{out}");
     let line = |at: &str| out.lines().find(|l| l.starts_with(at)).unwrap().to_string();
     assert!(line("/ro ").contains("ro,nosuid,noatime"), "{out}");

@@ -102,8 +102,9 @@ fn no_symlinks(root: &Root, path: &Path) -> Result<()> {
 }
 
 fn file_system(root: &Root, m: &Mount, kind: &str, attr: MountAttr, cgroups: &[PathBuf]) -> Result<OwnedFd> {
+    let existed = root.open(&m.destination, OFlag::O_DIRECTORY).is_ok();
     let target = target(root, m, kind)?;
-    let data = options(m, kind, target.as_fd())?;
+    let data = options(m, kind, target.as_fd(), existed)?;
     let made = match new_mount(kind, &m.source, &data, attr.set, m) {
         Err(e) if e.errno == Some(Errno::ENOSYS) || too_long(&data) => {
             return legacy_mount(m, kind, &data, &attr, target.as_fd());
@@ -162,8 +163,9 @@ fn new_mount(
 }
 
 /// Options for the file system itself: those of the document, the SELinux context, and for tmpfs the mode of the
-/// directory that it covers, as runc keeps it.
-fn options(m: &Mount, kind: &str, target: BorrowedFd) -> Result<Vec<(String, Option<String>)>> {
+/// directory that it covers, as runc keeps it. A directory that was made for the mount says nothing: then the file
+/// system's own default holds (1777 for tmpfs).
+fn options(m: &Mount, kind: &str, target: BorrowedFd, existed: bool) -> Result<Vec<(String, Option<String>)>> {
     let mut data = m.data.clone();
     let read_only = m.attr.set & ATTR_RDONLY != 0;
     // Pseudo file systems share a superblock with others, or are filled by us first.
@@ -173,7 +175,7 @@ fn options(m: &Mount, kind: &str, target: BorrowedFd) -> Result<Vec<(String, Opt
     if let Some(label) = &m.label {
         data.push(("context".into(), Some(label.clone())));
     }
-    if kind == "tmpfs" && !data.iter().any(|(k, _)| k == "mode") {
+    if kind == "tmpfs" && existed && !data.iter().any(|(k, _)| k == "mode") {
         let mode = fstat(target).call(|| "fstat")?.st_mode & 0o7777;
         data.push(("mode".into(), Some(format!("{mode:04o}"))));
     }

@@ -35,15 +35,15 @@ pub fn main(env: &mut Env) -> Result<i32> {
     let spec: Spec = bundle::parse(&entry.read("config.json")?, "config.json")?;
     // Two execs may run side by side, and a long one must not keep delete waiting.
     drop(entry);
-    let (wanted, text) = wanted(env, &spec)?;
+    let wanted = wanted(env, &spec)?;
     let detach = env.args.is_set("detach");
     let console = path_flag(env, "console-socket")?;
     check_terminal(wanted.terminal, detach, console.is_some())?;
-    let planned = plan(env, &spec, &wanted, &state, &text)?;
+    let planned = plan(env, &spec, &wanted, &state)?;
     let init =
         state.init.and_then(pidfd).ok_or_else(|| Error::new(Kind::Status, "cannot exec in a stopped container"))?;
     let exec = Exec { process: &planned, state: &state, init, root: &env.root, sub_cgroups: sub_cgroups(env)? };
-    run(env, &exec, console, detach).map_err(|e| bundle::locate(&text, vec![e]).remove(0))
+    run(env, &exec, console, detach)
 }
 
 fn run(env: &Env, exec: &Exec, console: Option<PathBuf>, detach: bool) -> Result<i32> {
@@ -83,7 +83,7 @@ fn path_flag(env: &Env, name: &str) -> Result<Option<PathBuf>> {
 }
 
 /// The process object: a file as it is, or the container's own with the flags on top.
-fn wanted(env: &Env, spec: &Spec) -> Result<(Process, Vec<u8>)> {
+fn wanted(env: &Env, spec: &Spec) -> Result<Process> {
     if let Some(file) = env.args.value("process") {
         return bundle::process(Path::new(file));
     }
@@ -119,7 +119,7 @@ fn wanted(env: &Env, spec: &Spec) -> Result<(Process, Vec<u8>)> {
     if !env.args.values("cap").is_empty() {
         add_capabilities(p.capabilities.get_or_insert_with(Capabilities::default), env.args.values("cap"));
     }
-    Ok((p, Vec::new()))
+    Ok(p)
 }
 
 /// Into bounding, effective and permitted; into ambient only what is inheritable, and never into inheritable
@@ -152,7 +152,7 @@ fn parse_user(text: &str, gid: u32) -> Result<(u32, u32)> {
 }
 
 /// The same checks as for init, and what the container has for all its processes: seccomp, keyring, personality.
-fn plan(env: &Env, spec: &Spec, wanted: &Process, state: &State, text: &[u8]) -> Result<process::Process> {
+fn plan(env: &Env, spec: &Spec, wanted: &Process, state: &State) -> Result<process::Process> {
     let facts = Facts::read(&Spec::default());
     let linux = spec.linux.clone().unwrap_or_default();
     let maps = (!linux.uid_mappings.is_empty())
@@ -166,8 +166,7 @@ fn plan(env: &Env, spec: &Spec, wanted: &Process, state: &State, text: &[u8]) ->
     if check.errors.is_empty() {
         return Ok(p);
     }
-    let errors = if text.is_empty() { check.errors } else { bundle::locate(text, check.errors) };
-    Err(bundle::join(errors))
+    Err(bundle::join(check.errors))
 }
 
 /// `[controller[,controller…]:]path`.
