@@ -375,3 +375,46 @@ fn checkpoint_and_restore_say_that_they_are_unsupported() {
         b.verb(verb, &[], &[]).fails_with("is not supported by this version");
     }
 }
+
+#[test]
+fn an_unprivileged_user_runs_a_container() {
+    if !is_conex() {
+        return;
+    }
+    let mut b = Box::sh("true");
+    b.call(&["spec", "--rootless"]).ok();
+    let text = std::fs::read_to_string(b.dir.join("config.json")).unwrap();
+    b.config = serde_json::from_str(&text).unwrap();
+    *b.at("process.terminal") = json!(false);
+    *b.at("process.args") =
+        json!(["/bin/sh", "-c", "id -u; read a b c < /proc/self/uid_map; echo $a $b $c; hostname"]);
+    for list in ["uidMappings", "gidMappings"] {
+        *b.at(&format!("linux.{list}")) = json!([{"containerID": 0, "hostID": 1234, "size": 1}]);
+    }
+    // Everything on the way must be open to that user.
+    let open = std::env::temp_dir().join(format!("conex-rootless-{}", std::process::id()));
+    std::fs::create_dir_all(&open).unwrap();
+    let shell =
+        |line: &str| finish(std::process::Command::new("/bin/sh").args(["-c", line]).current_dir(&open), b"");
+    b.write_config();
+    let (from, to) = (b.dir.display(), open.display());
+    shell(&format!(
+        "cp -r {from}/rootfs {from}/config.json {to}; cp {} {to}/conex; mkdir {to}/run; chown -R 1234:1234 {to}; chmod 755 {to}",
+        runtime().display()
+    ))
+    .ok();
+    let run = |args: &str| {
+        shell(&format!(
+            "exec setpriv --reuid 1234 --regid 1234 --clear-groups env XDG_RUNTIME_DIR={to}/run {to}/conex {args}"
+        ))
+    };
+    let r = run("run rootless1").ok();
+    assert_eq!(r.out, "0\n0 1234 1\nconex\n", "{}", r.err);
+    assert!(!open.join("run/conex/rootless1").exists());
+    // A limit that cannot hold is an error that names it, not silence.
+    b.config["linux"]["resources"] = json!({"pids": {"limit": 5}});
+    b.write_config();
+    shell(&format!("cp {from}/config.json {to}/config.json")).ok();
+    run("run rootless2").fails_with("linux.resources.pids.limit");
+    std::fs::remove_dir_all(&open).unwrap();
+}

@@ -42,6 +42,7 @@ pub struct Inherited {
 
 /// The child's whole life; never returns. What goes wrong is sent to the host, or to `start`.
 pub fn main(plan: &Plan, inherited: Inherited) -> ! {
+    close_the_rest(plan, &inherited);
     let mut report = Report::new(inherited.sync);
     let result = init(
         plan,
@@ -60,6 +61,18 @@ pub fn main(plan: &Plan, inherited: Inherited) -> ! {
     let Err(error) = result;
     report.fail(error);
     exit_now(1)
+}
+
+/// Lets go of everything of the host's that the fork has copied: its open directories, and above all the lock of the
+/// state directory, which a killed runtime would otherwise leave with this process.
+fn close_the_rest(plan: &Plan, inherited: &Inherited) {
+    use std::os::fd::AsRawFd;
+    let mut keep: Vec<i32> = (3..3 + plan.process.preserve_fds as i32).collect();
+    keep.push(inherited.sync.as_fd().as_raw_fd());
+    keep.extend(inherited.sources.iter().flatten().map(AsRawFd::as_raw_fd));
+    keep.extend(inherited.joins.iter().map(|(fd, _, _)| fd.as_raw_fd()));
+    keep.extend(inherited.start.iter().chain(&inherited.into_cgroup).map(AsRawFd::as_raw_fd));
+    conex_sys::fd::close_all_but(&keep);
 }
 
 struct Rest {

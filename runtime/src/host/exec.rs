@@ -1,7 +1,7 @@
 //! A further process in a running container.
 
 use super::cgroup::Group;
-use super::{clone_into, rlimits, Container};
+use super::{rlimits, Container};
 use crate::child::{process, Report};
 use crate::error::{Context, Error, Kind, Named, Result};
 use crate::plan::namespaces::KINDS;
@@ -15,7 +15,7 @@ use nix::fcntl::OFlag;
 use nix::sys::stat::{stat, Mode};
 use nix::unistd::Pid;
 use std::convert::Infallible;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::PathBuf;
 
 pub struct Exec<'a> {
@@ -37,7 +37,7 @@ pub fn spawn(exec: &Exec) -> Result<Container> {
     let Forked::Parent { pidfd, .. } = (match clone3(0, None).call(|| "clone3")? {
         Forked::Child => {
             drop(ours);
-            join(exec, flags, &group, theirs, program);
+            join(exec, flags, theirs, program);
         }
         parent => parent,
     }) else {
@@ -107,20 +107,13 @@ fn cgroup(exec: &Exec) -> Result<Group> {
 /// The first hop: enters every namespace of the container in one call, not yet visible inside, and clones the
 /// process from there. When the clone appears in the container's PID namespace, it has the container's root and
 /// nothing of the host any more (CVE-2016-9962).
-fn join(
-    exec: &Exec,
-    flags: i32,
-    group: &Group,
-    sync: Channel,
-    program: Option<Vec<conex_sys::seccomp::Insn>>,
-) -> ! {
+fn join(exec: &Exec, flags: i32, sync: Channel, program: Option<Vec<conex_sys::seccomp::Insn>>) -> ! {
     let mut report = Report::new(sync);
     let result = (|| -> Result<Infallible> {
         nix::sys::stat::umask(Mode::empty());
         if let (Some(mask), _) = &exec.process.affinity {
             affinity(mask, exec, "initial")?;
         }
-        let unified = group.unified().map(|d| d.as_fd().try_clone_to_owned()).transpose().call(|| "dup")?;
         // Non-dumpable across the join: setns into a user namespace and the clone keep it.
         proc::set_dumpable(false).call(|| "prctl(PR_SET_DUMPABLE, 0)")?;
         let _ = nix::unistd::setsid();
@@ -130,9 +123,12 @@ fn join(
         }
         // setns with the mount namespace has made its root ours.
         nix::unistd::chdir("/").call(|| "chdir(/)")?;
-        match clone_into(libc::CLONE_PARENT as u64, unified.as_ref().map(|f| f.as_fd()))
-            .call(|| "clone3(CLONE_PARENT)")?
-        {
+        // Nothing of the host's may be open in the process that becomes visible inside, not even its own cgroup's
+        // directory: the host moves it there.
+        let mut keep: Vec<i32> = (3..3 + exec.process.preserve_fds as i32).collect();
+        keep.push(report.sync()?.as_fd().as_raw_fd());
+        conex_sys::fd::close_all_but(&keep);
+        match clone3(libc::CLONE_PARENT as u64, None).call(|| "clone3(CLONE_PARENT)")? {
             Forked::Parent { pid, .. } => {
                 report.sync()?.send(&Message::Hopped(pid.as_raw()))?;
                 exit_now(0);

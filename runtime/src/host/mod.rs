@@ -63,7 +63,10 @@ fn build(plan: &Plan, entry: &Entry, state: &mut State, root: &Path, start: Star
         state.rootfs_mounts = Some(undo::mounts_at(&plan.rootfs.path));
     }
     // Only the directory that the child is born in comes before it; the v1 ones are made while it mounts.
-    let mut group = make_group(entry, state, &hierarchies, true)?;
+    let mut group = match make_group(entry, state, &hierarchies, true) {
+        Err(e) if forbidden(&e) => without_cgroup(plan, state)?,
+        other => other?,
+    };
     let pure_v2 = hierarchies.len() == 1 && hierarchies[0].v2;
     if pure_v2 {
         // The child is born inside: the limits are there before it.
@@ -94,7 +97,11 @@ fn build(plan: &Plan, entry: &Entry, state: &mut State, root: &Path, start: Star
         into_cgroup: None,
     };
     let mut c = spawn(plan, inherited, ours, &group)?;
-    let talked = make_group(entry, state, &hierarchies, false).and_then(|rest| {
+    let v1 = match make_group(entry, state, &hierarchies, false) {
+        Err(e) if forbidden(&e) => without_cgroup(plan, state),
+        other => other,
+    };
+    let talked = v1.and_then(|rest| {
         group.dirs.extend(rest.dirs);
         converse(plan, &mut c, &group, state, pure_v2)
     });
@@ -144,7 +151,28 @@ fn tell(c: &Container, message: &Message) -> Result<()> {
     }
 }
 
+/// An unprivileged runtime that was delegated no cgroup.
+fn forbidden(e: &Error) -> bool {
+    use nix::errno::Errno;
+    let refused = matches!(e.errno, Some(Errno::EACCES | Errno::EPERM | Errno::EROFS));
+    refused && !nix::unistd::geteuid().is_root()
+}
+
+/// Goes on without a cgroup if the document asks for no limit; a limit that would silently not hold is an error.
+fn without_cgroup(plan: &Plan, state: &mut State) -> Result<Group> {
+    if let Some(w) = plan.cgroup.writes.first() {
+        let what = "cannot be applied: this user may not make a cgroup, and none was delegated";
+        return Err(Error::unsupported(w.field.clone(), what));
+    }
+    state.cgroups.clear();
+    state.made_cgroups.clear();
+    Ok(Group { dirs: Vec::new() })
+}
+
 fn limit(plan: &Plan, group: &Group) -> Result<()> {
+    if group.dirs.is_empty() {
+        return Ok(());
+    }
     group.apply(&plan.cgroup.writes)?;
     plan.cgroup.devices.as_ref().map_or(Ok(()), |d| group.devices(d))
 }
@@ -187,7 +215,8 @@ fn start_socket(entry: &Entry) -> Result<OwnedFd> {
 /// Bind sources that the child could not open or idmap: with a user namespace it is not root on the host any more.
 fn open_sources(plan: &Plan) -> Result<Vec<Option<OwnedFd>>> {
     use crate::plan::mounts::Kind;
-    let in_userns = plan.namespaces.private(libc::CLONE_NEWUSER);
+    // Without privileges the child can do more than this side: it is root of its namespace.
+    let in_userns = plan.namespaces.private(libc::CLONE_NEWUSER) && nix::unistd::geteuid().is_root();
     let mut out = Vec::with_capacity(plan.mounts.len());
     for m in &plan.mounts {
         let Kind::Bind { recursive } = m.kind else {

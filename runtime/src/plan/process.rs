@@ -166,7 +166,13 @@ pub fn one(
         rlimits: rlimits(&process.rlimits, &at("rlimits"), check),
         apparmor,
         selinux,
-        capabilities: capabilities(process.capabilities.as_ref(), &at("capabilities"), facts, check),
+        capabilities: capabilities(
+            process.capabilities.as_ref(),
+            &at("capabilities"),
+            facts,
+            maps.is_some(),
+            check,
+        ),
         no_new_privileges: process.no_new_privileges == Some(true),
         oom_score_adj: process.oom_score_adj,
         scheduler: process.scheduler.as_ref().and_then(|s| scheduler(s, &at("scheduler"), check)),
@@ -265,6 +271,7 @@ fn capabilities(
     caps: Option<&config::Capabilities>,
     field: &str,
     facts: &Facts,
+    in_userns: bool,
     check: &mut Check,
 ) -> Capabilities {
     let Some(caps) = caps else {
@@ -277,7 +284,8 @@ fn capabilities(
                 Err(_) => {
                     check.warn(format!("{field}.{name}[{i}]"), format!("unknown capability {text:?} is ignored"))
                 }
-                Ok(cap) if !facts.capabilities.contains(&cap) => {
+                // The first process of a user namespace has all of them there (user_namespaces(7)).
+                Ok(cap) if !in_userns && !facts.capabilities.contains(&cap) => {
                     check.warn(
                         format!("{field}.{name}[{i}]"),
                         format!("{text} is not available to this runtime and is ignored"),

@@ -71,6 +71,27 @@ pub fn close_range(first: u32, last: u32) -> Result<()> {
     check(unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) }).map(drop)
 }
 
+/// Closes every descriptor above 2 but those in `keep`. For a child that was just cloned and owns only what it was
+/// handed: the promise is that no owner of another descriptor runs again in this process.
+pub fn close_all_but(keep: &[RawFd]) {
+    let mut keep: Vec<u32> = keep.iter().filter(|n| **n > 2).map(|n| *n as u32).collect();
+    keep.sort_unstable();
+    let mut next = 3;
+    for n in keep.iter().copied().chain([u32::MAX]) {
+        if n > next && close_range(next, n - 1).is_err() {
+            break;
+        }
+        next = n.saturating_add(1);
+        if n == u32::MAX {
+            return;
+        }
+    }
+    // Before Linux 5.9. The listing's own descriptor is among the numbers and is gone when they are closed.
+    let Ok(list) = std::fs::read_dir("/proc/self/fd") else { return };
+    let numbers: Vec<RawFd> = list.flatten().filter_map(|e| e.file_name().to_str()?.parse().ok()).collect();
+    numbers.into_iter().filter(|n| *n > 2 && !keep.contains(&(*n as u32))).for_each(close_raw);
+}
+
 /// Closes one descriptor by number; errors (not open) are ignored.
 pub fn close_raw(fd: RawFd) {
     // SAFETY: closing by number has no memory precondition; the callers do it right before execve or on
