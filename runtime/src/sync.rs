@@ -86,8 +86,9 @@ impl Channel {
             let mut iov = [IoSliceMut::new(&mut bytes)];
             match recvmsg::<()>(self.fd.as_raw_fd(), &mut iov, Some(&mut control), MsgFlags::MSG_CMSG_CLOEXEC) {
                 Err(Errno::EINTR) => continue,
-                // A peer that died with unread messages resets the stream.
-                Err(Errno::ECONNRESET) => return Ok(None),
+                // A peer that ended with unread messages resets the stream, and the kernel reports that once, even
+                // before what the peer itself has sent: its last words are in the next call.
+                Err(Errno::ECONNRESET) => continue,
                 other => {
                     let msg = other.call(|| "recvmsg")?;
                     let fd = msg.cmsgs().call(|| "recvmsg(SCM_RIGHTS)")?.find_map(|c| match c {

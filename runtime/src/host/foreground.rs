@@ -58,6 +58,13 @@ impl RawTerminal {
     }
 }
 
+/// Gives the container's terminal the size of the caller's, before its program can ask.
+pub fn copy_size(master: Option<&OwnedFd>, terminal: Option<&RawTerminal>) {
+    if let (Some(master), Some(size)) = (master, terminal.and_then(RawTerminal::size).filter(|s| s.rows > 0)) {
+        let _ = tty::set_size(master.as_fd(), size);
+    }
+}
+
 impl Drop for RawTerminal {
     fn drop(&mut self) {
         // A background process that sets a terminal is stopped, unless it ignores that.

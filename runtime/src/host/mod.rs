@@ -386,10 +386,11 @@ fn converse(plan: &Plan, c: &mut Container, group: &Group, state: &mut State, pu
     let pid = c.pid.as_raw();
     let born =
         Path::new(&format!("/proc/{pid}/cgroup")).exists() && group.unified().is_some_and(|d| born_in(pid, d));
-    group.join(pid, born)?;
+    // The limits first: between "deny all" and the device rules that follow, a member could not make its nodes.
     if !pure_v2 {
         limit(plan, group)?;
     }
+    group.join(pid, born)?;
     if let Some(score) = plan.process.oom_score_adj {
         oom_score(pid, score, &plan.process.field)?;
     }

@@ -64,6 +64,7 @@ fn run(env: &Env, exec: &Exec, console: Option<PathBuf>, detach: bool) -> Result
         if master.is_some() {
             raw = RawTerminal::open()?;
         }
+        foreground::copy_size(master.as_ref(), raw.as_ref());
         start::release(&c.sync)?;
         // conmon takes the file for the proof that the process itself has started.
         pid_file.as_deref().map_or(Ok(()), |f| write_pid_file(f, c.pid.as_raw()))

@@ -27,6 +27,7 @@ pub fn main(env: &mut Env) -> Result<i32> {
     };
     let master = made.container.terminal.take();
     let terminal = if master.is_some() { RawTerminal::open()? } else { None };
+    foreground::copy_size(master.as_ref(), terminal.as_ref());
     if let Err(e) = start::release(&made.container.sync) {
         drop(terminal);
         let problems = delete::destroy(&made.entry, &made.state, None);
