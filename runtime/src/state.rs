@@ -225,10 +225,10 @@ fn status(dir: BorrowedFd, state: &State) -> Status {
         None if alive(state.owner) => Status::Creating,
         None => Status::Stopped,
         Some(init) if !alive(init) => Status::Stopped,
+        Some(_) if crate::host::cgroup::is_frozen(&state.cgroups) => Status::Paused,
         Some(_) if nix::sys::stat::fstatat(dir, "start.sock", nix::fcntl::AtFlags::AT_SYMLINK_NOFOLLOW).is_ok() => {
             Status::Created
         }
-        Some(_) if crate::host::cgroup::is_frozen(&state.cgroups) => Status::Paused,
         Some(_) => Status::Running,
     }
 }

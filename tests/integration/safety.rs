@@ -323,3 +323,27 @@ fn hooks_have_only_their_own_environment() {
         assert!(!text.contains("SECRET"), "{text}");
     }
 }
+
+#[test]
+fn exec_without_a_mount_namespace_stays_in_the_root() {
+    if !is_conex() {
+        return;
+    }
+    let mut b = Box::sh("sleep 100");
+    b.drop_namespace("mount");
+    b.at("linux").as_object_mut().unwrap().remove("maskedPaths");
+    b.at("linux").as_object_mut().unwrap().remove("readonlyPaths");
+    std::fs::write(b.rootfs().join("inside"), "inside\n").unwrap();
+    b.up();
+    assert_eq!(b.exec(&["cat", "/inside"]).ok().out, "inside\n");
+    assert_ne!(b.exec(&["ls", "/usr/bin/env"]).code, 0);
+}
+
+#[test]
+fn a_fifo_as_passwd_stops_nobody() {
+    let b = Box::sh("echo ok");
+    nix::unistd::mkfifo(&b.rootfs().join("etc/passwd"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    if is_conex() {
+        assert_eq!(b.run().ok().out, "ok\n");
+    }
+}

@@ -43,12 +43,13 @@ fn labels(p: &Process, procfs: Option<Procfs>) -> Result<()> {
         return Ok(());
     }
     let procfs = Procfs::or_new(procfs)?;
+    let me = procfs.own().call(|| "readlinkat(/proc/self)")?;
     let set = |files: &[&str], value: String, field: &str| -> Result<()> {
         let mut last = Errno::ENOENT;
         for file in files {
-            match procfs.write(&format!("self/attr/{file}"), &value) {
+            match procfs.write(&format!("{me}/attr/{file}"), &value) {
                 Ok(()) => {
-                    let now = procfs.read(&format!("self/attr/{file}")).unwrap_or_default();
+                    let now = procfs.read(&format!("{me}/attr/{file}")).unwrap_or_default();
                     let label = value.strip_prefix("exec ").unwrap_or(&value);
                     if now.trim_end_matches(['\0', '\n']).starts_with(label) {
                         return Ok(());
@@ -124,13 +125,21 @@ fn verify_cwd() -> Result<()> {
     }
 }
 
+/// The image's /etc/passwd, if it is a regular file: a FIFO there must not stop the runtime.
+fn passwd() -> Option<std::fs::File> {
+    let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
+    let fd = nix::fcntl::open("/etc/passwd", flags, nix::sys::stat::Mode::empty()).ok()?;
+    let file = std::fs::File::from(fd);
+    file.metadata().is_ok_and(|m| m.is_file()).then_some(file)
+}
+
 /// HOME from the container's /etc/passwd if it is not set (or empty), as every runtime does.
 fn home(p: &Process) -> Option<String> {
     if p.env.iter().any(|e| e.strip_prefix("HOME=").is_some_and(|v| !v.is_empty())) {
         return None;
     }
     // The file is the image's: bounded, and its lines are only compared.
-    let found = std::fs::File::open("/etc/passwd").ok().and_then(|f| {
+    let found = passwd().and_then(|f| {
         use std::io::Read;
         let mut text = String::new();
         f.take(1 << 20).read_to_string(&mut text).ok()?;

@@ -41,6 +41,12 @@ impl Procfs {
         Ok(Procfs { root })
     }
 
+    /// The directory of this process: `self` is a symlink, which [`Procfs::open`] refuses, and the number is that of
+    /// this mount's PID namespace.
+    pub fn own(&self) -> nix::Result<String> {
+        nix::fcntl::readlinkat(&self.root, "self").map(|p| p.to_string_lossy().into_owned())
+    }
+
     pub fn or_new(have: Option<Self>) -> Result<Self> {
         have.map_or_else(Procfs::new, Ok)
     }

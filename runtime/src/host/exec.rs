@@ -117,7 +117,25 @@ fn join(exec: &Exec, flags: i32, sync: Channel, program: Option<Vec<conex_sys::s
         // Non-dumpable across the join: setns into a user namespace and the clone keep it.
         proc::set_dumpable(false).call(|| "prctl(PR_SET_DUMPABLE, 0)")?;
         let _ = nix::unistd::setsid();
-        proc::setns(exec.init.as_fd(), flags).call(|| format!("setns(init, {flags:#x})"))?;
+        if flags & libc::CLONE_NEWNS == 0 {
+            // The container shares our mount namespace: its root is only a chroot, which setns does not bring.
+            let init = exec.state.init.unwrap_or_default();
+            let path = format!("/proc/{}/root", init.pid);
+            let root = nix::fcntl::open(
+                path.as_str(),
+                OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC,
+                Mode::empty(),
+            )
+            .call(|| format!("open({path})"))?;
+            if !crate::state::alive(init) {
+                return Err(Error::new(Kind::Status, "cannot exec in a stopped container"));
+            }
+            nix::unistd::fchdir(&root).call(|| "fchdir(root of the container)")?;
+            nix::unistd::chroot(".").call(|| "chroot(root of the container)")?;
+        }
+        if flags != 0 {
+            proc::setns(exec.init.as_fd(), flags).call(|| format!("setns(init, {flags:#x})"))?;
+        }
         if flags & libc::CLONE_NEWUSER != 0 {
             crate::child::identity::become_root()?;
         }

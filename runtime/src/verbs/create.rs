@@ -149,7 +149,12 @@ fn reserve(store: &Store, id: &str) -> Result<Entry> {
                 return Err(e);
             }
             let entry = store.find(id)?;
-            let problems = entry.load().map(|s| undo::container(&s, None)).unwrap_or_default();
+            // Judged again under the lock: another create may have been here first.
+            let recorded = entry.load();
+            if !recorded.as_ref().is_ok_and(|s| s.init.is_none() && !crate::state::alive(s.owner)) {
+                return Err(e);
+            }
+            let problems = recorded.map(|s| undo::container(&s, None)).unwrap_or_default();
             if let Some(p) = problems.into_iter().next() {
                 return Err(p.during("clean up after a runtime that was killed"));
             }
@@ -171,7 +176,7 @@ fn record(plan: &Plan, bundle: &Bundle) -> State {
         created: crate::log::rfc3339(std::time::SystemTime::now(), 9),
         owner_uid: nix::unistd::getuid().as_raw(),
         owner: identity(std::process::id() as i32),
-        private_pid: plan.namespaces.private(libc::CLONE_NEWPID),
+        private_pid: plan.namespaces.creates(libc::CLONE_NEWPID),
         ..State::default()
     }
 }

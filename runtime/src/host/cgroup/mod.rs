@@ -253,7 +253,8 @@ pub fn is_frozen(paths: &[PathBuf]) -> bool {
 
 fn collect_pids(path: &Path, depth: u32, out: &mut Vec<i32>) {
     if let Ok(text) = read(&path.join("cgroup.procs")) {
-        out.extend(text.lines().filter_map(|l| l.parse::<i32>().ok()));
+        // 0 is a process outside our PID namespace; as a target of kill(2) it would be our own group.
+        out.extend(text.lines().filter_map(|l| l.parse::<i32>().ok()).filter(|p| *p > 0));
     }
     for sub in children(path).into_iter().filter(|_| depth < 64) {
         collect_pids(&sub, depth + 1, out);
