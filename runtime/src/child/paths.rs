@@ -26,7 +26,9 @@ pub fn attach_root(rootfs: &Rootfs) -> Result<Root> {
     if rootfs.private {
         propagate("/", rootfs.propagation).at(|| "linux.rootfsPropagation")?;
     }
-    if rootfs.private && rootfs.propagation & libc::MS_SHARED as u64 != 0 {
+    // Shared by request, or left so below "/" by a propagation without MS_REC.
+    let kept = rootfs.propagation & libc::MS_REC as u64 == 0;
+    if rootfs.private && (kept || rootfs.propagation & libc::MS_SHARED as u64 != 0) {
         // The bind mount below would propagate to the host through a shared parent.
         let parent = mount_point_of(&rootfs.path)?;
         mount(None::<&str>, &parent, None::<&str>, MsFlags::MS_PRIVATE, None::<&str>)

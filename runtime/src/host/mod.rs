@@ -374,6 +374,17 @@ fn open_namespace(join: &crate::plan::namespaces::Join) -> Result<OwnedFd> {
     let fd = nix::fcntl::open(&join.path, OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK, Mode::empty())
         .call(|| format!("open({})", join.path.display()))
         .at(|| join.field.clone())?;
+    let own = KINDS.iter().find(|k| k.2 == join.flag).map_or("", |k| k.1);
+    let inode = |r: nix::Result<nix::sys::stat::FileStat>| r.map(|s| (s.st_dev, s.st_ino)).ok();
+    let same =
+        inode(nix::sys::stat::fstat(&fd)) == inode(nix::sys::stat::stat(format!("/proc/self/ns/{own}").as_str()));
+    if same && join.flag == libc::CLONE_NEWNS {
+        // pivot_root and the unmounting of the old root would happen to the host.
+        return Err(Error::invalid(
+            join.field.clone(),
+            "is the runtime's own mount namespace; leave the entry out to share it",
+        ));
+    }
     const NSFS_MAGIC: i64 = 0x6e73_6673;
     if nix::sys::statfs::fstatfs(&fd).is_ok_and(|s| s.filesystem_type().0 as i64 != NSFS_MAGIC) {
         return Err(Error::invalid(join.field.clone(), format!("{}: not a namespace file", join.path.display())));
