@@ -66,7 +66,12 @@ pub struct State {
     pub made_cgroups: Vec<PathBuf>,
     /// False if the PID namespace is not the container's own: killing init then does not end the others.
     pub private_pid: bool,
+    /// The resctrl directory that this container made.
     pub rdt: Option<PathBuf>,
+    /// The resctrl group that it is in.
+    pub rdt_group: Option<PathBuf>,
+    /// False for a container made with --no-new-keyring: its further processes keep the caller's as well.
+    pub keyring: bool,
     pub systemd_unit: Option<String>,
     /// Without a mount namespace: how many mounts the rootfs had before the container's own.
     pub rootfs_mounts: Option<usize>,
@@ -158,13 +163,32 @@ impl Store {
     fn entry(&self, id: &str) -> Result<Entry> {
         loop {
             let dir = self.open_dir(id)?;
-            let dir = Flock::lock(dir, FlockArg::LockExclusive)
-                .map_err(|(_, e)| Error::call(e, format!("flock({}/{id})", self.path.display())))?;
+            let dir = self.lock(dir, id)?;
             // Deleted, and perhaps made anew, while we waited for the lock?
             if fstat(dir.as_fd()).is_ok_and(|s| s.st_nlink > 0) {
                 let root = self.fd.try_clone().call(|| "dup")?;
                 return Ok(Entry { dir, root, id: id.to_string(), path: self.path.join(id) });
             }
+        }
+    }
+
+    /// Waits ten seconds at most: a hook may hang, or call the runtime for the very container that it belongs to.
+    fn lock(&self, mut dir: OwnedFd, id: &str) -> Result<Flock<OwnedFd>> {
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        let mut pause = std::time::Duration::from_micros(200);
+        loop {
+            match Flock::lock(dir, FlockArg::LockExclusiveNonblock) {
+                Ok(locked) => return Ok(locked),
+                Err((back, Errno::EWOULDBLOCK)) if std::time::Instant::now() < deadline => dir = back,
+                Err((_, Errno::EWOULDBLOCK)) => {
+                    let what =
+                        format!("container {id:?} is in use: another operation has held its lock for 10 seconds");
+                    return Err(Error::new(Kind::Status, what));
+                }
+                Err((_, e)) => return Err(Error::call(e, format!("flock({}/{id})", self.path.display()))),
+            }
+            std::thread::sleep(pause);
+            pause = (pause * 2).min(std::time::Duration::from_millis(20));
         }
     }
 
@@ -181,7 +205,15 @@ impl Store {
     pub fn peek(&self, id: &str) -> Result<(State, Status)> {
         check_id(id)?;
         let dir = self.open_dir(id)?;
-        let state = read_state(dir.as_fd(), id)?;
+        let state = read_state(dir.as_fd(), id).map_err(|e| {
+            // A create that has only just made the directory, or a delete that has emptied it: nothing to ask for.
+            let bare = |name| read_file(dir.as_fd(), name) == Err(Errno::ENOENT);
+            if bare("state.json") && bare("config.json") {
+                missing(id)
+            } else {
+                e
+            }
+        })?;
         let status = status(dir.as_fd(), &state);
         Ok((state, status))
     }
@@ -314,6 +346,9 @@ impl Entry {
 
     /// Removes the directory and what is in it, by descriptor: a planted symlink is removed, not followed.
     pub fn remove(&self) -> Result<()> {
+        // In this order a query that comes in between sees the record, or nothing at all.
+        self.unlink("config.json");
+        self.unlink("state.json");
         remove_content(self.fd(), 0);
         match unlinkat(&self.root, self.id.as_str(), UnlinkatFlags::RemoveDir) {
             Err(Errno::ENOENT) => Ok(()),

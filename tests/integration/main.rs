@@ -4,6 +4,7 @@
 mod config;
 mod contract;
 mod fallbacks;
+mod faults;
 mod harness;
 mod invalid;
 mod lifecycle;

@@ -82,15 +82,19 @@ pub fn own(slave: &OwnedFd) -> Result<()> {
 /// Without a terminal: gives the caller's pipes and files to the container's user, who could not reopen
 /// /dev/stdout otherwise. /dev/null and other devices are nobody's to give away.
 pub fn hand_over_stdio(p: &Process) {
-    if p.uid == 0 || p.terminal {
-        return;
+    if p.uid != 0 && !p.terminal {
+        give_stdio_to(p.uid);
     }
+}
+
+/// Changes the owner of those of 0, 1 and 2 that are pipes or sockets.
+pub fn give_stdio_to(uid: u32) {
     for n in 0..3 {
         let borrowed = fd::borrow(n);
         let Ok(stat) = fstat(borrowed) else { continue };
         let kind = stat.st_mode & libc::S_IFMT;
-        if stat.st_uid != p.uid && matches!(kind, libc::S_IFIFO | libc::S_IFSOCK) {
-            let _ = fd::chown_fd(borrowed, p.uid, u32::MAX);
+        if stat.st_uid != uid && matches!(kind, libc::S_IFIFO | libc::S_IFSOCK) {
+            let _ = fd::chown_fd(borrowed, uid, u32::MAX);
         }
     }
 }

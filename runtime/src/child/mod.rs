@@ -133,6 +133,12 @@ impl Report {
 
 fn init(plan: &Plan, report: &mut Report, sources: Vec<Option<OwnedFd>>, mut rest: Rest) -> Result<Infallible> {
     nix::sys::stat::umask(nix::sys::stat::Mode::empty());
+    // Nobody may look into this process before it has become the container's (CVE-2016-9962): whoever lives in a PID
+    // namespace that is joined sees it from now on. An unprivileged host could not write the id maps of a process
+    // that is not dumpable; its new user namespace holds nobody yet.
+    if nix::unistd::geteuid().is_root() || !plan.namespaces.creates(libc::CLONE_NEWUSER) {
+        proc::set_dumpable(false).call(|| "prctl(PR_SET_DUMPABLE, 0)")?;
+    }
     if plan.namespaces.hops == Hops::Two {
         second_hop(plan, report, &mut rest)?;
     }
@@ -146,7 +152,7 @@ fn init(plan: &Plan, report: &mut Report, sources: Vec<Option<OwnedFd>>, mut res
     if plan.namespaces.private(libc::CLONE_NEWUSER) {
         identity::become_root()?;
     }
-    // Nobody may look into this process before it has become the container's (CVE-2016-9962).
+    // Again: the change of identity may have reset it.
     proc::set_dumpable(false).call(|| "prctl(PR_SET_DUMPABLE, 0)")?;
     let _ = nix::unistd::setsid();
     process::keyring(&plan.process)?;

@@ -282,6 +282,8 @@ fn finish(
         if let Some(plan) = plan {
             hooks::run(plan, &plan.hooks.start_container, "startContainer", None)?;
         }
+        // Under the filter a limit could not be set any more if it does not allow prlimit64.
+        limits(p)?;
         load()?;
         identity::finish(p)?;
     } else {
@@ -290,7 +292,9 @@ fn finish(
             hooks::run(plan, &plan.hooks.start_container, "startContainer", None)?;
         }
     }
-    limits(p)?;
+    if p.no_new_privileges {
+        limits(p)?;
+    }
     signal::reset_all();
     let empty = nix::sys::signal::SigSet::empty();
     let _ = nix::sys::signal::sigprocmask(nix::sys::signal::SigmaskHow::SIG_SETMASK, Some(&empty), None);

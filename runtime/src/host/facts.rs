@@ -17,6 +17,10 @@ pub struct Facts {
     pub cgroup: CgroupFacts,
     /// `Some(true)` for a directory, `Some(false)` for another file, `None` if there is nothing.
     pub kind_of: fn(&Path) -> Option<bool>,
+    /// True if the path is the runtime's own namespace of that file name below /proc/PID/ns.
+    pub own_namespace: fn(&Path, &str) -> bool,
+    /// True for root that is root of the host's ids, not of a user namespace.
+    pub initial_userns: bool,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -59,14 +63,36 @@ impl Facts {
                 hugepage_sizes: if huge { hugepages() } else { Vec::new() },
             },
             kind_of: |path| path.metadata().ok().map(|m| m.is_dir()),
+            own_namespace,
+            initial_userns: initial_userns(),
         }
     }
 
     /// user_namespaces(7): an unprivileged writer of gid_map must deny setgroups, and a denial is inherited.
     pub fn setgroups_denied(&self, maps: Option<&Maps>) -> bool {
         let single = self.rootless && maps.is_some_and(|m| m.gid.len() == 1 && m.gid[0].size == 1);
-        single || (self.rootless && std::fs::read("/proc/self/setgroups").is_ok_and(|b| b.starts_with(b"deny")))
+        single
+            || ((self.rootless || !self.initial_userns)
+                && std::fs::read("/proc/self/setgroups").is_ok_and(|b| b.starts_with(b"deny")))
     }
+}
+
+/// A namespace is its inode on nsfs (namespaces(7)).
+pub fn own_namespace(path: &Path, file: &str) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let id = |p: &Path| p.metadata().ok().map(|m| (m.dev(), m.ino()));
+    id(path).is_some_and(|theirs| Some(theirs) == id(&Path::new("/proc/self/ns").join(file)))
+}
+
+/// Only the first user namespace maps every id to itself (user_namespaces(7)).
+pub fn initial_userns() -> bool {
+    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    map.split_whitespace().eq(["0", "0", "4294967295"])
+}
+
+/// True if this process may do to the host what only its root may.
+pub fn host_root() -> bool {
+    nix::unistd::geteuid().is_root() && initial_userns()
 }
 
 /// The hierarchies in the order in which they are mounted; on a pure v2 host only one.

@@ -81,15 +81,19 @@ pub fn clear_onlcr(master: BorrowedFd) {
     }
 }
 
+/// What is relayed while the process runs.
+pub struct Console<'a> {
+    /// The master side of the process's terminal.
+    pub master: Option<OwnedFd>,
+    /// The caller's.
+    pub terminal: Option<&'a RawTerminal>,
+    pub notify: Option<super::notify::Relay>,
+}
+
 /// Waits for the process, relaying signals and terminal bytes. Returns its exit status as a shell counts:
 /// 128 + n for signal n.
-pub fn wait(
-    pid: Pid,
-    pidfd: BorrowedFd,
-    signals: &Signals,
-    master: Option<OwnedFd>,
-    terminal: Option<&RawTerminal>,
-) -> Result<i32> {
+pub fn wait(pid: Pid, pidfd: BorrowedFd, signals: &Signals, console: Console) -> Result<i32> {
+    let Console { master, terminal, mut notify } = console;
     let mut relay = master.map(Relay::new);
     if let Some(r) = &relay {
         r.resize(terminal);
@@ -97,16 +101,25 @@ pub fn wait(
     loop {
         let done = [PollFlags::POLLIN; 2];
         let mut fds = vec![PollFd::new(pidfd, done[0]), PollFd::new(signals.fd.as_fd(), done[1])];
-        if let Some(r) = &relay {
-            fds.extend(r.interest());
-        }
+        let [on_master, on_stdin] = relay.as_ref().map_or([None, None], Relay::interest);
+        let on_notify = notify.as_ref().map(|n| PollFd::new(n.as_fd(), PollFlags::POLLIN));
+        // The place of each in the list, if it is there.
+        let [master_at, stdin_at, notify_at] = [on_master, on_stdin, on_notify].map(|wanted| {
+            let before = fds.len();
+            fds.extend(wanted);
+            (fds.len() > before).then_some(before)
+        });
         match poll(&mut fds, PollTimeout::NONE) {
             Err(Errno::EINTR) => continue,
             other => other.call(|| "poll")?,
         };
         let ready: Vec<bool> = fds.iter().map(|f| f.any().unwrap_or(false)).collect();
+        let is = |at: Option<usize>| at.is_some_and(|i| ready[i]);
         if let Some(r) = relay.as_mut() {
-            r.copy(ready.get(2) == Some(&true), ready.get(3) == Some(&true));
+            r.copy(is(master_at), is(stdin_at));
+        }
+        if is(notify_at) && notify.as_mut().is_some_and(|n| n.read().unwrap_or(true)) {
+            notify = None;
         }
         if ready[1] {
             forward(signals, pid, pidfd, relay.as_ref(), terminal);
@@ -181,19 +194,18 @@ impl Relay {
         }
     }
 
-    fn interest(&self) -> [PollFd<'_>; 2] {
-        let mut on_master = PollFlags::empty();
-        if self.master_open {
-            on_master |= PollFlags::POLLIN;
-            if !self.pending.is_empty() {
-                on_master |= PollFlags::POLLOUT;
-            }
+    /// What to poll of master and stdin. What is not wanted is not polled at all: an error or a hang-up is reported
+    /// even if nothing is asked for, and would keep the loop busy.
+    fn interest(&self) -> [Option<PollFd<'_>>; 2] {
+        let mut on_master = PollFlags::POLLIN;
+        if !self.pending.is_empty() {
+            on_master |= PollFlags::POLLOUT;
         }
         let wants_input = self.stdin_open && self.pending.is_empty();
-        let on_stdin = if wants_input { PollFlags::POLLIN } else { PollFlags::empty() };
-        let master = if self.master_open { self.master.as_fd() } else { conex_sys::fd::borrow(1) };
-        let stdin = if wants_input { conex_sys::fd::borrow(0) } else { conex_sys::fd::borrow(1) };
-        [PollFd::new(master, on_master), PollFd::new(stdin, on_stdin)]
+        [
+            self.master_open.then(|| PollFd::new(self.master.as_fd(), on_master)),
+            wants_input.then(|| PollFd::new(conex_sys::fd::borrow(0), PollFlags::POLLIN)),
+        ]
     }
 
     fn copy(&mut self, master_ready: bool, stdin_ready: bool) {

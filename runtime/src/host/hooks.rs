@@ -73,6 +73,7 @@ fn one(hook: &Hook, state: &[u8], cwd: Option<&Path>) -> Result<()> {
     command.stdin(Stdio::from(input)).stdout(Stdio::from(clone(&output)?)).stderr(Stdio::from(clone(&output)?));
     // A group of its own, so that a timeout ends what the hook has started as well.
     command.process_group(0);
+    conex_sys::signal::unblocked(&mut command);
     let mut child = command.spawn().call(call)?;
     let status = wait(&mut child, hook.timeout)?;
     let mut text = String::new();
@@ -94,7 +95,7 @@ fn one(hook: &Hook, state: &[u8], cwd: Option<&Path>) -> Result<()> {
 }
 
 fn memory_file(content: &[u8]) -> Result<std::fs::File> {
-    let fd = conex_sys::fd::memfd_exec("conex-hook").call(|| "memfd_create")?;
+    let fd = conex_sys::fd::memfd_data("conex-hook").call(|| "memfd_create")?;
     let mut file = std::fs::File::from(fd);
     file.write_all(content).call(|| "write(memfd)")?;
     file.rewind().call(|| "lseek(memfd)")?;

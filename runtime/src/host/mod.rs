@@ -10,17 +10,16 @@ pub mod netlink;
 pub mod notify;
 pub mod rdt;
 pub mod seal;
+mod spawn;
 pub mod undo;
 pub mod userns;
 
 use crate::child;
 use crate::error::{Context, Error, Kind, Named, Result};
-use crate::plan::namespaces::{Hops, CLONE_NEWTIME, KINDS};
 use crate::plan::Plan;
 use crate::state::{identity, Entry, State};
 use crate::sync::{pair, Channel, Message};
 use cgroup::Group;
-use conex_sys::clone::{clone3, Forked};
 use conex_sys::proc;
 use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
@@ -36,6 +35,9 @@ pub struct Container {
     /// The master side of its terminal.
     pub terminal: Option<OwnedFd>,
 }
+
+pub(crate) use spawn::clone_into;
+use spawn::{spawn, Home};
 
 /// How the container will be started.
 pub enum Start {
@@ -62,6 +64,10 @@ fn build(plan: &Plan, entry: &Entry, state: &mut State, root: &Path, start: Star
     if !plan.rootfs.private {
         state.rootfs_mounts = Some(undo::mounts_at(&plan.rootfs.path));
     }
+    if let Some(rdt) = &plan.rdt {
+        state.rdt = rdt::to_make(rdt, &plan.id);
+        state.rdt_group = Some(rdt::group(rdt));
+    }
     // Only the directory that the child is born in comes before it; the v1 ones are made while it mounts.
     let mut group = match make_group(entry, state, &hierarchies, true) {
         Err(e) if forbidden(&e) => without_cgroup(plan, state)?,
@@ -84,6 +90,9 @@ fn build(plan: &Plan, entry: &Entry, state: &mut State, root: &Path, start: Star
         }
         None => None,
     };
+    if let Some(maps) = &plan.namespaces.maps {
+        hand_over_stdio(plan, maps);
+    }
     let (ours, theirs) = pair()?;
     let inherited = child::Inherited {
         sync: theirs,
@@ -103,7 +112,7 @@ fn build(plan: &Plan, entry: &Entry, state: &mut State, root: &Path, start: Star
     };
     let talked = v1.and_then(|rest| {
         group.dirs.extend(rest.dirs);
-        converse(plan, &mut c, &group, state, pure_v2)
+        converse(plan, &mut c, &group, pure_v2)
     });
     match talked {
         Ok(()) => {
@@ -124,7 +133,7 @@ fn build(plan: &Plan, entry: &Entry, state: &mut State, root: &Path, start: Star
 fn make_group(entry: &Entry, state: &mut State, hierarchies: &[facts::Hierarchy], v2: bool) -> Result<Group> {
     let (paths, wanted): (Vec<_>, Vec<_>) =
         state.cgroups.iter().cloned().zip(hierarchies.iter().cloned()).filter(|(_, h)| h.v2 == v2).unzip();
-    let mut attempts = 0;
+    let (mut attempts, mut made) = (0, Vec::new());
     loop {
         let before = state.made_cgroups.len();
         for path in cgroup::missing(&state.cgroups, hierarchies) {
@@ -136,8 +145,14 @@ fn make_group(entry: &Entry, state: &mut State, hierarchies: &[facts::Hierarchy]
         if v2 || state.made_cgroups.len() > before {
             entry.save(state)?;
         }
-        match Group::create(&paths, &wanted, &state.made_cgroups) {
+        match Group::create(&paths, &wanted, &state.made_cgroups, &mut made) {
             Err(e) if e.errno == Some(nix::errno::Errno::ENOENT) && attempts < 10 => attempts += 1,
+            Err(e) if e.errno == Some(nix::errno::Errno::EEXIST) => {
+                // Somebody else's after all: undo must neither kill there nor remove it.
+                state.made_cgroups.retain(|p| made.contains(p) || !paths.contains(p));
+                entry.save(state)?;
+                return Err(e);
+            }
             other => return other,
         }
     }
@@ -155,7 +170,7 @@ fn tell(c: &Container, message: &Message) -> Result<()> {
 fn forbidden(e: &Error) -> bool {
     use nix::errno::Errno;
     let refused = matches!(e.errno, Some(Errno::EACCES | Errno::EPERM | Errno::EROFS));
-    refused && !nix::unistd::geteuid().is_root()
+    refused && !facts::host_root()
 }
 
 /// Goes on without a cgroup if the document asks for no limit; a limit that would silently not hold is an error.
@@ -174,7 +189,24 @@ fn limit(plan: &Plan, group: &Group) -> Result<()> {
         return Ok(());
     }
     group.apply(&plan.cgroup.writes)?;
-    plan.cgroup.devices.as_ref().map_or(Ok(()), |d| group.devices(d))
+    match plan.cgroup.devices.as_ref().map_or(Ok(()), |d| group.devices(d)) {
+        // bpf(2) and devices.deny take host root. Without it nobody can make a device node either: the container gets
+        // the host's nodes bound, which the file permissions guard.
+        Err(e) if forbidden(&e) => Ok(()),
+        other => other,
+    }
+}
+
+/// In a user namespace the child owns nothing of the host's, so the caller's pipes are given to the container's user
+/// from here: it could not reopen /dev/stdout otherwise. See [`child::console::hand_over_stdio`].
+fn hand_over_stdio(plan: &Plan, maps: &crate::plan::namespaces::Maps) {
+    use crate::plan::namespaces::Maps;
+    if plan.process.terminal || !plan.namespaces.creates(libc::CLONE_NEWUSER) || !facts::host_root() {
+        return;
+    }
+    if let Some(uid) = Maps::to_host(&maps.uid, plan.process.uid) {
+        child::console::give_stdio_to(uid);
+    }
 }
 
 /// A dead child without a word was killed: say by what.
@@ -260,140 +292,8 @@ fn open_source(m: &crate::plan::mounts::Mount, recursive: bool, plan: &Plan) -> 
     Ok(Some(fd))
 }
 
-/// The runtime's own namespaces, to come back to.
-struct Home(Vec<(OwnedFd, i32)>);
-
-impl Home {
-    fn remember(&mut self, flag: i32) -> Result<()> {
-        let file = KINDS.iter().find(|k| k.2 == flag).map_or("", |k| k.1);
-        let path = format!("/proc/self/ns/{file}");
-        let fd = nix::fcntl::open(path.as_str(), OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
-            .call(|| format!("open({path})"))?;
-        self.0.push((fd, flag));
-        Ok(())
-    }
-    fn back(&self) -> Result<()> {
-        self.0
-            .iter()
-            .try_for_each(|(fd, flag)| proc::setns(fd.as_fd(), *flag).call(|| format!("setns(own, {flag:#x})")))
-    }
-}
-
-/// Clones the container's init. Namespaces that exist already are entered before the clone and left after it, so
-/// that the child is born in them; see [`Hops`] for the one case where that is not possible.
-fn spawn(plan: &Plan, mut inherited: child::Inherited, ours: Channel, group: &Group) -> Result<Container> {
-    let ns = &plan.namespaces;
-    let mut home = Home(Vec::new());
-    let mut entered = Vec::new();
-    for join in &ns.join {
-        let fd = open_namespace(join)?;
-        // A mount namespace changes the root of whoever enters it, a user namespace cannot be left.
-        if join.flag == libc::CLONE_NEWUSER
-            || join.flag == libc::CLONE_NEWNS
-            || (ns.hops == Hops::Two && !nix::unistd::geteuid().is_root())
-        {
-            if let (libc::CLONE_NEWUSER, Some(maps)) = (join.flag, &ns.maps) {
-                userns::check_same(&fd, maps, &join.field)?;
-            }
-            inherited.joins.push((fd, join.flag, join.field.clone()));
-        } else {
-            home.remember(join.flag)?;
-            entered.push((fd, join));
-        }
-    }
-    if ns.creates(CLONE_NEWTIME) {
-        // The offsets must be written before the first process is in the namespace.
-        home.remember(CLONE_NEWTIME)?;
-        proc::unshare(CLONE_NEWTIME).call(|| "unshare(CLONE_NEWTIME)").at(|| "linux.namespaces")?;
-        if let Some(text) = &ns.time_offsets {
-            std::fs::write("/proc/self/timens_offsets", text)
-                .call(|| format!("write(/proc/self/timens_offsets, {text:?})"))
-                .at(|| "linux.timeOffsets")?;
-        }
-    }
-    for (fd, join) in &entered {
-        proc::setns(fd.as_fd(), join.flag)
-            .call(|| format!("setns({}, {:#x})", join.path.display(), join.flag))
-            .at(|| join.field.clone())?;
-    }
-    let unified = group.unified();
-    let cgroup = unified.map(|d| d.as_fd());
-    let flags = if ns.hops == Hops::Two { 0 } else { ns.new & !(libc::CLONE_NEWCGROUP | CLONE_NEWTIME) };
-    if ns.hops == Hops::Two {
-        inherited.into_cgroup = cgroup.map(|c| c.try_clone_to_owned()).transpose().call(|| "dup")?;
-    }
-    let into = if ns.hops == Hops::Two { None } else { cgroup };
-    let forked = clone_into(flags as u64, into);
-    if let Ok(Forked::Child) = forked {
-        drop(ours);
-        child::main(plan, inherited);
-    }
-    let back = home.back();
-    let Forked::Parent { pid, pidfd } = forked.call(|| format!("clone3({flags:#x})")).at(|| "linux.namespaces")?
-    else {
-        return Err(Error::new(Kind::System, "clone3 returned twice"));
-    };
-    // Only the child keeps its end; end of stream must mean its death.
-    drop(inherited);
-    let mut c = Container { pid, pidfd, sync: ours, terminal: None };
-    if let Err(e) = back.and_then(|()| if ns.hops == Hops::Two { meet_second_hop(&mut c) } else { Ok(()) }) {
-        let _ = proc::pidfd_send_signal(c.pidfd.as_fd(), libc::SIGKILL);
-        let _ = proc::wait_pidfd(c.pidfd.as_fd(), false);
-        return Err(e);
-    }
-    Ok(c)
-}
-
-/// clone3 with a cgroup, or without where the kernel cannot (before 5.7) or may not (from inside a user namespace):
-/// then the process is moved there later.
-pub(crate) fn clone_into(flags: u64, cgroup: Option<std::os::fd::BorrowedFd>) -> nix::Result<Forked> {
-    use nix::errno::Errno;
-    match clone3(flags, cgroup) {
-        Err(Errno::ENOSYS | Errno::EINVAL | Errno::E2BIG | Errno::EOPNOTSUPP | Errno::EACCES)
-            if cgroup.is_some() =>
-        {
-            clone3(flags, None)
-        }
-        other => other,
-    }
-}
-
-fn meet_second_hop(c: &mut Container) -> Result<()> {
-    let pid = c.sync.expect("joining the user namespace", |m| match m {
-        Message::Hopped(pid) => Ok(pid),
-        other => Err(other),
-    })?;
-    let _ = proc::wait_pidfd(c.pidfd.as_fd(), false);
-    c.pid = Pid::from_raw(pid);
-    // It is our child and not yet reaped, so the number cannot mean another process.
-    c.pidfd = proc::pidfd_open(c.pid).call(|| format!("pidfd_open({pid})"))?;
-    Ok(())
-}
-
-fn open_namespace(join: &crate::plan::namespaces::Join) -> Result<OwnedFd> {
-    let fd = nix::fcntl::open(&join.path, OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK, Mode::empty())
-        .call(|| format!("open({})", join.path.display()))
-        .at(|| join.field.clone())?;
-    let own = KINDS.iter().find(|k| k.2 == join.flag).map_or("", |k| k.1);
-    let inode = |r: nix::Result<nix::sys::stat::FileStat>| r.map(|s| (s.st_dev, s.st_ino)).ok();
-    let same =
-        inode(nix::sys::stat::fstat(&fd)) == inode(nix::sys::stat::stat(format!("/proc/self/ns/{own}").as_str()));
-    if same && join.flag == libc::CLONE_NEWNS {
-        // pivot_root and the unmounting of the old root would happen to the host.
-        return Err(Error::invalid(
-            join.field.clone(),
-            "is the runtime's own mount namespace; leave the entry out to share it",
-        ));
-    }
-    const NSFS_MAGIC: i64 = 0x6e73_6673;
-    if nix::sys::statfs::fstatfs(&fd).is_ok_and(|s| s.filesystem_type().0 as i64 != NSFS_MAGIC) {
-        return Err(Error::invalid(join.field.clone(), format!("{}: not a namespace file", join.path.display())));
-    }
-    Ok(fd)
-}
-
 /// Our half of the conversation drawn in [`crate::sync`], up to `Ready`.
-fn converse(plan: &Plan, c: &mut Container, group: &Group, state: &mut State, pure_v2: bool) -> Result<()> {
+fn converse(plan: &Plan, c: &mut Container, group: &Group, pure_v2: bool) -> Result<()> {
     let pid = c.pid.as_raw();
     let born =
         Path::new(&format!("/proc/{pid}/cgroup")).exists() && group.unified().is_some_and(|d| born_in(pid, d));
@@ -406,7 +306,7 @@ fn converse(plan: &Plan, c: &mut Container, group: &Group, state: &mut State, pu
         oom_score(pid, score, &plan.process.field)?;
     }
     if let Some(rdt) = &plan.rdt {
-        state.rdt = rdt::join(rdt, &plan.id, pid)?;
+        rdt::join(rdt, &plan.id, pid)?;
     }
     move_devices(plan, pid)?;
     rlimits(pid, &plan.process.rlimits)?;

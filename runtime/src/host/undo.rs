@@ -56,12 +56,13 @@ pub fn container(state: &State, init: Option<BorrowedFd>) -> Vec<Error> {
 fn kill_leftovers(state: &State) {
     let own: Vec<_> = state.cgroups.iter().filter(|p| state.made_cgroups.contains(p)).cloned().collect();
     let group = Group::open(&own);
-    for _ in 0..50 {
-        if group.pids().is_empty() {
-            return;
-        }
+    // A process in an uninterruptible sleep does not end however often it is killed.
+    let deadline = std::time::Instant::now() + Duration::from_secs(5);
+    let mut pause = 2;
+    while !group.pids().is_empty() && std::time::Instant::now() < deadline {
         group.kill_all(libc::SIGKILL);
-        std::thread::sleep(Duration::from_millis(2));
+        std::thread::sleep(Duration::from_millis(pause));
+        pause = (pause * 2).min(200);
     }
 }
 

@@ -45,6 +45,7 @@ fn write(pid: Pid, file: &str, text: &str) -> Result<()> {
 
 fn helper(program: &str, pid: Pid, list: &[crate::oci::config::IdMapping]) -> Result<()> {
     let mut command = std::process::Command::new(program);
+    conex_sys::signal::unblocked(&mut command);
     command.arg(pid.to_string());
     for m in list {
         command.args([m.container_id.to_string(), m.host_id.to_string(), m.size.to_string()]);

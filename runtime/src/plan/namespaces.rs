@@ -95,7 +95,7 @@ pub(super) fn make(linux: &Linux, facts: &Facts, check: &mut Check) -> Namespace
         }
         match ns.path.as_deref().filter(|p| !p.is_empty()) {
             None => out.new |= flag,
-            Some(path) => join(&mut out, *flag, path, &field, check),
+            Some(path) => join(&mut out, *flag, path, &field, facts, check),
         }
     }
     let order = |flag: i32| KINDS.iter().position(|k| k.2 == flag);
@@ -108,10 +108,15 @@ pub(super) fn make(linux: &Linux, facts: &Facts, check: &mut Check) -> Namespace
     out
 }
 
-fn join(out: &mut Namespaces, flag: i32, path: &str, field: &str, check: &mut Check) {
+fn join(out: &mut Namespaces, flag: i32, path: &str, field: &str, facts: &Facts, check: &mut Check) {
     let field = format!("{field}.path");
     if !path.starts_with('/') {
         check.bad(field, format!("{path:?} is not an absolute path"));
+        return;
+    }
+    let file = KINDS.iter().find(|k| k.2 == flag).map_or("", |k| k.1);
+    if flag != libc::CLONE_NEWNS && (facts.own_namespace)(std::path::Path::new(path), file) {
+        // The runtime's own: nothing to join, and above all not private. A sysctl or a host name would be the host's.
         return;
     }
     out.join.push(Join { flag, path: path.into(), field });

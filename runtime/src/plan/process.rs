@@ -425,7 +425,7 @@ pub fn bit_set(text: &str) -> Option<Vec<u64>> {
     Some(bits)
 }
 
-fn personality(linux: &config::Linux, check: &mut Check) -> Option<u64> {
+pub fn personality(linux: &config::Linux, check: &mut Check) -> Option<u64> {
     let p = linux.personality.as_ref()?;
     if !p.flags.is_empty() {
         check.unsupported("linux.personality.flags", "runtime-spec 1.3 defines no flag");

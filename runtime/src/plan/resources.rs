@@ -27,6 +27,12 @@ impl Out<'_> {
         let field = format!("linux.resources.{field}");
         self.list.push(Write { field, controller, file: file.into(), value: value.to_string(), optional: false });
     }
+    /// Nobody loses a limit where the kernel lacks the file of the last write.
+    fn last_is_optional(&mut self) {
+        if let Some(last) = self.list.last_mut() {
+            last.optional = true;
+        }
+    }
     fn v2(&self, controller: &str) -> bool {
         self.facts.hierarchies.iter().any(|h| h.v2 && h.has(controller))
     }
@@ -109,6 +115,9 @@ fn memory_v1(m: &Memory, limit: Option<i64>, swap: Option<i64>, out: &mut Out) {
     }
     if let Some(swap) = swap {
         out.put("memory", "memory.swap", "memory.memsw.limit_in_bytes", swap);
+        if swap == -1 || m.swap.is_none() {
+            out.last_is_optional();
+        }
     }
     if let Some(v) = m.reservation.filter(|v| *v != 0) {
         out.put("memory", "memory.reservation", "memory.soft_limit_in_bytes", v);
@@ -132,8 +141,17 @@ fn memory_v2(m: &Memory, limit: Option<i64>, swap: Option<i64>, out: &mut Out) {
         (None, Some(s)) if s > 0 => {
             out.bad("memory.swap", "needs memory.limit: v2 limits swap alone, and the value is memory plus swap");
         }
-        (Some(-1), None) | (_, Some(-1)) => out.put("memory", "memory.swap", "memory.swap.max", "max"),
-        (Some(l), Some(s)) => out.put("memory", "memory.swap", "memory.swap.max", s - l),
+        // A kernel without swap has no such file, and no swap to limit.
+        (Some(-1), None) | (_, Some(-1)) => {
+            out.put("memory", "memory.swap", "memory.swap.max", "max");
+            out.last_is_optional();
+        }
+        (Some(l), Some(s)) => {
+            out.put("memory", "memory.swap", "memory.swap.max", s - l);
+            if s == l {
+                out.last_is_optional();
+            }
+        }
         _ => {}
     }
     if let Some(l) = limit {

@@ -8,6 +8,7 @@ use crate::host::{self, foreground, listener, notify, undo, Container, Start};
 use crate::plan::{self, Options, Plan};
 use crate::state::{identity, Entry, State, Store};
 use crate::sync::Message;
+use nix::errno::Errno;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -143,7 +144,8 @@ fn reserve(store: &Store, id: &str) -> Result<Entry> {
             // Peek without the lock: a create that is at work holds it.
             let stale = match store.peek(id) {
                 Ok((state, _)) => state.init.is_none() && !crate::state::alive(state.owner),
-                Err(_) => false,
+                // A directory without a record: killed before it could write one.
+                Err(e) => e.kind == Kind::NotFound,
             };
             if !stale {
                 return Err(e);
@@ -151,7 +153,8 @@ fn reserve(store: &Store, id: &str) -> Result<Entry> {
             let entry = store.find(id)?;
             // Judged again under the lock: another create may have been here first.
             let recorded = entry.load();
-            if !recorded.as_ref().is_ok_and(|s| s.init.is_none() && !crate::state::alive(s.owner)) {
+            let bare = recorded.is_err() && entry.read("state.json").is_err_and(|e| e.errno == Some(Errno::ENOENT));
+            if !bare && !recorded.as_ref().is_ok_and(|s| s.init.is_none() && !crate::state::alive(s.owner)) {
                 return Err(e);
             }
             let problems = recorded.map(|s| undo::container(&s, None)).unwrap_or_default();
@@ -176,6 +179,7 @@ fn record(plan: &Plan, bundle: &Bundle) -> State {
         created: crate::log::rfc3339(std::time::SystemTime::now(), 9),
         owner_uid: nix::unistd::getuid().as_raw(),
         owner: identity(std::process::id() as i32),
+        keyring: plan.process.keyring.is_some(),
         private_pid: plan.namespaces.creates(libc::CLONE_NEWPID),
         ..State::default()
     }

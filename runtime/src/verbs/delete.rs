@@ -8,6 +8,9 @@ use crate::state::{Entry, State, Status, Store};
 
 pub fn main(env: &mut Env) -> Result<i32> {
     let force = env.args.is_set("force");
+    if force {
+        end_at_once(env);
+    }
     let found = env.store().and_then(|store| store.find(env.id()));
     let entry = match found {
         Err(e) if force && e.kind == Kind::NotFound => return Ok(0),
@@ -42,6 +45,19 @@ pub fn main(env: &mut Env) -> Result<i32> {
     problems.into_iter().next().map_or(Ok(0), Err)
 }
 
+/// Before the lock is asked for: whoever holds it may be waiting for a hook or a process that never ends, and ends
+/// with the process it works on. Only what the record proves to be that very process is touched.
+fn end_at_once(env: &Env) {
+    use std::os::fd::AsFd;
+    let Some((state, status)) = env.store().ok().and_then(|store| store.peek(env.id()).ok()) else {
+        return;
+    };
+    let target = if status == Status::Creating { Some(state.owner) } else { state.init };
+    if let Some(fd) = target.and_then(crate::state::pidfd) {
+        let _ = conex_sys::proc::pidfd_send_signal(fd.as_fd(), libc::SIGKILL);
+    }
+}
+
 /// A damaged state still has the document it was made from: the cgroup follows from it.
 fn guess(entry: &Entry) -> State {
     let mut state = State { id: entry.id.clone(), ..State::default() };
@@ -56,7 +72,12 @@ fn guess(entry: &Entry) -> State {
     let linux = spec.linux.unwrap_or_default();
     let mut check = crate::plan::Check::default();
     let planned = crate::plan::cgroup::make(&linux, &options, &facts, &mut check);
-    if let Some(paths) = planned.and_then(|c| crate::host::cgroup::paths(&c, &facts.cgroup.hierarchies).ok()) {
+    let paths = planned.and_then(|c| crate::host::cgroup::paths(&c, &facts.cgroup.hierarchies).ok());
+    // Everything in it will be killed: only a directory named after the container is surely its own.
+    let own = |p: &std::path::PathBuf| {
+        p.file_name().is_some_and(|name| name.to_string_lossy().contains(entry.id.as_str()))
+    };
+    if let Some(paths) = paths.filter(|p| p.iter().all(own)) {
         state.made_cgroups = paths.clone();
         state.cgroups = paths;
     }
@@ -82,19 +103,22 @@ pub fn destroy(entry: &Entry, state: &State, hooks: Option<&Hooks>) -> Vec<Error
     problems
 }
 
-/// After a foreground `run`: somebody else may have deleted the container already.
-pub fn after_exit(env: &Env, state: &State, hooks: &Hooks) -> Result<()> {
-    let Some(store) = Store::open(&env.root, false)? else {
-        return Ok(());
+/// Destroys a container by whoever made it, who has let go of the lock since: somebody else may have deleted it
+/// already. Returns what could not be done.
+///
+/// # Errors
+/// The state directory cannot be locked.
+pub fn once_ended(root: &std::path::Path, state: &State, hooks: &Hooks) -> Result<Vec<Error>> {
+    let Some(store) = Store::open(root, false)? else {
+        return Ok(Vec::new());
     };
     let entry = match store.find(&state.id) {
-        Err(e) if e.kind == Kind::NotFound => return Ok(()),
+        Err(e) if e.kind == Kind::NotFound => return Ok(Vec::new()),
         other => other?,
     };
     // The same id may be another container by now.
     match entry.load() {
-        Ok(now) if now.init == state.init => {}
-        _ => return Ok(()),
+        Ok(now) if now.init == state.init => Ok(destroy(&entry, state, Some(hooks))),
+        _ => Ok(Vec::new()),
     }
-    destroy(&entry, state, Some(hooks)).into_iter().next().map_or(Ok(()), Err)
 }

@@ -76,7 +76,8 @@ fn run(env: &Env, exec: &Exec, console: Option<PathBuf>, detach: bool) -> Result
         return Err(undo::with(e, Vec::new()));
     }
     let Some(signals) = signals else { return Ok(0) };
-    foreground::wait(c.pid, c.pidfd.as_fd(), &signals, master, raw.as_ref())
+    let console = foreground::Console { master, terminal: raw.as_ref(), notify: None };
+    foreground::wait(c.pid, c.pidfd.as_fd(), &signals, console)
 }
 
 fn path_flag(env: &Env, name: &str) -> Result<Option<PathBuf>> {
@@ -161,7 +162,8 @@ fn plan(env: &Env, spec: &Spec, wanted: &Process, state: &State) -> Result<proce
     let mut check = Check::default();
     let mut p = process::one(wanted, "process", &facts, maps.as_ref(), &mut check);
     p.seccomp = linux.seccomp.as_ref().and_then(|s| crate::seccomp::plan(s, &facts, &mut check));
-    p.keyring = Some(format!("_ses.{}", state.id));
+    p.keyring = state.keyring.then(|| format!("_ses.{}", state.id));
+    p.personality = process::personality(&linux, &mut check);
     p.preserve_fds = env.args.number::<u32>("preserve-fds")?.unwrap_or(0);
     check_preserved(p.preserve_fds)?;
     if check.errors.is_empty() {

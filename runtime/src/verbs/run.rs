@@ -3,7 +3,7 @@
 use super::create::{make, Made, Request};
 use super::{delete, start, Env};
 use crate::error::{Context, Result};
-use crate::host::foreground::{self, RawTerminal};
+use crate::host::foreground::{self, Console, RawTerminal};
 use crate::host::{self, notify, Start};
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -21,37 +21,52 @@ pub fn main(env: &mut Env) -> Result<i32> {
         signals = Some(foreground::catch_signals()?);
     }
     let mut made = make(env, &request, Start::Now)?;
-    let inside = match notify::host_socket() {
-        Some(_) => Some(notify::bind_inside(&made.entry.path)?),
-        None => None,
+    let released = match release(&mut made) {
+        Ok(released) => released,
+        Err(e) => return Err(host::undo::with(e, delete::destroy(&made.entry, &made.state, None))),
     };
+    let Made { container, entry, state, plan } = made;
+    // Others may work on the container while it runs, its own poststart hooks for example.
+    drop(entry);
+    start::poststart(&env.root, &state, &plan.hooks)?;
+    let Released { inside, master, terminal } = released;
+    let pid = container.pid.as_raw();
+    let notify =
+        inside.zip(notify::host_socket()).map(|(socket, manager)| notify::Relay::new(socket, &manager, pid));
+    let mut notify = notify.transpose()?;
+    let Some(signals) = signals else {
+        if let Some(relay) = &mut notify {
+            relay.wait(|| crate::state::proc_stat(pid).is_some_and(|s| s.0 != 'Z'))?;
+        }
+        return Ok(0);
+    };
+    let console = Console { master, terminal: terminal.as_ref(), notify };
+    let waited = foreground::wait(container.pid, container.pidfd.as_fd(), &signals, console);
+    drop(terminal);
+    if !env.args.is_set("keep") {
+        // The program's status is what the caller asked for; what could not be tidied up is told beside it.
+        for problem in delete::once_ended(&env.root, &state, &plan.hooks).unwrap_or_else(|e| vec![e]) {
+            env.log.warn(problem.to_string());
+        }
+    }
+    waited
+}
+
+/// What a running foreground container keeps its runtime busy with.
+struct Released {
+    inside: Option<std::os::fd::OwnedFd>,
+    master: Option<std::os::fd::OwnedFd>,
+    terminal: Option<RawTerminal>,
+}
+
+/// Prepares both ends of the terminal and of the notify socket, then lets the program begin.
+fn release(made: &mut Made) -> Result<Released> {
+    let inside = notify::host_socket().map(|_| notify::bind_inside(&made.entry.path)).transpose()?;
     let master = made.container.terminal.take();
     let terminal = if master.is_some() { RawTerminal::open()? } else { None };
     foreground::copy_size(master.as_ref(), terminal.as_ref());
-    if let Err(e) = start::release(&made.container.sync) {
-        drop(terminal);
-        let problems = delete::destroy(&made.entry, &made.state, None);
-        return Err(host::undo::with(e, problems));
-    }
-    poststart(&made)?;
-    if let (Some(socket), Some(manager)) = (&inside, notify::host_socket()) {
-        let pid = made.container.pid.as_raw();
-        notify::forward(socket, &manager, pid, || crate::state::proc_stat(pid).is_some_and(|s| s.0 != 'Z'))?;
-    }
-    let Some(signals) = signals else { return Ok(0) };
-    let Made { container, entry, state, plan } = made;
-    // Others may work on the container while it runs.
-    drop(entry);
-    let code = foreground::wait(container.pid, container.pidfd.as_fd(), &signals, master, terminal.as_ref())?;
-    drop(terminal);
-    if !env.args.is_set("keep") {
-        delete::after_exit(env, &state, &plan.hooks)?;
-    }
-    Ok(code)
-}
-
-fn poststart(made: &Made) -> Result<()> {
-    start::poststart(&made.entry, &made.state, &made.plan.hooks)
+    start::release(&made.container.sync)?;
+    Ok(Released { inside, master, terminal })
 }
 
 /// The id and the bundle. An id cannot hold a slash, so an argument with one is the bundle itself.

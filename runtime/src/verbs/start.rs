@@ -35,10 +35,11 @@ pub fn main(env: &mut Env) -> Result<i32> {
         let text = entry.read("config.json").unwrap_or_default();
         return Err(bundle::locate(&text, vec![e]).remove(0));
     }
-    poststart(&entry, &state, &hooks)?;
-    if let (Some(socket), Some(manager), Some(init)) = (&inside, notify::host_socket(), state.init) {
-        drop(entry);
-        notify::forward(socket, &manager, init.pid, || crate::state::alive(init))?;
+    // A hook may call the runtime for this container, and readiness may take its time.
+    drop(entry);
+    poststart(&env.root, &state, &hooks)?;
+    if let (Some(socket), Some(manager), Some(init)) = (inside, notify::host_socket(), state.init) {
+        notify::Relay::new(socket, &manager, init.pid)?.wait(|| crate::state::alive(init))?;
     }
     Ok(0)
 }
@@ -82,7 +83,7 @@ pub fn executed(channel: &Channel) -> Result<()> {
 }
 
 /// Runs poststart; a failure ends the container (runtime.md, "Lifecycle", step 9).
-pub fn poststart(entry: &Entry, state: &State, hooks: &Hooks) -> Result<()> {
+pub fn poststart(root: &std::path::Path, state: &State, hooks: &Hooks) -> Result<()> {
     let document = hooks::StateDocument {
         id: &state.id,
         status: "running",
@@ -91,5 +92,5 @@ pub fn poststart(entry: &Entry, state: &State, hooks: &Hooks) -> Result<()> {
         annotations: &state.annotations,
     };
     let ran = hooks::run(&hooks.poststart, "poststart", &document, Some(&state.bundle));
-    ran.map_err(|e| undo::with(e, delete::destroy(entry, state, Some(hooks))))
+    ran.map_err(|e| undo::with(e, delete::once_ended(root, state, hooks).unwrap_or_else(|e| vec![e])))
 }

@@ -5,6 +5,7 @@ use crate::bundle;
 use crate::error::{Context, Error, Kind, Result};
 use crate::host::cgroup::Group;
 use crate::host::facts::Facts;
+use crate::host::rdt;
 use crate::oci::config::*;
 use crate::plan::{self, Check};
 use crate::state::Status;
@@ -17,9 +18,12 @@ pub fn main(env: &mut Env) -> Result<i32> {
         return Err(Error::new(Kind::Status, format!("container not running: it is {}", status.name())));
     }
     for name in ["l3-cache-schema", "mem-bw-schema"] {
-        if env.args.value(name).is_some() && state.rdt.is_none() {
+        let Some(schema) = env.args.value(name) else { continue };
+        let Some(group) = &state.rdt_group else {
             return Err(Error::new(Kind::Unsupported, format!("--{name}: the container is in no resctrl group")));
-        }
+        };
+        let lines: Vec<&str> = schema.lines().filter(|l| !l.is_empty()).collect();
+        rdt::update(group, &lines, &format!("--{name}"))?;
     }
     let (resources, text) = match env.args.value("resources") {
         Some(file) => from_file(file)?,

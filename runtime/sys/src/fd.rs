@@ -146,9 +146,19 @@ pub fn borrow(fd: RawFd) -> BorrowedFd<'static> {
 /// memfd_create with sealing, executable where the kernel distinguishes (`MFD_EXEC`, Linux 6.3).
 pub fn memfd_exec(name: &str) -> Result<OwnedFd> {
     const MFD_EXEC: libc::c_uint = 0x10;
+    memfd(name, libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING, MFD_EXEC)
+}
+
+/// memfd_create for data: never executable, so that a host with vm.memfd_noexec=2 allows it (Linux 6.3).
+pub fn memfd_data(name: &str) -> Result<OwnedFd> {
+    const MFD_NOEXEC_SEAL: libc::c_uint = 0x8;
+    memfd(name, libc::MFD_CLOEXEC, MFD_NOEXEC_SEAL)
+}
+
+/// With the newer flag, or without where the kernel does not know it.
+fn memfd(name: &str, base: libc::c_uint, newer: libc::c_uint) -> Result<OwnedFd> {
     let name = CString::new(name).map_err(|_| Errno::EINVAL)?;
-    let base = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING;
-    for flags in [base | MFD_EXEC, base] {
+    for flags in [base | newer, base] {
         // SAFETY: name is NUL-terminated and outlives the call.
         match check(unsafe { libc::syscall(libc::SYS_memfd_create, name.as_ptr(), flags) }) {
             // SAFETY: fresh descriptor.

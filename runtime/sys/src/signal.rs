@@ -12,6 +12,19 @@ pub fn reset_all() {
     }
 }
 
+/// Gives a program that will be spawned an empty signal mask: a runtime that waits in the foreground blocks every
+/// signal, and the mask survives execve.
+pub fn unblocked(command: &mut std::process::Command) {
+    use std::os::unix::process::CommandExt;
+    let empty = || {
+        let none = nix::sys::signal::SigSet::empty();
+        nix::sys::signal::sigprocmask(nix::sys::signal::SigmaskHow::SIG_SETMASK, Some(&none), None)
+            .map_err(std::io::Error::from)
+    };
+    // SAFETY: the closure makes one async-signal-safe call and touches no memory of the parent's.
+    unsafe { command.pre_exec(empty) };
+}
+
 /// Ignores one signal (SIGTTOU while the terminal is being restored).
 pub fn ignore(signal: i32) {
     // SAFETY: SIG_IGN is always a valid disposition.

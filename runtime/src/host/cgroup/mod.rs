@@ -75,13 +75,23 @@ pub fn missing(paths: &[PathBuf], hierarchies: &[Hierarchy]) -> Vec<PathBuf> {
 
 impl Group {
     /// Makes the directories, `missing` being those that do not exist, and refuses existing ones that are in use.
-    pub fn create(paths: &[PathBuf], hierarchies: &[Hierarchy], missing: &[PathBuf]) -> Result<Group> {
+    /// `made` is added to, so that a second attempt knows its own.
+    ///
+    /// # Errors
+    /// `EEXIST` if a container's own directory was made by somebody else since `missing` was looked up.
+    pub fn create(
+        paths: &[PathBuf],
+        hierarchies: &[Hierarchy],
+        missing: &[PathBuf],
+        made: &mut Vec<PathBuf>,
+    ) -> Result<Group> {
         let mut dirs = Vec::with_capacity(paths.len());
         for (path, h) in paths.iter().zip(hierarchies) {
             for level in missing.iter().filter(|m| path.starts_with(m)) {
                 match nix::unistd::mkdir(level, Mode::from_bits_truncate(0o755)) {
+                    Ok(()) => made.push(level.clone()),
                     // A parent that another container has made meanwhile.
-                    Ok(()) | Err(Errno::EEXIST) => {}
+                    Err(Errno::EEXIST) if level != path || made.contains(level) => {}
                     Err(e) => {
                         return Err(Error::call(e, format!("mkdir({})", level.display())).at("linux.cgroupsPath"))
                     }
@@ -94,7 +104,9 @@ impl Group {
             if h.v2 {
                 limits::enable_controllers(path, h)?;
             }
-            dir.check_usable()?;
+            if !made.contains(path) {
+                dir.check_usable()?;
+            }
             dirs.push(dir);
         }
         Ok(Group { dirs })
@@ -161,17 +173,28 @@ impl Group {
                 }
             }
         }
-        let frozen = self.freeze(true).is_ok();
+        // The signal comes first: a process in an uninterruptible sleep never freezes, and one that freezes slowly
+        // must not keep the others alive.
+        self.signal(signal);
+        let frozen = self.freeze_within(true, Duration::from_millis(500)).is_ok();
+        if frozen {
+            self.signal(signal);
+            let _ = self.freeze(false);
+        }
+    }
+
+    fn signal(&self, signal: i32) {
         for pid in self.pids() {
             let _ = conex_sys::proc::kill(nix::unistd::Pid::from_raw(pid), signal);
-        }
-        if frozen {
-            let _ = self.freeze(false);
         }
     }
 
     /// Freezes or thaws, and waits until the kernel says so.
     pub fn freeze(&self, on: bool) -> Result<()> {
+        self.freeze_within(on, Duration::from_secs(10))
+    }
+
+    fn freeze_within(&self, on: bool, limit: Duration) -> Result<()> {
         let v1 = self.dirs.iter().find(|d| !d.hierarchy.v2 && d.hierarchy.has("freezer"));
         let (dir, file, value) = match v1 {
             Some(d) => (d, "freezer.state", if on { "FROZEN" } else { "THAWED" }),
@@ -186,7 +209,11 @@ impl Group {
             }
         };
         let call = || format!("write({}/{file}, {value})", dir.path.display());
-        for attempt in 0..1000 {
+        let started = std::time::Instant::now();
+        for attempt in 0u32.. {
+            if started.elapsed() >= limit {
+                break;
+            }
             // A v1 cgroup whose task is just forking stays FREEZING; writing again makes it look anew, and thawing
             // shortly in between lets a task out that waits for another one.
             if v1.is_none() && attempt > 0 {
@@ -204,7 +231,7 @@ impl Group {
         let _ = write_at(dir.fd.as_fd(), file, if v1.is_some() { "THAWED" } else { "0" });
         Err(Error::new(
             Kind::System,
-            format!("{}: still not {value} after 10 seconds; thawed again", dir.path.display()),
+            format!("{}: still not {value} after {limit:?}; thawed again", dir.path.display()),
         ))
     }
 }
@@ -221,7 +248,8 @@ impl Dir {
     /// A directory that was there before must hold nobody and must not be frozen: we would limit, kill or wait for
     /// processes that are not ours.
     fn check_usable(&self) -> Result<()> {
-        let count = read_at(self.fd.as_fd(), "cgroup.procs").map_or(0, |t| t.lines().count());
+        // Those below count as well: a limit, a kill and a device program reach them too.
+        let count = count_processes(&self.path, 0);
         if count > 0 {
             let what =
                 format!("container's cgroup is not empty: {count} process(es) found in {}", self.path.display());
@@ -249,6 +277,13 @@ pub fn is_frozen(paths: &[PathBuf]) -> bool {
             || (read(&p.join("cgroup.freeze")).is_ok_and(|t| t.trim() == "1")
                 && read(&p.join("cgroup.events")).is_ok_and(|t| t.lines().any(|l| l == "frozen 1")))
     })
+}
+
+/// The processes in a cgroup and below it, those outside our PID namespace included.
+fn count_processes(path: &Path, depth: u32) -> usize {
+    let here = read(&path.join("cgroup.procs")).map_or(0, |t| t.lines().count());
+    let below = children(path).into_iter().filter(|_| depth < 64).map(|sub| count_processes(&sub, depth + 1));
+    here + below.sum::<usize>()
 }
 
 fn collect_pids(path: &Path, depth: u32, out: &mut Vec<i32>) {

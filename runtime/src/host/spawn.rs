@@ -1,0 +1,162 @@
+//! The clone of the container's init, and the namespaces that it is born into.
+
+use super::cgroup::Group;
+use super::{userns, Container};
+use crate::child;
+use crate::error::{Context, Error, Kind, Named, Result};
+use crate::plan::namespaces::{Hops, CLONE_NEWTIME, KINDS};
+use crate::plan::Plan;
+use crate::sync::{Channel, Message};
+use conex_sys::clone::{clone3, Forked};
+use conex_sys::proc;
+use nix::fcntl::OFlag;
+use nix::sys::stat::Mode;
+use nix::unistd::Pid;
+use std::os::fd::{AsFd, OwnedFd};
+
+/// The runtime's own namespaces, to come back to.
+pub(super) struct Home(pub(super) Vec<(OwnedFd, i32)>);
+
+impl Home {
+    pub(super) fn remember(&mut self, flag: i32) -> Result<()> {
+        let file = KINDS.iter().find(|k| k.2 == flag).map_or("", |k| k.1);
+        let path = format!("/proc/self/ns/{file}");
+        let fd = nix::fcntl::open(path.as_str(), OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
+            .call(|| format!("open({path})"))?;
+        self.0.push((fd, flag));
+        Ok(())
+    }
+    pub(super) fn back(&self) -> Result<()> {
+        self.0
+            .iter()
+            .try_for_each(|(fd, flag)| proc::setns(fd.as_fd(), *flag).call(|| format!("setns(own, {flag:#x})")))
+    }
+}
+
+/// Clones the container's init. Namespaces that exist already are entered before the clone and left after it, so
+/// that the child is born in them; see [`Hops`] for the one case where that is not possible.
+pub(super) fn spawn(
+    plan: &Plan,
+    mut inherited: child::Inherited,
+    ours: Channel,
+    group: &Group,
+) -> Result<Container> {
+    let ns = &plan.namespaces;
+    let mut home = Home(Vec::new());
+    let mut entered = Vec::new();
+    for join in &ns.join {
+        let fd = open_namespace(join)?;
+        // A mount namespace changes the root of whoever enters it, a user namespace cannot be left.
+        if join.flag == libc::CLONE_NEWUSER
+            || join.flag == libc::CLONE_NEWNS
+            || (ns.hops == Hops::Two && !nix::unistd::geteuid().is_root())
+        {
+            if let (libc::CLONE_NEWUSER, Some(maps)) = (join.flag, &ns.maps) {
+                userns::check_same(&fd, maps, &join.field)?;
+            }
+            inherited.joins.push((fd, join.flag, join.field.clone()));
+        } else {
+            home.remember(join.flag)?;
+            entered.push((fd, join));
+        }
+    }
+    if ns.creates(CLONE_NEWTIME) {
+        // The offsets must be written before the first process is in the namespace.
+        home.remember(CLONE_NEWTIME)?;
+        proc::unshare(CLONE_NEWTIME).call(|| "unshare(CLONE_NEWTIME)").at(|| "linux.namespaces")?;
+        if let Some(text) = &ns.time_offsets {
+            std::fs::write("/proc/self/timens_offsets", text)
+                .call(|| format!("write(/proc/self/timens_offsets, {text:?})"))
+                .at(|| "linux.timeOffsets")?;
+        }
+    }
+    for (fd, join) in &entered {
+        proc::setns(fd.as_fd(), join.flag)
+            .call(|| format!("setns({}, {:#x})", join.path.display(), join.flag))
+            .at(|| join.field.clone())?;
+    }
+    let unified = group.unified();
+    let cgroup = unified.map(|d| d.as_fd());
+    let flags = if ns.hops == Hops::Two { 0 } else { ns.new & !(libc::CLONE_NEWCGROUP | CLONE_NEWTIME) };
+    if ns.hops == Hops::Two {
+        inherited.into_cgroup = cgroup.map(|c| c.try_clone_to_owned()).transpose().call(|| "dup")?;
+    }
+    let into = if ns.hops == Hops::Two { None } else { cgroup };
+    let forked = clone_into(flags as u64, into);
+    if let Ok(Forked::Child) = forked {
+        drop(ours);
+        child::main(plan, inherited);
+    }
+    let back = home.back();
+    let Forked::Parent { pid, pidfd } = forked.call(|| format!("clone3({flags:#x})")).at(|| "linux.namespaces")?
+    else {
+        return Err(Error::new(Kind::System, "clone3 returned twice"));
+    };
+    // Only the child keeps its end; end of stream must mean its death.
+    drop(inherited);
+    let mut c = Container { pid, pidfd, sync: ours, terminal: None };
+    if let Err(e) = back.and_then(|()| if ns.hops == Hops::Two { meet_second_hop(&mut c) } else { Ok(()) }) {
+        let _ = proc::pidfd_send_signal(c.pidfd.as_fd(), libc::SIGKILL);
+        let _ = proc::wait_pidfd(c.pidfd.as_fd(), false);
+        return Err(e);
+    }
+    Ok(c)
+}
+
+/// clone3 with a cgroup, or without where the kernel cannot (before 5.7) or may not (from inside a user namespace):
+/// then the process is moved there later.
+pub(crate) fn clone_into(flags: u64, cgroup: Option<std::os::fd::BorrowedFd>) -> nix::Result<Forked> {
+    use nix::errno::Errno;
+    match clone3(flags, cgroup) {
+        Err(
+            Errno::ENOSYS
+            | Errno::EINVAL
+            | Errno::E2BIG
+            | Errno::EOPNOTSUPP
+            | Errno::EACCES
+            // The directory cannot be seen from, or not be entered in, the cgroup namespace that was joined.
+            | Errno::ENOENT
+            | Errno::EBUSY,
+        )
+            if cgroup.is_some() =>
+        {
+            clone3(flags, None)
+        }
+        other => other,
+    }
+}
+
+fn meet_second_hop(c: &mut Container) -> Result<()> {
+    let pid = c.sync.expect("joining the user namespace", |m| match m {
+        Message::Hopped(pid) => Ok(pid),
+        other => Err(other),
+    })?;
+    let _ = proc::wait_pidfd(c.pidfd.as_fd(), false);
+    c.pid = Pid::from_raw(pid);
+    // It is our child and not yet reaped, so the number cannot mean another process.
+    c.pidfd = proc::pidfd_open(c.pid).call(|| format!("pidfd_open({pid})"))?;
+    Ok(())
+}
+
+fn open_namespace(join: &crate::plan::namespaces::Join) -> Result<OwnedFd> {
+    let fd = nix::fcntl::open(&join.path, OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK, Mode::empty())
+        .call(|| format!("open({})", join.path.display()))
+        .at(|| join.field.clone())?;
+    let own = KINDS.iter().find(|k| k.2 == join.flag).map_or("", |k| k.1);
+    let inode = |r: nix::Result<nix::sys::stat::FileStat>| r.map(|s| (s.st_dev, s.st_ino)).ok();
+    let same =
+        inode(nix::sys::stat::fstat(&fd)) == inode(nix::sys::stat::stat(format!("/proc/self/ns/{own}").as_str()));
+    if same {
+        // With a mount namespace, pivot_root and the unmounting of the old root would happen to the host. The plan has
+        // left out the other kinds: one that is here now was exchanged since.
+        return Err(Error::invalid(
+            join.field.clone(),
+            format!("is the runtime's own {own} namespace; leave the entry out to share it"),
+        ));
+    }
+    const NSFS_MAGIC: i64 = 0x6e73_6673;
+    if nix::sys::statfs::fstatfs(&fd).is_ok_and(|s| s.filesystem_type().0 as i64 != NSFS_MAGIC) {
+        return Err(Error::invalid(join.field.clone(), format!("{}: not a namespace file", join.path.display())));
+    }
+    Ok(fd)
+}
