@@ -21,3 +21,9 @@ pub mod sync;
 pub mod verbs;
 
 pub use error::{Error, Result};
+
+/// The commit that this build is of, if the build was told.
+pub const REVISION: &str = match option_env!("CONEX_COMMIT") {
+    Some(commit) => commit,
+    None => "unknown",
+};

@@ -99,7 +99,7 @@ fn message(name: &str, e: &Error) -> String {
 }
 
 fn version() -> String {
-    let commit = option_env!("CONEX_COMMIT").unwrap_or("unknown");
+    let commit = conex::REVISION;
     format!(
         "conex version {}\ncommit: {commit}\nspec: {}\n",
         env!("CARGO_PKG_VERSION"),

@@ -225,3 +225,22 @@ pub fn adopt(fd: RawFd) -> OwnedFd {
     // owner yet (promised above).
     unsafe { OwnedFd::from_raw_fd(fd) }
 }
+
+/// Gives a program that will be spawned descriptors under fixed numbers, the first of the list as 3, and so on.
+pub fn pass(command: &mut std::process::Command, list: Vec<OwnedFd>) -> Result<()> {
+    use std::os::unix::process::CommandExt;
+    // Out of the way first: a source must not be a target of one before it.
+    let high = list.iter().map(|fd| dup_above(fd.as_raw_fd(), 64)).collect::<Result<Vec<_>>>()?;
+    let place = move || {
+        for (i, fd) in high.iter().enumerate() {
+            // SAFETY: integers only; dup2 leaves the copy without close-on-exec.
+            if unsafe { libc::dup2(fd.as_raw_fd(), 3 + i as RawFd) } == -1 {
+                return Err(std::io::Error::last_os_error());
+            }
+        }
+        Ok(())
+    };
+    // SAFETY: the closure makes async-signal-safe calls only and allocates nothing.
+    unsafe { command.pre_exec(place) };
+    Ok(())
+}

@@ -9,6 +9,8 @@ pub mod clone;
 pub mod fd;
 pub mod mount;
 pub mod proc;
+#[cfg(feature = "tokio")]
+pub mod ready;
 pub mod sched;
 pub mod seccomp;
 pub mod signal;

@@ -50,3 +50,11 @@ pub fn sched_setaffinity(mask: &[u64]) -> Result<()> {
     // SAFETY: pointer and length in bytes describe the slice.
     check(unsafe { libc::syscall(libc::SYS_sched_setaffinity, 0, size_of_val(mask), mask.as_ptr()) }).map(drop)
 }
+
+/// A new core scheduling cookie for the process group of the caller (prctl(2) PR_SCHED_CORE_CREATE, Linux 5.14).
+pub fn new_core_cookie() -> Result<()> {
+    const PIDTYPE_PGID: libc::c_ulong = 2;
+    // SAFETY: integers only.
+    let ret = unsafe { libc::prctl(libc::PR_SCHED_CORE, libc::PR_SCHED_CORE_CREATE, 0, PIDTYPE_PGID, 0) };
+    check(ret as libc::c_long).map(drop)
+}

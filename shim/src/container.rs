@@ -1,0 +1,134 @@
+//! A container ("task" in containerd's words): its init, its further processes, its runtime.
+
+use crate::oom::Watch;
+use crate::process::{Process, Stage};
+use crate::runtime::Runtime;
+use crate::status::{self, unknown, Call, Result};
+use conex_proto::runc::Options;
+use conex_proto::types;
+use serde::Deserialize;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+pub struct Container {
+    pub id: String,
+    pub bundle: PathBuf,
+    pub runtime: Runtime,
+    pub options: Options,
+    pub init: Rc<Process>,
+    pub execs: RefCell<BTreeMap<String, Rc<Process>>>,
+    /// Whoever changes the container as a whole (start, pause, resume, update, delete) has its turn here. What only
+    /// looks, kills or waits never asks for it: State must answer while a runtime hangs.
+    pub turn: tokio::sync::Mutex<()>,
+    pub paused: Cell<bool>,
+    /// The PID namespace is not the container's own: when init ends the others have to be killed.
+    pub shared_pid: bool,
+    /// Its directories in the cgroup hierarchies, one each.
+    pub cgroups: Vec<PathBuf>,
+    pub oom: RefCell<Option<Watch>>,
+    /// A checkpoint to start from.
+    pub restore: Option<PathBuf>,
+}
+
+/// What the shim needs of config.json.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+pub struct Config {
+    pub annotations: BTreeMap<String, String>,
+    pub linux: Linux,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+pub struct Linux {
+    namespaces: Vec<Namespace>,
+}
+
+#[derive(Deserialize)]
+struct Namespace {
+    #[serde(rename = "type")]
+    kind: String,
+    #[serde(default)]
+    path: String,
+}
+
+impl Config {
+    /// Reads `<bundle>/config.json`.
+    pub fn read(bundle: &Path) -> Result<Config> {
+        let path = bundle.join("config.json");
+        let text = std::fs::read(&path).call(|| format!("open({})", path.display()))?;
+        serde_json::from_slice(&text).call(|| path.display().to_string())
+    }
+
+    pub fn shares_pid(&self) -> bool {
+        !self.linux.namespaces.iter().any(|n| n.kind == "pid" && n.path.is_empty())
+    }
+}
+
+impl Container {
+    /// Init for an empty name.
+    pub fn process(&self, exec_id: &str) -> Result<Rc<Process>> {
+        if exec_id.is_empty() {
+            return Ok(self.init.clone());
+        }
+        let found = self.execs.borrow().get(exec_id).cloned();
+        found.ok_or_else(|| status::not_found(format!("process does not exist {exec_id}")))
+    }
+
+    pub fn status(&self, process: &Process) -> types::Status {
+        match process.stage.get() {
+            Stage::Added | Stage::Created | Stage::Starting => types::Status::Created,
+            Stage::Running if process.id.is_empty() && self.paused.get() => types::Status::Paused,
+            Stage::Running => types::Status::Running,
+            Stage::Stopped => types::Status::Stopped,
+        }
+    }
+
+    /// Refuses an operation by the state that init is in, in the words of containerd's own shim.
+    pub fn allow(&self, operation: &str) -> Result<()> {
+        let (stage, paused) = (self.init.stage.get(), self.paused.get());
+        let refuse = |what: &str| Err(unknown(what.replace("{}", operation)));
+        match (operation, stage) {
+            ("pause" | "resume" | "checkpoint", Stage::Added | Stage::Created | Stage::Starting) => {
+                refuse("cannot {} task in created state")
+            }
+            ("start" | "delete", Stage::Running) if paused => refuse("cannot {} a paused process"),
+            ("pause", Stage::Running) if paused => refuse("cannot {} a paused container"),
+            ("exec", Stage::Running) if paused => refuse("cannot {} in a paused state"),
+            ("resume" | "start" | "delete", Stage::Running) if !paused => refuse("cannot {} a running process"),
+            ("start", Stage::Starting) => refuse("cannot {} a running process"),
+            ("pause" | "resume" | "update" | "checkpoint", Stage::Stopped) => {
+                refuse("cannot {} a stopped container")
+            }
+            ("start", Stage::Stopped) => refuse("cannot {} a stopped process"),
+            ("exec", Stage::Stopped) => refuse("cannot {} in a stopped state"),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The cgroup directories of a process, by /proc/PID/cgroup and the mounts of this host.
+pub fn cgroups_of(pid: i32) -> Vec<PathBuf> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+    let hierarchies = conex::host::facts::hierarchies();
+    let mut out = Vec::new();
+    for line in text.lines() {
+        let mut parts = line.splitn(3, ':').skip(1);
+        let (Some(controllers), Some(path)) = (parts.next(), parts.next()) else { continue };
+        let same = |h: &&conex::host::facts::Hierarchy| {
+            if h.v2 {
+                controllers.is_empty()
+            } else {
+                controllers == h.controllers.join(",")
+            }
+        };
+        let below = path.trim_start_matches('/');
+        // Never the root cgroup: its figures are the host's.
+        if let (Some(h), false) = (hierarchies.iter().find(same), below.is_empty()) {
+            out.push(h.mount_point.join(below));
+        }
+    }
+    out
+}

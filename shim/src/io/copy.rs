@@ -1,0 +1,143 @@
+//! One direction of one stream: bytes from a descriptor to another, by splice where the kernel can.
+
+use conex_sys::ready;
+use nix::errno::Errno;
+use nix::fcntl::{splice, SpliceFFlags};
+use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
+use std::cell::{Cell, RefCell};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::rc::Rc;
+use tokio::io::Interest;
+use tokio::sync::Notify;
+use tokio::task::AbortHandle;
+
+pub struct Stream {
+    /// `stdin`, `stdout` or `stderr`.
+    pub name: String,
+    pub from: OwnedFd,
+    /// Gone when the stream has ended: that is how its reader learns of it.
+    pub to: RefCell<Option<OwnedFd>>,
+    /// Read but not yet written; only where splice does not work.
+    pub pending: RefCell<Vec<u8>>,
+    done: Cell<bool>,
+    ended: Notify,
+    task: RefCell<Option<AbortHandle>>,
+}
+
+impl Stream {
+    /// Begins to copy, `pending` first.
+    pub fn begin(name: &str, from: OwnedFd, to: OwnedFd, pending: Vec<u8>) -> Rc<Stream> {
+        let stream = Rc::new(Stream {
+            name: name.to_string(),
+            from,
+            to: RefCell::new(Some(to)),
+            pending: RefCell::new(pending),
+            done: Cell::new(false),
+            ended: Notify::new(),
+            task: RefCell::default(),
+        });
+        let copied = stream.clone();
+        let task = tokio::task::spawn_local(async move {
+            // A stream that breaks is a stream that ends: the reason is the other side's.
+            let _ = copied.copy().await;
+            copied.finish();
+        });
+        *stream.task.borrow_mut() = Some(task.abort_handle());
+        stream
+    }
+
+    fn finish(&self) {
+        self.to.borrow_mut().take();
+        self.done.set(true);
+        self.ended.notify_waiters();
+    }
+
+    pub fn stop(&self) {
+        if let Some(task) = self.task.borrow_mut().take() {
+            task.abort();
+        }
+        self.finish();
+    }
+
+    pub fn is_done(&self) -> bool {
+        self.done.get()
+    }
+
+    pub async fn finished(&self) {
+        while !self.done.get() {
+            self.ended.notified().await;
+        }
+    }
+
+    async fn copy(&self) -> std::io::Result<()> {
+        let to = match self.to.borrow().as_ref() {
+            Some(to) => to.try_clone()?,
+            None => return Ok(()),
+        };
+        let from = ready::borrowed(self.from.as_fd(), Interest::READABLE)?;
+        let mut splices = true;
+        loop {
+            self.flush(to.as_fd()).await?;
+            let mut ready = from.readable().await?;
+            let moved = if splices { self.splice(to.as_fd()) } else { self.read() };
+            match moved {
+                // The end of a pipe, or of a terminal.
+                Ok(0) | Err(Errno::EIO) => return Ok(()),
+                Ok(_) => {}
+                Err(Errno::EINTR) => {}
+                Err(Errno::EAGAIN) if is_ready(self.from.as_fd(), PollFlags::POLLIN) => {
+                    writable(to.as_fd()).await?;
+                }
+                Err(Errno::EAGAIN) => ready.clear_ready(),
+                // Not between two pipes: a terminal, or a file that is appended to.
+                Err(Errno::EINVAL) if splices => splices = false,
+                Err(e) => return Err(e.into()),
+            }
+        }
+    }
+
+    fn splice(&self, to: BorrowedFd) -> nix::Result<usize> {
+        let flags = SpliceFFlags::SPLICE_F_NONBLOCK | SpliceFFlags::SPLICE_F_MOVE;
+        splice(&self.from, None, to, None, 1 << 20, flags)
+    }
+
+    fn read(&self) -> nix::Result<usize> {
+        let mut buffer = vec![0u8; 16384];
+        let n = nix::unistd::read(&self.from, &mut buffer)?;
+        self.pending.borrow_mut().extend_from_slice(&buffer[..n]);
+        Ok(n)
+    }
+
+    /// Writes what has been read.
+    async fn flush(&self, to: BorrowedFd<'_>) -> std::io::Result<()> {
+        loop {
+            let written = match self.pending.borrow().as_slice() {
+                [] => break,
+                bytes => nix::unistd::write(to, bytes),
+            };
+            match written {
+                Ok(n) => drop(self.pending.borrow_mut().drain(..n)),
+                Err(Errno::EINTR) => {}
+                Err(Errno::EAGAIN) => writable(to).await?,
+                Err(e) => return Err(e.into()),
+            }
+        }
+        // An idle stream holds no buffer.
+        self.pending.take();
+        Ok(())
+    }
+}
+
+fn is_ready(fd: BorrowedFd, what: PollFlags) -> bool {
+    let mut fds = [PollFd::new(fd, what)];
+    poll(&mut fds, PollTimeout::ZERO).is_ok_and(|n| n > 0)
+}
+
+/// Until a write would not block.
+async fn writable(fd: BorrowedFd<'_>) -> std::io::Result<()> {
+    // Registered anew each time: epoll then reports what is true now.
+    let fd = ready::borrowed(fd, Interest::WRITABLE)?;
+    let mut ready = fd.writable().await?;
+    ready.clear_ready();
+    Ok(())
+}

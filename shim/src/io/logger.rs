@@ -1,0 +1,121 @@
+//! `binary://`: a logging program that reads the container's output (containerd's core/runtime/v2/README, "Logging").
+
+use super::Owner;
+use crate::reap;
+use crate::status::{invalid, unknown, Call, Result};
+use conex_sys::proc::{pidfd_send_signal, wait_pidfd, Waited};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+pub struct Logger {
+    pub pid: i32,
+    pub pidfd: OwnedFd,
+}
+
+impl Logger {
+    /// Starts `path?key=value…` with the arguments `key value …`, the container's stdout as 3, its stderr as 4 and a
+    /// pipe as 5 that it closes when it is ready.
+    ///
+    /// # Errors
+    /// The program is not root's own, cannot be executed, or ends before it is ready.
+    pub async fn start(uri: &str, owner: &Owner, out: OwnedFd, err: OwnedFd) -> Result<Logger> {
+        let (path, query) = uri.split_once('?').unwrap_or((uri, ""));
+        let path = decode(path);
+        trusted(&path)?;
+        let (ready, theirs) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).call(|| "pipe2".into())?;
+        let mut command = Command::new(&path);
+        for pair in query.split('&').filter(|p| !p.is_empty()) {
+            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+            command.arg(decode(key));
+            if !value.is_empty() {
+                command.arg(decode(value));
+            }
+        }
+        command.env_clear().env("CONTAINER_ID", &owner.id).env("CONTAINER_NAMESPACE", &owner.namespace);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        conex_sys::fd::pass(&mut command, vec![out, err, theirs]).call(|| "dup".into())?;
+        let child = command.spawn().call(|| format!("exec({path})"))?;
+        drop(command);
+        let pid = child.id() as i32;
+        crate::serve::reaper().add(pid);
+        let logger = Logger { pid, pidfd: reap::pidfd(pid)? };
+        crate::log::info("logger started", &[("binary", &path), ("pid", &pid.to_string())]);
+        super::nonblocking(&ready)?;
+        let ready = conex_sys::ready::readable(ready).call(|| "epoll_ctl".into())?;
+        let told = tokio::time::timeout(Duration::from_secs(12), ready.readable()).await;
+        if told.is_err() {
+            logger.end();
+            return Err(unknown(format!("{path}: not ready within 12 seconds")));
+        }
+        if let Ok(Waited::Exited(code)) = wait_pidfd(logger.pidfd.as_fd(), true) {
+            crate::serve::reaper().forget(pid);
+            return Err(unknown(format!("{path} exited with {code} before it was ready")));
+        }
+        Ok(logger)
+    }
+
+    /// The container's end of its pipes is closed: two seconds to read the rest, then SIGTERM, 12 seconds, SIGKILL.
+    pub fn end(self) {
+        tokio::task::spawn_local(async move {
+            let Ok(waiter) = self.pidfd.try_clone() else { return };
+            let ended = crate::serve::reaper();
+            let ended = ended.wait(self.pid, waiter);
+            tokio::pin!(ended);
+            for (signal, seconds) in [(0, 2), (libc::SIGTERM, 12), (libc::SIGKILL, 12)] {
+                let _ = pidfd_send_signal(self.pidfd.as_fd(), signal);
+                if tokio::time::timeout(Duration::from_secs(seconds), &mut ended).await.is_ok() {
+                    return;
+                }
+            }
+        });
+    }
+}
+
+/// The shim runs it as the host's root, and the URI may come from an image's label (CVE-2026-53488).
+fn trusted(path: &str) -> Result<()> {
+    if !path.starts_with('/') {
+        return Err(invalid(format!("binary://{path}: not an absolute path")));
+    }
+    let meta = std::fs::metadata(path).call(|| format!("stat({path})"))?;
+    if meta.uid() != nix::unistd::geteuid().as_raw() || meta.mode() & 0o022 != 0 {
+        return Err(invalid(format!(
+            "binary://{path}: must belong to the shim's user and be writable for nobody else"
+        )));
+    }
+    Ok(())
+}
+
+/// Percent-encoding, with + for a space.
+fn decode(text: &str) -> String {
+    let mut out = Vec::new();
+    let mut bytes = text.bytes();
+    while let Some(b) = bytes.next() {
+        match b {
+            b'+' => out.push(b' '),
+            b'%' => {
+                let rest = bytes.clone();
+                let digits: Vec<u8> = rest.take(2).collect();
+                let code = std::str::from_utf8(&digits).ok().and_then(|d| u8::from_str_radix(d, 16).ok());
+                match code.filter(|_| digits.len() == 2) {
+                    Some(code) => {
+                        out.push(code);
+                        bytes.nth(1);
+                    }
+                    None => out.push(b'%'),
+                }
+            }
+            b => out.push(b),
+        }
+    }
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn percent_encoding() {
+        assert_eq!(super::decode("a%20b+c%2Fd%zz%4"), "a b c/d%zz%4");
+    }
+}

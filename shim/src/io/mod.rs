@@ -1,0 +1,223 @@
+//! The standard streams of a process: where its bytes come from and go to.
+
+pub mod console;
+pub mod copy;
+pub mod logger;
+
+use crate::runtime::Streams;
+use crate::status::{invalid, unknown, Call, Result};
+use copy::Stream;
+use logger::Logger;
+use nix::fcntl::{fcntl, open, FcntlArg, OFlag};
+use nix::sys::stat::Mode;
+use serde::{Deserialize, Serialize};
+use std::cell::RefCell;
+use std::os::fd::{AsFd, OwnedFd};
+use std::rc::Rc;
+use std::time::Duration;
+
+/// What the client asked for: a path (a FIFO), or a URI with one of the schemes fifo, file and binary; empty for
+/// nothing.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Stdio {
+    pub stdin: String,
+    pub stdout: String,
+    pub stderr: String,
+    pub terminal: bool,
+}
+
+/// Whose the pipes are (`io_uid`, `io_gid` of the options), and for whom a logger works.
+#[derive(Debug, Clone, Default)]
+pub struct Owner {
+    pub uid: u32,
+    pub gid: u32,
+    pub namespace: String,
+    pub id: String,
+}
+
+/// The open ends that the shim keeps while a process lives.
+#[derive(Default)]
+pub struct Io {
+    pub streams: RefCell<Vec<Rc<Stream>>>,
+    /// A writer on the FIFO of stdin: without it, a client that goes away would end the container's input. CloseIO
+    /// lets go of it.
+    pub stdin_hold: RefCell<Option<OwnedFd>>,
+    /// Readers on the FIFOs of stdout and stderr: what is written while no client reads must not be lost, and nobody
+    /// may get SIGPIPE.
+    pub holds: RefCell<Vec<OwnedFd>>,
+    pub console: RefCell<Option<Rc<OwnedFd>>>,
+    pub logger: RefCell<Option<Logger>>,
+}
+
+/// Where output goes.
+pub enum Sink {
+    Null,
+    /// Write end, and the read end that is held.
+    Fifo(OwnedFd, OwnedFd),
+    File(OwnedFd),
+    Binary(String),
+}
+
+const CLOEXEC: OFlag = OFlag::O_CLOEXEC;
+
+/// Opens the place that a path or URI names.
+///
+/// # Errors
+/// An unknown scheme, or what the kernel says of the path.
+pub fn sink(uri: &str) -> Result<Sink> {
+    let (scheme, path) = uri.split_once("://").unwrap_or(("fifo", uri));
+    if path.is_empty() {
+        return Ok(Sink::Null);
+    }
+    match scheme {
+        "fifo" => {
+            let failed = || format!("containerd-shim: opening file {path:?} failed");
+            let hold = open(path, OFlag::O_RDONLY | OFlag::O_NONBLOCK | CLOEXEC, Mode::empty()).call(failed)?;
+            let write = open(path, OFlag::O_WRONLY | OFlag::O_NONBLOCK | CLOEXEC, Mode::empty()).call(failed)?;
+            Ok(Sink::Fifo(write, hold))
+        }
+        "file" => {
+            let path = path.split('?').next().unwrap_or(path);
+            if let Some(parent) = std::path::Path::new(path).parent() {
+                std::fs::create_dir_all(parent).call(|| format!("mkdir({})", parent.display()))?;
+            }
+            let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_APPEND | CLOEXEC;
+            let file = open(path, flags, Mode::from_bits_truncate(0o644)).call(|| format!("open({path})"))?;
+            Ok(Sink::File(file))
+        }
+        "binary" => Ok(Sink::Binary(path.to_string())),
+        other => Err(invalid(format!("unknown STDIO scheme {other}"))),
+    }
+}
+
+pub fn nonblocking(fd: &OwnedFd) -> Result<()> {
+    fcntl(fd, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map(drop).call(|| "fcntl(O_NONBLOCK)".into())
+}
+
+impl Io {
+    /// The streams of a process without a terminal: pipes between it and the client's FIFOs. The ends for the process
+    /// are for the runtime.
+    pub async fn pipes(stdio: &Stdio, owner: &Owner) -> Result<(Io, Streams)> {
+        let io = Io::default();
+        let mut theirs = Streams { stdout: Some(null()?), stderr: Some(null()?), stdin: None };
+        if !stdio.stdin.is_empty() {
+            theirs.stdin = Some(io.input(&stdio.stdin, owner)?);
+        }
+        if stdio.stdout.starts_with("binary://") {
+            let Sink::Binary(uri) = sink(&stdio.stdout)? else { return Err(unknown("not a logger")) };
+            let (out, err) = (pipe(owner)?, pipe(owner)?);
+            *io.logger.borrow_mut() = Some(Logger::start(&uri, owner, out.0, err.0).await?);
+            theirs.stdout = Some(out.1);
+            theirs.stderr = Some(err.1);
+            return Ok((io, theirs));
+        }
+        for (name, uri, end) in
+            [("stdout", &stdio.stdout, &mut theirs.stdout), ("stderr", &stdio.stderr, &mut theirs.stderr)]
+        {
+            let to = match sink(uri)? {
+                Sink::Null => continue,
+                Sink::Binary(_) => return Err(invalid("a logger takes both streams: it belongs to stdout")),
+                Sink::File(to) => to,
+                Sink::Fifo(to, hold) => {
+                    io.holds.borrow_mut().push(hold);
+                    to
+                }
+            };
+            let (from, theirs) = pipe(owner)?;
+            nonblocking(&from)?;
+            io.streams.borrow_mut().push(Stream::begin(name, from, to, Vec::new()));
+            *end = Some(theirs);
+        }
+        Ok((io, theirs))
+    }
+
+    /// Stdin: the process's end of a pipe that is filled from the client's FIFO.
+    fn input(&self, path: &str, owner: &Owner) -> Result<OwnedFd> {
+        let (from, hold) = fifo_input(path)?;
+        *self.stdin_hold.borrow_mut() = Some(hold);
+        let (theirs, to) = pipe(owner)?;
+        nonblocking(&to)?;
+        self.streams.borrow_mut().push(Stream::begin("stdin", from, to, Vec::new()));
+        Ok(theirs)
+    }
+
+    /// The streams of a process with a terminal, once its master side is there.
+    pub async fn attach(&self, stdio: &Stdio, owner: &Owner, master: OwnedFd) -> Result<()> {
+        nonblocking(&master)?;
+        let master = Rc::new(master);
+        let copy = || master.try_clone().call(|| "dup(console)".into());
+        let to = match sink(&stdio.stdout)? {
+            // Nobody wants the output: it is read all the same, or the process would block.
+            Sink::Null => null()?,
+            Sink::File(to) => to,
+            Sink::Fifo(to, hold) => {
+                self.holds.borrow_mut().push(hold);
+                to
+            }
+            Sink::Binary(uri) => {
+                let (out, to) = pipe(owner)?;
+                let (err, _) = pipe(owner)?;
+                *self.logger.borrow_mut() = Some(Logger::start(&uri, owner, out, err).await?);
+                nonblocking(&to)?;
+                to
+            }
+        };
+        self.streams.borrow_mut().push(Stream::begin("stdout", copy()?, to, Vec::new()));
+        if !stdio.stdin.is_empty() {
+            let (from, hold) = fifo_input(&stdio.stdin)?;
+            *self.stdin_hold.borrow_mut() = Some(hold);
+            self.streams.borrow_mut().push(Stream::begin("stdin", from, copy()?, Vec::new()));
+        }
+        *self.console.borrow_mut() = Some(master);
+        Ok(())
+    }
+
+    /// The process has ended: nothing more goes in.
+    pub fn ended(&self) {
+        self.stdin_hold.borrow_mut().take();
+        for s in self.streams.borrow().iter().filter(|s| s.name == "stdin") {
+            s.stop();
+        }
+    }
+
+    /// Waits until all output is with the client, ten seconds at most: a process that went on in the background may
+    /// hold the other end for ever. Then everything is closed.
+    pub async fn close(&self) {
+        self.ended();
+        let streams = self.streams.take();
+        let _ = tokio::time::timeout(Duration::from_secs(10), async {
+            for s in streams.iter().filter(|s| s.name != "stdin") {
+                s.finished().await;
+            }
+        })
+        .await;
+        streams.iter().for_each(|s| s.stop());
+        self.console.borrow_mut().take();
+        self.holds.borrow_mut().clear();
+        if let Some(logger) = self.logger.borrow_mut().take() {
+            logger.end();
+        }
+    }
+}
+
+fn fifo_input(path: &str) -> Result<(OwnedFd, OwnedFd)> {
+    let path = path.strip_prefix("fifo://").unwrap_or(path);
+    let failed = || format!("containerd-shim: opening {path:?} for stdin failed");
+    let from = open(path, OFlag::O_RDONLY | OFlag::O_NONBLOCK | CLOEXEC, Mode::empty()).call(failed)?;
+    let hold = open(path, OFlag::O_WRONLY | OFlag::O_NONBLOCK | CLOEXEC, Mode::empty()).call(failed)?;
+    Ok((from, hold))
+}
+
+pub fn null() -> Result<OwnedFd> {
+    open("/dev/null", OFlag::O_RDWR | CLOEXEC, Mode::empty()).call(|| "open(/dev/null)".into())
+}
+
+/// A pipe whose ends can be opened again, as /dev/stdout, by the container's user.
+fn pipe(owner: &Owner) -> Result<(OwnedFd, OwnedFd)> {
+    let (read, write) = nix::unistd::pipe2(CLOEXEC).call(|| "pipe2".into())?;
+    if owner.uid != 0 || owner.gid != 0 {
+        nix::unistd::fchown(read.as_fd(), Some(owner.uid.into()), Some(owner.gid.into()))
+            .call(|| format!("fchown(pipe, {}, {})", owner.uid, owner.gid))?;
+    }
+    Ok((read, write))
+}

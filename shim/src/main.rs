@@ -1,0 +1,72 @@
+//! containerd's shim for conex and any other OCI runtime: argv in, one action, exit status out.
+
+mod args;
+mod container;
+mod delete;
+mod dump;
+mod events;
+mod frame;
+mod info;
+mod io;
+mod log;
+mod metrics;
+mod oom;
+mod process;
+mod reap;
+mod rootfs;
+mod runtime;
+mod sandbox;
+mod serve;
+mod server;
+mod service;
+mod start;
+mod status;
+mod task;
+
+use args::Args;
+use std::io::Write;
+
+fn main() {
+    let args = match Args::parse(std::env::args().skip(1)) {
+        Ok(args) => args,
+        Err(e) => fail(&e),
+    };
+    if args.version {
+        let name = env!("CARGO_BIN_NAME");
+        let text = format!("{name}:\n  Version:  {}\n  Revision: {}\n", env!("CARGO_PKG_VERSION"), conex::REVISION);
+        answer(Ok(text.into_bytes()));
+        return;
+    }
+    if args.info {
+        answer(info::main());
+        return;
+    }
+    match args.action.as_str() {
+        "start" => answer(start::main(&args)),
+        "delete" => answer(serve::block_on(delete::main(&args, &serve::reaper())).and_then(|r| r)),
+        "" => {
+            if let Err(e) = serve::main(&args) {
+                log::error(&e.message, &[]);
+                fail(&e.message);
+            }
+        }
+        other => fail(&format!("unknown command {other:?}")),
+    }
+}
+
+fn answer(result: status::Result<Vec<u8>>) {
+    match result {
+        Ok(bytes) => {
+            let mut out = std::io::stdout().lock();
+            if let Err(e) = out.write_all(&bytes).and_then(|()| out.flush()) {
+                fail(&format!("write(stdout): {e}"));
+            }
+        }
+        Err(e) => fail(&e.message),
+    }
+}
+
+fn fail(message: &str) -> ! {
+    eprintln!("containerd-shim-conex-v2: {message}");
+    std::process::exit(1)
+}

@@ -1,0 +1,82 @@
+//! One process of a container: its init, or one that was executed in it.
+
+use crate::io::{Io, Stdio};
+use crate::reap::Exit;
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use tokio::sync::Notify;
+
+/// The life of a process, in this order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stage {
+    /// A name without a process: an exec before its start.
+    Added,
+    Created,
+    /// The runtime is at work; an exit seen meanwhile is told afterwards.
+    Starting,
+    Running,
+    Stopped,
+}
+
+pub struct Process {
+    /// The exec id; empty for init.
+    pub id: String,
+    pub stdio: Stdio,
+    /// process.json of an exec.
+    pub spec: Vec<u8>,
+    pub stage: Cell<Stage>,
+    /// 0 before there is one.
+    pub pid: Cell<i32>,
+    /// With the pid it names the process for good (proc_pid_stat(5), field 22).
+    pub start_time: Cell<u64>,
+    pub exit: Cell<Option<Exit>>,
+    pub changed: Notify,
+    pub io: RefCell<Rc<Io>>,
+}
+
+impl Process {
+    pub fn new(id: &str, stdio: Stdio, spec: Vec<u8>) -> Process {
+        Process {
+            id: id.to_string(),
+            stdio,
+            spec,
+            stage: Cell::new(Stage::Added),
+            pid: Cell::new(0),
+            start_time: Cell::new(0),
+            exit: Cell::new(None),
+            changed: Notify::new(),
+            io: RefCell::default(),
+        }
+    }
+
+    pub fn set(&self, stage: Stage) {
+        self.stage.set(stage);
+        self.changed.notify_waiters();
+    }
+
+    pub fn io(&self) -> Rc<Io> {
+        self.io.borrow().clone()
+    }
+
+    /// Its end, whenever that is.
+    pub async fn ended(&self) -> Exit {
+        loop {
+            // Nothing can happen between this look and the waiting: there is one thread, and it does not pause here.
+            if let Some(exit) = self.exit.get() {
+                return exit;
+            }
+            self.changed.notified().await;
+        }
+    }
+
+    /// Until the runtime is done with it.
+    pub async fn settled(&self) {
+        while self.stage.get() == Stage::Starting {
+            self.changed.notified().await;
+        }
+    }
+
+    pub fn is_alive(&self) -> bool {
+        self.pid.get() > 0 && self.exit.get().is_none()
+    }
+}

@@ -1,0 +1,110 @@
+//! The end of processes.
+//!
+//! Each process that matters has a pidfd and a waiter of its own. A container's init and its further processes become
+//! children of this process when the runtime exits, because it is a subreaper; their zombies stay until the waiter has
+//! looked, so neither a process that ends within the runtime's call nor a reused pid can be mistaken. Everything else
+//! that is left to this process is reaped here.
+
+use crate::status::{Call, Result};
+use conex_sys::proc::{self, Waited};
+use nix::errno::Errno;
+use nix::sys::wait::{waitid, waitpid, Id, WaitPidFlag};
+use nix::unistd::Pid;
+use std::cell::{Cell, RefCell};
+use std::collections::HashSet;
+use std::os::fd::{AsFd, OwnedFd};
+use std::rc::Rc;
+use std::time::SystemTime;
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Exit {
+    /// 128 + n for signal n.
+    pub status: u32,
+    pub at: SystemTime,
+}
+
+#[derive(Default)]
+pub struct Reaper {
+    /// Children that have a waiter.
+    known: RefCell<HashSet<i32>>,
+    /// Calls of the runtime that may yet name a child of ours.
+    open: Cell<u32>,
+}
+
+/// While it lives no unknown child is reaped.
+pub struct Hold(Rc<Reaper>);
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.0.open.set(self.0.open.get() - 1);
+        self.0.strangers();
+    }
+}
+
+impl Reaper {
+    pub fn hold(self: &Rc<Reaper>) -> Hold {
+        self.open.set(self.open.get() + 1);
+        Hold(self.clone())
+    }
+
+    /// For one that has been reaped elsewhere.
+    pub fn forget(&self, pid: i32) {
+        self.known.borrow_mut().remove(&pid);
+        self.strangers();
+    }
+
+    pub fn add(&self, pid: i32) {
+        self.known.borrow_mut().insert(pid);
+    }
+
+    /// Reaps children that nobody waits for. Called at SIGCHLD and whenever one that stood in the way is gone.
+    pub fn strangers(&self) {
+        let peek = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+        while self.open.get() == 0 {
+            let Some(pid) = waitid(Id::All, peek).ok().and_then(|s| s.pid()) else { return };
+            if self.known.borrow().contains(&pid.as_raw()) {
+                return;
+            }
+            let _ = waitpid(pid, Some(WaitPidFlag::WNOHANG));
+        }
+    }
+
+    /// Waits for the end of a process. One that is not our child (taken over from a shim that died) tells its status
+    /// by its pidfd where the kernel does (Linux 6.15), and counts as killed elsewhere.
+    pub async fn wait(&self, pid: i32, pidfd: OwnedFd) -> Result<Exit> {
+        let fd = conex_sys::ready::readable(pidfd).call(|| format!("epoll_ctl(pidfd of {pid})"))?;
+        let status = loop {
+            let mut guard = fd.readable().await.call(|| "epoll_wait".to_string())?;
+            match proc::wait_pidfd(fd.get_ref().as_fd(), true) {
+                Ok(Waited::Running) => guard.clear_ready(),
+                Ok(Waited::Exited(code)) => break code as u32,
+                Ok(Waited::Signaled(n)) => break 128 + n as u32,
+                Err(Errno::ECHILD) => break foreign_status(fd.get_ref()).await,
+                Err(e) => return Err(e).call(|| format!("waitid(pidfd of {pid})")),
+            }
+        };
+        let exit = Exit { status, at: SystemTime::now() };
+        self.known.borrow_mut().remove(&pid);
+        self.strangers();
+        Ok(exit)
+    }
+}
+
+/// The exit status of somebody else's child. Its pidfd is readable when it ends, the status there once its parent has
+/// reaped it.
+async fn foreign_status(pidfd: &OwnedFd) -> u32 {
+    for _ in 0..50 {
+        match proc::pidfd_exit_status(pidfd.as_fd()) {
+            Ok(Some(wait)) if libc::WIFSIGNALED(wait) => return 128 + libc::WTERMSIG(wait) as u32,
+            Ok(Some(wait)) => return libc::WEXITSTATUS(wait) as u32,
+            Ok(None) => tokio::time::sleep(std::time::Duration::from_millis(20)).await,
+            Err(_) => break,
+        }
+    }
+    137
+}
+
+/// A pidfd of a child of ours, or of a process known by its start time.
+pub fn pidfd(pid: i32) -> Result<OwnedFd> {
+    proc::pidfd_open(Pid::from_raw(pid)).call(|| format!("pidfd_open({pid})"))
+}

@@ -1,0 +1,162 @@
+//! Any OCI runtime as a command line: the one place where it is executed.
+
+use crate::reap::Reaper;
+use crate::status::{self, Call, Failure, Result};
+use conex_sys::fd::memfd_data;
+use serde::{Deserialize, Serialize};
+use std::cell::Cell;
+use std::io::{Read, Seek, Write};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::rc::Rc;
+
+/// Which runtime, and how it is called. Kept in the bundle for `delete`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Runtime {
+    pub binary: PathBuf,
+    /// The directory of its state, with the namespace.
+    pub root: PathBuf,
+    pub systemd_cgroup: bool,
+    pub bundle: PathBuf,
+}
+
+/// The three standard streams that a process gets from the runtime.
+#[derive(Default)]
+pub struct Streams {
+    pub stdin: Option<OwnedFd>,
+    pub stdout: Option<OwnedFd>,
+    pub stderr: Option<OwnedFd>,
+}
+
+thread_local! {
+    static COUNT: Cell<u64> = const { Cell::new(0) };
+}
+
+impl Runtime {
+    /// The runtime that the options name; ours without a name, from beside this program or from PATH.
+    pub fn new(options: &conex_proto::runc::Options, namespace: &str, bundle: &Path) -> Runtime {
+        let binary = match options.binary_name.as_str() {
+            "" => default_binary(),
+            name => name.into(),
+        };
+        let root = match options.root.as_str() {
+            "" => "/run/containerd/conex",
+            root => root,
+        };
+        Runtime {
+            binary,
+            root: Path::new(root).join(namespace),
+            systemd_cgroup: options.systemd_cgroup,
+            bundle: bundle.to_path_buf(),
+        }
+    }
+
+    fn command(&self, log: &Path) -> Command {
+        let mut c = Command::new(&self.binary);
+        c.arg("--root").arg(&self.root).arg("--log").arg(log).args(["--log-format", "json"]);
+        if self.systemd_cgroup {
+            c.arg("--systemd-cgroup");
+        }
+        c.current_dir(&self.bundle);
+        c
+    }
+
+    /// Runs one verb to its end. `what` is how the error of a failure begins.
+    pub async fn run(
+        &self,
+        reaper: &Rc<Reaper>,
+        what: &str,
+        args: &[&std::ffi::OsStr],
+        streams: Streams,
+    ) -> Result<String> {
+        // A log of its own: the last line of a shared one could be another call's.
+        let number = COUNT.get();
+        COUNT.set(number + 1);
+        let log = self.bundle.join(format!("log-{number}.json"));
+        let result = self.spawn(reaper, &log, args, streams).await;
+        let message = last_error(&log);
+        let _ = std::fs::remove_file(&log);
+        match result {
+            Err(e) => Err(status::unknown(format!("{what}: {e}"))),
+            Ok((0, output)) => Ok(output),
+            Ok((code, output)) => {
+                let told = message.or(Some(output.trim().to_string()).filter(|o| !o.is_empty()));
+                let told = told.unwrap_or_else(|| format!("{} exited with status {code}", self.binary.display()));
+                Err(classify(what, &told))
+            }
+        }
+    }
+
+    async fn spawn(
+        &self,
+        reaper: &Rc<Reaper>,
+        log: &Path,
+        args: &[&std::ffi::OsStr],
+        streams: Streams,
+    ) -> Result<(u32, String)> {
+        let mut command = self.command(log);
+        let capture = streams.stdout.is_none();
+        // A file in memory, not a pipe: nothing has to be read while the runtime runs.
+        let mut output = std::fs::File::from(memfd_data("output").call(|| "memfd_create".into())?);
+        let shared = || output.try_clone().map(Stdio::from);
+        command.args(args);
+        command.stdin(streams.stdin.map_or_else(Stdio::null, Stdio::from));
+        if capture {
+            command.stdout(shared().call(|| "dup".into())?).stderr(shared().call(|| "dup".into())?);
+        } else {
+            command.stdout(streams.stdout.map_or_else(Stdio::null, Stdio::from));
+            command.stderr(streams.stderr.map_or_else(Stdio::null, Stdio::from));
+        }
+        let child = command.spawn().call(|| format!("exec({})", self.binary.display()))?;
+        // The parent's copies of what the container will write to must go before it is waited for.
+        drop(command);
+        let pid = child.id() as i32;
+        reaper.add(pid);
+        let exit = reaper.wait(pid, crate::reap::pidfd(pid)?).await?;
+        let mut text = String::new();
+        if capture {
+            let _ = output.rewind();
+            let _ = Read::by_ref(&mut output).take(1 << 20).read_to_string(&mut text);
+        }
+        Ok((exit.status, text))
+    }
+}
+
+/// Ours, from beside this program; a PATH without its directory must not matter.
+fn default_binary() -> PathBuf {
+    let beside = std::env::current_exe().ok().and_then(|exe| Some(exe.parent()?.join("conex")));
+    beside.filter(|p| p.is_file()).unwrap_or_else(|| "conex".into())
+}
+
+/// What a file holds, as the stdin of a runtime.
+pub fn input(text: &[u8]) -> Result<OwnedFd> {
+    let fd = memfd_data("input").call(|| "memfd_create".into())?;
+    let mut file = std::fs::File::from(fd);
+    file.write_all(text).and_then(|()| file.rewind()).call(|| "write(memfd)".into())?;
+    Ok(file.into())
+}
+
+/// The last message of level error in the runtime's log (one JSON object a line).
+fn last_error(log: &Path) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Line {
+        level: String,
+        msg: String,
+    }
+    let text = std::fs::read_to_string(log).ok()?;
+    let lines = text.lines().filter_map(|l| serde_json::from_str::<Line>(l).ok());
+    lines.filter(|l| l.level == "error").last().map(|l| l.msg)
+}
+
+/// The class of a runtime's error, by the texts that all runtimes share with runc.
+fn classify(what: &str, told: &str) -> Failure {
+    let gone = ["process already finished", "container not running", "no such process"];
+    if gone.iter().any(|t| told.contains(t)) {
+        return status::not_found("process already finished");
+    }
+    if told.contains("does not exist") && !what.contains("create") {
+        return status::not_found(format!("{what}: {told}"));
+    }
+    status::unknown(format!("{what}: {told}"))
+}

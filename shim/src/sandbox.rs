@@ -1,0 +1,156 @@
+//! containerd.runtime.sandbox.v1: a pod without a pause process. The shim itself is the sandbox: the pod's containers
+//! are tasks in it, and what they share (a network namespace) is a file that containerd made.
+
+use crate::container::Config;
+use crate::events::timestamp;
+use crate::service::Service;
+use crate::status::{self, precondition, Result};
+use conex_proto::sandbox::*;
+use conex_proto::types::Platform;
+use prost::Message;
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::time::SystemTime;
+use tokio::sync::Notify;
+
+#[derive(Default)]
+pub struct Sandbox {
+    id: RefCell<String>,
+    created: Cell<Option<SystemTime>>,
+    started: Cell<bool>,
+    stopped: Cell<Option<SystemTime>>,
+    changed: Notify,
+}
+
+impl Sandbox {
+    pub fn exists(&self) -> bool {
+        !self.id.borrow().is_empty() && self.stopped.get().is_none()
+    }
+
+    fn check(&self, id: &str) -> Result<()> {
+        if self.id.borrow().as_str() == id && !id.is_empty() {
+            return Ok(());
+        }
+        Err(status::not_found(format!("sandbox {id:?}")))
+    }
+
+    fn stop(&self) {
+        if self.stopped.get().is_none() {
+            self.stopped.set(Some(SystemTime::now()));
+        }
+        self.changed.notify_waiters();
+    }
+
+    fn state(&self) -> &'static str {
+        match (self.started.get(), self.stopped.get()) {
+            (_, Some(_)) => "SANDBOX_NOTREADY",
+            (true, None) => "SANDBOX_READY",
+            (false, None) => "SANDBOX_CREATED",
+        }
+    }
+}
+
+fn decode<M: Message + Default>(payload: &[u8]) -> Result<M> {
+    M::decode(payload).map_err(|e| status::invalid(format!("request: {e}")))
+}
+
+impl Service {
+    pub async fn sandbox_call(self: &Rc<Self>, method: &str, payload: &[u8]) -> Result<Vec<u8>> {
+        let s = &self.sandbox;
+        if method == "CreateSandbox" {
+            return self.create_sandbox(&decode(payload)?).map(|()| Vec::new());
+        }
+        // The first field of every request is the id.
+        let id = decode::<SandboxRequest>(payload)?.sandbox_id;
+        s.check(&id)?;
+        Ok(match method {
+            "StartSandbox" => {
+                if s.stopped.get().is_some() {
+                    return Err(precondition("the sandbox has stopped"));
+                }
+                s.started.set(true);
+                let created_at = s.created.get().map(timestamp);
+                StartSandboxResponse { pid: std::process::id(), created_at }.encode_to_vec()
+            }
+            "Platform" => {
+                let architecture = match std::env::consts::ARCH {
+                    "x86_64" => "amd64",
+                    "aarch64" => "arm64",
+                    other => other,
+                };
+                let platform =
+                    Platform { os: "linux".into(), architecture: architecture.into(), ..Platform::default() };
+                PlatformResponse { platform: Some(platform) }.encode_to_vec()
+            }
+            "StopSandbox" => {
+                self.stop_sandbox(decode::<StopSandboxRequest>(payload)?.timeout_secs).await?;
+                Vec::new()
+            }
+            "WaitSandbox" => {
+                while s.stopped.get().is_none() {
+                    s.changed.notified().await;
+                }
+                WaitSandboxResponse { exit_status: 0, exited_at: s.stopped.get().map(timestamp) }.encode_to_vec()
+            }
+            "SandboxStatus" => SandboxStatusResponse {
+                sandbox_id: id,
+                pid: std::process::id(),
+                state: s.state().into(),
+                created_at: s.created.get().map(timestamp),
+                exited_at: s.stopped.get().map(timestamp),
+                ..SandboxStatusResponse::default()
+            }
+            .encode_to_vec(),
+            "PingSandbox" => Vec::new(),
+            "ShutdownSandbox" => {
+                self.stop_sandbox(0).await?;
+                s.id.borrow_mut().clear();
+                self.shutdown.notify_one();
+                Vec::new()
+            }
+            "SandboxMetrics" => SandboxMetricsResponse { metrics: None }.encode_to_vec(),
+            other => return Err(status::unimplemented(format!("method {other}"))),
+        })
+    }
+
+    fn create_sandbox(&self, r: &CreateSandboxRequest) -> Result<()> {
+        crate::args::check_name("sandbox id", &r.sandbox_id).map_err(status::invalid)?;
+        if !self.sandbox.id.borrow().is_empty() {
+            return Err(status::exists(format!("sandbox {}", self.sandbox.id.borrow())));
+        }
+        // A document without a process: the bundle may have none at all.
+        let _ = Config::read(std::path::Path::new(&r.bundle_path));
+        *self.sandbox.id.borrow_mut() = r.sandbox_id.clone();
+        self.sandbox.created.set(Some(SystemTime::now()));
+        Ok(())
+    }
+
+    /// Ends what still runs in the pod: SIGTERM, the time that was given, SIGKILL.
+    async fn stop_sandbox(self: &Rc<Self>, seconds: u32) -> Result<()> {
+        let alive = || {
+            let list = self.containers.borrow();
+            list.values().map(|c| c.init.clone()).filter(|p| p.is_alive()).collect::<Vec<_>>()
+        };
+        for (signal, wait) in [(libc::SIGTERM, u64::from(seconds)), (libc::SIGKILL, 10)] {
+            if wait == 0 {
+                continue;
+            }
+            for p in alive() {
+                if let Ok(fd) = crate::reap::pidfd(p.pid.get()) {
+                    let _ = conex_sys::proc::pidfd_send_signal(std::os::fd::AsFd::as_fd(&fd), signal);
+                }
+            }
+            let all = async {
+                for p in alive() {
+                    p.ended().await;
+                }
+            };
+            let _ = tokio::time::timeout(std::time::Duration::from_secs(wait), all).await;
+        }
+        if !alive().is_empty() {
+            return Err(status::unknown("a container of the sandbox does not end"));
+        }
+        self.sandbox.stop();
+        Ok(())
+    }
+}

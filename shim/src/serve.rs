@@ -1,0 +1,134 @@
+//! The server: one thread, one owner for every task, until containerd asks it to go.
+
+use crate::args::Args;
+use crate::events::Publisher;
+use crate::reap::Reaper;
+use crate::server;
+use crate::service::Service;
+use crate::status::{Call, Result};
+use crate::{dump, log};
+use std::cell::RefCell;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener as StdListener;
+use std::rc::Rc;
+use std::time::Duration;
+use tokio::net::UnixListener;
+use tokio::signal::unix::{signal, SignalKind};
+
+thread_local! {
+    static REAPER: RefCell<Rc<Reaper>> = RefCell::default();
+}
+
+/// The one of this process.
+pub fn reaper() -> Rc<Reaper> {
+    REAPER.with_borrow(Rc::clone)
+}
+
+/// The listener that `start` hands over.
+const LISTENER: i32 = 3;
+
+/// Runs a future on this thread, with what it spawns.
+pub fn block_on<T>(future: impl std::future::Future<Output = T>) -> Result<T> {
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().call(|| "epoll_create1".into())?;
+    Ok(tokio::task::LocalSet::new().block_on(&runtime, future))
+}
+
+pub fn main(args: &Args) -> Result<()> {
+    conex_sys::proc::set_child_subreaper().call(|| "prctl(PR_SET_CHILD_SUBREAPER)".into())?;
+    let bundle = std::env::current_dir().call(|| "getcwd".into())?;
+    log::open(&bundle, args.debug);
+    if !conex_sys::fd::is_open(LISTENER) {
+        return Err(crate::status::unknown("no listener as descriptor 3: the server is started by `start`"));
+    }
+    let listener = conex_sys::fd::adopt(LISTENER);
+    conex_sys::fd::set_cloexec(LISTENER).call(|| "fcntl(F_SETFD)".into())?;
+    block_on(serve(args, listener))?
+}
+
+async fn serve(args: &Args, listener: OwnedFd) -> Result<()> {
+    let listener = StdListener::from(listener);
+    listener.set_nonblocking(true).call(|| "fcntl(O_NONBLOCK)".into())?;
+    let path = listener.local_addr().ok().and_then(|a| a.as_pathname().map(std::path::Path::to_path_buf));
+    let listener = Rc::new(UnixListener::from_std(listener).call(|| "epoll_ctl(listener)".into())?);
+    let events = Rc::new(Publisher::new(&std::env::var("TTRPC_ADDRESS").unwrap_or_default(), &args.namespace));
+    let service = Rc::new(Service::new(&args.namespace, events.clone(), reaper()));
+    let sending = events.clone();
+    tokio::task::spawn_local(async move { sending.run().await });
+    let mut signals = Signals::new()?;
+    tokio::task::spawn_local(server::serve(listener, service.clone()));
+    log::info("serving", &[("namespace", &args.namespace), ("id", &args.id)]);
+    loop {
+        match signals.next(&service).await {
+            Event::Child => service.reaper.strangers(),
+            Event::Dump => dump::write(&service),
+            Event::Upgrade => log::warn("live upgrade is not supported by this version", &[]),
+            Event::Stop => break,
+        }
+    }
+    // The socket goes first: nobody may find it and then nobody behind it.
+    if let Some(path) = path {
+        let _ = std::fs::remove_file(path);
+    }
+    // The answer to Shutdown, and the last events.
+    let flushed = async {
+        while !service.connections.open().iter().all(|c| c.is_flushed()) {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    let _ = tokio::time::timeout(Duration::from_secs(1), flushed).await;
+    events.drain(Duration::from_secs(5)).await;
+    Ok(())
+}
+
+enum Event {
+    Child,
+    Dump,
+    Upgrade,
+    Stop,
+}
+
+struct Signals {
+    child: tokio::signal::unix::Signal,
+    dump: tokio::signal::unix::Signal,
+    upgrade: tokio::signal::unix::Signal,
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Signals> {
+        let open = |kind| signal(kind).call(|| "sigaction".into());
+        Ok(Signals {
+            child: open(SignalKind::child())?,
+            dump: open(SignalKind::user_defined1())?,
+            upgrade: open(SignalKind::user_defined2())?,
+            terminate: open(SignalKind::terminate())?,
+            interrupt: open(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn next(&mut self, service: &Service) -> Event {
+        use std::future::{poll_fn, Future};
+        use std::pin::pin;
+        use std::task::Poll;
+        let mut shutdown = pin!(service.shutdown.notified());
+        poll_fn(|cx| {
+            let mut ready = |s: &mut tokio::signal::unix::Signal| s.poll_recv(cx).is_ready();
+            if ready(&mut self.child) {
+                return Poll::Ready(Event::Child);
+            }
+            if ready(&mut self.dump) {
+                return Poll::Ready(Event::Dump);
+            }
+            if ready(&mut self.upgrade) {
+                return Poll::Ready(Event::Upgrade);
+            }
+            if ready(&mut self.terminate) || ready(&mut self.interrupt) {
+                return Poll::Ready(Event::Stop);
+            }
+            shutdown.as_mut().poll(cx).map(|()| Event::Stop)
+        })
+        .await
+    }
+}

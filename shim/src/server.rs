@@ -1,0 +1,222 @@
+//! The ttrpc server: frames in, calls of the service, frames out.
+//!
+//! A connection keeps what has arrived but is not answered, so that a live upgrade can carry it over.
+
+use crate::frame::{self, Header, HEADER, MAX_MESSAGE};
+use crate::log;
+use crate::service::Service;
+use crate::status::{self, Failure, Result};
+use conex_proto::ttrpc::{Request, Response, Status};
+use prost::Message;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::os::fd::AsFd;
+use std::rc::Rc;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Notify;
+
+/// Requests of one connection that may be unanswered at a time; then nothing more is read from it.
+const MAX_PENDING: usize = 1024;
+
+pub struct Connection {
+    pub stream: UnixStream,
+    /// The beginning of a frame that is not complete.
+    pub input: RefCell<Vec<u8>>,
+    /// Unanswered requests by stream.
+    pub pending: RefCell<BTreeMap<u32, Request>>,
+    output: RefCell<Vec<u8>>,
+    writing: Cell<bool>,
+    answered: Notify,
+}
+
+/// All connections that are open.
+#[derive(Default)]
+pub struct Connections {
+    list: RefCell<Vec<Rc<Connection>>>,
+    /// While true no new request is begun.
+    pub paused: Cell<bool>,
+    pub resumed: Notify,
+}
+
+impl Connections {
+    pub fn open(&self) -> Vec<Rc<Connection>> {
+        self.list.borrow().clone()
+    }
+}
+
+/// Accepts for ever.
+pub async fn serve(listener: Rc<UnixListener>, service: Rc<Service>) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => match same_user(&stream) {
+                Ok(()) => add(stream, Vec::new(), BTreeMap::new(), &service),
+                Err(e) => log::warn("connection refused", &[("error", &e)]),
+            },
+            Err(e) => {
+                // Out of descriptors: a pause instead of a busy loop.
+                log::warn("accept", &[("error", &e.to_string())]);
+                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+/// Takes up a connection, with what an earlier build of this program had read of it.
+pub fn add(stream: UnixStream, input: Vec<u8>, pending: BTreeMap<u32, Request>, service: &Rc<Service>) {
+    let connection = Rc::new(Connection {
+        stream,
+        input: RefCell::new(input),
+        pending: RefCell::new(BTreeMap::new()),
+        output: RefCell::default(),
+        writing: Cell::new(false),
+        answered: Notify::new(),
+    });
+    service.connections.list.borrow_mut().push(connection.clone());
+    for (stream, request) in pending {
+        begin(&connection, service, stream, request);
+    }
+    let service = service.clone();
+    tokio::task::spawn_local(async move {
+        let end = read(&connection, &service).await;
+        log::debug("connection closed", &[("reason", &end.to_string())]);
+        service.connections.list.borrow_mut().retain(|c| !Rc::ptr_eq(c, &connection));
+    });
+}
+
+/// Only the user that runs the shim (UnixSocketRequireSameUser of containerd's ttrpc); the socket's mode says the same.
+fn same_user(stream: &UnixStream) -> Result<(), String> {
+    let peer = nix::sys::socket::getsockopt(&stream.as_fd(), nix::sys::socket::sockopt::PeerCredentials)
+        .map_err(|e| format!("getsockopt(SO_PEERCRED): {e}"))?;
+    if peer.uid() != nix::unistd::geteuid().as_raw() {
+        return Err(format!("ttrpc: invalid peer, uid {}", peer.uid()));
+    }
+    Ok(())
+}
+
+async fn read(connection: &Rc<Connection>, service: &Rc<Service>) -> std::io::Error {
+    loop {
+        let paused = &service.connections.paused;
+        while connection.pending.borrow().len() >= MAX_PENDING {
+            connection.answered.notified().await;
+        }
+        while paused.get() {
+            service.connections.resumed.notified().await;
+        }
+        take_frames(connection, service);
+        if let Err(e) = connection.stream.readable().await {
+            return e;
+        }
+        if paused.get() {
+            continue;
+        }
+        let mut input = connection.input.borrow_mut();
+        if let Err(e) = frame::read_some(&connection.stream, &mut input) {
+            return e;
+        }
+    }
+}
+
+/// Begins every request that is there whole.
+fn take_frames(connection: &Rc<Connection>, service: &Rc<Service>) {
+    loop {
+        let mut input = connection.input.borrow_mut();
+        let Some(header) = Header::parse(&input) else { break };
+        if header.length > MAX_MESSAGE {
+            drop(input);
+            skip(connection, header);
+            break;
+        }
+        if input.len() < HEADER + header.length || connection.pending.borrow().len() >= MAX_PENDING {
+            break;
+        }
+        let message: Vec<u8> = input.drain(..HEADER + header.length).skip(HEADER).collect();
+        if input.is_empty() {
+            // An idle connection holds no buffer.
+            *input = Vec::new();
+        }
+        drop(input);
+        if header.kind != frame::REQUEST {
+            // Data of streams that this service does not have.
+            continue;
+        }
+        match Request::decode(message.as_slice()) {
+            _ if header.stream % 2 != 1 => {
+                let e = status::invalid("StreamID must be odd for client initiated streams");
+                answer(connection, header.stream, Err(e));
+            }
+            Err(e) => answer(connection, header.stream, Err(status::invalid(format!("request: {e}")))),
+            Ok(request) => begin(connection, service, header.stream, request),
+        }
+    }
+}
+
+/// A message beyond the limit: refused at once, its bytes dropped as they come.
+fn skip(connection: &Rc<Connection>, header: Header) {
+    let mut input = connection.input.borrow_mut();
+    let here = (input.len() - HEADER).min(header.length);
+    input.drain(..HEADER + here);
+    let rest = header.length - here;
+    if rest > 0 {
+        // What is still to come is one frame of a kind that is ignored.
+        let rest = rest.min(MAX_MESSAGE);
+        let mut head = Vec::from((rest as u32).to_be_bytes());
+        head.extend_from_slice(&header.stream.to_be_bytes());
+        head.extend_from_slice(&[0, 0]);
+        head.append(&mut input);
+        *input = head;
+    }
+    drop(input);
+    let message = format!("message length {} exceed maximum message size of {MAX_MESSAGE}", header.length);
+    answer(connection, header.stream, Err(Failure { code: status::RESOURCE_EXHAUSTED, message }));
+    if header.length > 2 * MAX_MESSAGE {
+        // Nobody means this: the stream is out of step.
+        let _ = nix::sys::socket::shutdown(
+            std::os::fd::AsRawFd::as_raw_fd(&connection.stream.as_fd()),
+            nix::sys::socket::Shutdown::Both,
+        );
+    }
+}
+
+fn begin(connection: &Rc<Connection>, service: &Rc<Service>, stream: u32, request: Request) {
+    connection.pending.borrow_mut().insert(stream, request.clone());
+    let (connection, service) = (connection.clone(), service.clone());
+    tokio::task::spawn_local(async move {
+        // The work goes on when the client has given up: half a create would be nobody's.
+        let result = service.call(&request.service, &request.method, &request.payload).await;
+        connection.pending.borrow_mut().remove(&stream);
+        answer(&connection, stream, result);
+        connection.answered.notify_one();
+    });
+}
+
+fn answer(connection: &Rc<Connection>, stream: u32, result: Result<Vec<u8>>) {
+    let response = match result {
+        Ok(payload) => Response { status: None, payload },
+        Err(Failure { code, message }) => {
+            Response { status: Some(Status { code, message, details: Vec::new() }), payload: Vec::new() }
+        }
+    };
+    frame::put(&mut connection.output.borrow_mut(), stream, frame::RESPONSE, &response);
+    if connection.writing.replace(true) {
+        return;
+    }
+    let connection = connection.clone();
+    tokio::task::spawn_local(async move {
+        loop {
+            let bytes = connection.output.take();
+            // A client that is gone reads no answer.
+            if bytes.is_empty() || frame::write_all(&connection.stream, &bytes).await.is_err() {
+                break;
+            }
+        }
+        connection.writing.set(false);
+        connection.answered.notify_one();
+    });
+}
+
+impl Connection {
+    /// True if every answer given is with the kernel.
+    pub fn is_flushed(&self) -> bool {
+        !self.writing.get() && self.output.borrow().is_empty()
+    }
+}

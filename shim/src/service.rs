@@ -1,0 +1,169 @@
+//! ttrpc in, call of the task, ttrpc out.
+
+use crate::container::Container;
+use crate::events::{timestamp, Publisher};
+use crate::reap::{Exit, Reaper};
+use crate::server::Connections;
+use crate::status::{self, Result};
+use conex_proto::task::*;
+use prost::Message;
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+use tokio::sync::Notify;
+
+pub struct Service {
+    pub namespace: String,
+    pub containers: RefCell<BTreeMap<String, Rc<Container>>>,
+    /// Ids that a create is at work for.
+    pub creating: RefCell<BTreeSet<String>>,
+    pub events: Rc<Publisher>,
+    pub reaper: Rc<Reaper>,
+    pub connections: Connections,
+    /// Calls at work that must not be cut in two by an upgrade.
+    pub busy: Cell<u32>,
+    pub idle: Notify,
+    pub shutdown: Notify,
+    pub sandbox: crate::sandbox::Sandbox,
+}
+
+/// A call at work.
+struct Busy<'a>(&'a Service);
+
+impl Drop for Busy<'_> {
+    fn drop(&mut self) {
+        self.0.busy.set(self.0.busy.get() - 1);
+        self.0.idle.notify_waiters();
+    }
+}
+
+fn decode<M: Message + Default>(payload: &[u8]) -> Result<M> {
+    M::decode(payload).map_err(|e| status::invalid(format!("request: {e}")))
+}
+
+fn encode(message: impl Message) -> Vec<u8> {
+    message.encode_to_vec()
+}
+
+impl Service {
+    pub fn new(namespace: &str, events: Rc<Publisher>, reaper: Rc<Reaper>) -> Service {
+        Service {
+            namespace: namespace.to_string(),
+            containers: RefCell::default(),
+            creating: RefCell::default(),
+            events,
+            reaper,
+            connections: Connections::default(),
+            busy: Cell::new(0),
+            idle: Notify::new(),
+            shutdown: Notify::new(),
+            sandbox: crate::sandbox::Sandbox::default(),
+        }
+    }
+
+    /// One request. The payload of the answer, or the status of a failure.
+    pub async fn call(self: &Rc<Self>, service: &str, method: &str, payload: &[u8]) -> Result<Vec<u8>> {
+        match service {
+            // The two differ in nothing but the name.
+            "containerd.task.v2.Task" | "containerd.task.v3.Task" => {
+                if method == "Wait" {
+                    return self.wait(decode(payload)?).await;
+                }
+                self.busy.set(self.busy.get() + 1);
+                let _busy = Busy(self);
+                self.task(method, payload).await
+            }
+            "containerd.runtime.sandbox.v1.Sandbox" => self.sandbox_call(method, payload).await,
+            other => Err(status::unimplemented(format!("service {other}"))),
+        }
+    }
+
+    async fn task(self: &Rc<Self>, method: &str, payload: &[u8]) -> Result<Vec<u8>> {
+        match method {
+            "Create" => self.create(decode(payload)?).await.map(encode),
+            "Start" => self.start(decode(payload)?).await.map(encode),
+            "Delete" => self.delete(decode(payload)?).await.map(encode),
+            "Exec" => self.exec(decode(payload)?).map(encode),
+            "Kill" => self.kill(decode(payload)?).await.map(encode),
+            "State" => self.state(&decode(payload)?).map(encode),
+            "Pids" => self.pids(&decode::<IdRequest>(payload)?.id).await.map(encode),
+            "Pause" => self.pause(&decode::<IdRequest>(payload)?.id).await.map(encode),
+            "Resume" => self.resume(&decode::<IdRequest>(payload)?.id).await.map(encode),
+            "Update" => self.update(decode(payload)?).await.map(encode),
+            "Checkpoint" => self.checkpoint(decode(payload)?).await.map(encode),
+            "CloseIO" => self.close_io(&decode(payload)?).map(encode),
+            "ResizePty" => self.resize(&decode(payload)?).map(encode),
+            "Stats" => self.stats(&decode::<IdRequest>(payload)?.id).map(encode),
+            "Connect" => self.connect(&decode::<IdRequest>(payload)?.id).map(encode),
+            "Shutdown" => self.shutdown(&decode(payload)?).map(encode),
+            other => Err(status::unimplemented(format!("method {other}"))),
+        }
+    }
+
+    pub fn container(&self, id: &str) -> Result<Rc<Container>> {
+        let found = self.containers.borrow().get(id).cloned();
+        found.ok_or_else(|| status::not_found("container not created"))
+    }
+
+    async fn wait(&self, r: WaitRequest) -> Result<Vec<u8>> {
+        let process = self.container(&r.id)?.process(&r.exec_id)?;
+        let exit = process.ended().await;
+        Ok(encode(WaitResponse { exit_status: exit.status, exited_at: Some(timestamp(exit.at)) }))
+    }
+
+    fn state(&self, r: &StateRequest) -> Result<StateResponse> {
+        let container = self.container(&r.id)?;
+        let process = container.process(&r.exec_id)?;
+        let exit: Option<Exit> = process.exit.get();
+        Ok(StateResponse {
+            id: r.id.clone(),
+            bundle: container.bundle.to_string_lossy().into_owned(),
+            pid: process.pid.get() as u32,
+            status: container.status(&process).into(),
+            stdin: process.stdio.stdin.clone(),
+            stdout: process.stdio.stdout.clone(),
+            stderr: process.stdio.stderr.clone(),
+            terminal: process.stdio.terminal,
+            exit_status: exit.map_or(0, |e| e.status),
+            exited_at: exit.map(|e| timestamp(e.at)),
+            exec_id: r.exec_id.clone(),
+        })
+    }
+
+    fn connect(&self, id: &str) -> Result<ConnectResponse> {
+        // Also asked before there is a container.
+        let pid = self.container(id).map_or(0, |c| c.init.pid.get());
+        Ok(ConnectResponse { shim_pid: std::process::id(), task_pid: pid as u32, version: String::new() })
+    }
+
+    fn shutdown(&self, _: &ShutdownRequest) -> Result<()> {
+        // A pod's shim serves the others; containerd asks again after the last one.
+        if self.containers.borrow().is_empty() && self.creating.borrow().is_empty() && !self.sandbox.exists() {
+            self.shutdown.notify_one();
+        }
+        Ok(())
+    }
+
+    fn close_io(&self, r: &CloseIoRequest) -> Result<()> {
+        let process = self.container(&r.id)?.process(&r.exec_id)?;
+        if r.stdin {
+            process.io().stdin_hold.borrow_mut().take();
+        }
+        Ok(())
+    }
+
+    fn resize(&self, r: &ResizePtyRequest) -> Result<()> {
+        let process = self.container(&r.id)?.process(&r.exec_id)?;
+        if process.exit.get().is_some() {
+            return Err(status::unknown("cannot resize a stopped container"));
+        }
+        let io = process.io();
+        let console = io.console.borrow().clone();
+        if let Some(console) = console {
+            let size = conex_sys::tty::Size { rows: r.height as u16, cols: r.width as u16 };
+            conex_sys::tty::set_size(std::os::fd::AsFd::as_fd(&*console), size)
+                .map_err(|e| status::unknown(format!("ioctl(TIOCSWINSZ): {e}")))?;
+        }
+        Ok(())
+    }
+}

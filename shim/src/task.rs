@@ -1,0 +1,501 @@
+//! The calls that change a task.
+
+use crate::container::{cgroups_of, Config, Container};
+use crate::io::console::Socket;
+use crate::io::{Io, Owner, Stdio};
+use crate::oom::Watch;
+use crate::process::{Process, Stage};
+use crate::reap;
+use crate::runtime::{input, Runtime, Streams};
+use crate::service::Service;
+use crate::status::{self, invalid, unknown, Call, Result};
+use crate::{log, rootfs};
+use conex_proto::task::*;
+use conex_proto::{any, events, runc, types, Any};
+use prost::Message;
+use std::cell::{Cell, RefCell};
+use std::ffi::OsStr;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+/// The options in an `Any`, told by the last part of its type; none for another type (a client of a newer kind).
+pub fn options(any: Option<&Any>) -> Result<runc::Options> {
+    match any {
+        Some(a) if a.type_url.ends_with("containerd.runc.v1.Options") => {
+            runc::Options::decode(a.value.as_slice()).map_err(|e| invalid(format!("options: {e}")))
+        }
+        _ => Ok(runc::Options::default()),
+    }
+}
+
+impl Service {
+    pub async fn create(self: &Rc<Self>, r: CreateTaskRequest) -> Result<CreateTaskResponse> {
+        crate::args::check_name("id", &r.id).map_err(invalid)?;
+        if self.containers.borrow().contains_key(&r.id) || !self.creating.borrow_mut().insert(r.id.clone()) {
+            return Err(status::exists(format!("task {}", r.id)));
+        }
+        let made = self.make(&r).await;
+        self.creating.borrow_mut().remove(&r.id);
+        let container = made?;
+        let pid = container.init.pid.get() as u32;
+        self.containers.borrow_mut().insert(r.id.clone(), container.clone());
+        self.events.publish(
+            "/tasks/create",
+            "TaskCreate",
+            &events::TaskCreate {
+                container_id: r.id.clone(),
+                bundle: r.bundle,
+                rootfs: r.rootfs,
+                io: Some(events::TaskIo {
+                    stdin: r.stdin,
+                    stdout: r.stdout,
+                    stderr: r.stderr,
+                    terminal: r.terminal,
+                }),
+                checkpoint: r.checkpoint,
+                pid,
+            },
+        );
+        self.watch(&container, &container.init)?;
+        log::info("created", &[("id", &r.id), ("pid", &pid.to_string())]);
+        Ok(CreateTaskResponse { pid })
+    }
+
+    async fn make(self: &Rc<Self>, r: &CreateTaskRequest) -> Result<Rc<Container>> {
+        let bundle = PathBuf::from(&r.bundle);
+        let config = Config::read(&bundle)?;
+        let options = options(r.options.as_ref())?;
+        let runtime = Runtime::new(&options, &self.namespace, &bundle);
+        let record = serde_json::to_vec(&runtime).call(|| "options.json".into())?;
+        write_private(&bundle.join("options.json"), &record)?;
+        let root = bundle.join("rootfs");
+        rootfs::mount_all(&r.rootfs, &root)?;
+        let stdio = Stdio {
+            stdin: r.stdin.clone(),
+            stdout: r.stdout.clone(),
+            stderr: r.stderr.clone(),
+            terminal: r.terminal,
+        };
+        let mut container = Container {
+            id: r.id.clone(),
+            bundle,
+            runtime,
+            options,
+            init: Rc::new(Process::new("", stdio, Vec::new())),
+            execs: RefCell::default(),
+            turn: tokio::sync::Mutex::default(),
+            paused: Cell::new(false),
+            shared_pid: config.shares_pid(),
+            cgroups: Vec::new(),
+            oom: RefCell::default(),
+            restore: Some(PathBuf::from(&r.checkpoint)).filter(|c| !c.as_os_str().is_empty()),
+        };
+        let created = self.runtime_create(&container).await;
+        if let Err(e) = created {
+            container.init.io().close().await;
+            if !r.rootfs.is_empty() {
+                rootfs::unmount(&root);
+            }
+            return Err(e);
+        }
+        container.cgroups = cgroups_of(container.init.pid.get());
+        let (events, id) = (self.events.clone(), r.id.clone());
+        let watch = Watch::begin(&container.cgroups, move || tell_oom(&events, &id));
+        container.oom = RefCell::new(watch.unwrap_or_else(|e| {
+            log::warn("OOM kills of this container will not be told", &[("id", &r.id), ("error", &e.message)]);
+            None
+        }));
+        Ok(Rc::new(container))
+    }
+
+    async fn runtime_create(self: &Rc<Self>, c: &Container) -> Result<()> {
+        if c.restore.is_some() {
+            return Err(status::unimplemented("create from a checkpoint: the runtime cannot restore"));
+        }
+        let pid_file = c.bundle.join("init.pid");
+        let mut args: Vec<&OsStr> = vec!["create".as_ref(), "--bundle".as_ref(), c.bundle.as_ref()];
+        if c.options.no_pivot_root {
+            args.push("--no-pivot".as_ref());
+        }
+        if c.options.no_new_keyring {
+            args.push("--no-new-keyring".as_ref());
+        }
+        self.begin(c, &c.init, "OCI runtime create failed", args, &pid_file, &[c.id.as_ref()]).await?;
+        c.init.set(Stage::Created);
+        Ok(())
+    }
+
+    /// Lets the runtime make one process (create or exec): streams or terminal, pid file, pid.
+    async fn begin<'a>(
+        self: &Rc<Self>,
+        c: &'a Container,
+        p: &Rc<Process>,
+        what: &str,
+        mut args: Vec<&'a OsStr>,
+        pid_file: &'a Path,
+        rest: &[&'a OsStr],
+    ) -> Result<()> {
+        let owner = Owner {
+            uid: c.options.io_uid,
+            gid: c.options.io_gid,
+            namespace: self.namespace.clone(),
+            id: c.id.clone(),
+        };
+        let socket = if p.stdio.terminal { Some(Socket::new()?) } else { None };
+        let socket_path = socket.as_ref().map(Socket::path);
+        let (io, streams) = match &socket {
+            Some(_) => (Io::default(), Streams::default()),
+            None => Io::pipes(&p.stdio, &owner).await?,
+        };
+        *p.io.borrow_mut() = Rc::new(io);
+        args.extend(["--pid-file".as_ref(), pid_file.as_os_str()]);
+        if let Some(path) = &socket_path {
+            args.extend(["--console-socket".as_ref(), path.as_os_str()]);
+        }
+        args.extend(rest);
+        // Until its pid is known, nobody may reap what could be it.
+        let _hold = self.reaper.hold();
+        c.runtime.run(&self.reaper, what, &args, streams).await?;
+        let text = std::fs::read_to_string(pid_file).call(|| format!("open({})", pid_file.display()))?;
+        let pid: i32 = text.trim().parse().call(|| format!("{}: {text:?}", pid_file.display()))?;
+        self.reaper.add(pid);
+        p.pid.set(pid);
+        p.start_time.set(conex::state::identity(pid).start_time);
+        if let Some(socket) = socket {
+            let master = socket.receive().await?;
+            p.io().attach(&p.stdio, &owner, master).await?;
+        }
+        Ok(())
+    }
+
+    pub async fn start(self: &Rc<Self>, r: StartRequest) -> Result<StartResponse> {
+        let c = self.container(&r.id)?;
+        let p = c.process(&r.exec_id)?;
+        if r.exec_id.is_empty() {
+            let _turn = c.turn.lock().await;
+            c.allow("start")?;
+            p.set(Stage::Starting);
+            let args: [&OsStr; 2] = ["start".as_ref(), c.id.as_ref()];
+            let started = c.runtime.run(&self.reaper, "OCI runtime start failed", &args, Streams::default()).await;
+            if let Err(e) = started {
+                p.set(Stage::Created);
+                return Err(e);
+            }
+            let event = events::TaskStart { container_id: r.id, pid: p.pid.get() as u32 };
+            self.events.publish("/tasks/start", "TaskStart", &event);
+            p.set(Stage::Running);
+        } else {
+            self.start_exec(&c, &p).await?;
+        }
+        Ok(StartResponse { pid: p.pid.get() as u32 })
+    }
+
+    async fn start_exec(self: &Rc<Self>, c: &Rc<Container>, p: &Rc<Process>) -> Result<()> {
+        if p.stage.get() != Stage::Added {
+            return Err(unknown("cannot start a running process"));
+        }
+        if c.init.exit.get().is_some() {
+            return Err(status::precondition("container is stopped"));
+        }
+        p.set(Stage::Starting);
+        let spec = c.bundle.join(format!("{}.json", p.id));
+        let pid_file = c.bundle.join(format!("{}.pid", p.id));
+        let result = async {
+            write_private(&spec, &p.spec)?;
+            let args: Vec<&OsStr> = vec!["exec".as_ref(), "--process".as_ref(), spec.as_ref(), "--detach".as_ref()];
+            self.begin(c, p, "OCI runtime exec failed", args, &pid_file, &[c.id.as_ref()]).await
+        }
+        .await;
+        let _ = std::fs::remove_file(&spec);
+        let _ = std::fs::remove_file(&pid_file);
+        if let Err(e) = result {
+            p.io().close().await;
+            *p.io.borrow_mut() = Rc::default();
+            p.set(Stage::Added);
+            return Err(e);
+        }
+        let event =
+            events::TaskExecStarted { container_id: c.id.clone(), exec_id: p.id.clone(), pid: p.pid.get() as u32 };
+        self.events.publish("/tasks/exec-started", "TaskExecStarted", &event);
+        p.set(Stage::Running);
+        self.watch(c, p)
+    }
+
+    /// Waits for the end of a process and tells it: exits of further processes before init's, OOM before init's.
+    pub fn watch(self: &Rc<Self>, c: &Rc<Container>, p: &Rc<Process>) -> Result<()> {
+        let pidfd = reap::pidfd(p.pid.get())?;
+        let (service, c, p) = (self.clone(), c.clone(), p.clone());
+        tokio::task::spawn_local(async move {
+            let exit = match service.reaper.wait(p.pid.get(), pidfd).await {
+                Ok(exit) => exit,
+                Err(e) => {
+                    log::error("cannot wait for a process", &[("id", &c.id), ("error", &e.message)]);
+                    return;
+                }
+            };
+            p.io().ended();
+            p.settled().await;
+            if p.id.is_empty() {
+                service.init_ended(&c).await;
+            }
+            p.exit.set(Some(exit));
+            p.set(Stage::Stopped);
+            let event = events::TaskExit {
+                container_id: c.id.clone(),
+                id: if p.id.is_empty() { c.id.clone() } else { p.id.clone() },
+                pid: p.pid.get() as u32,
+                exit_status: exit.status,
+                exited_at: Some(crate::events::timestamp(exit.at)),
+            };
+            service.events.publish("/tasks/exit", "TaskExit", &event);
+            log::info("exited", &[("id", &c.id), ("exec", &p.id), ("status", &exit.status.to_string())]);
+        });
+        Ok(())
+    }
+
+    async fn init_ended(&self, c: &Rc<Container>) {
+        if c.shared_pid {
+            // Without a PID namespace of its own the others outlive init.
+            let args: [&OsStr; 4] = ["kill".as_ref(), "--all".as_ref(), c.id.as_ref(), "KILL".as_ref()];
+            let _ = c.runtime.run(&self.reaper, "kill", &args, Streams::default()).await;
+        }
+        let execs: Vec<_> = c.execs.borrow().values().cloned().collect();
+        let all = async {
+            for exec in execs {
+                exec.settled().await;
+                if exec.is_alive() {
+                    exec.ended().await;
+                }
+            }
+        };
+        // One that cannot be killed must not hide the end of the container.
+        let _ = tokio::time::timeout(std::time::Duration::from_secs(10), all).await;
+        c.paused.set(false);
+        if c.oom.borrow().as_ref().is_some_and(Watch::grown) {
+            tell_oom(&self.events, &c.id);
+        }
+        c.oom.borrow_mut().take();
+    }
+
+    pub fn exec(&self, r: ExecProcessRequest) -> Result<()> {
+        crate::args::check_name("exec id", &r.exec_id).map_err(invalid)?;
+        let c = self.container(&r.id)?;
+        if c.execs.borrow().contains_key(&r.exec_id) {
+            return Err(status::exists(format!("id {}", r.exec_id)));
+        }
+        c.allow("exec")?;
+        let spec = r.spec.ok_or_else(|| invalid("spec: missing"))?.value;
+        let stdio = Stdio { stdin: r.stdin, stdout: r.stdout, stderr: r.stderr, terminal: r.terminal };
+        let process = Rc::new(Process::new(&r.exec_id, stdio, spec));
+        c.execs.borrow_mut().insert(r.exec_id.clone(), process);
+        let event = events::TaskExecAdded { container_id: r.id, exec_id: r.exec_id };
+        self.events.publish("/tasks/exec-added", "TaskExecAdded", &event);
+        Ok(())
+    }
+
+    pub async fn delete(self: &Rc<Self>, r: DeleteRequest) -> Result<DeleteResponse> {
+        let c = self.container(&r.id)?;
+        let p = c.process(&r.exec_id)?;
+        if r.exec_id.is_empty() {
+            return self.delete_init(&c).await;
+        }
+        if p.is_alive() || p.stage.get() == Stage::Starting {
+            return Err(unknown("cannot delete a running process"));
+        }
+        p.io().close().await;
+        c.execs.borrow_mut().remove(&r.exec_id);
+        Ok(answer(&p))
+    }
+
+    async fn delete_init(self: &Rc<Self>, c: &Rc<Container>) -> Result<DeleteResponse> {
+        let _turn = c.turn.lock().await;
+        c.allow("delete")?;
+        if c.init.stage.get() == Stage::Created {
+            // Never started: it waits for that, and ends when it is killed.
+            let pidfd = reap::pidfd(c.init.pid.get())?;
+            let _ = conex_sys::proc::pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL);
+            c.init.ended().await;
+        }
+        let args: [&OsStr; 2] = ["delete".as_ref(), c.id.as_ref()];
+        match c.runtime.run(&self.reaper, "OCI runtime delete failed", &args, Streams::default()).await {
+            // A checkpoint that ended it, or another hand, was first.
+            Err(e) if e.code != status::NOT_FOUND => return Err(e),
+            _ => {}
+        }
+        c.init.io().close().await;
+        rootfs::unmount(&c.bundle.join("rootfs"));
+        self.containers.borrow_mut().remove(&c.id);
+        let response = answer(&c.init);
+        let event = events::TaskDelete {
+            container_id: c.id.clone(),
+            pid: response.pid,
+            exit_status: response.exit_status,
+            exited_at: response.exited_at,
+            id: String::new(),
+        };
+        self.events.publish("/tasks/delete", "TaskDelete", &event);
+        Ok(response)
+    }
+
+    pub async fn kill(&self, r: KillRequest) -> Result<()> {
+        let c = self.container(&r.id)?;
+        let p = c.process(&r.exec_id)?;
+        if p.exit.get().is_some() {
+            return Err(status::not_found("process already finished"));
+        }
+        if !r.exec_id.is_empty() {
+            if !p.is_alive() {
+                return Err(status::precondition("process not created"));
+            }
+            // Its zombie is still ours, so the number cannot mean another process.
+            let pidfd = reap::pidfd(p.pid.get())?;
+            return conex_sys::proc::pidfd_send_signal(pidfd.as_fd(), r.signal as i32)
+                .map_err(|_| status::not_found("process already finished"));
+        }
+        let signal = r.signal.to_string();
+        let mut args: Vec<&OsStr> = vec!["kill".as_ref()];
+        if r.all {
+            args.push("--all".as_ref());
+        }
+        args.extend([OsStr::new(&c.id), signal.as_ref()]);
+        c.runtime.run(&self.reaper, "OCI runtime kill failed", &args, Streams::default()).await?;
+        if c.paused.get() && r.signal as i32 == libc::SIGKILL {
+            // Frozen processes die when they run again.
+            let args: [&OsStr; 2] = ["resume".as_ref(), c.id.as_ref()];
+            let _ = c.runtime.run(&self.reaper, "OCI runtime resume failed", &args, Streams::default()).await;
+        }
+        Ok(())
+    }
+
+    pub async fn pids(&self, id: &str) -> Result<PidsResponse> {
+        let c = self.container(id)?;
+        let args: [&OsStr; 4] = ["ps".as_ref(), "--format".as_ref(), "json".as_ref(), c.id.as_ref()];
+        let text = c.runtime.run(&self.reaper, "OCI runtime ps failed", &args, Streams::default()).await?;
+        let list: Option<Vec<i32>> = serde_json::from_str(text.trim()).call(|| format!("ps: {text:?}"))?;
+        let name = |pid: &i32| {
+            let execs = c.execs.borrow();
+            let exec = execs.values().find(|p| p.pid.get() == *pid)?;
+            Some(any("containerd.runc.v1.ProcessDetails", &runc::ProcessDetails { exec_id: exec.id.clone() }))
+        };
+        let list = list.unwrap_or_default();
+        let processes = list.iter().map(|pid| types::ProcessInfo { pid: *pid as u32, info: name(pid) }).collect();
+        Ok(PidsResponse { processes })
+    }
+
+    /// A verb that takes only the id.
+    async fn simple(&self, c: &Container, verb: &str) -> Result<()> {
+        let args: [&OsStr; 2] = [verb.as_ref(), c.id.as_ref()];
+        let what = format!("OCI runtime {verb} failed");
+        c.runtime.run(&self.reaper, &what, &args, Streams::default()).await.map(drop)
+    }
+
+    pub async fn pause(&self, id: &str) -> Result<()> {
+        let c = self.container(id)?;
+        let _turn = c.turn.lock().await;
+        c.allow("pause")?;
+        self.simple(&c, "pause").await?;
+        c.paused.set(true);
+        let event = events::TaskPaused { container_id: id.to_string() };
+        self.events.publish("/tasks/paused", "TaskPaused", &event);
+        Ok(())
+    }
+
+    pub async fn resume(&self, id: &str) -> Result<()> {
+        let c = self.container(id)?;
+        let _turn = c.turn.lock().await;
+        c.allow("resume")?;
+        self.simple(&c, "resume").await?;
+        c.paused.set(false);
+        let event = events::TaskPaused { container_id: id.to_string() };
+        self.events.publish("/tasks/resumed", "TaskResumed", &event);
+        Ok(())
+    }
+
+    pub async fn update(&self, r: UpdateTaskRequest) -> Result<()> {
+        let c = self.container(&r.id)?;
+        let _turn = c.turn.lock().await;
+        c.allow("update")?;
+        let resources = r.resources.ok_or_else(|| invalid("resources: missing"))?.value;
+        let streams = Streams { stdin: Some(input(&resources)?), ..Streams::default() };
+        let args: [&OsStr; 4] = ["update".as_ref(), "--resources".as_ref(), "-".as_ref(), c.id.as_ref()];
+        c.runtime.run(&self.reaper, "OCI runtime update failed", &args, streams).await.map(drop)
+    }
+
+    pub async fn checkpoint(&self, r: CheckpointTaskRequest) -> Result<()> {
+        let c = self.container(&r.id)?;
+        let _turn = c.turn.lock().await;
+        c.allow("checkpoint")?;
+        let options = match r.options.as_ref() {
+            Some(a) if a.type_url.ends_with("CheckpointOptions") => {
+                runc::CheckpointOptions::decode(a.value.as_slice()).map_err(|e| invalid(format!("options: {e}")))?
+            }
+            _ => runc::CheckpointOptions::default(),
+        };
+        let arguments = checkpoint_arguments(&options, &r.path, &c.bundle);
+        let mut args: Vec<&OsStr> = vec!["checkpoint".as_ref()];
+        args.extend(arguments.iter().map(OsStr::new));
+        args.push(c.id.as_ref());
+        c.runtime.run(&self.reaper, "OCI runtime checkpoint failed", &args, Streams::default()).await.map(drop)
+    }
+
+    pub fn stats(&self, id: &str) -> Result<StatsResponse> {
+        let c = self.container(id)?;
+        if c.init.exit.get().is_some() {
+            return Err(status::not_found("cgroup does not exist: container is stopped"));
+        }
+        Ok(StatsResponse { stats: Some(crate::metrics::read(&c.cgroups, c.init.pid.get())?) })
+    }
+}
+
+fn checkpoint_arguments(o: &runc::CheckpointOptions, path: &str, bundle: &Path) -> Vec<String> {
+    let image = if path.is_empty() { o.image_path.as_str() } else { path };
+    let work = match o.work_path.as_str() {
+        "" => bundle.join("work").to_string_lossy().into_owned(),
+        w => w.to_string(),
+    };
+    let mut out = vec!["--image-path".to_string(), image.to_string(), "--work-path".to_string(), work];
+    for (set, flag) in [
+        (!o.exit, "--leave-running"),
+        (o.open_tcp, "--tcp-established"),
+        (o.external_unix_sockets, "--ext-unix-sk"),
+        (o.terminal, "--shell-job"),
+        (o.file_locks, "--file-locks"),
+    ] {
+        if set {
+            out.push(flag.to_string());
+        }
+    }
+    for (flag, value) in [("--manage-cgroups-mode", &o.cgroups_mode), ("--parent-path", &o.parent_path)] {
+        if !value.is_empty() {
+            out.extend([flag.to_string(), value.clone()]);
+        }
+    }
+    for ns in &o.empty_namespaces {
+        out.extend(["--empty-ns".to_string(), ns.clone()]);
+    }
+    out
+}
+
+fn answer(p: &Process) -> DeleteResponse {
+    let exit = p.exit.get();
+    DeleteResponse {
+        pid: p.pid.get() as u32,
+        exit_status: exit.map_or(0, |e| e.status),
+        exited_at: exit.map(|e| crate::events::timestamp(e.at)),
+    }
+}
+
+fn tell_oom(events: &crate::events::Publisher, id: &str) {
+    events.publish("/tasks/oom", "TaskOOM", &events::TaskOom { container_id: id.to_string() });
+}
+
+/// A file for root alone: a process document can hold secrets in its environment.
+fn write_private(path: &Path, bytes: &[u8]) -> Result<()> {
+    use std::io::Write;
+    use std::os::unix::fs::OpenOptionsExt;
+    let mut open = std::fs::OpenOptions::new();
+    open.write(true).create(true).truncate(true).mode(0o600).custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC);
+    let written = open.open(path).and_then(|mut f| f.write_all(bytes));
+    written.call(|| format!("write({})", path.display()))
+}
