@@ -22,6 +22,8 @@ pub struct Connection {
     pub stream: UnixStream,
     /// The beginning of a frame that is not complete.
     pub input: RefCell<Vec<u8>>,
+    /// Bytes of a refused message that are still to come.
+    skip: Cell<usize>,
     /// Unanswered requests by stream.
     pub pending: RefCell<BTreeMap<u32, Request>>,
     output: RefCell<Vec<u8>>,
@@ -66,6 +68,7 @@ pub fn add(stream: UnixStream, input: Vec<u8>, pending: BTreeMap<u32, Request>, 
     let connection = Rc::new(Connection {
         stream,
         input: RefCell::new(input),
+        skip: Cell::new(0),
         pending: RefCell::new(BTreeMap::new()),
         output: RefCell::default(),
         writing: Cell::new(false),
@@ -120,11 +123,14 @@ async fn read(connection: &Rc<Connection>, service: &Rc<Service>) -> std::io::Er
 fn take_frames(connection: &Rc<Connection>, service: &Rc<Service>) {
     loop {
         let mut input = connection.input.borrow_mut();
+        let dropped = connection.skip.get().min(input.len());
+        input.drain(..dropped);
+        connection.skip.set(connection.skip.get() - dropped);
         let Some(header) = Header::parse(&input) else { break };
         if header.length > MAX_MESSAGE {
             drop(input);
             skip(connection, header);
-            break;
+            continue;
         }
         if input.len() < HEADER + header.length || connection.pending.borrow().len() >= MAX_PENDING {
             break;
@@ -155,25 +161,14 @@ fn skip(connection: &Rc<Connection>, header: Header) {
     let mut input = connection.input.borrow_mut();
     let here = (input.len() - HEADER).min(header.length);
     input.drain(..HEADER + here);
-    let rest = header.length - here;
-    if rest > 0 {
-        // What is still to come is one frame of a kind that is ignored.
-        let rest = rest.min(MAX_MESSAGE);
-        let mut head = Vec::from((rest as u32).to_be_bytes());
-        head.extend_from_slice(&header.stream.to_be_bytes());
-        head.extend_from_slice(&[0, 0]);
-        head.append(&mut input);
-        *input = head;
-    }
     drop(input);
+    connection.skip.set(header.length - here);
     let message = format!("message length {} exceed maximum message size of {MAX_MESSAGE}", header.length);
     answer(connection, header.stream, Err(Failure { code: status::RESOURCE_EXHAUSTED, message }));
     if header.length > 2 * MAX_MESSAGE {
-        // Nobody means this: the stream is out of step.
-        let _ = nix::sys::socket::shutdown(
-            std::os::fd::AsRawFd::as_raw_fd(&connection.stream.as_fd()),
-            nix::sys::socket::Shutdown::Both,
-        );
+        // Nobody means this: the stream is out of step. What was answered can still be read.
+        let socket = std::os::fd::AsRawFd::as_raw_fd(&connection.stream);
+        let _ = nix::sys::socket::shutdown(socket, nix::sys::socket::Shutdown::Read);
     }
 }
 

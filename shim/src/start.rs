@@ -57,6 +57,10 @@ pub fn main(args: &Args) -> Result<Vec<u8>> {
     if params.bootstrap {
         return Ok(BootstrapResult { version, address, protocol, ..BootstrapResult::default() }.encode_to_vec());
     }
+    if std::env::var_os("MAX_SHIM_VERSION").is_none() {
+        // containerd 1.6 and before know no JSON: the address alone.
+        return Ok(address.into_bytes());
+    }
     Ok(format!(r#"{{"version":{version},"address":{address:?},"protocol":"{protocol}"}}"#).into_bytes())
 }
 

@@ -160,6 +160,7 @@ impl Service {
         let text = std::fs::read_to_string(pid_file).call(|| format!("open({})", pid_file.display()))?;
         let pid: i32 = text.trim().parse().call(|| format!("{}: {text:?}", pid_file.display()))?;
         self.reaper.add(pid);
+        p.io().begin();
         p.pid.set(pid);
         p.start_time.set(conex::state::identity(pid).start_time);
         if let Some(socket) = socket {

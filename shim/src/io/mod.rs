@@ -47,6 +47,8 @@ pub struct Io {
     pub holds: RefCell<Vec<OwnedFd>>,
     pub console: RefCell<Option<Rc<OwnedFd>>>,
     pub logger: RefCell<Option<Logger>>,
+    /// Streams that begin when the process is there: what a runtime that fails prints to them is no output of it.
+    later: RefCell<Vec<(&'static str, OwnedFd, OwnedFd)>>,
 }
 
 /// Where output goes.
@@ -125,7 +127,7 @@ impl Io {
             };
             let (from, theirs) = pipe(owner)?;
             nonblocking(&from)?;
-            io.streams.borrow_mut().push(Stream::begin(name, from, to, Vec::new()));
+            io.later.borrow_mut().push((name, from, to));
             *end = Some(theirs);
         }
         Ok((io, theirs))
@@ -137,8 +139,15 @@ impl Io {
         *self.stdin_hold.borrow_mut() = Some(hold);
         let (theirs, to) = pipe(owner)?;
         nonblocking(&to)?;
-        self.streams.borrow_mut().push(Stream::begin("stdin", from, to, Vec::new()));
+        self.later.borrow_mut().push(("stdin", from, to));
         Ok(theirs)
+    }
+
+    /// The process is there.
+    pub fn begin(&self) {
+        for (name, from, to) in self.later.take() {
+            self.streams.borrow_mut().push(Stream::begin(name, from, to, Vec::new()));
+        }
     }
 
     /// The streams of a process with a terminal, once its master side is there.
@@ -184,6 +193,7 @@ impl Io {
     /// hold the other end for ever. Then everything is closed.
     pub async fn close(&self) {
         self.ended();
+        self.later.take();
         let streams = self.streams.take();
         let _ = tokio::time::timeout(Duration::from_secs(10), async {
             for s in streams.iter().filter(|s| s.name != "stdin") {

@@ -1,0 +1,11 @@
+//! Tests of the shim from outside: a ttrpc client that plays containerd. `SHIM` names the binary; with containerd's own
+//! in it the same tests prove themselves.
+
+mod client;
+#[path = "../integration/harness.rs"]
+#[allow(dead_code)]
+mod harness;
+mod process;
+mod rpc;
+mod stdio;
+mod wire;

@@ -1,0 +1,174 @@
+//! Processes that end early, late, together, or with their shim.
+
+use crate::client::*;
+use crate::harness::*;
+use conex_proto::{events, prost::Message, task::*};
+use serde_json::json;
+use std::path::Path;
+
+fn descriptors(pid: i32) -> usize {
+    std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count()
+}
+
+#[test]
+fn parallel_execs_each_with_its_own_status() {
+    let b = Box::sh("sleep 100");
+    let shim = Shim::start(&b);
+    shim.create(&b, &Stdio::default());
+    shim.start_task(&b.id, "");
+    let before = descriptors(shim.pid(&b.id));
+    std::thread::scope(|s| {
+        for thread in 0..8 {
+            let (shim, b) = (&shim, &b);
+            s.spawn(move || {
+                for i in 0..25 {
+                    let (id, code) = (format!("e{thread}-{i}"), (thread * 25 + i) % 256);
+                    let script = format!("exit {code}");
+                    shim.exec(&b.id, &id, &["sh", "-c", &script], &Stdio::default()).unwrap();
+                    shim.start_task(&b.id, &id);
+                    assert_eq!(shim.wait(&b.id, &id), code, "{id}");
+                    assert_eq!(shim.delete(&b.id, &id).exit_status, code, "{id}");
+                }
+            });
+        }
+    });
+    shim.events.wait("/tasks/exit", 200);
+    let exits = shim.events.of::<events::TaskExit>("/tasks/exit");
+    let mut ids: Vec<_> = exits.iter().map(|e| e.id.clone()).collect();
+    ids.sort();
+    ids.dedup();
+    assert_eq!((exits.len(), ids.len()), (200, 200), "every exit exactly once");
+    for e in &exits {
+        let (thread, i) = e.id[1..].split_once('-').unwrap();
+        let want = (thread.parse::<u32>().unwrap() * 25 + i.parse::<u32>().unwrap()) % 256;
+        assert_eq!(e.exit_status, want, "{}", e.id);
+    }
+    if is_ours() {
+        until(|| descriptors(shim.pid(&b.id)) <= before, "the descriptors are given back");
+    }
+    shim.finish(&b.id);
+}
+
+#[test]
+fn execs_end_before_init() {
+    for shared in [false, true] {
+        let mut b = Box::sh("sleep 100");
+        if shared {
+            b.drop_namespace("pid");
+        }
+        let shim = Shim::start(&b);
+        shim.create(&b, &Stdio::default());
+        shim.start_task(&b.id, "");
+        for i in 0..5 {
+            let id = format!("e{i}");
+            shim.exec(&b.id, &id, &["sleep", "100"], &Stdio::default()).unwrap();
+            shim.start_task(&b.id, &id);
+        }
+        shim.kill(&b.id, "", 9);
+        assert_eq!(shim.wait(&b.id, ""), 137);
+        shim.events.wait("/tasks/exit", 6);
+        let exits = shim.events.of::<events::TaskExit>("/tasks/exit");
+        assert_eq!(exits.len(), 6);
+        assert_eq!(exits[5].id, b.id, "init is the last");
+        assert!(exits.iter().all(|e| e.exit_status == 137));
+        shim.delete(&b.id, "");
+        b.assert_gone();
+        shim.finish(&b.id);
+    }
+}
+
+#[test]
+fn an_oom_kill_is_told_before_the_exit() {
+    let mut b = Box::sh("sleep 0.1; x=$(dd if=/dev/zero bs=1M count=200 2>/dev/null | tr '\\0' x); echo never");
+    std::os::unix::fs::symlink("busybox", b.rootfs().join("bin/tr")).unwrap();
+    *b.at("linux.resources.memory") = json!({"limit": 16 << 20, "swap": 16 << 20});
+    let shim = Shim::start(&b);
+    shim.create(&b, &Stdio::default());
+    shim.start_task(&b.id, "");
+    shim.wait(&b.id, "");
+    shim.events.wait("/tasks/exit", 1);
+    let topics = shim.events.topics();
+    let oom = topics.iter().position(|t| t == "/tasks/oom").unwrap_or_else(|| panic!("{topics:?}"));
+    assert!(oom < topics.iter().position(|t| t == "/tasks/exit").unwrap());
+    shim.finish(&b.id);
+}
+
+#[test]
+fn events_wait_for_containerd() {
+    let b = Box::sh("exit 5");
+    let mut shim = Shim::start(&b);
+    if !is_ours() {
+        return shim.finish(&b.id);
+    }
+    shim.create(&b, &Stdio::default());
+    shim.events.wait("/tasks/create", 1);
+    // containerd goes away: its socket refuses.
+    std::fs::remove_file(&shim.events.path).unwrap();
+    let gone = std::mem::replace(&mut shim.events, Events::listen(&b.dir.join("elsewhere.sock")));
+    let path = gone.path.clone();
+    // The connection that is open still takes what comes; only a new one fails. Ours keeps its own open, so this is
+    // the harder case: it is cut.
+    drop(gone);
+    shim.start_task(&b.id, "");
+    assert_eq!(shim.wait(&b.id, ""), 5);
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    shim.events = Events::listen(&path);
+    shim.delete(&b.id, "");
+    shim.finish(&b.id);
+}
+
+#[test]
+fn delete_cleans_up_after_a_shim_that_was_killed() {
+    let b = Box::sh("sleep 100");
+    let shim = Shim::start(&b);
+    let pid = shim.create(&b, &Stdio::default());
+    shim.start_task(&b.id, "");
+    let server = shim.pid(&b.id);
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(server), nix::sys::signal::Signal::SIGKILL).unwrap();
+    let mut c = std::process::Command::new(binary());
+    c.args(["-namespace", "conex-test", "-id", &b.id, "-address"]).arg(b.dir.join("containerd.sock"));
+    c.arg("-bundle").arg(&b.dir).arg("delete").current_dir(&b.dir);
+    let r = c.output().unwrap();
+    assert!(r.status.success(), "{}", String::from_utf8_lossy(&r.stderr));
+    let response = DeleteResponse::decode(r.stdout.as_slice()).unwrap();
+    assert_eq!((response.pid, response.exit_status), (pid, 137));
+    until(|| conex::state::proc_stat(pid as i32).is_none_or(|s| s.0 == 'Z'), "the container is gone");
+    b.assert_gone();
+    let _ = std::fs::remove_file(&shim.address);
+}
+
+#[test]
+fn many_containers_leave_the_shim_as_it_was() {
+    let a = Box::sh("sleep 100");
+    let shim = Shim::start(&a);
+    shim.create(&a, &Stdio::default());
+    shim.start_task(&a.id, "");
+    let server = shim.pid(&a.id);
+    let cycle = |count: usize| {
+        for _ in 0..count {
+            let b = Box::sh("exit 3");
+            b.write_config();
+            shim.create(&b, &Stdio::default());
+            shim.start_task(&b.id, "");
+            assert_eq!(shim.wait(&b.id, ""), 3);
+            shim.delete(&b.id, "");
+        }
+    };
+    cycle(5);
+    let private = || {
+        let text = std::fs::read_to_string(format!("/proc/{server}/smaps_rollup")).unwrap();
+        let line = text.lines().find(|l| l.starts_with("Anonymous:")).unwrap().to_string();
+        line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap()
+    };
+    let threads = || std::fs::read_dir(format!("/proc/{server}/task")).unwrap().count();
+    let before = (descriptors(server), private(), threads());
+    cycle(60);
+    let after = (descriptors(server), private(), threads());
+    if is_ours() {
+        assert_eq!((before.0, before.2), (after.0, after.2), "descriptors and threads");
+        assert!(after.1 <= before.1 + 64, "anonymous memory grew from {} to {} KiB", before.1, after.1);
+        assert_eq!(after.2, 1);
+    }
+    assert!(!Path::new("/tmp/conex-pty").exists());
+    shim.finish(&a.id);
+}
