@@ -9,13 +9,13 @@ DESTDIR ?=
 export CONEX_COMMIT ?= $(shell git rev-parse --short HEAD 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: docs help build run shell check test unit conformance conformance-update bench install deps deps-test forky clean
+.PHONY: docs proto help build run shell check test unit conformance conformance-update bench install deps deps-test forky clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 22
 
-build: deps ## build the static release binary
-	$(CARGO) build --release --target $(TARGET) -p conex
+build: deps ## build the static release binaries
+	$(CARGO) build --release --target $(TARGET) -p conex -p containerd-shim-conex
 
 run: build bundles/hello/rootfs/hello ## run the bundle hello: what a container looks like from inside
 	@for ns in cgroup ipc mnt net pid time user uts; do echo "$$ns $$(readlink /proc/self/ns/$$ns)"; done >bundles/hello/rootfs/host-namespaces
@@ -40,10 +40,10 @@ check: ## formatting, lints, invariants
 	tests/invariants.sh
 
 unit: deps ## unit tests
-	$(CARGO) test --target $(TARGET) -p conex -p conex-sys
+	$(CARGO) test --target $(TARGET) -p conex -p conex-sys -p containerd-shim-conex
 
 test: build deps-test check unit bundles/hello/rootfs/hello bundles/shell/rootfs/bin/busybox ## unit and integration tests on this machine
-	CONEX=$(abspath $(OUT)/conex) BUSYBOX=$(abspath bundles/shell/rootfs/bin/busybox) tests/run.sh $(CARGO) test --release --target $(TARGET) -p conex-tests -- $(TESTS)
+	CONEX=$(abspath $(OUT)/conex) SHIM=$(abspath $(OUT)/containerd-shim-conex-v2) BUSYBOX=$(abspath bundles/shell/rootfs/bin/busybox) tests/run.sh $(CARGO) test --release --target $(TARGET) -p conex-tests -- $(TESTS)
 
 forky: deps-test ## a Debian root with the newer peers and Go, for conformance and bench
 	tests/forky/root.sh $(CACHE)/forky
@@ -58,11 +58,16 @@ bench: build forky ## conex, runc and crun against the kernel floor
 	$(CARGO) build --release --target $(TARGET) -p conex-tests
 	tests/bench.sh $(CACHE) $(OUT)
 
+proto: ## write the Rust types of proto/*.proto (needs protoc: protobuf-compiler)
+	@tests/packages.sh protobuf-compiler:/usr/bin/protoc
+	$(CARGO) run -p conex-proto --example generate -- proto/src/generated
+
 docs: ## write the man pages and completions from the command table
 	$(CARGO) run --release --target $(TARGET) -p conex-tests --bin gendocs -- .
 
-install: build ## install the binary, man pages and completions (PREFIX, DESTDIR)
+install: build ## install the binaries, man pages and completions (PREFIX, DESTDIR)
 	install -D -m 755 $(OUT)/conex $(DESTDIR)$(PREFIX)/sbin/conex
+	install -D -m 755 $(OUT)/containerd-shim-conex-v2 $(DESTDIR)$(PREFIX)/bin/containerd-shim-conex-v2
 	for page in docs/man/*.8; do install -D -m 644 $$page $(DESTDIR)$(PREFIX)/share/man/man8/$$(basename $$page); done
 	install -D -m 644 completions/conex.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/conex
 	install -D -m 644 completions/_conex $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_conex
@@ -73,7 +78,7 @@ deps:
 
 deps-test:
 	@tests/packages.sh busybox-static:/usr/bin/busybox runc:/usr/sbin/runc mmdebstrap:/usr/bin/mmdebstrap procps:/usr/bin/ps \
-		libseccomp-dev:/usr/include/seccomp.h iproute2:/usr/sbin/ip
+		libseccomp-dev:/usr/include/seccomp.h iproute2:/usr/sbin/ip containerd:/usr/bin/containerd
 
 clean: ## remove build output and caches
 	$(CARGO) clean

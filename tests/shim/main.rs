@@ -2,6 +2,7 @@
 //! in it the same tests prove themselves.
 
 mod client;
+mod containerd;
 #[path = "../integration/harness.rs"]
 #[allow(dead_code)]
 mod harness;

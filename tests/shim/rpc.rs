@@ -96,7 +96,7 @@ fn exec_and_its_refusals() {
     shim.create(&b, &Stdio::default());
     shim.start_task(&b.id, "");
     let out = Reader::new(b.dir.join("e-out"));
-    let stdio = Stdio { stdout: out.uri(), ..Stdio::default() };
+    let stdio = Stdio { stdout: out.uri(), stderr: out.uri(), ..Stdio::default() };
     shim.exec(&b.id, "one", &["sh", "-c", "echo from exec; exit 3"], &stdio).unwrap();
     shim.fails("Exec", &exec_request(&b.id, "one", &["true"], &stdio), EXISTS, "already exists");
     let pid = shim.start_task(&b.id, "one");

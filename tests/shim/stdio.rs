@@ -6,7 +6,7 @@ use conex_proto::task::*;
 use std::io::{Read, Write};
 
 fn stdout(uri: String) -> Stdio {
-    Stdio { stdout: uri, ..Stdio::default() }
+    Stdio { stderr: uri.clone(), stdout: uri, ..Stdio::default() }
 }
 
 #[test]
