@@ -24,6 +24,7 @@ pub struct Publisher {
     bytes: Cell<usize>,
     wake: Notify,
     taken: Notify,
+    sending: Cell<bool>,
 }
 
 impl Publisher {
@@ -35,6 +36,7 @@ impl Publisher {
             bytes: Cell::new(0),
             wake: Notify::new(),
             taken: Notify::new(),
+            sending: Cell::new(false),
         }
     }
 
@@ -64,6 +66,11 @@ impl Publisher {
         self.waiting.borrow().iter().cloned().collect()
     }
 
+    /// True while containerd may or may not have taken an event.
+    pub fn is_sending(&self) -> bool {
+        self.sending.get()
+    }
+
     fn bound(&self) {
         while self.bytes.get() > MAX_WAITING {
             let mut waiting = self.waiting.borrow_mut();
@@ -86,7 +93,10 @@ impl Publisher {
                 self.wake.notified().await;
                 continue;
             };
-            match link.forward(&self.address, &envelope).await {
+            self.sending.set(true);
+            let sent = link.forward(&self.address, &envelope).await;
+            self.sending.set(false);
+            match sent {
                 Ok(refused) => {
                     if let Some(why) = refused {
                         log::warn("containerd refused an event", &[("topic", &envelope.topic), ("error", &why)]);

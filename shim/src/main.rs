@@ -22,6 +22,7 @@ mod service;
 mod start;
 mod status;
 mod task;
+mod upgrade;
 
 use args::Args;
 use std::io::Write;

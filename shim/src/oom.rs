@@ -30,11 +30,12 @@ impl Drop for Watch {
 }
 
 impl Watch {
-    /// Begins to watch; `tell` is called once for each growth. `None` without a memory controller.
+    /// Begins to watch; `tell` is called once for each growth, from `told` kills on (from now on without it). `None`
+    /// without a memory controller.
     ///
     /// # Errors
     /// The kernel refuses the watch.
-    pub fn begin(cgroups: &[PathBuf], tell: impl Fn() + 'static) -> Result<Option<Watch>> {
+    pub fn begin(cgroups: &[PathBuf], told: Option<u64>, tell: impl Fn() + 'static) -> Result<Option<Watch>> {
         let v1 = cgroups.iter().map(|c| c.join("memory.oom_control")).find(|p| p.exists());
         let v2 = cgroups.iter().map(|c| c.join("memory.events")).find(|p| p.exists());
         let Some(path) = v1.as_ref().or(v2.as_ref()) else { return Ok(None) };
@@ -56,10 +57,13 @@ impl Watch {
         };
         let wake = conex_sys::ready::readable(wake).call(|| "epoll_ctl".into())?;
         let counter = Rc::new(Counter { file, told: Cell::new(0) });
-        counter.told.set(counter.value());
+        counter.told.set(told.unwrap_or_else(|| counter.value()));
         let watched = counter.clone();
         let task = tokio::task::spawn_local(async move {
             let mut buffer = [0u8; 512];
+            if watched.grown() {
+                tell();
+            }
             while let Ok(mut ready) = wake.readable().await {
                 let _ = nix::unistd::read(wake.get_ref(), &mut buffer);
                 ready.clear_ready();
@@ -69,6 +73,11 @@ impl Watch {
             }
         });
         Ok(Some(Watch { counter, task: task.abort_handle() }))
+    }
+
+    /// Kills that have been told.
+    pub fn told(&self) -> u64 {
+        self.counter.told.get()
     }
 
     /// True if there was a kill that has not been told: asked last, before the exit is.

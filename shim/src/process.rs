@@ -7,7 +7,7 @@ use std::rc::Rc;
 use tokio::sync::Notify;
 
 /// The life of a process, in this order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 pub enum Stage {
     /// A name without a process: an exec before its start.
     Added,
@@ -29,7 +29,10 @@ pub struct Process {
     pub pid: Cell<i32>,
     /// With the pid it names the process for good (proc_pid_stat(5), field 22).
     pub start_time: Cell<u64>,
+    /// Its end, once it is told.
     pub exit: Cell<Option<Exit>>,
+    /// Its end, as soon as it is seen: others may have to be told first.
+    pub reaped: Cell<Option<Exit>>,
     pub changed: Notify,
     pub io: RefCell<Rc<Io>>,
 }
@@ -44,6 +47,7 @@ impl Process {
             pid: Cell::new(0),
             start_time: Cell::new(0),
             exit: Cell::new(None),
+            reaped: Cell::new(None),
             changed: Notify::new(),
             io: RefCell::default(),
         }

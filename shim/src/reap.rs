@@ -16,10 +16,11 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 use std::time::SystemTime;
 
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Exit {
     /// 128 + n for signal n.
     pub status: u32,
+    #[serde(with = "crate::upgrade::epoch")]
     pub at: SystemTime,
 }
 

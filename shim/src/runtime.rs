@@ -31,6 +31,12 @@ pub struct Streams {
 
 thread_local! {
     static COUNT: Cell<u64> = const { Cell::new(0) };
+    static RUNNING: Cell<u32> = const { Cell::new(0) };
+}
+
+/// How many runtimes are at work.
+pub fn running() -> u32 {
+    RUNNING.get()
 }
 
 impl Runtime {
@@ -74,7 +80,9 @@ impl Runtime {
         let number = COUNT.get();
         COUNT.set(number + 1);
         let log = self.bundle.join(format!("log-{number}.json"));
+        RUNNING.set(RUNNING.get() + 1);
         let result = self.spawn(reaper, &log, args, streams).await;
+        RUNNING.set(RUNNING.get() - 1);
         let message = last_error(&log);
         let _ = std::fs::remove_file(&log);
         match result {

@@ -22,7 +22,32 @@ pub struct Sandbox {
     changed: Notify,
 }
 
+/// What an upgrade carries over.
+#[derive(Default, serde::Serialize, serde::Deserialize)]
+pub struct Saved {
+    id: String,
+    started: bool,
+    created: Option<SystemTime>,
+    stopped: Option<SystemTime>,
+}
+
 impl Sandbox {
+    pub fn save(&self) -> Saved {
+        Saved {
+            id: self.id.borrow().clone(),
+            started: self.started.get(),
+            created: self.created.get(),
+            stopped: self.stopped.get(),
+        }
+    }
+
+    pub fn resume(&self, saved: Saved) {
+        *self.id.borrow_mut() = saved.id;
+        self.started.set(saved.started);
+        self.created.set(saved.created);
+        self.stopped.set(saved.stopped);
+    }
+
     pub fn exists(&self) -> bool {
         !self.id.borrow().is_empty() && self.stopped.get().is_none()
     }

@@ -6,9 +6,9 @@ use crate::reap::Reaper;
 use crate::server;
 use crate::service::Service;
 use crate::status::{Call, Result};
-use crate::{dump, log};
+use crate::{dump, log, upgrade};
 use std::cell::RefCell;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixListener as StdListener;
 use std::rc::Rc;
 use std::time::Duration;
@@ -38,15 +38,18 @@ pub fn main(args: &Args) -> Result<()> {
     conex_sys::proc::set_child_subreaper().call(|| "prctl(PR_SET_CHILD_SUBREAPER)".into())?;
     let bundle = std::env::current_dir().call(|| "getcwd".into())?;
     log::open(&bundle, args.debug);
-    if !conex_sys::fd::is_open(LISTENER) {
+    let saved = upgrade::inherited()?;
+    let number = saved.as_ref().map_or(LISTENER, |s| s.listener);
+    if !conex_sys::fd::is_open(number) {
         return Err(crate::status::unknown("no listener as descriptor 3: the server is started by `start`"));
     }
-    let listener = conex_sys::fd::adopt(LISTENER);
-    conex_sys::fd::set_cloexec(LISTENER).call(|| "fcntl(F_SETFD)".into())?;
-    block_on(serve(args, listener))?
+    let listener = conex_sys::fd::adopt(number);
+    conex_sys::fd::set_cloexec(number).call(|| "fcntl(F_SETFD)".into())?;
+    block_on(serve(args, listener, saved))?
 }
 
-async fn serve(args: &Args, listener: OwnedFd) -> Result<()> {
+async fn serve(args: &Args, listener: OwnedFd, saved: Option<upgrade::Saved>) -> Result<()> {
+    let number = listener.as_raw_fd();
     let listener = StdListener::from(listener);
     listener.set_nonblocking(true).call(|| "fcntl(O_NONBLOCK)".into())?;
     let path = listener.local_addr().ok().and_then(|a| a.as_pathname().map(std::path::Path::to_path_buf));
@@ -56,13 +59,22 @@ async fn serve(args: &Args, listener: OwnedFd) -> Result<()> {
     let sending = events.clone();
     tokio::task::spawn_local(async move { sending.run().await });
     let mut signals = Signals::new()?;
+    if let Some(saved) = saved {
+        upgrade::resume(&service, saved)?;
+        upgrade::settled();
+        service.reaper.strangers();
+    }
     tokio::task::spawn_local(server::serve(listener, service.clone()));
     log::info("serving", &[("namespace", &args.namespace), ("id", &args.id)]);
     loop {
         match signals.next(&service).await {
             Event::Child => service.reaper.strangers(),
             Event::Dump => dump::write(&service),
-            Event::Upgrade => log::warn("live upgrade is not supported by this version", &[]),
+            Event::Upgrade => {
+                if let Err(e) = upgrade::execute(&service, number).await {
+                    log::error(&e.message, &[]);
+                }
+            }
             Event::Stop => break,
         }
     }

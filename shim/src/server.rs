@@ -23,7 +23,7 @@ pub struct Connection {
     /// The beginning of a frame that is not complete.
     pub input: RefCell<Vec<u8>>,
     /// Bytes of a refused message that are still to come.
-    skip: Cell<usize>,
+    pub skip: Cell<usize>,
     /// Unanswered requests by stream.
     pub pending: RefCell<BTreeMap<u32, Request>>,
     output: RefCell<Vec<u8>>,
@@ -51,7 +51,7 @@ pub async fn serve(listener: Rc<UnixListener>, service: Rc<Service>) {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => match same_user(&stream) {
-                Ok(()) => add(stream, Vec::new(), BTreeMap::new(), &service),
+                Ok(()) => add(stream, (Vec::new(), 0), BTreeMap::new(), &service),
                 Err(e) => log::warn("connection refused", &[("error", &e)]),
             },
             Err(e) => {
@@ -64,11 +64,16 @@ pub async fn serve(listener: Rc<UnixListener>, service: Rc<Service>) {
 }
 
 /// Takes up a connection, with what an earlier build of this program had read of it.
-pub fn add(stream: UnixStream, input: Vec<u8>, pending: BTreeMap<u32, Request>, service: &Rc<Service>) {
+pub fn add(
+    stream: UnixStream,
+    (input, skip): (Vec<u8>, usize),
+    pending: BTreeMap<u32, Request>,
+    service: &Rc<Service>,
+) {
     let connection = Rc::new(Connection {
         stream,
         input: RefCell::new(input),
-        skip: Cell::new(0),
+        skip: Cell::new(skip),
         pending: RefCell::new(BTreeMap::new()),
         output: RefCell::default(),
         writing: Cell::new(false),

@@ -22,7 +22,6 @@ pub struct Service {
     pub connections: Connections,
     /// Calls at work that must not be cut in two by an upgrade.
     pub busy: Cell<u32>,
-    pub idle: Notify,
     pub shutdown: Notify,
     pub sandbox: crate::sandbox::Sandbox,
 }
@@ -30,10 +29,16 @@ pub struct Service {
 /// A call at work.
 struct Busy<'a>(&'a Service);
 
+impl Busy<'_> {
+    fn new(service: &Service) -> Busy<'_> {
+        service.busy.set(service.busy.get() + 1);
+        Busy(service)
+    }
+}
+
 impl Drop for Busy<'_> {
     fn drop(&mut self) {
         self.0.busy.set(self.0.busy.get() - 1);
-        self.0.idle.notify_waiters();
     }
 }
 
@@ -55,7 +60,6 @@ impl Service {
             reaper,
             connections: Connections::default(),
             busy: Cell::new(0),
-            idle: Notify::new(),
             shutdown: Notify::new(),
             sandbox: crate::sandbox::Sandbox::default(),
         }
@@ -69,11 +73,13 @@ impl Service {
                 if method == "Wait" {
                     return self.wait(decode(payload)?).await;
                 }
-                self.busy.set(self.busy.get() + 1);
-                let _busy = Busy(self);
+                let _busy = Busy::new(self);
                 self.task(method, payload).await
             }
-            "containerd.runtime.sandbox.v1.Sandbox" => self.sandbox_call(method, payload).await,
+            "containerd.runtime.sandbox.v1.Sandbox" => {
+                let _busy = (method != "WaitSandbox").then(|| Busy::new(self));
+                self.sandbox_call(method, payload).await
+            }
             other => Err(status::unimplemented(format!("service {other}"))),
         }
     }

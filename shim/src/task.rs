@@ -101,7 +101,7 @@ impl Service {
         }
         container.cgroups = cgroups_of(container.init.pid.get());
         let (events, id) = (self.events.clone(), r.id.clone());
-        let watch = Watch::begin(&container.cgroups, move || tell_oom(&events, &id));
+        let watch = Watch::begin(&container.cgroups, None, move || tell_oom(&events, &id));
         container.oom = RefCell::new(watch.unwrap_or_else(|e| {
             log::warn("OOM kills of this container will not be told", &[("id", &r.id), ("error", &e.message)]);
             None
@@ -225,16 +225,25 @@ impl Service {
 
     /// Waits for the end of a process and tells it: exits of further processes before init's, OOM before init's.
     pub fn watch(self: &Rc<Self>, c: &Rc<Container>, p: &Rc<Process>) -> Result<()> {
-        let pidfd = reap::pidfd(p.pid.get())?;
+        let pidfd = match p.reaped.get() {
+            Some(_) => None,
+            None => Some(reap::pidfd(p.pid.get())?),
+        };
         let (service, c, p) = (self.clone(), c.clone(), p.clone());
         tokio::task::spawn_local(async move {
-            let exit = match service.reaper.wait(p.pid.get(), pidfd).await {
-                Ok(exit) => exit,
+            let waited = match pidfd {
+                Some(fd) => service.reaper.wait(p.pid.get(), fd).await.map(Some),
+                None => Ok(p.reaped.get()),
+            };
+            let exit = match waited {
+                Ok(Some(exit)) => exit,
+                Ok(None) => return,
                 Err(e) => {
                     log::error("cannot wait for a process", &[("id", &c.id), ("error", &e.message)]);
                     return;
                 }
             };
+            p.reaped.set(Some(exit));
             p.io().ended();
             p.settled().await;
             if p.id.is_empty() {
@@ -487,7 +496,7 @@ fn answer(p: &Process) -> DeleteResponse {
     }
 }
 
-fn tell_oom(events: &crate::events::Publisher, id: &str) {
+pub fn tell_oom(events: &crate::events::Publisher, id: &str) {
     events.publish("/tasks/oom", "TaskOOM", &events::TaskOom { container_id: id.to_string() });
 }
 

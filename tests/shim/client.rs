@@ -112,7 +112,11 @@ pub struct Shim {
 
 /// The `start` action in a bundle, with what containerd gives it.
 pub fn start_command(dir: &Path, bundle: &Path, id: &str) -> Command {
-    let mut c = Command::new(binary());
+    start_command_of(&binary(), dir, bundle, id)
+}
+
+fn start_command_of(shim: &Path, dir: &Path, bundle: &Path, id: &str) -> Command {
+    let mut c = Command::new(shim);
     c.args(["-namespace", "conex-test", "-id", id, "-publish-binary", "/bin/false", "-address"]);
     c.arg(dir.join("containerd.sock")).arg("start").current_dir(bundle);
     c.env("TTRPC_ADDRESS", dir.join("events.sock")).env("GRPC_ADDRESS", dir.join("containerd.sock"));
@@ -142,6 +146,11 @@ pub fn address(answer: &str) -> PathBuf {
 impl Shim {
     /// Starts one for the bundle of this box.
     pub fn start(b: &harness::Box) -> Shim {
+        Shim::start_from(b, &binary())
+    }
+
+    /// The same with a binary of its own.
+    pub fn start_from(b: &harness::Box, shim: &Path) -> Shim {
         let dir = b.dir.clone();
         let events = Events::listen(&dir.join("events.sock"));
         b.write_config();
@@ -152,7 +161,7 @@ impl Shim {
         std::thread::spawn(move || {
             let _ = std::io::copy(&mut &log, &mut &copy);
         });
-        let r = harness::finish(&mut start_command(&dir, &dir, &b.id), &options().encode_to_vec()).ok();
+        let r = harness::finish(&mut start_command_of(shim, &dir, &dir, &b.id), &options().encode_to_vec()).ok();
         assert_eq!(r.err, "");
         let address = address(&r.out);
         Shim::connect(&dir, &address, events)

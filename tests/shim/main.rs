@@ -9,4 +9,5 @@ mod harness;
 mod process;
 mod rpc;
 mod stdio;
+mod upgrade;
 mod wire;
