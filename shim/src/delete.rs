@@ -5,10 +5,10 @@ use crate::events::timestamp;
 use crate::rootfs;
 use crate::runtime::Runtime;
 use crate::status::{unknown, Call, Result};
-use conex_proto::task::DeleteResponse;
+use conex_proto::task::{DeleteRequest, DeleteResponse, ShutdownRequest};
 use prost::Message;
 use std::path::PathBuf;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 /// The answer for stdout.
 pub async fn main(args: &Args, reaper: &std::rc::Rc<crate::reap::Reaper>) -> Result<Vec<u8>> {
@@ -21,8 +21,8 @@ pub async fn main(args: &Args, reaper: &std::rc::Rc<crate::reap::Reaper>) -> Res
     // Without it the shim died before it could make anything.
     if let Some(runtime) = runtime {
         let runtime = Runtime { bundle: bundle.clone(), ..runtime };
-        let args: [&std::ffi::OsStr; 3] = ["delete".as_ref(), "--force".as_ref(), args.id.as_ref()];
-        let removed = runtime.run(reaper, "delete", &args, crate::runtime::Streams::default()).await;
+        let line: [&std::ffi::OsStr; 3] = ["delete".as_ref(), "--force".as_ref(), args.id.as_ref()];
+        let removed = runtime.run(reaper, "delete", &line, crate::runtime::Streams::default()).await;
         if let Err(e) =
             removed.as_ref().map(drop).or_else(|e| if e.code == crate::status::NOT_FOUND { Ok(()) } else { Err(e) })
         {
@@ -30,6 +30,7 @@ pub async fn main(args: &Args, reaper: &std::rc::Rc<crate::reap::Reaper>) -> Res
             eprintln!("{}", e.message);
         }
     }
+    release(&bundle, &args.id).await;
     rootfs::unmount(&bundle.join("rootfs"));
     let pid = std::fs::read_to_string(bundle.join("init.pid")).ok().and_then(|t| t.trim().parse().ok());
     Ok(DeleteResponse {
@@ -38,4 +39,42 @@ pub async fn main(args: &Args, reaper: &std::rc::Rc<crate::reap::Reaper>) -> Res
         exited_at: Some(timestamp(SystemTime::now())),
     }
     .encode_to_vec())
+}
+
+/// The keeper may have started another server, which still has the task: it must let go of it, and go itself if it has
+/// no other.
+async fn release(bundle: &std::path::Path, id: &str) {
+    let Ok(address) = std::fs::read_to_string(bundle.join("address")) else { return };
+    let path = address.trim().trim_start_matches("unix://").to_string();
+    let ask = async {
+        let stream = tokio::net::UnixStream::connect(&path).await?;
+        for (n, wait) in [0u64, 20, 50, 100, 200, 400].into_iter().enumerate() {
+            tokio::time::sleep(Duration::from_millis(wait)).await;
+            let r = DeleteRequest { id: id.to_string(), ..DeleteRequest::default() };
+            let answer = call(&stream, n as u32 * 2 + 1, "Delete", &r).await?;
+            // It has not seen the end of the process yet otherwise.
+            if answer.status.is_none_or(|s| s.code == 0 || s.code == crate::status::NOT_FOUND) {
+                break;
+            }
+        }
+        let r = ShutdownRequest { id: id.to_string(), now: true };
+        call(&stream, 101, "Shutdown", &r).await
+    };
+    // Refused where nobody listens: the usual case.
+    let _ = tokio::time::timeout(Duration::from_secs(3), ask).await;
+}
+
+async fn call(
+    stream: &tokio::net::UnixStream,
+    id: u32,
+    method: &str,
+    message: &impl Message,
+) -> std::io::Result<conex_proto::ttrpc::Response> {
+    let request = conex_proto::ttrpc::Request {
+        service: "containerd.task.v2.Task".into(),
+        method: method.into(),
+        payload: message.encode_to_vec(),
+        ..Default::default()
+    };
+    crate::events::exchange(stream, id, &request).await
 }

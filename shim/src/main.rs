@@ -8,6 +8,7 @@ mod events;
 mod frame;
 mod info;
 mod io;
+mod keep;
 mod log;
 mod metrics;
 mod oom;
@@ -21,6 +22,7 @@ mod server;
 mod service;
 mod start;
 mod status;
+mod store;
 mod task;
 mod upgrade;
 
@@ -45,7 +47,12 @@ fn main() {
     match args.action.as_str() {
         "start" => answer(start::main(&args)),
         "delete" => answer(serve::block_on(delete::main(&args, &serve::reaper())).and_then(|r| r)),
-        "" => {
+        "keep" => {
+            if let Err(e) = keep::main(&args) {
+                fail(&e.message);
+            }
+        }
+        "serve" => {
             if let Err(e) = serve::main(&args) {
                 log::error(&e.message, &[]);
                 fail(&e.message);

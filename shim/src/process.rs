@@ -80,6 +80,11 @@ impl Process {
         }
     }
 
+    /// False if its pid means another process by now.
+    pub fn is_that_process(&self) -> bool {
+        conex::state::proc_stat(self.pid.get()).is_some_and(|s| s.1 == self.start_time.get())
+    }
+
     pub fn is_alive(&self) -> bool {
         self.pid.get() > 0 && self.exit.get().is_none()
     }

@@ -11,10 +11,11 @@ use nix::errno::Errno;
 use nix::sys::wait::{waitid, waitpid, Id, WaitPidFlag};
 use nix::unistd::Pid;
 use std::cell::{Cell, RefCell};
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
+use tokio::sync::Notify;
 
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Exit {
@@ -24,12 +25,18 @@ pub struct Exit {
     pub at: SystemTime,
 }
 
+/// The status of a process whose end nobody has seen.
+const UNKNOWN: u32 = 255;
+
 #[derive(Default)]
 pub struct Reaper {
     /// Children that have a waiter.
     known: RefCell<HashSet<i32>>,
     /// Calls of the runtime that may yet name a child of ours.
     open: Cell<u32>,
+    /// Ends that the keeper has seen.
+    told: RefCell<HashMap<i32, Exit>>,
+    heard: Notify,
 }
 
 /// While it lives no unknown child is reaped.
@@ -70,39 +77,61 @@ impl Reaper {
         }
     }
 
-    /// Waits for the end of a process. One that is not our child (taken over from a shim that died) tells its status
-    /// by its pidfd where the kernel does (Linux 6.15), and counts as killed elsewhere.
+    /// The keeper has reaped a process.
+    pub fn foreign(&self, pid: i32, exit: Exit) {
+        // Whatever else the keeper inherits is nobody's.
+        if self.known.borrow().contains(&pid) {
+            self.told.borrow_mut().insert(pid, exit);
+        }
+        self.heard.notify_waiters();
+    }
+
+    /// The end of a process that is gone already, as the keeper saw it.
+    pub async fn told(&self, pid: i32) -> Exit {
+        let told = async {
+            loop {
+                if let Some(exit) = self.told.borrow_mut().remove(&pid) {
+                    return exit;
+                }
+                self.heard.notified().await;
+            }
+        };
+        let unknown = |_| Exit { status: UNKNOWN, at: SystemTime::now() };
+        tokio::time::timeout(Duration::from_secs(2), told).await.unwrap_or_else(unknown)
+    }
+
+    async fn of_another(&self, pid: i32, pidfd: &OwnedFd) -> Exit {
+        let told = self.told(pid).await;
+        if told.status != UNKNOWN {
+            return told;
+        }
+        let status = match proc::pidfd_exit_status(pidfd.as_fd()) {
+            Ok(Some(wait)) if libc::WIFSIGNALED(wait) => 128 + libc::WTERMSIG(wait) as u32,
+            Ok(Some(wait)) => libc::WEXITSTATUS(wait) as u32,
+            _ => UNKNOWN,
+        };
+        Exit { status, at: SystemTime::now() }
+    }
+
+    /// Waits for the end of a process. Of one that is not our child (a server before this one was its parent) the
+    /// keeper tells, and its pidfd where the kernel does that (Linux 6.15).
     pub async fn wait(&self, pid: i32, pidfd: OwnedFd) -> Result<Exit> {
         let fd = conex_sys::ready::readable(pidfd).call(|| format!("epoll_ctl(pidfd of {pid})"))?;
-        let status = loop {
+        let exit = |status| Exit { status, at: SystemTime::now() };
+        let exit = loop {
             let mut guard = fd.readable().await.call(|| "epoll_wait".to_string())?;
             match proc::wait_pidfd(fd.get_ref().as_fd(), true) {
                 Ok(Waited::Running) => guard.clear_ready(),
-                Ok(Waited::Exited(code)) => break code as u32,
-                Ok(Waited::Signaled(n)) => break 128 + n as u32,
-                Err(Errno::ECHILD) => break foreign_status(fd.get_ref()).await,
+                Ok(Waited::Exited(code)) => break exit(code as u32),
+                Ok(Waited::Signaled(n)) => break exit(128 + n as u32),
+                Err(Errno::ECHILD) => break self.of_another(pid, fd.get_ref()).await,
                 Err(e) => return Err(e).call(|| format!("waitid(pidfd of {pid})")),
             }
         };
-        let exit = Exit { status, at: SystemTime::now() };
         self.known.borrow_mut().remove(&pid);
         self.strangers();
         Ok(exit)
     }
-}
-
-/// The exit status of somebody else's child. Its pidfd is readable when it ends, the status there once its parent has
-/// reaped it.
-async fn foreign_status(pidfd: &OwnedFd) -> u32 {
-    for _ in 0..50 {
-        match proc::pidfd_exit_status(pidfd.as_fd()) {
-            Ok(Some(wait)) if libc::WIFSIGNALED(wait) => return 128 + libc::WTERMSIG(wait) as u32,
-            Ok(Some(wait)) => return libc::WEXITSTATUS(wait) as u32,
-            Ok(None) => tokio::time::sleep(std::time::Duration::from_millis(20)).await,
-            Err(_) => break,
-        }
-    }
-    137
 }
 
 /// A pidfd of a child of ours, or of a process known by its start time.

@@ -6,7 +6,7 @@ use crate::reap::Reaper;
 use crate::server;
 use crate::service::Service;
 use crate::status::{Call, Result};
-use crate::{dump, log, upgrade};
+use crate::{dump, log, store, upgrade};
 use std::cell::RefCell;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixListener as StdListener;
@@ -64,6 +64,7 @@ async fn serve(args: &Args, listener: OwnedFd, saved: Option<upgrade::Saved>) ->
         upgrade::settled();
         service.reaper.strangers();
     }
+    store::begin(&service, number)?;
     tokio::task::spawn_local(server::serve(listener, service.clone()));
     log::info("serving", &[("namespace", &args.namespace), ("id", &args.id)]);
     loop {

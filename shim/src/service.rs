@@ -24,6 +24,7 @@ pub struct Service {
     pub busy: Cell<u32>,
     pub shutdown: Notify,
     pub sandbox: crate::sandbox::Sandbox,
+    pub store: crate::store::Store,
 }
 
 /// A call at work.
@@ -62,6 +63,7 @@ impl Service {
             busy: Cell::new(0),
             shutdown: Notify::new(),
             sandbox: crate::sandbox::Sandbox::default(),
+            store: crate::store::Store::default(),
         }
     }
 
@@ -74,11 +76,17 @@ impl Service {
                     return self.wait(decode(payload)?).await;
                 }
                 let _busy = Busy::new(self);
-                self.task(method, payload).await
+                let result = self.task(method, payload).await;
+                if !matches!(method, "State" | "Pids" | "Stats" | "Connect" | "ResizePty") {
+                    crate::store::touch();
+                }
+                result
             }
             "containerd.runtime.sandbox.v1.Sandbox" => {
                 let _busy = (method != "WaitSandbox").then(|| Busy::new(self));
-                self.sandbox_call(method, payload).await
+                let result = self.sandbox_call(method, payload).await;
+                crate::store::touch();
+                result
             }
             other => Err(status::unimplemented(format!("service {other}"))),
         }

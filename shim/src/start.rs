@@ -157,16 +157,12 @@ fn spawn(args: &Args, params: &Params, bundle: &Path, listener: OwnedFd) -> Resu
     if let Some(address) = &params.ttrpc_address {
         command.env("TTRPC_ADDRESS", address);
     }
-    command.current_dir(bundle).process_group(0);
+    command.arg("keep").current_dir(bundle).process_group(0);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     conex_sys::fd::pass(&mut command, vec![listener]).call(|| "dup(listener)".into())?;
-    let child = command.spawn().call(|| "exec(server)".into())?;
-    let pid = child.id() as i32;
-    let placed = place(pid, &params.options.shim_cgroup);
-    if placed.is_err() {
-        let _ = conex_sys::proc::kill(nix::unistd::Pid::from_raw(pid), libc::SIGKILL);
-    }
-    placed
+    // This process first: what it starts inherits both.
+    place(std::process::id() as i32, &params.options.shim_cgroup)?;
+    command.spawn().call(|| "exec(keeper)".into()).map(drop)
 }
 
 /// The shim's own cgroup, and an OOM score just above containerd's: it is killed before containerd, after containers.

@@ -227,12 +227,14 @@ impl Service {
     pub fn watch(self: &Rc<Self>, c: &Rc<Container>, p: &Rc<Process>) -> Result<()> {
         let pidfd = match p.reaped.get() {
             Some(_) => None,
-            None => Some(reap::pidfd(p.pid.get())?),
+            None => reap::pidfd(p.pid.get()).ok().filter(|_| p.is_that_process()),
         };
         let (service, c, p) = (self.clone(), c.clone(), p.clone());
         tokio::task::spawn_local(async move {
             let waited = match pidfd {
                 Some(fd) => service.reaper.wait(p.pid.get(), fd).await.map(Some),
+                // It ended while there was no server, and is reaped.
+                None if p.reaped.get().is_none() => Ok(Some(service.reaper.told(p.pid.get()).await)),
                 None => Ok(p.reaped.get()),
             };
             let exit = match waited {
@@ -259,6 +261,7 @@ impl Service {
                 exited_at: Some(crate::events::timestamp(exit.at)),
             };
             service.events.publish("/tasks/exit", "TaskExit", &event);
+            crate::store::touch();
             log::info("exited", &[("id", &c.id), ("exec", &p.id), ("status", &exit.status.to_string())]);
         });
         Ok(())

@@ -36,6 +36,8 @@ pub struct Saved {
     containers: Vec<SavedContainer>,
     connections: Vec<SavedConnection>,
     events: Vec<Vec<u8>>,
+    /// The socket to the keeper; its own when this goes to it.
+    keeper: Option<RawFd>,
     sandbox: crate::sandbox::Saved,
 }
 
@@ -87,7 +89,7 @@ struct SavedConnection {
 pub async fn execute(service: &Rc<Service>, listener: RawFd) -> Result<()> {
     service.connections.paused.set(true);
     let result = match quiet(service).await {
-        Ok(()) => replace(&save(service, listener)),
+        Ok(()) => replace(&save(service, listener, true)),
         Err(e) => Err(e),
     };
     service.connections.paused.set(false);
@@ -110,7 +112,9 @@ async fn quiet(service: &Service) -> Result<()> {
     }
 }
 
-fn save(service: &Service, listener: RawFd) -> Saved {
+/// The state, with the connections if this process itself goes on with them.
+pub fn save(service: &Service, listener: RawFd, connections: bool) -> Saved {
+    let open = if connections { service.connections.open() } else { Vec::new() };
     let connection = |c: &Rc<server::Connection>| SavedConnection {
         socket: c.stream.as_raw_fd(),
         input: c.input.borrow().clone(),
@@ -120,7 +124,8 @@ fn save(service: &Service, listener: RawFd) -> Saved {
     Saved {
         listener,
         containers: service.containers.borrow().values().map(|c| container(c)).collect(),
-        connections: service.connections.open().iter().map(connection).collect(),
+        connections: open.iter().map(connection).collect(),
+        keeper: service.store.socket.get(),
         events: service.events.waiting().iter().map(Message::encode_to_vec).collect(),
         sandbox: service.sandbox.save(),
     }
@@ -169,7 +174,7 @@ fn process(p: &Process) -> SavedProcess {
 }
 
 impl Saved {
-    fn descriptors(&self) -> Vec<RawFd> {
+    pub fn descriptors(&self) -> Vec<RawFd> {
         let mut out = vec![self.listener];
         out.extend(self.connections.iter().map(|c| c.socket));
         for c in &self.containers {
@@ -188,10 +193,14 @@ fn delicate() -> SigSet {
     [Signal::SIGUSR1, Signal::SIGUSR2, Signal::SIGTERM, Signal::SIGINT].into_iter().collect()
 }
 
-fn replace(saved: &Saved) -> Result<()> {
-    // "… (deleted)" if the file was replaced: the new one is at the same path.
+/// The path of this program: "… (deleted)" if the file was replaced, the new one is at the same path.
+pub fn program() -> Result<String> {
     let exe = std::fs::read_link("/proc/self/exe").call(|| "readlink(/proc/self/exe)".into())?;
-    let exe = exe.to_string_lossy().trim_end_matches(" (deleted)").to_string();
+    Ok(exe.to_string_lossy().trim_end_matches(" (deleted)").to_string())
+}
+
+fn replace(saved: &Saved) -> Result<()> {
+    let exe = program()?;
     let text = serde_json::to_vec(saved).call(|| "state".into())?;
     let document = crate::runtime::input(&text)?;
     let c = |text: &str| CString::new(text).call(|| text.to_string());
@@ -204,6 +213,7 @@ fn replace(saved: &Saved) -> Result<()> {
     let path = c(&exe)?;
     let mut list = saved.descriptors();
     list.push(document.as_raw_fd());
+    list.extend(saved.keeper);
     log::info("live upgrade", &[("program", &exe), ("descriptors", &list.len().to_string())]);
     sigprocmask(SigmaskHow::SIG_BLOCK, Some(&delicate()), None).call(|| "sigprocmask".into())?;
     for n in &list {

@@ -88,7 +88,8 @@ impl Daemon {
             let Ok(pid) = entry.file_name().to_string_lossy().parse::<i32>() else { continue };
             let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
             let line = String::from_utf8_lossy(&line).replace('\0', " ");
-            if line.contains("containerd-shim") && line.contains(&format!("-id {id} ")) {
+            let server = !crate::client::is_ours() || line.trim_end().ends_with(" serve");
+            if server && line.contains("containerd-shim") && line.contains(&format!("-id {id} ")) {
                 return pid;
             }
         }

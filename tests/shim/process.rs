@@ -154,7 +154,8 @@ fn many_containers_leave_the_shim_as_it_was() {
             shim.delete(&b.id, "");
         }
     };
-    cycle(5);
+    // The allocator settles.
+    cycle(60);
     let private = || {
         let text = std::fs::read_to_string(format!("/proc/{server}/smaps_rollup")).unwrap();
         let line = text.lines().find(|l| l.starts_with("Anonymous:")).unwrap().to_string();
@@ -162,11 +163,11 @@ fn many_containers_leave_the_shim_as_it_was() {
     };
     let threads = || std::fs::read_dir(format!("/proc/{server}/task")).unwrap().count();
     let before = (descriptors(server), private(), threads());
-    cycle(60);
+    cycle(100);
     let after = (descriptors(server), private(), threads());
     if is_ours() {
         assert_eq!((before.0, before.2), (after.0, after.2), "descriptors and threads");
-        assert!(after.1 <= before.1 + 64, "anonymous memory grew from {} to {} KiB", before.1, after.1);
+        assert!(after.1 <= before.1 + 48, "anonymous memory grew from {} to {} KiB", before.1, after.1);
         assert_eq!(after.2, 1);
     }
     assert!(!Path::new("/tmp/conex-pty").exists());

@@ -129,3 +129,65 @@ fn an_upgrade_that_cannot_be_is_none() {
     let _ = shim.call::<()>("CloseIO", &CloseIoRequest { id: b.id.clone(), stdin: true, ..Default::default() });
     shim.finish(&b.id);
 }
+
+fn parent(pid: i32) -> i32 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    status.lines().find_map(|l| l.strip_prefix("PPid:")).unwrap().trim().parse().unwrap()
+}
+
+fn reconnect(shim: Shim) -> Shim {
+    let (dir, address) = (shim.dir.clone(), shim.address.clone());
+    // The shim's own connection for events is to the old socket: containerd is the same.
+    Shim::connect(&dir, &address, shim.events)
+}
+
+#[test]
+fn nothing_is_lost_when_the_server_is_killed() {
+    if !is_ours() {
+        return;
+    }
+    let b = Box::sh("seq 1 30000; while [ ! -e /tmp/go ]; do sleep 0.02; done; exit 23");
+    let shim = Shim::start(&b);
+    let out = Reader::new(b.dir.join("o"));
+    let stdio = Stdio { stdout: out.uri(), stderr: out.uri(), ..Stdio::default() };
+    let pid = shim.create(&b, &stdio);
+    shim.start_task(&b.id, "");
+    shim.exec(&b.id, "long", &["sh", "-c", "sleep 1; exit 8"], &Stdio::default()).unwrap();
+    let exec = shim.start_task(&b.id, "long");
+    std::thread::sleep(std::time::Duration::from_millis(50));
+    let (server, keeper) = (shim.pid(&b.id), parent(shim.pid(&b.id)));
+    kill(Pid::from_raw(server), Signal::SIGKILL).unwrap();
+    let mut shim = reconnect(shim);
+    assert_ne!(shim.pid(&b.id), server);
+    assert_eq!(parent(shim.pid(&b.id)), keeper);
+    let state = shim.state(&b.id, "");
+    assert_eq!((state.pid, state.status()), (pid, Status::Running));
+    assert_eq!((shim.state(&b.id, "long").pid, shim.wait(&b.id, "long")), (exec, 8));
+    shim.exec(&b.id, "new", &["sh", "-c", "exit 9"], &Stdio::default()).unwrap();
+    shim.start_task(&b.id, "new");
+    assert_eq!(shim.wait(&b.id, "new"), 9);
+    assert!(shim.ok::<StatsResponse>("Stats", &IdRequest { id: b.id.clone() }).stats.is_some());
+    // Ended while there is no server, and nobody who could start one.
+    std::thread::sleep(std::time::Duration::from_millis(50));
+    kill(Pid::from_raw(keeper), Signal::SIGSTOP).unwrap();
+    kill(Pid::from_raw(shim.pid(&b.id)), Signal::SIGKILL).unwrap();
+    std::fs::write(b.rootfs().join("tmp/go"), "").unwrap();
+    until(|| conex::state::proc_stat(pid as i32).is_none_or(|s| s.0 == 'Z'), "the container ends");
+    kill(Pid::from_raw(keeper), Signal::SIGCONT).unwrap();
+    shim = reconnect(shim);
+    assert_eq!(shim.wait(&b.id, ""), 23);
+    let deleted = shim.delete(&b.id, "");
+    assert_eq!((deleted.pid, deleted.exit_status), (pid, 23));
+    let want: String = (1..=30000).map(|n| format!("{n}\n")).collect();
+    assert!(out.text() == want);
+    let exits = shim.events.of::<events::TaskExit>("/tasks/exit");
+    assert!(exits.iter().any(|e| e.exit_status == 23));
+    shim.finish(&b.id);
+    until(
+        || {
+            !Path::new(&format!("/proc/{keeper}")).exists()
+                || conex::state::proc_stat(keeper).is_none_or(|s| s.0 == 'Z')
+        },
+        "the keeper ends",
+    );
+}

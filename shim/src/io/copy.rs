@@ -49,6 +49,7 @@ impl Stream {
     fn finish(&self) {
         self.to.borrow_mut().take();
         self.done.set(true);
+        crate::store::touch();
         self.ended.notify_waiters();
     }
 
