@@ -54,7 +54,7 @@ conformance: build forky ## the OCI runtime-tools validation programs, against t
 conformance-update: build forky ## run conex, runc and crun, and write docs/conformance.md
 	UPDATE=1 tests/conformance/all.sh $(CACHE) $(OUT)/conex
 
-bench: build forky ## conex, runc and crun against the kernel floor
+bench: build forky bundles/shell/rootfs/bin/busybox ## conex, runc and crun against the kernel floor; the shims side by side
 	$(CARGO) build --release --target $(TARGET) -p conex-tests
 	tests/bench.sh $(CACHE) $(OUT)
 

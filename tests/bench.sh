@@ -6,3 +6,15 @@ here=$(dirname "$(realpath "$0")")
 cache=$1 out=$2 rounds=${3:-100}
 install -m 755 "$out/conex" "$out/floor" "$out/bench" "$cache/"
 HIDE_UNIFIED=1 timeout -k 5 600 "$here/forky/enter.sh" "$cache/forky" "/conex/$cache/bench" "$rounds" "/conex/$cache/conex" "/conex/$cache/floor"
+
+# The shims, each with the runtime that it starts by default, on this host as it is.
+echo
+echo "## Shims"
+echo
+busybox=$here/../bundles/shell/rootfs/bin/busybox
+shims=("conex=$(realpath "$out")/containerd-shim-conex-v2=$(realpath "$out")/conex")
+[ ! -x /usr/bin/containerd-shim-runc-v2 ] || shims+=("containerd-shim-runc-v2+runc=/usr/bin/containerd-shim-runc-v2=/usr/sbin/runc")
+work=$(mktemp -d)
+BUSYBOX=$busybox CONEX_TEST_DIR=$work timeout -k 5 900 unshare --mount --pid --fork --kill-child --mount-proc \
+	--propagation private "$out/shimbench" "${shims[@]}"
+rm -rf "$work"

@@ -16,6 +16,9 @@ forbid 'no thread in the runtime' 'thread::spawn|thread::Builder|thread::scope' 
 forbid 'plan has no side effect' 'std::fs::|File::|Command::|nix::(unistd|mount|fcntl)::' 'runtime/src/plan/'
 forbid 'child never parses config.json' 'serde_json|oci::config::Spec' 'runtime/src/child/'
 forbid 'only main and log print' '\b(e?println|e?print)!' 'runtime/src/' ':!runtime/src/main.rs' ':!runtime/src/log.rs'
+forbid 'the shim never forks or enters a namespace' '\b(fork|clone3|setns|unshare)\(' 'shim/'
+forbid 'no thread in the shim' 'thread::spawn|spawn_blocking|new_multi_thread' 'shim/'
+forbid 'only main and delete print' '\b(e?println|e?print)!' 'shim/src/' ':!shim/src/main.rs' ':!shim/src/delete.rs'
 forbid 'only main ends the program' 'process::exit' 'runtime/src/'
 if git ls-files '*.rs' | xargs wc -l | awk '$2 != "total" && $1 > 500 {print; found = 1} END {exit !found}'; then
 	echo "files over 500 lines (the table of system calls is data)"

@@ -5,7 +5,6 @@
 
 use std::cell::{Cell, RefCell};
 use std::fs::{File, OpenOptions};
-use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
@@ -66,7 +65,7 @@ pub fn write(level: Level, message: &str, fields: &[(&str, &str)]) {
     }
     OUT.with_borrow_mut(|out| {
         let Some(out) = out else { return };
-        match out.write(line.as_bytes()) {
+        match nix::unistd::write(&*out, line.as_bytes()) {
             Ok(_) => LOST.set(0),
             Err(_) => LOST.set(lost + 1),
         }

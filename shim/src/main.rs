@@ -5,6 +5,7 @@ mod container;
 mod delete;
 mod dump;
 mod events;
+mod exit;
 mod frame;
 mod info;
 mod io;

@@ -153,8 +153,8 @@ fn last_error(log: &Path) -> Option<String> {
         msg: String,
     }
     let text = std::fs::read_to_string(log).ok()?;
-    let lines = text.lines().filter_map(|l| serde_json::from_str::<Line>(l).ok());
-    lines.filter(|l| l.level == "error").last().map(|l| l.msg)
+    let mut lines = text.lines().filter_map(|l| serde_json::from_str::<Line>(l).ok());
+    lines.rfind(|l| l.level == "error").map(|l| l.msg)
 }
 
 /// The class of a runtime's error, by the texts that all runtimes share with runc.

@@ -282,7 +282,7 @@ pub fn resume(service: &Rc<Service>, saved: Saved) -> Result<()> {
 fn rebuild(service: &Rc<Service>, c: SavedContainer) -> Result<Container> {
     let (events, id) = (service.events.clone(), c.id.clone());
     let watch = if c.init.exit.is_none() {
-        oom::Watch::begin(&c.cgroups, Some(c.oom_told), move || crate::task::tell_oom(&events, &id)).unwrap_or(None)
+        oom::Watch::begin(&c.cgroups, Some(c.oom_told), move || crate::exit::tell_oom(&events, &id)).unwrap_or(None)
     } else {
         None
     };

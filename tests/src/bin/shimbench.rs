@@ -10,7 +10,6 @@ mod client;
 mod harness;
 
 use client::*;
-use conex_proto::task::*;
 use harness::Box;
 use std::io::Read;
 use std::time::{Duration, Instant};
@@ -162,7 +161,8 @@ fn throughput() -> f64 {
 fn usage(server: i32) -> [u64; 4] {
     let mut out = [0; 4];
     let parent = |pid: i32| conex::state::proc_stat(pid).and_then(|_| ppid(pid));
-    let keeper = parent(server).filter(|p| command(*p).contains("containerd-shim"));
+    let exe = |pid: i32| std::fs::read_link(format!("/proc/{pid}/exe")).ok();
+    let keeper = parent(server).filter(|p| exe(*p) == exe(server));
     for pid in std::iter::once(server).chain(keeper) {
         let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
         let sum = |key: &str| -> u64 {
@@ -180,10 +180,6 @@ fn usage(server: i32) -> [u64; 4] {
 fn ppid(pid: i32) -> Option<i32> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     status.lines().find_map(|l| l.strip_prefix("PPid:"))?.trim().parse().ok()
-}
-
-fn command(pid: i32) -> String {
-    std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default()
 }
 
 fn idle() -> String {

@@ -1,0 +1,87 @@
+//! The end of processes, told in the order that containerd relies on.
+
+use crate::container::Container;
+use crate::events::Publisher;
+use crate::oom::Watch;
+use crate::process::{Process, Stage};
+use crate::runtime::Streams;
+use crate::service::Service;
+use crate::status::Result;
+use crate::{log, reap};
+use conex_proto::events;
+use std::ffi::OsStr;
+use std::rc::Rc;
+
+impl Service {
+    /// Waits for the end of a process and tells it: exits of further processes before init's, OOM before init's.
+    pub fn watch(self: &Rc<Self>, c: &Rc<Container>, p: &Rc<Process>) -> Result<()> {
+        let pidfd = match p.reaped.get() {
+            Some(_) => None,
+            None => reap::pidfd(p.pid.get()).ok().filter(|_| p.is_that_process()),
+        };
+        let (service, c, p) = (self.clone(), c.clone(), p.clone());
+        tokio::task::spawn_local(async move {
+            let waited = match pidfd {
+                Some(fd) => service.reaper.wait(p.pid.get(), fd).await.map(Some),
+                // It ended while there was no server, and is reaped.
+                None if p.reaped.get().is_none() => Ok(Some(service.reaper.told(p.pid.get()).await)),
+                None => Ok(p.reaped.get()),
+            };
+            let exit = match waited {
+                Ok(Some(exit)) => exit,
+                Ok(None) => return,
+                Err(e) => {
+                    log::error("cannot wait for a process", &[("id", &c.id), ("error", &e.message)]);
+                    return;
+                }
+            };
+            p.reaped.set(Some(exit));
+            p.io().ended();
+            p.settled().await;
+            if p.id.is_empty() {
+                service.init_ended(&c).await;
+            }
+            p.exit.set(Some(exit));
+            p.set(Stage::Stopped);
+            let event = events::TaskExit {
+                container_id: c.id.clone(),
+                id: if p.id.is_empty() { c.id.clone() } else { p.id.clone() },
+                pid: p.pid.get() as u32,
+                exit_status: exit.status,
+                exited_at: Some(crate::events::timestamp(exit.at)),
+            };
+            service.events.publish("/tasks/exit", "TaskExit", &event);
+            crate::store::touch();
+            log::info("exited", &[("id", &c.id), ("exec", &p.id), ("status", &exit.status.to_string())]);
+        });
+        Ok(())
+    }
+
+    async fn init_ended(&self, c: &Rc<Container>) {
+        if c.shared_pid {
+            // Without a PID namespace of its own the others outlive init.
+            let args: [&OsStr; 4] = ["kill".as_ref(), "--all".as_ref(), c.id.as_ref(), "KILL".as_ref()];
+            let _ = c.runtime.run(&self.reaper, "kill", &args, Streams::default()).await;
+        }
+        let execs: Vec<_> = c.execs.borrow().values().cloned().collect();
+        let all = async {
+            for exec in execs {
+                exec.settled().await;
+                if exec.is_alive() {
+                    exec.ended().await;
+                }
+            }
+        };
+        // One that cannot be killed must not hide the end of the container.
+        let _ = tokio::time::timeout(std::time::Duration::from_secs(10), all).await;
+        c.paused.set(false);
+        if c.oom.borrow().as_ref().is_some_and(Watch::grown) {
+            tell_oom(&self.events, &c.id);
+        }
+        c.oom.borrow_mut().take();
+    }
+}
+
+pub fn tell_oom(events: &Publisher, id: &str) {
+    events.publish("/tasks/oom", "TaskOOM", &events::TaskOom { container_id: id.to_string() });
+}
