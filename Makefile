@@ -9,7 +9,7 @@ DESTDIR ?=
 export CONEX_COMMIT ?= $(shell git rev-parse --short HEAD 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: docs proto help build run shell check test unit conformance conformance-update bench install deps deps-test forky clean
+.PHONY: docs proto managers help build run shell check test unit conformance conformance-update bench install deps deps-test forky clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 22
@@ -61,6 +61,9 @@ bench: build forky bundles/shell/rootfs/bin/busybox ## conex, runc and crun agai
 proto: ## write the Rust types of proto/*.proto (needs protoc: protobuf-compiler)
 	@tests/packages.sh protobuf-compiler:/usr/bin/protoc
 	$(CARGO) run -p conex-proto --example generate -- proto/src/generated
+
+managers: build deps-test ## the shim under containerd 2.x, in a Debian forky root
+	tests/managers.sh $(CACHE) $(OUT) $$($(CARGO) test --release --target $(TARGET) -p conex-tests --test shim --no-run 2>&1 | sed -n 's/.*Executable.*(\(.*\))/\1/p')
 
 docs: ## write the man pages and completions from the command table
 	$(CARGO) run --release --target $(TARGET) -p conex-tests --bin gendocs -- .

@@ -1,10 +1,11 @@
 #!/bin/bash
-# Makes a Debian forky root at $1 with the newer peers (runc, crun) and the Go toolchain, unless it is there.
+# root.sh ROOT [PACKAGES]: makes a Debian forky root with the newer peers (runc, crun) and the Go toolchain, or with the
+# packages named, unless it is there.
 # The mirror is the one that this machine's own apt uses.
 set -euo pipefail
 root=$1
 stamp="$root.stamp"
-packages=runc,crun,golang-go,golang-github-opencontainers-runtime-tools-dev,ca-certificates,busybox-static,procps,strace,libseccomp2,iproute2,xz-utils,golang-github-urfave-cli-dev,golang-github-google-uuid-dev,golang-github-mrunalp-fileutils-dev
+packages=${2:-runc,crun,golang-go,golang-github-opencontainers-runtime-tools-dev,ca-certificates,busybox-static,procps,strace,libseccomp2,iproute2,xz-utils,golang-github-urfave-cli-dev,golang-github-google-uuid-dev,golang-github-mrunalp-fileutils-dev}
 [ -e "$stamp" ] && [ "$(cat "$stamp")" = "$packages" ] && exit 0
 site=$(apt-get indextargets --format '$(SITE)' 'Created-By: Packages' | grep -m1 -E '/debian/?$')
 rm -rf "$root" "$stamp"

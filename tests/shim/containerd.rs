@@ -122,6 +122,10 @@ impl Drop for Daemon {
     }
 }
 
+fn version_2() -> bool {
+    finish(Command::new("/usr/bin/containerd").arg("--version"), b"").ok().out.contains("/v2 ")
+}
+
 #[test]
 fn output_status_and_errors_reach_the_user() {
     let Some(d) = Daemon::new("containerd::output_status_and_errors_reach_the_user") else { return };
@@ -174,6 +178,12 @@ fn containerd_may_be_killed_and_come_back() {
     assert_eq!(d.status("long"), "RUNNING");
     let r = d.ctr(&["task", "exec", "--exec-id", "e", &d.id("long"), "echo", "again"]);
     assert_eq!(r.ok().out, "again\n");
+    if version_2() {
+        // From 1.7 on containerd removes, when it starts, a task that has no process.
+        until(|| d.status("short") == "none" && d.cgroups("short").is_empty(), "the other one is removed");
+        d.remove("long");
+        return;
+    }
     until(|| d.status("short") == "STOPPED", "the other one has stopped");
     let removed = d.ctr(&["task", "rm", &d.id("short")]).ok();
     assert!(removed.err.contains("exit code 9"), "its status was kept: {}", removed.err);
