@@ -8,6 +8,7 @@ mod containerd;
 mod harness;
 mod process;
 mod rpc;
+mod sandbox;
 mod stdio;
 mod upgrade;
 mod wire;

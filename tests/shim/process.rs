@@ -173,3 +173,54 @@ fn many_containers_leave_the_shim_as_it_was() {
     assert!(!Path::new("/tmp/conex-pty").exists());
     shim.finish(&a.id);
 }
+
+#[test]
+fn a_runtime_that_hangs_blocks_nobody() {
+    if !is_ours() {
+        return;
+    }
+    let b = Box::sh("sleep 100");
+    // The runtime hangs in create, and is killed in the end.
+    let slow = b.dir.join("slow-runtime");
+    let script = format!(
+        "#!/bin/sh\nfor a; do [ \"$a\" = create ] && {{ echo $$ > {0}/hangs; sleep 100; }}; done\nexec {1} \"$@\"\n",
+        b.dir.display(),
+        runtime().display()
+    );
+    std::fs::write(&slow, script).unwrap();
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::set_permissions(&slow, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let shim = Shim::start(&b);
+    let options = conex_proto::runc::Options {
+        binary_name: slow.to_string_lossy().into_owned(),
+        root: b.dir.join("state").to_string_lossy().into_owned(),
+        ..Default::default()
+    };
+    let request = CreateTaskRequest {
+        options: Some(conex_proto::any("containerd.runc.v1.Options", &options)),
+        ..shim.create_request(&b, &Stdio::default())
+    };
+    let other = Box::sh("exit 2");
+    other.write_config();
+    std::thread::scope(|s| {
+        let creating = s.spawn(|| shim.call::<CreateTaskResponse>("Create", &request));
+        until(|| b.dir.join("hangs").exists(), "the runtime hangs");
+        // The shim answers, and another container of the pod comes and goes.
+        let begin = std::time::Instant::now();
+        shim.fails("State", &StateRequest { id: b.id.clone(), ..Default::default() }, 5, "not found");
+        shim.fails("Create", &request, 6, "already exists");
+        shim.create(&other, &Stdio::default());
+        shim.start_task(&other.id, "");
+        assert_eq!(shim.wait(&other.id, ""), 2);
+        shim.delete(&other.id, "");
+        assert!(begin.elapsed().as_secs() < 5, "{:?}", begin.elapsed());
+        let pid: i32 = std::fs::read_to_string(b.dir.join("hangs")).unwrap().trim().parse().unwrap();
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL).unwrap();
+        let e = creating.join().unwrap().unwrap_err();
+        assert!(e.message.starts_with("OCI runtime create failed: "), "{e:?}");
+    });
+    // Nothing stands in the way of another try.
+    shim.create(&b, &Stdio::default());
+    shim.start_task(&b.id, "");
+    shim.finish(&b.id);
+}
