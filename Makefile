@@ -62,8 +62,8 @@ proto: ## write the Rust types of proto/*.proto (needs protoc: protobuf-compiler
 	@tests/packages.sh protobuf-compiler:/usr/bin/protoc
 	$(CARGO) run -p conex-proto --example generate -- proto/src/generated
 
-managers: build deps-test ## the shim under containerd 2.x, in a Debian forky root
-	tests/managers.sh $(CACHE) $(OUT) $$($(CARGO) test --release --target $(TARGET) -p conex-tests --test shim --no-run 2>&1 | sed -n 's/.*Executable.*(\(.*\))/\1/p')
+managers: build deps-test ## Docker, containerd and Podman of Debian forky with runc, conex and its shim; writes docs/managers.md
+	tests/managers/run.sh $(CACHE) $(OUT) $$($(CARGO) test --release --target $(TARGET) -p conex-tests --test shim --no-run 2>&1 | sed -n 's/.*Executable.*(\(.*\))/\1/p')
 
 docs: ## write the man pages and completions from the command table
 	$(CARGO) run --release --target $(TARGET) -p conex-tests --bin gendocs -- .
