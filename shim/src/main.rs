@@ -7,6 +7,7 @@ mod dump;
 mod events;
 mod exit;
 mod frame;
+mod idmap;
 mod info;
 mod io;
 mod keep;

@@ -1,9 +1,15 @@
 //! The mounts that containerd asks for below a bundle's rootfs.
 
+use crate::idmap;
 use crate::status::{invalid, Call, Result};
 use conex_proto::types::Mount;
+use nix::fcntl::OFlag;
 use nix::mount::{mount, umount2, MntFlags, MsFlags};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+
+/// What mount(2) takes of options.
+const PAGE: usize = 4096;
 
 /// Mounts all of them, in order; on a failure those already there are taken back.
 pub fn mount_all(mounts: &[Mount], rootfs: &Path) -> Result<()> {
@@ -49,19 +55,27 @@ fn mount_one(m: &Mount, target: &Path) -> Result<()> {
             Some((f, true)) if is_propagation(f) => propagation |= f,
             Some((f, true)) => flags |= f,
             Some((f, false)) => flags &= !f,
-            None if option == "loop" || option.starts_with("uidmap=") || option.starts_with("gidmap=") => {
-                return Err(invalid(format!("mount option {option:?} is not supported by this version")));
-            }
+            None if option == "loop" || option.starts_with("uidmap=") || option.starts_with("gidmap=") => {}
             None if option.starts_with("X-containerd.") || option == "defaults" => {}
             None => data.push(option.clone()),
         }
     }
-    let source = Path::new(&m.source);
+    let namespace = idmap::namespace(&m.options)?;
+    // Both must live until the mount is made.
+    let device = if m.options.iter().any(|o| o == "loop") { Some(loop_device(m, flags)?) } else { None };
+    let source = device.as_ref().map_or(Path::new(&m.source), |d| Path::new(&d.1));
+    let _layers = match &namespace {
+        Some(ns) if m.r#type == "overlay" => idmap::layers(&mut data, ns)?,
+        _ => Vec::new(),
+    };
     let call = |what: &str| format!("mount({}, {}, {what}{})", m.source, target.display(), m.r#type);
     if m.r#type == "bind" || flags.contains(MsFlags::MS_BIND) {
         let recursive = flags & MsFlags::MS_REC;
-        mount(Some(source), target, None::<&str>, MsFlags::MS_BIND | recursive, None::<&str>)
-            .call(|| call("MS_BIND, "))?;
+        match &namespace {
+            Some(ns) => idmap::attach(&idmap::tree(source, !recursive.is_empty(), ns)?, target)?,
+            None => mount(Some(source), target, None::<&str>, MsFlags::MS_BIND | recursive, None::<&str>)
+                .call(|| call("MS_BIND, "))?,
+        }
         let rest = flags & !(MsFlags::MS_BIND | MsFlags::MS_REC);
         if !rest.is_empty() {
             let again = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | rest;
@@ -71,7 +85,13 @@ fn mount_one(m: &Mount, target: &Path) -> Result<()> {
         let kind = m.r#type.as_str();
         let text = data.join(",");
         // mount(2) takes one page of data. Many overlay layers are longer: named from their common directory, they fit.
-        match shorter(kind, &text) {
+        let short = shorter(kind, &text);
+        let length = short.as_ref().map_or(text.len(), |(_, t)| t.len());
+        if length >= PAGE {
+            // The kernel would cut it off without a word.
+            return Err(invalid(format!("options of {length} bytes: mount(2) takes less than {PAGE}")));
+        }
+        match short {
             Some((dir, text)) => {
                 from(&dir, || mount(Some(source), target, Some(kind), flags, Some(text.as_str())))?
             }
@@ -82,6 +102,15 @@ fn mount_one(m: &Mount, target: &Path) -> Result<()> {
         mount(None::<&str>, target, None::<&str>, propagation, None::<&str>).call(|| call("propagation, "))?;
     }
     Ok(())
+}
+
+/// A loop device for the file that is the source.
+fn loop_device(m: &Mount, flags: MsFlags) -> Result<(OwnedFd, String)> {
+    let read_only = flags.contains(MsFlags::MS_RDONLY);
+    let access = if read_only { OFlag::O_RDONLY } else { OFlag::O_RDWR };
+    let file = nix::fcntl::open(m.source.as_str(), access | OFlag::O_CLOEXEC, nix::sys::stat::Mode::empty())
+        .call(|| format!("open({})", m.source))?;
+    conex_sys::loopdev::attach(file.as_fd(), read_only).call(|| format!("ioctl(LOOP_CONFIGURE, {})", m.source))
 }
 
 fn is_propagation(f: MsFlags) -> bool {
@@ -128,7 +157,6 @@ fn flag(option: &str) -> Option<(MsFlags, bool)> {
 
 /// For an overlay whose options exceed a page: the directory common to its layers, and the options from there.
 fn shorter(kind: &str, text: &str) -> Option<(PathBuf, String)> {
-    const PAGE: usize = 4096;
     if kind != "overlay" || text.len() < PAGE - 512 {
         return None;
     }

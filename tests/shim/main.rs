@@ -7,6 +7,7 @@ mod containerd;
 #[allow(dead_code)]
 mod harness;
 mod process;
+mod rootfs;
 mod rpc;
 mod sandbox;
 mod stdio;

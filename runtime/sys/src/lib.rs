@@ -7,6 +7,7 @@
 pub mod bpf;
 pub mod clone;
 pub mod fd;
+pub mod loopdev;
 pub mod mount;
 pub mod proc;
 #[cfg(feature = "tokio")]

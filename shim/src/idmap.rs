@@ -1,0 +1,73 @@
+//! Mounts of a rootfs with mapped ids: `uidmap=0:100000:65536[,…]`, `gidmap=…` (mount_setattr(2), Linux 5.12).
+
+use crate::status::{invalid, Call, Result};
+use conex::oci::config::IdMapping;
+use conex::plan::namespaces::Maps;
+use conex_sys::mount::{mount_setattr, move_mount, open_tree_clone, MountAttr, ATTR_IDMAP};
+use nix::fcntl::{open, OFlag};
+use nix::sys::stat::Mode;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::Path;
+
+/// The user namespace whose maps the options give; `None` without any.
+///
+/// # Errors
+/// An option that is no mapping, or one kind without the other.
+pub fn namespace(options: &[String]) -> Result<Option<OwnedFd>> {
+    let list = |key: &str| -> Result<Vec<IdMapping>> {
+        let values = options.iter().filter_map(|o| o.strip_prefix(key));
+        values.flat_map(|v| v.split(',')).map(|m| mapping(m, key)).collect()
+    };
+    let maps = Maps { uid: list("uidmap=")?, gid: list("gidmap=")? };
+    match (maps.uid.is_empty(), maps.gid.is_empty()) {
+        (true, true) => Ok(None),
+        (false, false) => {
+            conex::host::userns::namespace_with(&maps).call(|| "user namespace of the mapping".into()).map(Some)
+        }
+        _ => Err(invalid("mount options: uidmap and gidmap must be given together")),
+    }
+}
+
+fn mapping(text: &str, key: &str) -> Result<IdMapping> {
+    let numbers: Vec<u32> = text.split(':').filter_map(|n| n.parse().ok()).collect();
+    match numbers[..] {
+        [container_id, host_id, size] if text.split(':').count() == 3 => {
+            Ok(IdMapping { container_id, host_id, size })
+        }
+        _ => Err(invalid(format!("mount option {key}{text}: expected container:host:size"))),
+    }
+}
+
+/// A detached copy of the mount at `path`, with mapped ids.
+pub fn tree(path: &Path, recursive: bool, namespace: &OwnedFd) -> Result<OwnedFd> {
+    let root = open("/", OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()).call(|| "open(/)".into())?;
+    let tree = open_tree_clone(root.as_fd(), path, recursive).call(|| format!("open_tree({})", path.display()))?;
+    let attr = MountAttr { set: ATTR_IDMAP, userns: namespace.as_raw_fd() as u64, ..MountAttr::default() };
+    mount_setattr(tree.as_fd(), recursive, &attr)
+        .call(|| format!("mount_setattr({}, MOUNT_ATTR_IDMAP)", path.display()))?;
+    Ok(tree)
+}
+
+/// Attaches a detached mount.
+pub fn attach(tree: &OwnedFd, target: &Path) -> Result<()> {
+    let at = open(target, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())
+        .call(|| format!("open({})", target.display()))?;
+    move_mount(tree.as_fd(), at.as_fd()).call(|| format!("move_mount({})", target.display()))
+}
+
+/// The options of an overlay with each lower layer replaced by a mapped copy, which the descriptors keep alive until
+/// the overlay is mounted.
+pub fn layers(data: &mut [String], namespace: &OwnedFd) -> Result<Vec<OwnedFd>> {
+    let mut held = Vec::new();
+    for option in data.iter_mut() {
+        let Some(lower) = option.strip_prefix("lowerdir=") else { continue };
+        let mut paths = Vec::new();
+        for layer in lower.split(':') {
+            let mapped = tree(Path::new(layer), false, namespace)?;
+            paths.push(format!("/proc/self/fd/{}", mapped.as_raw_fd()));
+            held.push(mapped);
+        }
+        *option = format!("lowerdir={}", paths.join(":"));
+    }
+    Ok(held)
+}
