@@ -143,15 +143,20 @@ impl Store {
     /// the caller replays it (see [`Store::find`]) and tries again.
     pub fn reserve(&self, id: &str) -> Result<Entry> {
         check_id(id)?;
-        match nix::sys::stat::mkdirat(&self.fd, id, Mode::S_IRWXU) {
-            Err(Errno::EEXIST) => {
-                Err(Error::new(Kind::Status, format!("container with given ID already exists: {id}")))
+        for _ in 0..100 {
+            match nix::sys::stat::mkdirat(&self.fd, id, Mode::S_IRWXU) {
+                Err(Errno::EEXIST) => {
+                    return Err(Error::new(Kind::Status, format!("container with given ID already exists: {id}")));
+                }
+                made => made.call(|| format!("mkdir({}/{id})", self.path.display()))?,
             }
-            other => {
-                other.call(|| format!("mkdir({}/{id})", self.path.display()))?;
-                self.entry(id)
+            match self.entry(id) {
+                // Another create took the directory, still empty and not yet locked, for one that was left behind.
+                Err(e) if e.kind == Kind::NotFound => continue,
+                other => return other,
             }
         }
+        Err(missing(id))
     }
 
     /// Locks an existing container's directory.
