@@ -81,7 +81,7 @@ deps:
 
 deps-test:
 	@tests/packages.sh busybox-static:/usr/bin/busybox runc:/usr/sbin/runc mmdebstrap:/usr/bin/mmdebstrap procps:/usr/bin/ps \
-		libseccomp-dev:/usr/include/seccomp.h iproute2:/usr/sbin/ip containerd:/usr/bin/containerd
+		libseccomp-dev:/usr/include/seccomp.h iproute2:/usr/sbin/ip containerd:/usr/bin/containerd e2fsprogs:/sbin/mke2fs
 
 clean: ## remove build output and caches
 	$(CARGO) clean

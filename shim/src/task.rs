@@ -94,7 +94,7 @@ impl Service {
         };
         let created = self.runtime_create(&container).await;
         if let Err(e) = created {
-            container.init.io().close().await;
+            self.undo_create(&container).await;
             if !r.rootfs.is_empty() {
                 rootfs::unmount(&root);
             }
@@ -108,6 +108,28 @@ impl Service {
             None
         }));
         Ok(Rc::new(container))
+    }
+
+    /// After a create that failed: a runtime that made the container all the same (and then sent no terminal, say) must
+    /// not leave it behind.
+    async fn undo_create(&self, c: &Container) {
+        let pid = c.init.pid.get();
+        if pid > 0 {
+            let args: [&OsStr; 3] = ["delete".as_ref(), "--force".as_ref(), c.id.as_ref()];
+            let _ = c.runtime.run(&self.reaper, "delete", &args, Streams::default()).await;
+            self.end(&c.init).await;
+        }
+        c.init.io().close().await;
+    }
+
+    /// Kills and reaps a process that nobody will hear of.
+    async fn end(&self, p: &Process) {
+        if let Ok(pidfd) = reap::pidfd(p.pid.get()) {
+            let _ = conex_sys::proc::pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL);
+            let _ = self.reaper.wait(p.pid.get(), pidfd).await;
+        }
+        self.reaper.forget(p.pid.get());
+        p.pid.set(0);
     }
 
     async fn runtime_create(self: &Rc<Self>, c: &Container) -> Result<()> {
@@ -212,6 +234,9 @@ impl Service {
         let _ = std::fs::remove_file(&spec);
         let _ = std::fs::remove_file(&pid_file);
         if let Err(e) = result {
+            if p.pid.get() > 0 {
+                self.end(p).await;
+            }
             p.io().close().await;
             *p.io.borrow_mut() = Rc::default();
             p.set(Stage::Added);

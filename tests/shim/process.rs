@@ -224,3 +224,33 @@ fn a_runtime_that_hangs_blocks_nobody() {
     shim.start_task(&b.id, "");
     shim.finish(&b.id);
 }
+
+#[test]
+fn a_runtime_that_sends_no_terminal_leaves_no_process() {
+    if !is_ours() {
+        return;
+    }
+    let mut b = Box::sh("sleep 100");
+    *b.at("process.terminal") = json!(true);
+    let broken = b.dir.join("broken-runtime");
+    // It says that all went well.
+    let script = format!(
+        "#!/bin/sh\nfor a; do case $last in --pid-file) pid=$a ;; esac; last=$a; done\n[ -z \"$pid\" ] || {{ setsid sleep 1000 >/dev/null 2>&1 & echo $! > $pid; echo $! > {}/pid; }}\nexit 0\n",
+        b.dir.display()
+    );
+    std::fs::write(&broken, script).unwrap();
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::set_permissions(&broken, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let shim = Shim::start(&b);
+    let options =
+        conex_proto::runc::Options { binary_name: broken.to_string_lossy().into_owned(), ..Default::default() };
+    let stdio = Stdio { terminal: true, ..Stdio::default() };
+    let request = CreateTaskRequest {
+        options: Some(conex_proto::any("containerd.runc.v1.Options", &options)),
+        ..shim.create_request(&b, &stdio)
+    };
+    shim.fails("Create", &request, 2, "the runtime sent no terminal");
+    let pid: i32 = std::fs::read_to_string(b.dir.join("pid")).unwrap().trim().parse().unwrap();
+    assert!(conex::state::proc_stat(pid).is_none(), "the process is left");
+    shim.finish(&b.id);
+}

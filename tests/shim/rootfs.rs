@@ -98,7 +98,7 @@ fn an_image_in_a_file() {
     let shim = Shim::start(&b);
     let (source, image) = (aside(&b), b.dir.join("image.ext4"));
     let made = std::process::Command::new("/sbin/mke2fs")
-        .args(["-q", "-t", "ext4", "-d", source.to_str().unwrap(), image.to_str().unwrap(), "16M"])
+        .args(["-q", "-F", "-t", "ext4", "-d", source.to_str().unwrap(), image.to_str().unwrap(), "16M"])
         .status();
     if !made.is_ok_and(|s| s.success()) || !std::path::Path::new("/dev/loop-control").exists() {
         skip("rootfs::an_image_in_a_file", "no mke2fs or no loop devices");
