@@ -65,7 +65,7 @@ proto: ## write the Rust types of proto/*.proto (needs protoc: protobuf-compiler
 managers: build deps-test ## Docker, containerd and Podman of Debian forky with runc, conex and its shim; writes docs/managers.md
 	tests/managers/run.sh $(CACHE) $(OUT) $$($(CARGO) test --release --target $(TARGET) -p conex-tests --test shim --no-run 2>&1 | sed -n 's/.*Executable.*(\(.*\))/\1/p')
 
-docs: ## write the man pages and completions from the command table
+docs: ## write the completions for zsh and fish from the command table
 	$(CARGO) run --release --target $(TARGET) -p conex-tests --bin gendocs -- .
 
 install: build ## install the binaries, man pages and completions (PREFIX, DESTDIR)

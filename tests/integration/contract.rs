@@ -277,15 +277,29 @@ fn man_pages_and_completions_are_current() {
     let mut c = Command::new(env!("CARGO_BIN_EXE_gendocs"));
     finish(c.arg(&dir), b"").ok();
     let top = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    for sub in ["docs/man", "completions"] {
-        for e in std::fs::read_dir(dir.join(sub)).unwrap().flatten() {
-            let kept = std::fs::read_to_string(top.join(sub).join(e.file_name())).unwrap_or_default();
-            assert!(
-                kept == std::fs::read_to_string(e.path()).unwrap(),
-                "{:?} is not current: make docs",
-                e.file_name()
-            );
-        }
+    for e in std::fs::read_dir(dir.join("completions")).unwrap().flatten() {
+        let kept = std::fs::read_to_string(top.join("completions").join(e.file_name())).unwrap_or_default();
+        assert!(
+            kept == std::fs::read_to_string(e.path()).unwrap(),
+            "{:?} is not current: make docs",
+            e.file_name()
+        );
     }
     std::fs::remove_dir_all(dir).unwrap();
+    // Written by hand: every verb has its page, every flag is in it and known to bash.
+    let bash = std::fs::read_to_string(top.join("completions/conex.bash")).unwrap();
+    let check = |page: &str, flags: &[conex::cli::Flag]| {
+        let text =
+            std::fs::read_to_string(top.join("docs/man").join(page)).unwrap_or_else(|e| panic!("{page}: {e}"));
+        let text = text.replace("\\-", "-");
+        for f in flags {
+            assert!(text.contains(&format!("--{}", f.name)), "{page} does not name --{}", f.name);
+            assert!(bash.contains(&format!("--{}", f.name)), "conex.bash does not know --{}", f.name);
+        }
+    };
+    check("conex.8", conex::cli::GLOBAL);
+    for c in conex::cli::COMMANDS {
+        check(&format!("conex-{}.8", c.name), c.flags);
+        assert!(bash.contains(c.name), "conex.bash does not know {}", c.name);
+    }
 }
