@@ -4,6 +4,7 @@ use crate::container::Container;
 use crate::events::Publisher;
 use crate::oom::Watch;
 use crate::process::{Process, Stage};
+use crate::reap::Exit;
 use crate::runtime::Streams;
 use crate::service::Service;
 use crate::status::Result;
@@ -24,7 +25,9 @@ impl Service {
             let waited = match pidfd {
                 Some(fd) => service.reaper.wait(p.pid.get(), fd).await.map(Some),
                 // It ended while there was no server, and is reaped.
-                None if p.reaped.get().is_none() => Ok(Some(service.reaper.told(p.pid.get()).await)),
+                None if p.reaped.get().is_none() => {
+                    Ok(Some(service.reaper.told(p.pid.get()).await.unwrap_or_else(Exit::unseen)))
+                }
                 None => Ok(p.reaped.get()),
             };
             let exit = match waited {

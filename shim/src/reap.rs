@@ -25,8 +25,12 @@ pub struct Exit {
     pub at: SystemTime,
 }
 
-/// The status of a process whose end nobody has seen.
-const UNKNOWN: u32 = 255;
+impl Exit {
+    /// Of a process whose end nobody has seen: containerd's own word for it.
+    pub fn unseen() -> Exit {
+        Exit { status: 255, at: SystemTime::now() }
+    }
+}
 
 #[derive(Default)]
 pub struct Reaper {
@@ -86,8 +90,8 @@ impl Reaper {
         self.heard.notify_waiters();
     }
 
-    /// The end of a process that is gone already, as the keeper saw it.
-    pub async fn told(&self, pid: i32) -> Exit {
+    /// The end of a process that is gone already, as the keeper saw it; `None` if it does not say.
+    pub async fn told(&self, pid: i32) -> Option<Exit> {
         let told = async {
             loop {
                 if let Some(exit) = self.told.borrow_mut().remove(&pid) {
@@ -96,19 +100,17 @@ impl Reaper {
                 self.heard.notified().await;
             }
         };
-        let unknown = |_| Exit { status: UNKNOWN, at: SystemTime::now() };
-        tokio::time::timeout(Duration::from_secs(2), told).await.unwrap_or_else(unknown)
+        tokio::time::timeout(Duration::from_secs(2), told).await.ok()
     }
 
     async fn of_another(&self, pid: i32, pidfd: &OwnedFd) -> Exit {
-        let told = self.told(pid).await;
-        if told.status != UNKNOWN {
+        if let Some(told) = self.told(pid).await {
             return told;
         }
         let status = match proc::pidfd_exit_status(pidfd.as_fd()) {
             Ok(Some(wait)) if libc::WIFSIGNALED(wait) => 128 + libc::WTERMSIG(wait) as u32,
             Ok(Some(wait)) => libc::WEXITSTATUS(wait) as u32,
-            _ => UNKNOWN,
+            _ => return Exit::unseen(),
         };
         Exit { status, at: SystemTime::now() }
     }

@@ -1,9 +1,8 @@
 //! containerd.runtime.sandbox.v1: a pod without a pause process. The shim itself is the sandbox: the pod's containers
 //! are tasks in it, and what they share (a network namespace) is a file that containerd made.
 
-use crate::container::Config;
 use crate::events::timestamp;
-use crate::service::Service;
+use crate::service::{decode, Service};
 use crate::status::{self, precondition, Result};
 use conex_proto::sandbox::*;
 use conex_proto::types::Platform;
@@ -75,10 +74,6 @@ impl Sandbox {
     }
 }
 
-fn decode<M: Message + Default>(payload: &[u8]) -> Result<M> {
-    M::decode(payload).map_err(|e| status::invalid(format!("request: {e}")))
-}
-
 impl Service {
     pub async fn sandbox_call(self: &Rc<Self>, method: &str, payload: &[u8]) -> Result<Vec<u8>> {
         let s = &self.sandbox;
@@ -143,8 +138,6 @@ impl Service {
         if !self.sandbox.id.borrow().is_empty() {
             return Err(status::exists(format!("sandbox {}", self.sandbox.id.borrow())));
         }
-        // A document without a process: the bundle may have none at all.
-        let _ = Config::read(std::path::Path::new(&r.bundle_path));
         *self.sandbox.id.borrow_mut() = r.sandbox_id.clone();
         self.sandbox.created.set(Some(SystemTime::now()));
         Ok(())

@@ -43,7 +43,8 @@ impl Drop for Busy<'_> {
     }
 }
 
-fn decode<M: Message + Default>(payload: &[u8]) -> Result<M> {
+/// A request, or the status for one that is none.
+pub fn decode<M: Message + Default>(payload: &[u8]) -> Result<M> {
     M::decode(payload).map_err(|e| status::invalid(format!("request: {e}")))
 }
 

@@ -24,6 +24,7 @@ pub fn is_ours() -> bool {
 pub struct Events {
     pub path: PathBuf,
     list: Arc<Mutex<Vec<Envelope>>>,
+    open: Arc<Mutex<Vec<UnixStream>>>,
 }
 
 impl Events {
@@ -32,13 +33,24 @@ impl Events {
         let listener = UnixListener::bind(path).unwrap();
         let list: Arc<Mutex<Vec<Envelope>>> = Arc::default();
         let taken = list.clone();
+        let open: Arc<Mutex<Vec<UnixStream>>> = Arc::default();
+        let opened = open.clone();
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 let taken = taken.clone();
+                opened.lock().unwrap().push(stream.try_clone().unwrap());
                 std::thread::spawn(move || take(stream, &taken));
             }
         });
-        Events { path: path.to_path_buf(), list }
+        Events { path: path.to_path_buf(), list, open }
+    }
+
+    /// containerd is gone: no socket, no connection.
+    pub fn cut(&self) {
+        std::fs::remove_file(&self.path).unwrap();
+        for stream in self.open.lock().unwrap().drain(..) {
+            let _ = stream.shutdown(std::net::Shutdown::Both);
+        }
     }
 
     pub fn all(&self) -> Vec<Envelope> {

@@ -291,8 +291,6 @@ fn finish(
         if let Some(plan) = plan {
             hooks::run(plan, &plan.hooks.start_container, "startContainer", None)?;
         }
-    }
-    if p.no_new_privileges {
         limits(p)?;
     }
     signal::reset_all();

@@ -153,6 +153,8 @@ impl Group {
         };
         let mut out = Vec::new();
         collect_pids(&dir.path, 0, &mut out);
+        // 0 is a process outside our PID namespace; as a target of kill(2) it would be our own group.
+        out.retain(|pid| *pid > 0);
         out.sort_unstable();
         out.dedup();
         out
@@ -249,7 +251,9 @@ impl Dir {
     /// processes that are not ours.
     fn check_usable(&self) -> Result<()> {
         // Those below count as well: a limit, a kill and a device program reach them too.
-        let count = count_processes(&self.path, 0);
+        let mut found = Vec::new();
+        collect_pids(&self.path, 0, &mut found);
+        let count = found.len();
         if count > 0 {
             let what =
                 format!("container's cgroup is not empty: {count} process(es) found in {}", self.path.display());
@@ -279,17 +283,10 @@ pub fn is_frozen(paths: &[PathBuf]) -> bool {
     })
 }
 
-/// The processes in a cgroup and below it, those outside our PID namespace included.
-fn count_processes(path: &Path, depth: u32) -> usize {
-    let here = read(&path.join("cgroup.procs")).map_or(0, |t| t.lines().count());
-    let below = children(path).into_iter().filter(|_| depth < 64).map(|sub| count_processes(&sub, depth + 1));
-    here + below.sum::<usize>()
-}
-
+/// The processes in a cgroup and below it; 0 for each outside our PID namespace.
 fn collect_pids(path: &Path, depth: u32, out: &mut Vec<i32>) {
     if let Ok(text) = read(&path.join("cgroup.procs")) {
-        // 0 is a process outside our PID namespace; as a target of kill(2) it would be our own group.
-        out.extend(text.lines().filter_map(|l| l.parse::<i32>().ok()).filter(|p| *p > 0));
+        out.extend(text.lines().filter_map(|l| l.parse::<i32>().ok()));
     }
     for sub in children(path).into_iter().filter(|_| depth < 64) {
         collect_pids(&sub, depth + 1, out);
