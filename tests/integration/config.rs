@@ -63,7 +63,11 @@ fn rlimits_scheduler_and_friends() {
     *b.at("process.ioPriority") = json!({"class": "IOPRIO_CLASS_BE", "priority": 6});
     *b.at("process.oomScoreAdj") = json!(300);
     *b.at("linux.personality") = json!({"domain": "LINUX32"});
-    *b.at("linux.memoryPolicy") = json!({"mode": "MPOL_LOCAL"});
+    if std::path::Path::new("/proc/self/numa_maps").exists() {
+        *b.at("linux.memoryPolicy") = json!({"mode": "MPOL_LOCAL"});
+    } else {
+        skip("rlimits_scheduler_and_friends (memoryPolicy)", "a kernel with NUMA");
+    }
     prints(&b, "100\n200\n0\n5\n300\n00000008\n");
 }
 
@@ -117,7 +121,7 @@ fn mounts_of_every_kind() {
     assert!(out.contains("/old 750\n/new 1777\n"), "{out}");
     assert!(out.starts_with("bound\ntouch: /ro/x: Read-only file system\n700\nkept\n"), "{out}");
     let line = |at: &str| out.lines().find(|l| l.starts_with(at)).unwrap().to_string();
-    assert!(line("/ro ").contains("ro,nosuid,noatime"), "{out}");
+    assert!([" ro,", "nosuid", "noatime"].iter().all(|o| line("/ro ").contains(o)), "{out}");
     assert!(line("/t tmpfs").contains("noexec") && line("/t tmpfs").contains("size=1024k"), "{out}");
 }
 
@@ -270,22 +274,39 @@ fn resources_are_written() {
     let mut b = Box::sh("sleep 100");
     *b.at("linux.resources") = json!({
         "devices": [{"allow": false, "access": "rwm"}],
-        "memory": {"limit": 40 << 20, "reservation": 20 << 20, "swappiness": 20},
-        "cpu": {"shares": 256, "quota": 20000, "period": 50000, "cpus": "0", "mems": "0"},
+        "memory": {"limit": 40 << 20, "reservation": 20 << 20},
+        "cpu": {"shares": 256, "quota": 20000, "period": 50000},
         "pids": {"limit": 33},
         "blockIO": {},
     });
+    let mut want = vec![("pids", "pids.max", "33".to_string())];
+    if has_controller("cpuset") {
+        *b.at("linux.resources.cpu.cpus") = json!("0");
+        *b.at("linux.resources.cpu.mems") = json!("0");
+        want.push(("cpuset", "cpuset.cpus", "0".into()));
+    } else {
+        skip("resources_are_written (cpuset)", "the cpuset controller");
+    }
+    if v2() {
+        want.extend([
+            ("memory", "memory.max", (40 << 20).to_string()),
+            ("memory", "memory.low", (20 << 20).to_string()),
+            ("cpu", "cpu.weight", "35".into()),
+            ("cpu", "cpu.max", "20000 50000".into()),
+        ]);
+    } else {
+        *b.at("linux.resources.memory.swappiness") = json!(20);
+        want.extend([
+            ("memory", "memory.limit_in_bytes", (40 << 20).to_string()),
+            ("memory", "memory.soft_limit_in_bytes", (20 << 20).to_string()),
+            ("memory", "memory.swappiness", "20".into()),
+            ("cpu", "cpu.shares", "256".into()),
+            ("cpu", "cpu.cfs_quota_us", "20000".into()),
+            ("cpu", "cpu.cfs_period_us", "50000".into()),
+        ]);
+    }
     b.up();
-    for (controller, file, want) in [
-        ("memory", "memory.limit_in_bytes", (40 << 20).to_string()),
-        ("memory", "memory.soft_limit_in_bytes", (20 << 20).to_string()),
-        ("memory", "memory.swappiness", "20".into()),
-        ("cpu", "cpu.shares", "256".into()),
-        ("cpu", "cpu.cfs_quota_us", "20000".into()),
-        ("cpu", "cpu.cfs_period_us", "50000".into()),
-        ("cpuset", "cpuset.cpus", "0".into()),
-        ("pids", "pids.max", "33".into()),
-    ] {
+    for (controller, file, want) in want {
         assert_eq!(b.cgroup_file(controller, file), want, "{file}");
     }
     assert!(b.cgroup_file("devices", "cgroup.procs").contains(&b.pid().to_string()));
@@ -293,10 +314,11 @@ fn resources_are_written() {
 
 #[test]
 fn the_cgroup_mount() {
-    let mut b = Box::sh("ls /sys/fs/cgroup; cat /sys/fs/cgroup/pids/cgroup.procs | head -1; touch /sys/fs/cgroup/x 2>/dev/null || echo ro; cat /proc/self/cgroup | grep -vc ':/$'");
+    let mut b = Box::sh("ls /sys/fs/cgroup; cat /sys/fs/cgroup/pids/cgroup.procs /sys/fs/cgroup/cgroup.procs 2>/dev/null | head -1; touch /sys/fs/cgroup/x 2>/dev/null || echo ro; cat /proc/self/cgroup | grep -vc ':/$'");
     b.push("mounts", json!({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": ["ro", "nosuid", "noexec", "nodev"]}));
     let out = b.run().out;
-    assert!(out.contains("memory\n") && out.contains("1\nro\n0\n"), "{out}");
+    let listed = if v2() { "memory.max\n" } else { "memory\n" };
+    assert!(out.contains(listed) && out.contains("1\nro\n0\n"), "{out}");
 }
 
 #[test]
@@ -304,23 +326,23 @@ fn hugetlb_on_the_unified_tree() {
     if !is_conex() {
         return;
     }
-    let controllers = std::fs::read_to_string("/sys/fs/cgroup/unified/cgroup.controllers").unwrap_or_default();
+    let tree = if v2() { "" } else { "unified/" };
+    let controllers = std::fs::read_to_string(format!("/sys/fs/cgroup/{tree}cgroup.controllers")).unwrap_or_default();
     if !controllers.contains("hugetlb") {
-        return skip("hugetlb_on_the_unified_tree", "a hybrid host with hugetlb in the unified tree");
+        return skip("hugetlb_on_the_unified_tree", "hugetlb in a cgroup v2 tree");
     }
     let mut b = Box::sh("sleep 100");
     *b.at("linux.resources.hugepageLimits") = json!([{"pageSize": "2MB", "limit": 4 << 20}]);
     b.up();
     assert_eq!(b.cgroup_file("unified", "hugetlb.2MB.max"), (4 << 20).to_string());
+    assert_eq!(b.cgroup_file("unified", "hugetlb.2MB.rsvd.max"), (4 << 20).to_string());
 }
 
 #[test]
 fn device_rules_by_bpf() {
     // Without the v1 devices hierarchy in sight the rules become a program on the unified tree.
-    if !std::path::Path::new("/sys/fs/cgroup/unified/cgroup.procs").exists()
-        || !std::path::Path::new("/sys/fs/cgroup/devices").exists()
-    {
-        return skip("device_rules_by_bpf", "a hybrid host");
+    if !v2() && !std::path::Path::new("/sys/fs/cgroup/unified/cgroup.procs").exists() {
+        return skip("device_rules_by_bpf", "a cgroup v2 tree");
     }
     if !is_conex() {
         return;
@@ -329,7 +351,7 @@ fn device_rules_by_bpf() {
     b.push("linux.devices", json!({"path": "/dev/mine", "type": "c", "major": 10, "minor": 229}));
     b.write_config();
     let line = format!(
-        "umount /sys/fs/cgroup/devices && exec {} --root {} run {}",
+        "umount /sys/fs/cgroup/devices 2>/dev/null; exec {} --root {} run {}",
         runtime().display(),
         b.state_root().display(),
         b.id
@@ -439,9 +461,15 @@ fn further_resources() {
         "throttleWriteIOPSDevice": [{"major": major, "minor": minor, "rate": 100}],
     });
     b.up();
-    assert_eq!(b.cgroup_file("cpu", "cpu.cfs_burst_us"), "10000");
-    assert_eq!(b.cgroup_file("blkio", "blkio.throttle.read_bps_device"), format!("{major}:{minor} {}", 1 << 20));
-    assert_eq!(b.cgroup_file("blkio", "blkio.throttle.write_iops_device"), format!("{major}:{minor} 100"));
+    assert_eq!(b.cgroup_value("cpu", "cpu.cfs_burst_us", "cpu.max.burst"), "10000");
+    if v2() {
+        let want = format!("{major}:{minor} rbps={} wbps=max riops=max wiops=100", 1 << 20);
+        assert_eq!(b.cgroup_file("io", "io.max"), want);
+    } else {
+        let (read, write) = ("blkio.throttle.read_bps_device", "blkio.throttle.write_iops_device");
+        assert_eq!(b.cgroup_file("blkio", read), format!("{major}:{minor} {}", 1 << 20));
+        assert_eq!(b.cgroup_file("blkio", write), format!("{major}:{minor} 100"));
+    }
     drop(b);
     let mut idle = Box::sh("sleep 100");
     *idle.at("linux.resources.cpu") = json!({"idle": 1});
@@ -461,5 +489,5 @@ fn an_update_below_the_usage_is_refused() {
     let mut c = b.command(&["update", "-r", "-", &b.id]);
     finish(&mut c, br#"{"memory":{"limit":4194304,"checkBeforeUpdate":true}}"#)
         .fails_with("memory.limit: rejecting memory limit");
-    assert_eq!(b.cgroup_file("memory", "memory.limit_in_bytes"), (64 << 20).to_string());
+    assert_eq!(b.cgroup_value("memory", "memory.limit_in_bytes", "memory.max"), (64 << 20).to_string());
 }

@@ -6,7 +6,7 @@ use serde_json::json;
 /// A document that touches everything with a fallback: mounts of all kinds, masks, devices, a cgroup mount, a
 /// terminal-less process of another user, a filter, a sysctl.
 fn everything() -> Box {
-    let mut b = Box::sh("id -u; cat /bound; touch /ro/x 2>/dev/null || echo ro; cat /proc/keys | wc -c; echo x 2>/dev/null > /proc/sys/kernel/msgmax || echo ro; ls /proc/self/fd | wc -l; cat /proc/sys/net/ipv4/ip_unprivileged_port_start; ls /sys/fs/cgroup | grep -c memory; cat /up/kept; head -c1 /dev/null && echo null");
+    let mut b = Box::sh("id -u; cat /bound; touch /ro/x 2>/dev/null || echo ro; cat /proc/keys | wc -c; echo x 2>/dev/null > /proc/sys/kernel/msgmax || echo ro; ls /proc/self/fd | wc -l; cat /proc/sys/net/ipv4/ip_unprivileged_port_start; ls /sys/fs/cgroup | grep -cx -e memory -e memory.max; cat /up/kept; head -c1 /dev/null && echo null");
     std::fs::write(b.dir.join("file"), "bound\n").unwrap();
     std::fs::create_dir_all(b.rootfs().join("up")).unwrap();
     std::fs::write(b.rootfs().join("up/kept"), "kept\n").unwrap();

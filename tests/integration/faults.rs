@@ -28,7 +28,7 @@ fn the_hosts_own_namespace_is_not_private() {
 
 #[test]
 fn a_cgroup_with_processes_below_is_in_use() {
-    let parent = std::path::PathBuf::from("/sys/fs/cgroup/pids/conex-test/foreign");
+    let parent = cgroup_path("pids", "foreign");
     std::fs::create_dir_all(parent.join("deep/deeper")).unwrap();
     let mut sleeper = Command::new("/bin/sleep").arg("60").spawn().unwrap();
     std::fs::write(parent.join("deep/deeper/cgroup.procs"), sleeper.id().to_string()).unwrap();
@@ -171,5 +171,7 @@ fn exec_has_the_personality_of_the_container() {
     *b.at("linux.personality") = json!({"domain": "LINUX32"});
     b.up();
     std::os::unix::fs::symlink("busybox", b.rootfs().join("bin/uname")).unwrap();
-    assert_eq!(b.exec(&["uname", "-m"]).ok().out.trim(), "i686");
+    // A kernel without 32-bit support answers as ever.
+    let host = Command::new("setarch").args(["linux32", "uname", "-m"]).output().unwrap();
+    assert_eq!(b.exec(&["uname", "-m"]).ok().out, String::from_utf8_lossy(&host.stdout));
 }

@@ -193,10 +193,7 @@ impl Box {
 
     /// Directories of this container's cgroups that exist.
     pub fn cgroups(&self) -> Vec<PathBuf> {
-        let Ok(list) = std::fs::read_dir("/sys/fs/cgroup") else {
-            return Vec::new();
-        };
-        list.flatten().map(|e| e.path().join("conex-test").join(&self.id)).filter(|p| p.exists()).collect()
+        hierarchies().into_iter().map(|h| h.join("conex-test").join(&self.id)).filter(|p| p.exists()).collect()
     }
 
     /// Nothing of the container is left: no state, no cgroup, no process.
@@ -230,8 +227,13 @@ impl Box {
         self.at("linux.namespaces").as_array_mut().unwrap().retain(|n| n["type"] != kind);
     }
 
+    /// The content of `v1_file`, or of `v2_file` on a pure cgroup v2 host.
+    pub fn cgroup_value(&self, controller: &str, v1_file: &str, v2_file: &str) -> String {
+        self.cgroup_file(controller, if v2() { v2_file } else { v1_file })
+    }
+
     pub fn cgroup_file(&self, controller: &str, file: &str) -> String {
-        let path = Path::new("/sys/fs/cgroup").join(controller).join("conex-test").join(&self.id).join(file);
+        let path = cgroup_path(controller, &self.id).join(file);
         std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display())).trim().to_string()
     }
 }
@@ -241,12 +243,39 @@ impl Drop for Box {
         let _ = self.verb("delete", &["--force"], &[]);
         let _ = std::fs::remove_dir_all(&self.dir);
         // The parent of all test cgroups goes with the last container.
-        if let Ok(list) = std::fs::read_dir("/sys/fs/cgroup") {
-            for e in list.flatten() {
-                let _ = std::fs::remove_dir(e.path().join("conex-test"));
-            }
+        for h in hierarchies() {
+            let _ = std::fs::remove_dir(h.join("conex-test"));
         }
     }
+}
+
+/// True on a host with nothing but cgroup v2.
+pub fn v2() -> bool {
+    Path::new("/sys/fs/cgroup/cgroup.controllers").exists()
+}
+
+/// The roots of the cgroup trees.
+pub fn hierarchies() -> Vec<PathBuf> {
+    if v2() {
+        return vec!["/sys/fs/cgroup".into()];
+    }
+    std::fs::read_dir("/sys/fs/cgroup").map_or(Vec::new(), |list| list.flatten().map(|e| e.path()).collect())
+}
+
+/// A directory below the tests' own parent, in the tree that has the controller.
+pub fn cgroup_path(controller: &str, name: &str) -> PathBuf {
+    let root = Path::new("/sys/fs/cgroup");
+    let root = if v2() { root.to_path_buf() } else { root.join(controller) };
+    root.join("conex-test").join(name)
+}
+
+/// True if some tree of the host has the controller.
+pub fn has_controller(controller: &str) -> bool {
+    if v2() {
+        let text = std::fs::read_to_string("/sys/fs/cgroup/cgroup.controllers").unwrap_or_default();
+        return text.split_whitespace().any(|c| c == controller);
+    }
+    Path::new("/sys/fs/cgroup").join(controller).exists()
 }
 
 #[track_caller]

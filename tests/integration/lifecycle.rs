@@ -180,17 +180,20 @@ fn update_changes_limits() {
     *b.at("linux.resources.memory") = json!({"limit": 50 << 20});
     *b.at("linux.resources.pids") = json!({"limit": 20});
     b.up();
-    assert_eq!(b.cgroup_file("memory", "memory.limit_in_bytes"), (50 << 20).to_string());
+    let limit = || b.cgroup_value("memory", "memory.limit_in_bytes", "memory.max");
+    let quota = || b.cgroup_value("cpu", "cpu.cfs_quota_us", "cpu.max").split(' ').next().unwrap().to_string();
+    assert_eq!(limit(), (50 << 20).to_string());
     b.verb("update", &["--memory", "60M", "--pids-limit", "30"], &[]).ok();
-    assert_eq!(b.cgroup_file("memory", "memory.limit_in_bytes"), (60 << 20).to_string());
+    assert_eq!(limit(), (60 << 20).to_string());
     assert_eq!(b.cgroup_file("pids", "pids.max"), "30");
     let mut c = b.command(&["update", "--resources=-", &b.id]);
     finish(&mut c, br#"{"memory":{"limit":73400320},"cpu":{"shares":512,"quota":50000,"period":100000}}"#).ok();
-    assert_eq!(b.cgroup_file("memory", "memory.limit_in_bytes"), (70 << 20).to_string());
-    assert_eq!(b.cgroup_file("cpu", "cpu.shares"), "512");
-    assert_eq!(b.cgroup_file("cpu", "cpu.cfs_quota_us"), "50000");
+    assert_eq!(limit(), (70 << 20).to_string());
+    assert_eq!(b.cgroup_value("cpu", "cpu.shares", "cpu.weight"), if v2() { "59" } else { "512" });
+    assert_eq!(quota(), "50000");
     b.verb("update", &["--cpu-period", "200000"], &[]).ok();
-    assert_eq!(b.cgroup_file("cpu", "cpu.cfs_quota_us"), "50000");
+    assert_eq!(quota(), "50000");
+    assert!(b.cgroup_value("cpu", "cpu.cfs_period_us", "cpu.max").ends_with("200000"));
 }
 
 #[test]

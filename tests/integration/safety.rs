@@ -225,7 +225,7 @@ fn cgroups_that_must_not_be_touched() {
     }
     // A cgroup with a foreign process is refused, and the process lives.
     let b = Box::sh("sleep 100");
-    let dir = PathBuf::from("/sys/fs/cgroup/pids/conex-test").join(&b.id);
+    let dir = cgroup_path("pids", &b.id);
     std::fs::create_dir_all(&dir).unwrap();
     let mut bystander = std::process::Command::new("sleep").arg("100").spawn().unwrap();
     std::fs::write(dir.join("cgroup.procs"), bystander.id().to_string()).unwrap();

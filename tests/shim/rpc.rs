@@ -178,6 +178,9 @@ fn update_pids_and_stats() {
     assert!(details.type_url.ends_with("containerd.runc.v1.ProcessDetails"));
     assert_eq!(conex_proto::runc::ProcessDetails::decode(details.value.as_slice()).unwrap().exec_id, "e");
     let stats = shim.ok::<StatsResponse>("Stats", &IdRequest { id: b.id.clone() }).stats.unwrap();
+    if v2() {
+        return stats_v2(&stats);
+    }
     assert!(stats.type_url.ends_with("io.containerd.cgroups.v1.Metrics"), "{}", stats.type_url);
     let m = conex_proto::cgroups1::Metrics::decode(stats.value.as_slice()).unwrap();
     let memory = m.memory.unwrap().usage.unwrap();
@@ -186,6 +189,16 @@ fn update_pids_and_stats() {
     assert_eq!((m.pids.as_ref().unwrap().current, m.pids.unwrap().limit), (2, 77));
     assert!(m.cpu.unwrap().usage.unwrap().total > 0);
     shim.finish(&b.id);
+}
+
+fn stats_v2(stats: &conex_proto::Any) {
+    assert!(stats.type_url.ends_with("io.containerd.cgroups.v2.Metrics"), "{}", stats.type_url);
+    let m = conex_proto::cgroups2::Metrics::decode(stats.value.as_slice()).unwrap();
+    let memory = m.memory.unwrap();
+    assert_eq!(memory.usage_limit, 50_331_648);
+    assert!(memory.usage > 0);
+    assert_eq!((m.pids.as_ref().unwrap().current, m.pids.unwrap().limit), (2, 77));
+    assert!(m.cpu.unwrap().usage_usec > 0);
 }
 
 #[test]
