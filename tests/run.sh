@@ -18,7 +18,11 @@ look() {
 look >"$work/before"
 # containerd's clients and shims write below /run/containerd whatever they are told: theirs goes with the namespace.
 mkdir -p /run/containerd
-timeout -k 10 "${LIMIT:-900}" unshare --mount --pid --fork --kill-child --mount-proc --propagation private \
+# systemd names processes by their number, so on a host of our own (OWN_HOST=1) the PID namespace stays its.
+isolate="--mount --pid --fork --kill-child --mount-proc --propagation private"
+[ -z "${OWN_HOST:-}" ] || isolate="--mount --propagation private"
+# shellcheck disable=SC2086
+timeout -k 10 "${LIMIT:-900}" unshare $isolate \
 	sh -c 'mount -t tmpfs tmpfs /run/containerd && exec "$@"' sh "$@" 2>&1 | tee "$work/log"
 code=${PIPESTATUS[0]}
 sleep 0.3

@@ -9,6 +9,7 @@
 pub mod bundle;
 pub mod child;
 pub mod cli;
+pub mod dbus;
 pub mod error;
 pub mod host;
 pub mod log;

@@ -113,7 +113,7 @@ fn root(global: &Args) -> Result<PathBuf> {
     let path = match given {
         Some(root) => std::path::absolute(root).unwrap_or_else(|_| root.into()),
         None => {
-            let rootless = !nix::unistd::geteuid().is_root() || in_userns_of_a_user();
+            let rootless = conex::host::facts::of_a_user();
             match std::env::var_os("XDG_RUNTIME_DIR").filter(|d| rootless && !d.is_empty()) {
                 Some(dir) => Path::new(&dir).join("conex"),
                 None => "/run/conex".into(),
@@ -124,13 +124,6 @@ fn root(global: &Args) -> Result<PathBuf> {
         return Err(Error::new(Kind::Invalid, "Option --root argument should not be set to /"));
     }
     Ok(path)
-}
-
-/// Root inside a user namespace that an unprivileged user made.
-fn in_userns_of_a_user() -> bool {
-    let whole = std::fs::read_to_string("/proc/self/uid_map")
-        .is_ok_and(|m| m.split_whitespace().eq(["0", "0", "4294967295"]));
-    !whole && std::env::var("USER").map_or(true, |u| u != "root")
 }
 
 /// A caller may have closed 0, 1 or 2; the next file to be opened would take that number and be mistaken for it.

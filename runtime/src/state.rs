@@ -72,9 +72,20 @@ pub struct State {
     pub rdt_group: Option<PathBuf>,
     /// False for a container made with --no-new-keyring: its further processes keep the caller's as well.
     pub keyring: bool,
-    pub systemd_unit: Option<String>,
+    /// The unit of a container made with the systemd driver.
+    pub systemd_unit: Option<UnitRecord>,
     /// Without a mount namespace: how many mounts the rootfs had before the container's own.
     pub rootfs_mounts: Option<usize>,
+}
+
+/// A transient unit of systemd that belongs to a container.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct UnitRecord {
+    pub name: String,
+    /// Unique to this container: a unit of the same name with another description is somebody else's.
+    pub description: String,
+    /// True for the user's own manager.
+    pub user: bool,
 }
 
 /// The directory of all containers.

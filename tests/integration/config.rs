@@ -327,7 +327,8 @@ fn hugetlb_on_the_unified_tree() {
         return;
     }
     let tree = if v2() { "" } else { "unified/" };
-    let controllers = std::fs::read_to_string(format!("/sys/fs/cgroup/{tree}cgroup.controllers")).unwrap_or_default();
+    let controllers =
+        std::fs::read_to_string(format!("/sys/fs/cgroup/{tree}cgroup.controllers")).unwrap_or_default();
     if !controllers.contains("hugetlb") {
         return skip("hugetlb_on_the_unified_tree", "hugetlb in a cgroup v2 tree");
     }

@@ -82,6 +82,8 @@ pub struct Box {
     pub dir: PathBuf,
     pub config: Value,
     pub id: String,
+    /// Options before the verb.
+    pub global: Vec<&'static str>,
 }
 
 static COUNT: AtomicU32 = AtomicU32::new(0);
@@ -110,7 +112,7 @@ impl Box {
         ] {
             std::os::unix::fs::symlink("busybox", dir.join("rootfs/bin").join(applet)).unwrap();
         }
-        Box { dir, config: document(args, &id), id }
+        Box { dir, config: document(args, &id), id, global: Vec::new() }
     }
 
     pub fn rootfs(&self) -> PathBuf {
@@ -128,7 +130,7 @@ impl Box {
     /// `runtime --root … args`, in the bundle.
     pub fn command(&self, args: &[&str]) -> Command {
         let mut c = Command::new(runtime());
-        c.arg("--root").arg(self.state_root()).args(args).current_dir(&self.dir);
+        c.arg("--root").arg(self.state_root()).args(&self.global).args(args).current_dir(&self.dir);
         c
     }
 
@@ -240,7 +242,8 @@ impl Box {
 
 impl Drop for Box {
     fn drop(&mut self) {
-        let _ = self.verb("delete", &["--force"], &[]);
+        // A verb that hangs must not abort all the other tests.
+        let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.verb("delete", &["--force"], &[])));
         let _ = std::fs::remove_dir_all(&self.dir);
         // The parent of all test cgroups goes with the last container.
         for h in hierarchies() {

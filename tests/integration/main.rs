@@ -10,3 +10,4 @@ mod invalid;
 mod lifecycle;
 mod safety;
 mod seccomp;
+mod systemd;

@@ -104,7 +104,11 @@ impl Daemon {
 
     fn cgroups(&self, name: &str) -> Vec<PathBuf> {
         let id = self.id(name);
-        crate::harness::hierarchies().iter().map(|h| h.join("conex-test").join(&id)).filter(|p| p.exists()).collect()
+        crate::harness::hierarchies()
+            .iter()
+            .map(|h| h.join("conex-test").join(&id))
+            .filter(|p| p.exists())
+            .collect()
     }
 }
 

@@ -180,7 +180,7 @@ fn converse(exec: &Exec, c: &mut Container, group: &Group) -> Result<()> {
     if let Err(e) = group.join(pid, born) {
         // A container that runs systemd or Docker has moved init deeper, where its own cgroup has no processes and
         // takes none (EBUSY): then the process joins init.
-        if !join_init(exec, pid) {
+        if !join_init(exec, pid) && !attach(exec, pid, &e) {
             return Err(e);
         }
     }
@@ -212,6 +212,14 @@ fn converse(exec: &Exec, c: &mut Container, group: &Group) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// A user may not move a process between two subtrees that are both his; his manager may.
+fn attach(exec: &Exec, pid: i32, e: &Error) -> bool {
+    use nix::errno::Errno;
+    let Some(unit) = &exec.state.systemd_unit else { return false };
+    matches!(e.errno, Some(Errno::EACCES | Errno::EPERM))
+        && super::cgroup::systemd::Manager::connect(unit.user).and_then(|mut m| m.attach(&unit.name, pid)).is_ok()
 }
 
 fn join_init(exec: &Exec, pid: i32) -> bool {

@@ -14,6 +14,10 @@ pub struct Facts {
     pub apparmor: bool,
     pub selinux: bool,
     pub resctrl: bool,
+    /// True if systemd runs the host (sd_booted(3)).
+    pub systemd: bool,
+    /// See [`of_a_user`].
+    pub of_a_user: bool,
     pub cgroup: CgroupFacts,
     /// `Some(true)` for a directory, `Some(false)` for another file, `None` if there is nothing.
     pub kind_of: fn(&Path) -> Option<bool>,
@@ -58,6 +62,8 @@ impl Facts {
                 .is_ok_and(|b| b.first() == Some(&b'Y')),
             selinux: Path::new("/sys/fs/selinux/enforce").exists(),
             resctrl: Path::new("/sys/fs/resctrl/schemata").exists(),
+            of_a_user: of_a_user(),
+            systemd: Path::new("/run/systemd/system").is_dir(),
             cgroup: CgroupFacts {
                 hierarchies: hierarchies(),
                 hugepage_sizes: if huge { hugepages() } else { Vec::new() },
@@ -88,6 +94,26 @@ pub fn own_namespace(path: &Path, file: &str) -> bool {
 pub fn initial_userns() -> bool {
     let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
     map.split_whitespace().eq(["0", "0", "4294967295"])
+}
+
+/// True for an unprivileged user, and for root inside a user namespace that an unprivileged user made.
+pub fn of_a_user() -> bool {
+    !nix::unistd::geteuid().is_root() || (!initial_userns() && std::env::var("USER").map_or(true, |u| u != "root"))
+}
+
+/// The effective user as the first user namespace knows it.
+pub fn outer_uid() -> u32 {
+    let own = nix::unistd::geteuid().as_raw();
+    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    let number = |w: Option<&str>| w.and_then(|w| w.parse::<u32>().ok());
+    map.lines()
+        .find_map(|l| {
+            let mut words = l.split_whitespace();
+            let (inner, outer, size) = (number(words.next())?, number(words.next())?, number(words.next())?);
+            let offset = own.checked_sub(inner).filter(|o| *o < size)?;
+            outer.checked_add(offset)
+        })
+        .unwrap_or(own)
 }
 
 /// True if this process may do to the host what only its root may.

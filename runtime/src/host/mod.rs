@@ -16,9 +16,11 @@ pub mod userns;
 
 use crate::child;
 use crate::error::{Context, Error, Kind, Named, Result};
+use crate::plan::unit::Unit;
 use crate::plan::Plan;
-use crate::state::{identity, Entry, State};
+use crate::state::{identity, Entry, State, UnitRecord};
 use crate::sync::{pair, Channel, Message};
+use cgroup::systemd::Manager;
 use cgroup::Group;
 use conex_sys::proc;
 use nix::fcntl::OFlag;
@@ -60,7 +62,10 @@ pub fn create(plan: &Plan, entry: &Entry, state: &mut State, root: &Path, start:
 
 fn build(plan: &Plan, entry: &Entry, state: &mut State, root: &Path, start: Start) -> Result<Container> {
     let hierarchies = plan.cgroup.hierarchies.clone();
-    state.cgroups = cgroup::paths(&plan.cgroup, &hierarchies)?;
+    let mut manager = plan.cgroup.unit.as_ref().map(|u| announce(plan, u, state)).transpose()?;
+    if manager.is_none() {
+        state.cgroups = cgroup::paths(&plan.cgroup, &hierarchies, Path::new(""))?;
+    }
     if !plan.rootfs.private {
         state.rootfs_mounts = Some(undo::mounts_at(&plan.rootfs.path));
     }
@@ -69,12 +74,18 @@ fn build(plan: &Plan, entry: &Entry, state: &mut State, root: &Path, start: Star
         state.rdt_group = Some(rdt::group(rdt));
     }
     // Only the directory that the child is born in comes before it; the v1 ones are made while it mounts.
-    let mut group = match make_group(entry, state, &hierarchies, true) {
-        Err(e) if forbidden(&e) => without_cgroup(plan, state)?,
-        other => other?,
+    // A unit comes after the child, which systemd puts into it.
+    let mut group = match &manager {
+        Some(_) => entry.save(state).map(|()| Group { dirs: Vec::new() }),
+        None => make_group(entry, state, &hierarchies, true),
     };
+    if group.as_ref().is_err_and(forbidden) {
+        group = without_cgroup(plan, state);
+    }
+    let mut group = group?;
     let pure_v2 = hierarchies.len() == 1 && hierarchies[0].v2;
-    if pure_v2 {
+    let cgroup_first = pure_v2 && manager.is_none();
+    if cgroup_first {
         // The child is born inside: the limits are there before it.
         limit(plan, &group)?;
     }
@@ -102,17 +113,18 @@ fn build(plan: &Plan, entry: &Entry, state: &mut State, root: &Path, start: Star
         start: listener,
         program,
         has_runtime_hooks: !plan.hooks.prestart.is_empty() || !plan.hooks.create_runtime.is_empty(),
-        cgroup_first: pure_v2,
+        cgroup_first,
         into_cgroup: None,
     };
     let mut c = spawn(plan, inherited, ours, &group)?;
-    let v1 = match make_group(entry, state, &hierarchies, false) {
-        Err(e) if forbidden(&e) => without_cgroup(plan, state),
-        other => other,
+    let rest = match &mut manager {
+        Some(manager) => start_unit(manager, plan, entry, state, c.pid.as_raw()),
+        None => make_group(entry, state, &hierarchies, false),
     };
-    let talked = v1.and_then(|rest| {
+    let rest = if rest.as_ref().is_err_and(forbidden) { without_cgroup(plan, state) } else { rest };
+    let talked = rest.and_then(|rest| {
         group.dirs.extend(rest.dirs);
-        converse(plan, &mut c, &group, pure_v2)
+        converse(plan, &mut c, &group, cgroup_first)
     });
     match talked {
         Ok(()) => {
@@ -126,6 +138,35 @@ fn build(plan: &Plan, entry: &Entry, state: &mut State, root: &Path, start: Star
             Err(e)
         }
     }
+}
+
+/// Connects to systemd and names, in the record, the unit that will be made.
+fn announce(plan: &Plan, unit: &Unit, state: &mut State) -> Result<Manager> {
+    let user = facts::of_a_user();
+    let mut manager = Manager::connect(user).at(|| "linux.cgroupsPath")?;
+    let base = manager.control_group()?;
+    state.cgroups = cgroup::paths(&plan.cgroup, &plan.cgroup.hierarchies, &base)?;
+    let description = format!("conex container {}, created {}", plan.id, state.created);
+    state.systemd_unit = Some(UnitRecord { name: unit.name.clone(), description, user });
+    Ok(manager)
+}
+
+/// Starts the unit with the child in it. From then on its cgroups are the container's own; on v1 systemd has made only
+/// some of them.
+fn start_unit(manager: &mut Manager, plan: &Plan, entry: &Entry, state: &mut State, pid: i32) -> Result<Group> {
+    let (Some(unit), Some(record)) = (&plan.cgroup.unit, state.systemd_unit.clone()) else {
+        return Ok(Group { dirs: Vec::new() });
+    };
+    let hierarchies = &plan.cgroup.hierarchies;
+    manager.start(&plan.cgroup, unit, &record, pid, hierarchies.iter().all(|h| h.v2))?;
+    let mut own = state.cgroups.clone();
+    own.extend(cgroup::missing(&state.cgroups, hierarchies));
+    own.sort();
+    own.dedup();
+    state.made_cgroups = own;
+    entry.save(state)?;
+    let mut made = state.cgroups.clone();
+    Group::create(&state.cgroups, hierarchies, &state.made_cgroups, &mut made)
 }
 
 /// Records what will be made, then makes it. A parent that another container removes in between (it had made it, and
@@ -293,12 +334,12 @@ fn open_source(m: &crate::plan::mounts::Mount, recursive: bool, plan: &Plan) -> 
 }
 
 /// Our half of the conversation drawn in [`crate::sync`], up to `Ready`.
-fn converse(plan: &Plan, c: &mut Container, group: &Group, pure_v2: bool) -> Result<()> {
+fn converse(plan: &Plan, c: &mut Container, group: &Group, limited: bool) -> Result<()> {
     let pid = c.pid.as_raw();
     let born =
         Path::new(&format!("/proc/{pid}/cgroup")).exists() && group.unified().is_some_and(|d| born_in(pid, d));
     // The limits first: between "deny all" and the device rules that follow, a member could not make its nodes.
-    if !pure_v2 {
+    if !limited {
         limit(plan, group)?;
     }
     group.join(pid, born)?;

@@ -23,6 +23,9 @@ pub fn container(state: &State, init: Option<BorrowedFd>) -> Vec<Error> {
     if !(ended && cgroup::remove_at_once(&state.made_cgroups)) {
         kill_leftovers(state);
     }
+    if let Some(unit) = &state.systemd_unit {
+        problems.extend(cgroup::systemd::stop(unit).err());
+    }
     if let Some(id) = state.init {
         for _ in 0..1000 {
             if !alive(id) {

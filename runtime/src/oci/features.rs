@@ -31,7 +31,7 @@ pub fn document() -> Value {
         "linux": {
             "namespaces": names(&mut namespaces::KINDS.iter().map(|k| k.0)),
             "capabilities": capabilities,
-            "cgroup": {"v1": true, "v2": true, "systemd": false, "systemdUser": false, "rdma": true},
+            "cgroup": {"v1": true, "v2": true, "systemd": true, "systemdUser": true, "rdma": true},
             "seccomp": {
                 "enabled": true,
                 "actions": names(&mut seccomp::ACTIONS.iter().map(|a| a.0)),

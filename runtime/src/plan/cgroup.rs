@@ -2,10 +2,12 @@
 
 use super::devices::State;
 use super::resources::{self, Write};
+use super::unit::Unit;
 use super::{Check, Options};
 use crate::host::facts::{CgroupFacts, Facts, Hierarchy};
 use crate::oci::config::{Linux, Resources};
 use crate::root::clean;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// The container's cgroup: one path below every hierarchy of the host.
@@ -19,21 +21,54 @@ pub struct Cgroup {
     pub hierarchies: Vec<Hierarchy>,
     pub writes: Vec<Write>,
     pub devices: Option<State>,
+    /// With the systemd driver: the unit, whose path is relative to the manager's cgroup.
+    pub unit: Option<Unit>,
 }
 
-pub fn make(linux: &Linux, options: &Options, facts: &Facts, check: &mut Check) -> Option<Cgroup> {
-    let field = "linux.cgroupsPath";
-    if options.systemd_cgroup {
-        check.unsupported(field, "the systemd cgroup driver (--systemd-cgroup) is not supported by this version; use the cgroupfs driver");
-        return None;
-    }
+pub fn make(
+    linux: &Linux,
+    annotations: &BTreeMap<String, String>,
+    options: &Options,
+    facts: &Facts,
+    check: &mut Check,
+) -> Option<Cgroup> {
     let given = linux.cgroups_path.as_deref().unwrap_or("");
+    let (path, relative, unit) = if options.systemd_cgroup {
+        if !facts.systemd {
+            check.unsupported(
+                "linux.cgroupsPath",
+                "systemd not running on this host, cannot use systemd cgroups manager (--systemd-cgroup)",
+            );
+            return None;
+        }
+        let unit = super::unit::make(given, &options.id, facts.of_a_user, annotations, check)?;
+        (unit.path.clone(), false, Some(unit))
+    } else {
+        let (path, relative) = path(given, &options.id, check)?;
+        (path, relative, None)
+    };
+    let resources = linux.resources.clone().unwrap_or_default();
+    let writes = writes(&resources, &facts.cgroup, check);
+    let rules = super::devices::rules(&resources.devices, check);
+    Some(Cgroup {
+        path,
+        relative,
+        hierarchies: facts.cgroup.hierarchies.clone(),
+        writes,
+        devices: Some(super::devices::state(&rules)),
+        unit,
+    })
+}
+
+/// The path of the cgroupfs driver, and whether it is relative.
+fn path(given: &str, id: &str, check: &mut Check) -> Option<(PathBuf, bool)> {
+    let field = "linux.cgroupsPath";
     if given.contains('\0') || given.contains('\n') {
         check.bad(field, format!("{given:?} is not a path"));
         return None;
     }
     let (path, relative) = match given {
-        "" => (PathBuf::from(&options.id), true),
+        "" => (PathBuf::from(id), true),
         p => (clean(Path::new(p)), !p.starts_with('/')),
     };
     if path.as_os_str().is_empty() {
@@ -44,16 +79,7 @@ pub fn make(linux: &Linux, options: &Options, facts: &Facts, check: &mut Check) 
         check.bad(field, format!("{given:?}: \"..\" is not allowed in a cgroup path"));
         return None;
     }
-    let resources = linux.resources.clone().unwrap_or_default();
-    let writes = writes(&resources, &facts.cgroup, check);
-    let rules = super::devices::rules(&resources.devices, check);
-    Some(Cgroup {
-        path,
-        relative,
-        hierarchies: facts.cgroup.hierarchies.clone(),
-        writes,
-        devices: Some(super::devices::state(&rules)),
-    })
+    Some((path, relative))
 }
 
 /// Every write that the resources ask for, each for the hierarchy that has its controller. A limit without a

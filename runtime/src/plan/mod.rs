@@ -11,6 +11,7 @@ pub mod namespaces;
 pub mod placement;
 pub mod process;
 pub mod resources;
+pub mod unit;
 
 use crate::error::Error;
 use crate::host::facts::Facts;
@@ -114,7 +115,7 @@ pub fn make(spec: &Spec, options: &Options, facts: &Facts) -> Result<Plan, Vec<E
     let process = process::make(spec, options, facts, &namespaces, &mut check);
     let mut mounts = mounts::make(spec, options, &namespaces, facts, &mut check);
     let devices = devices::nodes(&linux, &mounts, &mut check);
-    let cgroup = cgroup::make(&linux, options, facts, &mut check);
+    let cgroup = cgroup::make(&linux, &spec.annotations.0, options, facts, &mut check);
     mounts::resolve_cgroup(&mut mounts, &namespaces, facts);
     hooks::check(spec, &mut check);
     names(spec, &namespaces, &mut check);

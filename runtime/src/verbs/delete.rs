@@ -71,8 +71,8 @@ fn guess(entry: &Entry) -> State {
     let facts = crate::host::facts::Facts::read(&spec);
     let linux = spec.linux.unwrap_or_default();
     let mut check = crate::plan::Check::default();
-    let planned = crate::plan::cgroup::make(&linux, &options, &facts, &mut check);
-    let paths = planned.and_then(|c| crate::host::cgroup::paths(&c, &facts.cgroup.hierarchies).ok());
+    let planned = crate::plan::cgroup::make(&linux, &spec.annotations.0, &options, &facts, &mut check);
+    let paths = planned.and_then(|c| crate::host::cgroup::paths(&c, &facts.cgroup.hierarchies, "".as_ref()).ok());
     // Everything in it will be killed: only a directory named after the container is surely its own.
     let own = |p: &std::path::PathBuf| {
         p.file_name().is_some_and(|name| name.to_string_lossy().contains(entry.id.as_str()))

@@ -3,12 +3,14 @@
 use super::Env;
 use crate::bundle;
 use crate::error::{Context, Error, Kind, Result};
+use crate::host::cgroup::systemd::Manager;
 use crate::host::cgroup::Group;
 use crate::host::facts::Facts;
 use crate::host::rdt;
 use crate::oci::config::*;
+use crate::plan::resources::Write;
 use crate::plan::{self, Check};
-use crate::state::Status;
+use crate::state::{State, Status};
 use std::io::Read;
 
 pub fn main(env: &mut Env) -> Result<i32> {
@@ -43,8 +45,10 @@ pub fn main(env: &mut Env) -> Result<i32> {
     }
     // Device rules are not part of an update: what a process has opened stays open.
     let before = group.snapshot(&writes);
-    if let Err(e) = group.apply(&writes) {
+    let changed = tell_systemd(&state, &group, &writes).and_then(|()| group.apply(&writes));
+    if let Err(e) = changed {
         let _ = group.apply(&before);
+        let _ = tell_systemd(&state, &group, &before);
         return Err(e);
     }
     remember(&entry, &text, &writes)?;
@@ -52,6 +56,16 @@ pub fn main(env: &mut Env) -> Result<i32> {
         env.log.warn(w.to_string());
     }
     Ok(0)
+}
+
+/// The unit is told before the files are written: what systemd rounds or cannot express is set right afterwards.
+fn tell_systemd(state: &State, group: &Group, writes: &[Write]) -> Result<()> {
+    let Some(unit) = &state.systemd_unit else { return Ok(()) };
+    let properties = plan::unit::limits(writes, group.bandwidth());
+    if properties.is_empty() {
+        return Ok(());
+    }
+    Manager::connect(unit.user)?.set(&unit.name, properties)
 }
 
 fn from_file(file: &str) -> Result<(Resources, Vec<u8>)> {
@@ -127,7 +141,7 @@ fn size(flag: &str, text: &str) -> Result<i64> {
 
 /// Keeps the document in step with what is in force. What came as JSON is merged into it; flags have no document of
 /// their own, and the cgroup files hold their values.
-fn remember(entry: &crate::state::Entry, new: &[u8], writes: &[plan::resources::Write]) -> Result<()> {
+fn remember(entry: &crate::state::Entry, new: &[u8], writes: &[Write]) -> Result<()> {
     if new.is_empty() || writes.is_empty() {
         return Ok(());
     }

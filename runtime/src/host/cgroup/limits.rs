@@ -125,7 +125,17 @@ fn apply_one(dir: &Dir, write: &Write) -> Result<()> {
         Ok(()) => Ok(()),
         Err(Errno::ENOENT) if write.optional => Ok(()),
         Err(Errno::ENOENT) => {
-            let what = format!("this kernel has no {file} ({})", dir.path.display());
+            let enabled = read_at(dir.as_fd(), "cgroup.controllers").unwrap_or_default();
+            let delegated = !dir.hierarchy.v2
+                || write.controller.is_empty()
+                || enabled.split_whitespace().any(|c| c == write.controller);
+            let what = if delegated {
+                format!("this kernel has no {file} ({})", dir.path.display())
+            } else {
+                let above = dir.path.parent().unwrap_or(&dir.path).display();
+                let name = write.controller;
+                format!("the controller {name} is not delegated: it is not in {above}/cgroup.subtree_control")
+            };
             Err(Error::new(Kind::Unsupported, what).at(write.field.clone()))
         }
         Err(Errno::EBUSY) if file == "memory.limit_in_bytes" => {
@@ -158,6 +168,18 @@ fn value_for(dir: &Dir, file: &str, value: &str) -> String {
 }
 
 impl Group {
+    /// CPU quota (`None` for none) and period in force, in microseconds.
+    pub fn bandwidth(&self) -> (Option<u64>, u64) {
+        let Some(dir) = self.dir("cpu") else { return (None, 100_000) };
+        let text = if dir.hierarchy.v2 {
+            read_at(dir.as_fd(), "cpu.max").unwrap_or_default()
+        } else {
+            ["cpu.cfs_quota_us", "cpu.cfs_period_us"].map(|f| read_at(dir.as_fd(), f).unwrap_or_default()).join(" ")
+        };
+        let mut words = text.split_whitespace().map(|w| w.parse().ok());
+        (words.next().flatten(), words.next().flatten().unwrap_or(100_000))
+    }
+
     /// The values in force of the files that an update will write, to go back to.
     pub fn snapshot(&self, writes: &[Write]) -> Vec<Write> {
         let mut out: Vec<Write> = Vec::new();

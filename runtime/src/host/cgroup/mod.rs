@@ -3,6 +3,7 @@
 pub mod files;
 pub mod limits;
 pub mod stats;
+pub mod systemd;
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::host::facts::{self, Hierarchy};
@@ -26,8 +27,8 @@ pub struct Dir {
     pub hierarchy: Hierarchy,
 }
 
-/// The directories of a planned cgroup, whether they exist or not.
-pub fn paths(plan: &Cgroup, hierarchies: &[Hierarchy]) -> Result<Vec<PathBuf>> {
+/// The directories of a planned cgroup, whether they exist or not. `base` is where the paths of a systemd unit begin.
+pub fn paths(plan: &Cgroup, hierarchies: &[Hierarchy], base: &Path) -> Result<Vec<PathBuf>> {
     let own = if plan.relative {
         std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default()
     } else {
@@ -36,7 +37,7 @@ pub fn paths(plan: &Cgroup, hierarchies: &[Hierarchy]) -> Result<Vec<PathBuf>> {
     hierarchies
         .iter()
         .map(|h| {
-            let parent = if plan.relative { own_path(&own, h).unwrap_or_default() } else { PathBuf::new() };
+            let parent = if plan.relative { own_path(&own, h).unwrap_or_default() } else { base.to_path_buf() };
             let below = crate::root::clean(&parent.join(&plan.path));
             if below.as_os_str().is_empty() {
                 // Everything that follows may kill, freeze or attach a device program: never to the root.

@@ -1,0 +1,235 @@
+//! The systemd driver, against the systemd that runs the host.
+
+use crate::harness::*;
+use serde_json::json;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+fn booted() -> bool {
+    Path::new("/run/systemd/system").is_dir()
+}
+
+/// A container in a unit of its own slice; `None` is a recorded skip.
+fn unit(test: &str, script: &str) -> Option<Box> {
+    if !booted() {
+        skip(test, "systemd");
+        return None;
+    }
+    let mut b = Box::sh(script);
+    b.global.push("--systemd-cgroup");
+    *b.at("linux.cgroupsPath") = json!(format!("conextest.slice:cx:{}", b.id));
+    Some(b)
+}
+
+fn systemctl(args: &[&str]) -> Ran {
+    finish(Command::new("systemctl").args(args), b"")
+}
+
+fn name(b: &Box) -> String {
+    format!("cx-{}.scope", b.id)
+}
+
+fn show(b: &Box, property: &str) -> String {
+    systemctl(&["show", "--value", "-p", property, &name(b)]).ok().out.trim().to_string()
+}
+
+fn dir(b: &Box, controller: &str) -> PathBuf {
+    let root = Path::new("/sys/fs/cgroup");
+    let root = if v2() { root.to_path_buf() } else { root.join(controller) };
+    root.join("conextest.slice").join(name(b))
+}
+
+fn file(b: &Box, controller: &str, v1: &str, v2_name: &str) -> String {
+    let path = dir(b, controller).join(if v2() { v2_name } else { v1 });
+    std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display())).trim().to_string()
+}
+
+#[track_caller]
+fn gone(b: &Box) {
+    until(|| show(b, "LoadState") == "not-found", "systemd has forgotten the unit");
+    for controller in ["memory", "cpu", "pids", "freezer", "devices"] {
+        assert!(!dir(b, controller).exists(), "{}", dir(b, controller).display());
+    }
+    b.assert_gone();
+    // As the engines' slices, ours stays for the next container; here it goes with the last one.
+    if !std::fs::read_dir("/sys/fs/cgroup/conextest.slice")
+        .is_ok_and(|list| list.flatten().any(|e| e.file_type().is_ok_and(|t| t.is_dir())))
+    {
+        let _ = systemctl(&["stop", "conextest.slice"]);
+    }
+}
+
+#[test]
+fn a_unit_with_all_limits() {
+    let Some(mut b) = unit("a_unit_with_all_limits", "sleep 100") else { return };
+    *b.at("linux.resources.memory") = json!({"limit": 64 << 20, "reservation": 32 << 20});
+    *b.at("linux.resources.cpu") = json!({"shares": 512, "quota": 33333, "period": 100000});
+    *b.at("linux.resources.pids") = json!({"limit": 44});
+    b.up();
+    assert_eq!(show(&b, "ActiveState"), "active");
+    assert_eq!((show(&b, "Slice").as_str(), show(&b, "Delegate").as_str()), ("conextest.slice", "yes"));
+    assert!(show(&b, "Description").contains(&b.id));
+    assert_eq!(show(&b, "TasksMax"), "44");
+    assert_eq!(show(&b, "CPUQuotaPerSecUSec"), "340ms");
+    assert_eq!(show(&b, if v2() { "MemoryMax" } else { "MemoryLimit" }), (64 << 20).to_string());
+    assert_eq!(file(&b, "memory", "memory.limit_in_bytes", "memory.max"), (64 << 20).to_string());
+    assert_eq!(file(&b, "cpu", "cpu.shares", "cpu.weight"), if v2() { "59" } else { "512" });
+    // The file has the exact quota, which systemd rounds.
+    assert!(file(&b, "cpu", "cpu.cfs_quota_us", "cpu.max").starts_with("33333"));
+    assert!(file(&b, "memory", "cgroup.procs", "cgroup.procs").contains(&b.pid().to_string()));
+    b.exec(&["true"]).ok();
+    assert_eq!(b.exec(&["sh", "-c", "head -c1 /dev/null; echo in"]).ok().out, "in\n");
+
+    b.verb("update", &["--memory", "80M", "--cpu-quota", "50000", "--pids-limit", "55"], &[]).ok();
+    assert_eq!(file(&b, "memory", "memory.limit_in_bytes", "memory.max"), (80 << 20).to_string());
+    assert_eq!((show(&b, "TasksMax").as_str(), show(&b, "CPUQuotaPerSecUSec").as_str()), ("55", "500ms"));
+    // systemd applies its own view again: it must be the same.
+    systemctl(&["daemon-reload"]).ok();
+    assert_eq!(file(&b, "memory", "memory.limit_in_bytes", "memory.max"), (80 << 20).to_string());
+    assert_eq!(file(&b, "pids", "pids.max", "pids.max"), "55");
+    assert!(file(&b, "cpu", "cpu.cfs_quota_us", "cpu.max").starts_with("50000"));
+    b.verb("pause", &[], &[]).ok();
+    assert_eq!(b.status(), "paused");
+    b.verb("resume", &[], &[]).ok();
+    b.verb("delete", &["--force"], &[]).ok();
+    gone(&b);
+}
+
+#[test]
+fn device_rules_outlive_a_reload() {
+    let script = "mkdir /tmp/x; echo up; while ! [ -e /tmp/go ]; do sleep 0.05; done; head -c1 /dev/mine 2>&1; head -c1 /dev/zero | wc -c";
+    let Some(mut b) = unit("device_rules_outlive_a_reload", script) else { return };
+    b.push("linux.devices", json!({"path": "/dev/mine", "type": "c", "major": 10, "minor": 229}));
+    b.up();
+    until(|| b.output().contains("up"), "running");
+    systemctl(&["daemon-reload"]).ok();
+    std::fs::write(b.rootfs().join("tmp/go"), "").unwrap();
+    b.wait_status("stopped");
+    assert!(b.output().contains("Operation not permitted") && b.output().ends_with("1\n"), "{}", b.output());
+    b.verb("delete", &[], &[]).ok();
+    gone(&b);
+}
+
+#[test]
+fn annotations_become_properties() {
+    let Some(mut b) = unit("annotations_become_properties", "sleep 100") else { return };
+    *b.at("annotations") = json!({
+        "org.systemd.property.TimeoutStopSec": "7",
+        "org.systemd.property.CollectMode": "'inactive-or-failed'",
+    });
+    b.up();
+    assert_eq!(show(&b, "TimeoutStopUSec"), "7s");
+    assert_eq!(show(&b, "CollectMode"), "inactive-or-failed");
+    b.verb("delete", &["-f"], &[]).ok();
+    for (key, value) in [
+        ("ExecStop", "'/bin/true'"),
+        ("Wants", "['a.service']"),
+        ("TimeoutStopSec", "'x'"),
+        ("KillMode", "mixed"),
+        ("KillMode", "'nonsense'"),
+        ("MemoryNonsense", "uint64 5"),
+    ] {
+        let key = format!("org.systemd.property.{key}");
+        *b.at("annotations") = json!({ key.clone(): value });
+        let r = b.create();
+        assert!(r.code == 1 && r.err.contains(&key), "{key}={value}: {}", r.err);
+        gone(&b);
+    }
+}
+
+#[test]
+fn a_unit_of_somebody_else_is_refused_and_lives() {
+    let Some(b) = unit("a_unit_of_somebody_else_is_refused_and_lives", "sleep 100") else { return };
+    let unit = format!("--unit={}", name(&b));
+    let mut other =
+        Command::new("systemd-run").args(["--scope", "--quiet", &unit, "sleep", "100"]).spawn().unwrap();
+    until(|| show(&b, "ActiveState") == "active", "the other unit");
+    b.create().fails_with("exists already");
+    let _ = b.verb("delete", &["--force"], &[]);
+    assert_eq!(show(&b, "ActiveState"), "active");
+    assert!(other.try_wait().unwrap().is_none());
+    other.kill().unwrap();
+    other.wait().unwrap();
+    until(|| show(&b, "LoadState") == "not-found", "the other unit is gone");
+}
+
+#[test]
+fn the_same_unit_again_and_again() {
+    let Some(mut b) = unit("the_same_unit_again_and_again", "true") else { return };
+    for _ in 0..5 {
+        b.run().ok();
+    }
+    // A unit that failed is kept by systemd, but is in nobody's way.
+    *b.at("linux.resources.memory") = json!({"limit": 20 << 20, "swap": 20 << 20});
+    *b.at("process.args.2") = json!("x=1234567890; while true; do x=$x$x; done");
+    assert_eq!(b.run().code, 137);
+    *b.at("process.args.2") = json!("exit 3");
+    assert_eq!(b.run().code, 3);
+    gone(&b);
+}
+
+#[test]
+fn systemd_executes_itself_anew_meanwhile() {
+    let Some(b) = unit("systemd_executes_itself_anew_meanwhile", "sleep 100") else { return };
+    b.write_config();
+    let mut again = Command::new("sh")
+        .args(["-c", "for i in 1 2 3 4; do systemctl daemon-reexec; sleep 0.2; done"])
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut rounds = 0;
+    while again.try_wait().unwrap().is_none() {
+        b.create().ok();
+        assert!(file(&b, "memory", "cgroup.procs", "cgroup.procs").contains(&b.pid().to_string()));
+        b.verb("delete", &["--force"], &[]).ok();
+        rounds += 1;
+    }
+    assert!(rounds > 0);
+    gone(&b);
+}
+
+#[test]
+fn a_create_killed_at_any_moment_leaves_no_unit() {
+    let Some(b) = unit("a_create_killed_at_any_moment_leaves_no_unit", "sleep 100") else { return };
+    b.write_config();
+    for i in 0..20u64 {
+        let mut c = b.command(&["create", &b.id]);
+        let mut child = c.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        std::thread::sleep(std::time::Duration::from_micros(i * 600));
+        let _ = child.kill();
+        let _ = child.wait();
+        b.verb("delete", &["--force"], &[]).ok();
+        gone(&b);
+    }
+}
+
+#[test]
+fn paths_that_are_no_unit() {
+    let mut b = Box::sh("true");
+    b.global.push("--systemd-cgroup");
+    if !booted() {
+        b.create().fails_with("systemd not running on this host");
+        return b.assert_gone();
+    }
+    for path in [
+        "/conex-test/x",
+        "a:b",
+        "no-slice:p:n",
+        "a--b.slice:p:n",
+        "a/b.slice:p:n",
+        "a.slice:p:../n",
+        "a.slice:p:n/m",
+    ] {
+        *b.at("linux.cgroupsPath") = json!(path);
+        b.create().fails_with("linux.cgroupsPath");
+        b.assert_gone();
+    }
+    // A missing path is system.slice:conex:ID.
+    b.at("linux").as_object_mut().unwrap().remove("cgroupsPath");
+    *b.at("process.args.2") = json!("sleep 100");
+    b.up();
+    let unit = format!("conex-{}.scope", b.id);
+    assert_eq!(systemctl(&["show", "--value", "-p", "Slice", &unit]).out.trim(), "system.slice");
+    b.verb("delete", &["-f"], &[]).ok();
+    b.assert_gone();
+}
