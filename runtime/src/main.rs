@@ -69,8 +69,15 @@ fn run(global: &Args, rest: Vec<String>, log: Log) -> std::result::Result<i32, u
             return Err(1);
         }
     };
-    let mut env = match root(global) {
-        Ok(root) => Env { root, systemd_cgroup: global.is_set("systemd-cgroup"), log, args },
+    let required = match global.value("rootless").unwrap_or("auto") {
+        "true" | "auto" => Ok(false),
+        "false" => Ok(true),
+        other => Err(Error::new(Kind::Invalid, format!("--rootless {other:?}: expected true, false or auto"))),
+    };
+    let mut env = match root(global).and_then(|root| required.map(|required| (root, required))) {
+        Ok((root, cgroup_required)) => {
+            Env { root, systemd_cgroup: global.is_set("systemd-cgroup"), cgroup_required, log, args }
+        }
         Err(e) => {
             log.fail(&e.to_string());
             return Err(1);

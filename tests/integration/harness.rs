@@ -84,6 +84,10 @@ pub struct Box {
     pub id: String,
     /// Options before the verb.
     pub global: Vec<&'static str>,
+    /// The command that runs the runtime, for another user for example.
+    pub prefix: Vec<String>,
+    /// A copy of the runtime in a place where that user can reach it.
+    pub binary: Option<PathBuf>,
 }
 
 static COUNT: AtomicU32 = AtomicU32::new(0);
@@ -112,7 +116,7 @@ impl Box {
         ] {
             std::os::unix::fs::symlink("busybox", dir.join("rootfs/bin").join(applet)).unwrap();
         }
-        Box { dir, config: document(args, &id), id, global: Vec::new() }
+        Box { dir, config: document(args, &id), id, global: Vec::new(), prefix: Vec::new(), binary: None }
     }
 
     pub fn rootfs(&self) -> PathBuf {
@@ -129,7 +133,14 @@ impl Box {
 
     /// `runtime --root … args`, in the bundle.
     pub fn command(&self, args: &[&str]) -> Command {
-        let mut c = Command::new(runtime());
+        let mut c = match self.prefix.split_first() {
+            Some((program, rest)) => {
+                let mut c = Command::new(program);
+                c.args(rest).arg(self.binary.clone().unwrap_or_else(runtime));
+                c
+            }
+            None => Command::new(runtime()),
+        };
         c.arg("--root").arg(self.state_root()).args(&self.global).args(args).current_dir(&self.dir);
         c
     }

@@ -8,6 +8,7 @@ mod faults;
 mod harness;
 mod invalid;
 mod lifecycle;
+mod rootless;
 mod safety;
 mod seccomp;
 mod systemd;

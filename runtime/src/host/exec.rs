@@ -51,7 +51,7 @@ pub fn spawn(exec: &Exec) -> Result<Container> {
     let _ = proc::wait_pidfd(pidfd.as_fd(), false);
     let pid = hopped?;
     let pidfd = proc::pidfd_open(Pid::from_raw(pid)).call(|| format!("pidfd_open({pid})"))?;
-    let mut c = Container { pid: Pid::from_raw(pid), pidfd, sync: ours, terminal: None };
+    let mut c = Container { pid: Pid::from_raw(pid), pidfd, sync: ours, terminal: None, warnings: Vec::new() };
     match converse(exec, &mut c, &group) {
         Ok(()) => Ok(c),
         Err(mut e) => {

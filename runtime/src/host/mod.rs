@@ -36,6 +36,8 @@ pub struct Container {
     pub sync: Channel,
     /// The master side of its terminal.
     pub terminal: Option<OwnedFd>,
+    /// Limits that an unprivileged runtime could not apply.
+    pub warnings: Vec<Error>,
 }
 
 pub(crate) use spawn::clone_into;
@@ -79,8 +81,9 @@ fn build(plan: &Plan, entry: &Entry, state: &mut State, root: &Path, start: Star
         Some(_) => entry.save(state).map(|()| Group { dirs: Vec::new() }),
         None => make_group(entry, state, &hierarchies, true),
     };
+    let mut warnings = Vec::new();
     if group.as_ref().is_err_and(forbidden) {
-        group = without_cgroup(plan, state);
+        group = without_cgroup(plan, state, &mut warnings);
     }
     let mut group = group?;
     let pure_v2 = hierarchies.len() == 1 && hierarchies[0].v2;
@@ -121,7 +124,8 @@ fn build(plan: &Plan, entry: &Entry, state: &mut State, root: &Path, start: Star
         Some(manager) => start_unit(manager, plan, entry, state, c.pid.as_raw()),
         None => make_group(entry, state, &hierarchies, false),
     };
-    let rest = if rest.as_ref().is_err_and(forbidden) { without_cgroup(plan, state) } else { rest };
+    let rest = if rest.as_ref().is_err_and(forbidden) { without_cgroup(plan, state, &mut warnings) } else { rest };
+    c.warnings = warnings;
     let talked = rest.and_then(|rest| {
         group.dirs.extend(rest.dirs);
         converse(plan, &mut c, &group, cgroup_first)
@@ -214,11 +218,20 @@ fn forbidden(e: &Error) -> bool {
     refused && !facts::host_root()
 }
 
-/// Goes on without a cgroup if the document asks for no limit; a limit that would silently not hold is an error.
-fn without_cgroup(plan: &Plan, state: &mut State) -> Result<Group> {
-    if let Some(w) = plan.cgroup.writes.first() {
-        let what = "cannot be applied: this user may not make a cgroup, and none was delegated";
-        return Err(Error::unsupported(w.field.clone(), what));
+/// Goes on without a cgroup. Each limit that will not hold is named: as a warning, or as an error if the caller wants
+/// none of them lost (`--rootless=false`).
+fn without_cgroup(plan: &Plan, state: &mut State, warnings: &mut Vec<Error>) -> Result<Group> {
+    let mut fields: Vec<&String> = plan.cgroup.writes.iter().map(|w| &w.field).collect();
+    fields.dedup();
+    for field in fields {
+        let what = "not applied: this user may not make a cgroup, and none was delegated";
+        let problem = Error::unsupported(field.clone(), what);
+        if plan.cgroup.required {
+            return Err(problem);
+        }
+        if !warnings.contains(&problem) {
+            warnings.push(problem);
+        }
     }
     state.cgroups.clear();
     state.made_cgroups.clear();

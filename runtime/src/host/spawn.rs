@@ -94,7 +94,7 @@ pub(super) fn spawn(
     };
     // Only the child keeps its end; end of stream must mean its death.
     drop(inherited);
-    let mut c = Container { pid, pidfd, sync: ours, terminal: None };
+    let mut c = Container { pid, pidfd, sync: ours, terminal: None, warnings: Vec::new() };
     if let Err(e) = back.and_then(|()| if ns.hops == Hops::Two { meet_second_hop(&mut c) } else { Ok(()) }) {
         let _ = proc::pidfd_send_signal(c.pidfd.as_fd(), libc::SIGKILL);
         let _ = proc::wait_pidfd(c.pidfd.as_fd(), false);

@@ -23,6 +23,8 @@ pub struct Cgroup {
     pub devices: Option<State>,
     /// With the systemd driver: the unit, whose path is relative to the manager's cgroup.
     pub unit: Option<Unit>,
+    /// True if an unprivileged runtime may not go on without a cgroup.
+    pub required: bool,
 }
 
 pub fn make(
@@ -57,6 +59,7 @@ pub fn make(
         writes,
         devices: Some(super::devices::state(&rules)),
         unit,
+        required: options.cgroup_required,
     })
 }
 

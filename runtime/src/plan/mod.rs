@@ -49,6 +49,8 @@ pub struct Options {
     pub no_pivot: bool,
     pub no_new_keyring: bool,
     pub systemd_cgroup: bool,
+    /// See [`cgroup::Cgroup::required`].
+    pub cgroup_required: bool,
     /// Descriptors from 3 on that the process keeps.
     pub preserve_fds: u32,
     /// How many of them are socket-activation sockets (`LISTEN_FDS`).

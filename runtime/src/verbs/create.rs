@@ -55,6 +55,7 @@ impl Request {
                 no_pivot: env.args.is_set("no-pivot"),
                 no_new_keyring: env.args.is_set("no-new-keyring"),
                 systemd_cgroup: env.systemd_cgroup,
+                cgroup_required: env.cgroup_required,
                 preserve_fds,
                 listen_fds,
                 notify_dir,
@@ -126,7 +127,13 @@ pub fn make(env: &mut Env, request: &Request, start: Start) -> Result<Made> {
     let mut state = record(&plan, &request.bundle);
     let made = keep(&entry, &mut state, &plan, request, &env.root, start);
     match made {
-        Ok(container) => Ok(Made { container, plan, entry, state }),
+        Ok(mut container) => {
+            let warnings = std::mem::take(&mut container.warnings);
+            for w in bundle::locate(&request.bundle.text, warnings) {
+                env.log.warn(w.to_string());
+            }
+            Ok(Made { container, plan, entry, state })
+        }
         Err(e) => {
             let e = match entry.remove() {
                 Ok(()) => e,

@@ -25,6 +25,8 @@ use std::path::PathBuf;
 pub struct Env {
     pub root: PathBuf,
     pub systemd_cgroup: bool,
+    /// `--rootless=false`: no limit may be lost, whoever calls.
+    pub cgroup_required: bool,
     pub log: Log,
     pub args: Args,
 }
