@@ -1,6 +1,7 @@
 //! Tests of the binary from outside. `CONEX` names it (any runc-compatible runtime will do for most of them),
 //! `BUSYBOX` a static busybox. Run them through tests/run.sh, which isolates and checks the host.
 
+mod apparmor;
 mod config;
 mod contract;
 mod fallbacks;
