@@ -9,6 +9,7 @@ mod faults;
 mod harness;
 mod invalid;
 mod lifecycle;
+mod nested;
 mod rootless;
 mod safety;
 mod seccomp;

@@ -243,6 +243,9 @@ fn limit(plan: &Plan, group: &Group) -> Result<()> {
         return Ok(());
     }
     group.apply(&plan.cgroup.writes)?;
+    if let Some(uid) = plan.cgroup.owner.filter(|_| facts::host_root()) {
+        group.give_to(uid)?;
+    }
     match plan.cgroup.devices.as_ref().map_or(Ok(()), |d| group.devices(d)) {
         // bpf(2) and devices.deny take host root. Without it nobody can make a device node either: the container gets
         // the host's nodes bound, which the file permissions guard.

@@ -25,6 +25,9 @@ pub struct Cgroup {
     pub unit: Option<Unit>,
     /// True if an unprivileged runtime may not go on without a cgroup.
     pub required: bool,
+    /// The host's uid that the container's own cgroup is given to, so that its user can manage what is below
+    /// (config-linux.md, "Cgroup ownership").
+    pub owner: Option<u32>,
 }
 
 pub fn make(
@@ -60,6 +63,7 @@ pub fn make(
         devices: Some(super::devices::state(&rules)),
         unit,
         required: options.cgroup_required,
+        owner: None,
     })
 }
 

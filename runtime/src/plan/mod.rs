@@ -117,8 +117,11 @@ pub fn make(spec: &Spec, options: &Options, facts: &Facts) -> Result<Plan, Vec<E
     let process = process::make(spec, options, facts, &namespaces, &mut check);
     let mut mounts = mounts::make(spec, options, &namespaces, facts, &mut check);
     let devices = devices::nodes(&linux, &mounts, &mut check);
-    let cgroup = cgroup::make(&linux, &spec.annotations.0, options, facts, &mut check);
+    let mut cgroup = cgroup::make(&linux, &spec.annotations.0, options, facts, &mut check);
     mounts::resolve_cgroup(&mut mounts, &namespaces, facts);
+    if let (Some(cgroup), Some(process)) = (&mut cgroup, &process) {
+        cgroup.owner = cgroup_owner(&mounts, &namespaces, process.uid);
+    }
     hooks::check(spec, &mut check);
     names(spec, &namespaces, &mut check);
     let sysctls = namespaces::sysctls(&linux, &namespaces, &mut check);
@@ -217,6 +220,23 @@ fn rootfs(spec: &Spec, options: &Options, facts: &Facts, private: bool, check: &
         no_pivot: options.no_pivot,
         private,
     })
+}
+
+/// The specification's conditions: cgroup v2, a cgroup namespace, and a cgroup mount that may be written. Root of the
+/// host owns it already.
+fn cgroup_owner(mounts: &[mounts::Mount], namespaces: &namespaces::Namespaces, uid: u32) -> Option<u32> {
+    use conex_sys::mount::ATTR_RDONLY;
+    let writable = |m: &&mounts::Mount| {
+        matches!(&m.kind, mounts::Kind::Fs(kind) if kind == "cgroup2")
+            && (m.attr.set | m.recursive.set) & ATTR_RDONLY == 0
+    };
+    mounts.iter().find(writable)?;
+    let host = match &namespaces.maps {
+        Some(maps) => namespaces::Maps::to_host(&maps.uid, uid)?,
+        None if namespaces.private(libc::CLONE_NEWUSER) => return None,
+        None => uid,
+    };
+    (host != 0 && namespaces.private(libc::CLONE_NEWCGROUP)).then_some(host)
 }
 
 fn names(spec: &Spec, namespaces: &namespaces::Namespaces, check: &mut Check) {

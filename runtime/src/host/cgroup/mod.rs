@@ -147,6 +147,23 @@ impl Group {
         Ok(())
     }
 
+    /// Gives the directory and the files that move processes and enable controllers to a user; the limits stay ours
+    /// (cgroups(7), "Delegation").
+    pub fn give_to(&self, uid: u32) -> Result<()> {
+        let Some(dir) = self.unified() else { return Ok(()) };
+        let list = read(Path::new("/sys/kernel/cgroup/delegate"))
+            .unwrap_or_else(|_| "cgroup.procs\ncgroup.subtree_control\ncgroup.threads".into());
+        for file in std::iter::once("").chain(list.lines()) {
+            let path = dir.path.join(file);
+            match std::os::unix::fs::lchown(&path, Some(uid), None) {
+                // Files of controllers that are not enabled here.
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+                other => other.call(|| format!("lchown({}, {uid})", path.display()))?,
+            }
+        }
+        Ok(())
+    }
+
     /// Every process in the cgroup and below it.
     pub fn pids(&self) -> Vec<i32> {
         let Some(dir) = self.process_dir() else {
