@@ -4,6 +4,7 @@
 mod apparmor;
 mod config;
 mod contract;
+mod devices;
 mod fallbacks;
 mod faults;
 mod harness;
