@@ -154,16 +154,17 @@ impl Store {
     /// the caller replays it (see [`Store::find`]) and tries again.
     pub fn reserve(&self, id: &str) -> Result<Entry> {
         check_id(id)?;
+        let taken = || Error::new(Kind::Status, format!("container with given ID already exists: {id}"));
         for _ in 0..100 {
             match nix::sys::stat::mkdirat(&self.fd, id, Mode::S_IRWXU) {
-                Err(Errno::EEXIST) => {
-                    return Err(Error::new(Kind::Status, format!("container with given ID already exists: {id}")));
-                }
+                Err(Errno::EEXIST) => return Err(taken()),
                 made => made.call(|| format!("mkdir({}/{id})", self.path.display()))?,
             }
             match self.entry(id) {
                 // Another create took the directory, still empty and not yet locked, for one that was left behind.
                 Err(e) if e.kind == Kind::NotFound => continue,
+                // One that lost its own directory that way has taken this one, and is done with its container.
+                Ok(entry) if entry.read("state.json").is_ok() => return Err(taken()),
                 other => return other,
             }
         }
@@ -298,9 +299,15 @@ pub fn alive(id: Identity) -> bool {
 }
 
 /// A pidfd of that very process: opened first and compared afterwards, so that a recycled pid cannot slip in.
-pub fn pidfd(id: Identity) -> Option<OwnedFd> {
-    let fd = conex_sys::proc::pidfd_open(Pid::from_raw(id.pid)).ok()?;
-    alive(id).then_some(fd)
+/// `None` if it has ended.
+pub fn pidfd(id: Identity) -> Result<Option<OwnedFd>> {
+    match conex_sys::proc::pidfd_open(Pid::from_raw(id.pid)) {
+        Err(Errno::ESRCH) => Ok(None),
+        opened => {
+            let fd = opened.call(|| format!("pidfd_open({})", id.pid))?;
+            Ok(alive(id).then_some(fd))
+        }
+    }
 }
 
 pub fn identity(pid: i32) -> Identity {

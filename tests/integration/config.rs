@@ -93,6 +93,9 @@ fn names_and_sysctls() {
 
 #[test]
 fn mounts_of_every_kind() {
+    if lacks("mount_setattr", "mounts_of_every_kind") {
+        return;
+    }
     let mut b = Box::sh("cat /bound/file; touch /ro/x 2>&1; stat -c %a /t; cat /up/kept; grep -E ' /(ro|t|up) ' /proc/self/mounts | sort | while read a b c d e; do echo $b $c $d; done; ls /t/link");
     let src = b.dir.join("src");
     std::fs::create_dir(&src).unwrap();
@@ -127,6 +130,9 @@ fn mounts_of_every_kind() {
 
 #[test]
 fn propagation_and_idmap() {
+    if lacks("mount_setattr", "propagation_and_idmap") {
+        return;
+    }
     let mut b = Box::sh("stat -c '%u %g' /idm/file; grep ' /slave ' /proc/self/mountinfo | grep -c master; ls -n /idm | grep -c file");
     let src = b.dir.join("src");
     std::fs::create_dir(&src).unwrap();
@@ -218,6 +224,9 @@ fn a_wrong_namespace_type_is_an_error() {
 
 #[test]
 fn user_namespace() {
+    if lacks("open_tree", "user_namespace") {
+        return;
+    }
     let mut b = Box::sh("id -u; cat /proc/self/uid_map | (read a b c; echo $a $b $c); touch /dev/shm-not 2>/dev/null; stat -c %t:%T /dev/null; cat /src/file; hostname");
     let map = json!([{"containerID": 0, "hostID": 100000, "size": 65536}]);
     *b.at("linux.uidMappings") = map.clone();
@@ -239,6 +248,9 @@ fn user_namespace() {
 
 #[test]
 fn a_user_namespace_is_joined_by_path_and_by_exec() {
+    if lacks("open_tree", "a_user_namespace_is_joined_by_path_and_by_exec") {
+        return;
+    }
     let mut a = Box::sh("sleep 100");
     let map = json!([{"containerID": 0, "hostID": 100000, "size": 65536}]);
     *a.at("linux.uidMappings") = map.clone();
@@ -381,6 +393,9 @@ fn net_devices_move_with_their_addresses() {
 
 #[test]
 fn the_document_that_docker_wrote() {
+    if lacks("mount_setattr", "the_document_that_docker_wrote") {
+        return;
+    }
     let text = include_str!("../data/docker-config.json");
     let mut b = Box::sh("true");
     let (path, data) = (b.rootfs(), b.dir.join("data"));

@@ -101,3 +101,22 @@ fn an_idmapped_mount_says_what_it_needs() {
     assert!(r.code != 0 && r.err.contains("mounts[4]") && r.err.contains("5.12"), "{}", r.err);
     b.assert_gone();
 }
+
+#[test]
+fn calls_without_a_fallback_are_named() {
+    if !is_conex() {
+        return;
+    }
+    let b = Box::sh("sleep 100");
+    b.up();
+    for (names, args, call) in [
+        ("pidfd_send_signal", vec!["kill", &b.id, "KILL"], "pidfd_send_signal"),
+        ("pidfd_open", vec!["kill", &b.id, "KILL"], "pidfd_open"),
+        ("pidfd_open", vec!["exec", &b.id, "true"], "pidfd_open"),
+        ("setns", vec!["exec", &b.id, "true"], "setns"),
+    ] {
+        let r = masked(&b, names, &args);
+        assert!(r.code != 0 && r.err.contains(call) && r.err.contains("ENOSYS"), "{names}: {} {}", r.code, r.err);
+        assert_eq!(b.status(), "running", "{names}");
+    }
+}

@@ -4,6 +4,9 @@ use crate::harness::*;
 
 #[test]
 fn every_broken_bundle_names_its_field_and_leaves_nothing() {
+    if lacks("fsopen", "every_broken_bundle_names_its_field_and_leaves_nothing") {
+        return;
+    }
     if !is_conex() {
         return;
     }

@@ -339,6 +339,9 @@ fn in_force_with_and_without_no_new_privs() {
 
 #[test]
 fn an_empty_object_is_no_filter() {
+    if lacks("clone3", "an_empty_object_is_no_filter") {
+        return;
+    }
     let mut b = Box::sh("grep Seccomp: /proc/self/status");
     *b.at("linux.seccomp") = json!({});
     assert_eq!(b.run().ok().out, "Seccomp:\t0\n");

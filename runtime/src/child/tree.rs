@@ -87,12 +87,19 @@ impl Tree {
     }
 }
 
-/// A descriptor of the mount that now covers `target`, which itself still refers to what is below. `..` and back is
-/// not possible without a path, so this is the one place where /proc/self/fd is resolved as a path.
+/// A descriptor of the mount that now covers `target`, which itself still refers to what is below: up and down again.
+/// The kernel renames no mount point (EBUSY), so the name is the directory's own, whoever else writes there. A file
+/// has no `..`: for it the whole path is resolved.
 pub fn reopen(target: BorrowedFd) -> Result<OwnedFd> {
     let path = nix::fcntl::readlink(by_fd(target).as_str()).call(|| "readlink(/proc/self/fd)")?;
-    nix::fcntl::open(Path::new(&path), OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())
-        .call(|| format!("open({}, O_PATH)", path.display()))
+    let path = Path::new(&path);
+    let flags = OFlag::O_PATH | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
+    let up = nix::fcntl::openat(target, "..", OFlag::O_PATH | OFlag::O_CLOEXEC | OFlag::O_DIRECTORY, Mode::empty());
+    match (up, path.file_name()) {
+        (Ok(parent), Some(name)) => nix::fcntl::openat(parent, name, flags, Mode::empty()),
+        _ => nix::fcntl::open(path, flags, Mode::empty()),
+    }
+    .call(|| format!("open({}, O_PATH)", path.display()))
 }
 
 /// Linux 5.12: a kernel that has the call complains of the descriptor.

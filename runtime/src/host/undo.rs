@@ -14,7 +14,15 @@ use std::time::Duration;
 /// touched, and init only if it is still that very process.
 pub fn container(state: &State, init: Option<BorrowedFd>) -> Vec<Error> {
     let mut problems = Vec::new();
-    let own = state.init.and_then(pidfd);
+    let own = match state.init.map(pidfd) {
+        // What is in its cgroups is killed all the same.
+        Some(Err(e)) => {
+            problems.push(e);
+            None
+        }
+        Some(Ok(fd)) => fd,
+        None => None,
+    };
     if let Some(fd) = init.or(own.as_ref().map(|f| f.as_fd())) {
         let _ = proc::pidfd_send_signal(fd, libc::SIGKILL);
     }

@@ -53,7 +53,7 @@ fn end_at_once(env: &Env) {
         return;
     };
     let target = if status == Status::Creating { Some(state.owner) } else { state.init };
-    if let Some(fd) = target.and_then(crate::state::pidfd) {
+    if let Some(Ok(Some(fd))) = target.map(crate::state::pidfd) {
         let _ = conex_sys::proc::pidfd_send_signal(fd.as_fd(), libc::SIGKILL);
     }
 }

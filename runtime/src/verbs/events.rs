@@ -33,7 +33,7 @@ fn print(state: &State, kind: &str, data: Option<serde_json::Value>) -> Result<(
 
 fn follow(state: &State, group: &Group, interval: Duration) -> Result<i32> {
     let init = state.init.unwrap_or_default();
-    let pidfd = crate::state::pidfd(init);
+    let pidfd = crate::state::pidfd(init)?;
     let watch = watch_oom(group)?;
     let mut kills = group.oom_kills();
     let mut next = Instant::now() + interval;

@@ -40,8 +40,10 @@ pub fn main(env: &mut Env) -> Result<i32> {
     let console = path_flag(env, "console-socket")?;
     check_terminal(wanted.terminal, detach, console.is_some())?;
     let planned = plan(env, &spec, &wanted, &state)?;
-    let init =
-        state.init.and_then(pidfd).ok_or_else(|| Error::new(Kind::Status, "cannot exec in a stopped container"))?;
+    let init = state
+        .init
+        .map_or(Ok(None), pidfd)?
+        .ok_or_else(|| Error::new(Kind::Status, "cannot exec in a stopped container"))?;
     let exec = Exec { process: &planned, state: &state, init, root: &env.root, sub_cgroups: sub_cgroups(env)? };
     run(env, &exec, console, detach)
 }

@@ -19,7 +19,7 @@ pub fn main(env: &mut Env) -> Result<i32> {
         }
         return Ok(0);
     }
-    let fd = if status == Status::Stopped { None } else { state.init.and_then(pidfd) };
+    let fd = if status == Status::Stopped { None } else { state.init.map_or(Ok(None), pidfd)? };
     let Some(fd) = fd else {
         if all {
             return Ok(0);

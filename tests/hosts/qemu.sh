@@ -1,0 +1,18 @@
+#!/bin/bash
+# qemu.sh CACHE JOB: boots the image with the distribution's own kernel under QEMU in software emulation (no KVM is
+# needed), with the project shared at the place it has here, runs JOB/job there as root and ends with its exit code.
+# The image is not changed. LIMIT: seconds.
+set -euo pipefail
+here=$(dirname "$(realpath "$0")")
+cache=$(realpath "$1") job=$(realpath "$2")
+top=$(realpath "$here/../..")
+rm -f "$job/code" "$job/output"
+kernel=$(ls "$cache"/hosts/boot/vmlinuz-* | tail -n 1)
+initrd=$cache/hosts/boot/initrd.img-${kernel##*vmlinuz-}
+timeout "${LIMIT:-2400}" qemu-system-x86_64 -accel tcg,thread=multi -cpu max -smp 2 -m 3G -nographic -nodefaults -serial stdio -no-reboot \
+	-nic none -kernel "$kernel" -initrd "$initrd" -drive "file=$cache/hosts.ext4,format=raw,if=virtio,snapshot=on" \
+	-virtfs "local,path=$top,mount_tag=host,security_model=none,multidevs=remap" \
+	-append "root=/dev/vda rw console=ttyS0 quiet systemd.gpt_auto=no fstab=no systemd.mask=ldconfig.service lsm=capability,yama,apparmor hugepages=16 top=$top job=${job#"$top"/}" \
+	>"$job/console" 2>&1 </dev/null || true
+[ -e "$job/code" ] || { echo "the emulated host did not finish its job; its console:"; tail -n 40 "$job/console"; exit 1; }
+exit "$(cat "$job/code")"
