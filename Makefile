@@ -9,7 +9,7 @@ DESTDIR ?=
 export CONEX_COMMIT ?= $(shell git rev-parse --short HEAD 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: docs proto managers help build run shell check test unit conformance conformance-update bench install deps deps-test forky clean
+.PHONY: docs proto managers hosts help build run shell check test unit conformance conformance-update bench install deps deps-test deps-hosts forky clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 22
@@ -63,7 +63,17 @@ proto: ## write the Rust types of proto/*.proto (needs protoc: protobuf-compiler
 	$(CARGO) run -p conex-proto --example generate -- proto/src/generated
 
 managers: build deps-test ## Docker, containerd and Podman of Debian forky with runc, conex and its shim; writes docs/managers.md
-	tests/managers/run.sh $(CACHE) $(OUT) $$($(CARGO) test --release --target $(TARGET) -p conex-tests --test shim --no-run 2>&1 | sed -n 's/.*Executable.*(\(.*\))/\1/p')
+	tests/managers/run.sh $(CACHE) $(OUT) $(call program,shim)
+
+# The test programs, as cargo built them.
+program = $$($(CARGO) test --release --target $(TARGET) -p conex-tests --test $(1) --no-run 2>&1 | sed -n 's/.*Executable.*(\(.*\))/\1/p')
+
+hosts: build deps-test deps-hosts bundles/hello/rootfs/hello bundles/shell/rootfs/bin/busybox ## all tests on a cgroup v2 host with systemd (UML), on QEMU and with masked calls; writes docs/hosts.md
+	$(CARGO) build --release --target $(TARGET) -p conex-tests
+	tests/hosts/run.sh $(CACHE) $(OUT) $(call program,integration) $(call program,shim) $(HOSTS)
+
+deps-hosts:
+	@tests/packages.sh qemu-system-x86:/usr/bin/qemu-system-x86_64
 
 docs: ## write the completions for zsh and fish from the command table
 	$(CARGO) run --release --target $(TARGET) -p conex-tests --bin gendocs -- .

@@ -507,3 +507,72 @@ fn an_update_below_the_usage_is_refused() {
         .fails_with("memory.limit: rejecting memory limit");
     assert_eq!(b.cgroup_value("memory", "memory.limit_in_bytes", "memory.max"), (64 << 20).to_string());
 }
+
+#[test]
+fn rdma_limits() {
+    let device = std::fs::read_dir("/sys/class/infiniband")
+        .ok()
+        .and_then(|mut list| list.next()?.ok()?.file_name().into_string().ok())
+        .filter(|_| has_controller("rdma"));
+    let Some(device) = device else {
+        return skip("rdma_limits", "the rdma controller and an RDMA device");
+    };
+    let mut b = Box::sh("sleep 100");
+    *b.at("linux.resources.rdma") = json!({device.clone(): {"hcaHandles": 3, "hcaObjects": 1000}});
+    b.up();
+    let want = format!("{device} hca_handle=3 hca_object=1000");
+    assert!(b.cgroup_file("rdma", "rdma.max").lines().any(|l| l == want), "{}", b.cgroup_file("rdma", "rdma.max"));
+    drop(b);
+    let mut b = Box::sh("true");
+    *b.at("linux.resources.rdma") = json!({"no-such-device": {"hcaHandles": 3}});
+    b.create().fails_with("linux.resources.rdma");
+    b.assert_gone();
+}
+
+#[test]
+fn fields_of_one_cgroup_version_alone() {
+    // Each is set on v1; on v2 it is an error, or a warning where v2 has nothing to limit, which names it.
+    let cases = [
+        ("memory.useHierarchy", json!({"memory": {"useHierarchy": true}}), "memory", "memory.use_hierarchy", "1"),
+        (
+            "memory.disableOOMKiller",
+            json!({"memory": {"limit": 50 << 20, "disableOOMKiller": true}}),
+            "memory",
+            "memory.oom_control",
+            "oom_kill_disable 1",
+        ),
+        (
+            "cpu.realtimeRuntime",
+            json!({"cpu": {"realtimePeriod": 1_000_000, "realtimeRuntime": 1000}}),
+            "cpu",
+            "cpu.rt_runtime_us",
+            "1000",
+        ),
+        ("network.classID", json!({"network": {"classID": 0x10001}}), "net_cls", "net_cls.classid", "65537"),
+    ];
+    for (field, resources, controller, file, want) in cases {
+        let mut b = Box::sh("sleep 100");
+        *b.at("linux.resources") = resources;
+        let there = !v2() && std::path::Path::new("/sys/fs/cgroup").join(controller).join(file).exists()
+            || (!v2() && controller == "memory");
+        if there && controller == "cpu" {
+            // Real-time bandwidth is shared out from the top: the parent must have some.
+            let parent = cgroup_path("cpu", "");
+            std::fs::create_dir_all(&parent).unwrap();
+            std::fs::write(parent.join(file), "10000").unwrap();
+        }
+        let r = b.create();
+        if there {
+            assert_eq!(r.code, 0, "{field}: {}", r.err);
+            assert!(b.cgroup_file(controller, file).contains(want), "{field}: {}", b.cgroup_file(controller, file));
+        } else if field == "memory.useHierarchy" {
+            // v2 is hierarchical anyway.
+            assert_eq!(r.code, 0, "{field}: {}", r.err);
+        } else {
+            let mut r = r;
+            r.err = r.err.replace("realtimePeriod", "realtimeRuntime");
+            r.fails_with(&format!("linux.resources.{field}"));
+            b.assert_gone();
+        }
+    }
+}

@@ -1,0 +1,95 @@
+#!/bin/bash
+# run.sh CACHE OUT INTEGRATION SHIM [HOST…]: runs the tests on each host (here, masked, uml, qemu; all without a name)
+# and writes docs/hosts.md when all were asked for. INTEGRATION and SHIM are the test programs. Fails if a test failed,
+# was skipped without being expected to, or if a conformance program behaved otherwise than tests/hosts/*.tsv says.
+set -uo pipefail
+here=$(dirname "$(realpath "$0")")
+top=$(realpath "$here/../..")
+cd "$top" || exit 1
+cache=$1 out=$2 integration=$3 shim=$4
+shift 4
+hosts=${*:-here masked uml qemu}
+results=$cache/hosts-results
+mkdir -p "$results"
+# Calls that kernels since 5.1 got one by one, or that an old seccomp profile around conex refuses.
+masked=openat2,clone3,close_range,mount_setattr,open_tree,move_mount,fsopen,fsconfig,fsmount,fspick,statx
+# What user-mode Linux has not: cpuset, huge pages, NUMA, RDMA; and a kernel of the distribution for the rest.
+qemu_tests="config::resources_are_written config::hugetlb config::further_resources config::rlimits config::rdma
+	config::the_cgroup_mount lifecycle::update_changes_limits lifecycle::events_stats systemd::a_unit_with_all_limits
+	systemd::device_rules apparmor:: nested::the_root devices::a_long rootless::the_users_own"
+
+environment() { # BINARIES
+	echo "export CONEX=$1/conex SHIM=$1/containerd-shim-conex-v2 BUSYBOX=$top/bundles/shell/rootfs/bin/busybox RUST_BACKTRACE=0"
+}
+
+job() { # HOST SUITE…: a job that runs the suites in a host of our own
+	local dir=$cache/job-$1 host=$1
+	mkdir -p "$dir"
+	{
+		echo "cp $out/conex $out/containerd-shim-conex-v2 /root/"
+		environment /root
+		echo "export OWN_HOST=1 LIMIT=1800 EXPECTED_SKIPS=tests/hosts/$host.skips"
+		shift
+		printf '%s\n' "bad=0" "$@" 'exit $bad'
+	} >"$dir/job"
+	echo "$dir"
+}
+
+on_uml() {
+	local dir
+	dir=$(job uml \
+		"tests/run.sh $integration --test-threads=2 || bad=1" \
+		"tests/run.sh $shim --test-threads=2 || bad=1" \
+		"[ ! -d $cache/conformance/validation ] || PATH=/usr/sbin:/usr/bin:/sbin:/bin bash tests/conformance/run.sh $top/$cache/conformance /root/conex conex-uml")
+	LIMIT=2400 "$here/uml.sh" "$cache" "$dir"
+	local code=$?
+	cat "$dir/output"
+	return $code
+}
+
+on_qemu() {
+	local dir
+	dir=$(job qemu \
+		'modprobe -a dummy siw 2>/dev/null; ip link add rdma0 type dummy && ip link set rdma0 up && rdma link add siw0 type siw netdev rdma0' \
+		"tests/run.sh $integration --test-threads=2 $(echo $qemu_tests) || bad=1")
+	LIMIT=2400 "$here/qemu.sh" "$cache" "$dir"
+	local code=$?
+	cat "$dir/output"
+	return $code
+}
+
+here() {
+	eval "$(environment "$top/$out")"
+	tests/run.sh "$integration" && tests/run.sh "$shim"
+}
+
+masked() {
+	eval "$(environment "$top/$out")"
+	CONEX_MASK="$top/$out/mask $masked" EXPECTED_SKIPS=tests/hosts/masked.skips tests/run.sh "$integration"
+}
+
+conformance_of_uml() {
+	local bad=0 test verdict why expected
+	while IFS=$'\t' read -r test verdict why; do
+		expected=$(awk -F'\t' -v t="$test" '$1==t {print $2}' "$here/conformance-uml.tsv")
+		[ "$expected" = either ] || [ "$verdict" = "${expected:-pass}" ] || { echo "FAIL $test: $verdict, expected ${expected:-pass}: $why"; bad=1; }
+	done <"$cache/conformance/conex-uml.tsv"
+	return $bad
+}
+
+code=0
+for host in $hosts; do
+	case $host in
+	here) here ;;
+	masked) masked ;;
+	uml) "$here/image.sh" "$cache" && on_uml ;;
+	qemu) "$here/image.sh" "$cache" && on_qemu ;;
+	esac >"$results/$host.log" 2>&1 || code=1
+	grep -E '^integration: |FAILED$|^FAIL |^not in |^[<>] |did not finish' "$results/$host.log" | sed "s/^/$host: /"
+	if [ "$host" = uml ] && [ -e "$cache/conformance/conex-uml.tsv" ]; then
+		conformance_of_uml || code=1
+		awk -F'\t' '{n[$2]++} END {for (v in n) printf "uml: conformance: %s %s\n", n[v], v}' "$cache/conformance/conex-uml.tsv"
+	fi
+done
+[ $# = 0 ] && python3 "$here/table.py" "$results" "$cache" >"$top/docs/hosts.md"
+exit $code

@@ -1,0 +1,56 @@
+"""table.py RESULTS CACHE: the logs of the hosts as docs/hosts.md, one row per test, one column per host."""
+import os
+import re
+import sys
+
+results, cache = sys.argv[1:3]
+HOSTS = ["here", "masked", "uml", "qemu"]
+here = os.path.dirname(os.path.realpath(__file__))
+
+
+def read(path):
+    try:
+        with open(path) as f:
+            return f.read()
+    except FileNotFoundError:
+        return ""
+
+
+def verdicts(host):
+    """Test name -> ok, FAILED or skip, and the reasons of the skips."""
+    text = read(f"{results}/{host}.log")
+    out, skips = {}, {}
+    for name, verdict in re.findall(r"^test (\S+) \.\.\. .*?(ok|FAILED)$", text, re.M):
+        out[name] = verdict
+    for name, reason in re.findall(r"^  ([a-z_0-9]+(?: \([^)]*\))?): (.+)$", text, re.M):
+        skips[name] = reason
+    for name in out:
+        if name.split("::")[-1] in skips:
+            out[name] = "skip"
+    return out, skips
+
+
+print(read(f"{here}/header.md"), end="")
+found = {h: verdicts(h) for h in HOSTS}
+print("\n## Counts\n")
+print("| host | passed | failed | skipped |\n|---|---|---|---|")
+for h in HOSTS:
+    values = list(found[h][0].values())
+    print(f"| {h} | {values.count('ok')} | {values.count('FAILED')} | {values.count('skip')} |")
+print("\n## Skips and their reasons\n")
+for h in HOSTS:
+    for name, reason in sorted(found[h][1].items()):
+        print(f"- {h}: `{name}` needs {reason}")
+print("\n## Tests\n")
+print("| test | " + " | ".join(HOSTS) + " |\n|---" * 1 + "|---" * len(HOSTS) + "|")
+names = sorted({n for h in HOSTS for n in found[h][0]})
+for name in names:
+    print(f"| {name} | " + " | ".join(found[h][0].get(name, "–") for h in HOSTS) + " |")
+rows = [line.split("\t") for line in read(f"{cache}/conformance/conex-uml.tsv").splitlines()]
+if rows:
+    reasons = dict((r[0], r[2]) for r in (l.split("\t") for l in read(f"{here}/conformance-uml.tsv").splitlines()))
+    print("\n## The OCI's validation programs on uml\n")
+    print(f"{sum(r[1] == 'pass' for r in rows)} of {len(rows)} pass.\n")
+    print("| program | verdict | why not |\n|---|---|---|")
+    for r in rows:
+        print(f"| {r[0]} | {r[1]} | {reasons.get(r[0], '')} |")
