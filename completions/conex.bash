@@ -27,7 +27,7 @@ _conex() {
     cur=${words[cword]}
     prev=${words[cword - 1]}
 
-    local commands='checkpoint create delete events exec features help kill list pause ps restore resume run spec start state update'
+    local commands='checkpoint create delete events exec features help kill list pause ps restore resume run setup spec start state update'
     local global='--debug --log --log-format --root --systemd-cgroup --rootless --criu --help --version'
     local global_values=' --log --log-format --root --rootless --criu '
     local command= args=0 root=() skip= flags= values=
@@ -68,6 +68,10 @@ _conex() {
         run)
             flags='--bundle -b --console-socket --pidfd-socket --detach -d --keep --pid-file --no-subreaper --no-pivot --no-new-keyring --preserve-fds'
             values=' --bundle -b --console-socket --pidfd-socket --pid-file --preserve-fds '
+            ;;
+        setup)
+            flags='--write --undo --config --shim'
+            values=' --config '
             ;;
         spec)
             flags='--bundle -b --rootless'

@@ -236,6 +236,19 @@ pub const COMMANDS: &[Command] = &[
         reorder: true,
     },
     Command {
+        name: "setup",
+        args: "<docker|containerd|podman|kubernetes>",
+        help: "print the configuration that makes an engine use conex",
+        flags: &[
+            switch("write", None, "write it to the engine's file, keeping a copy of the old one"),
+            switch("undo", None, "take it out again"),
+            value("config", None, "file", "the engine's file"),
+            switch("shim", None, "docker: with conex's own shim"),
+        ],
+        count: (1, 1),
+        reorder: true,
+    },
+    Command {
         name: "spec",
         args: "",
         help: "write a config.json to start from",

@@ -14,4 +14,5 @@ mod nested;
 mod rootless;
 mod safety;
 mod seccomp;
+mod setup;
 mod systemd;

@@ -228,8 +228,9 @@ pub fn limits(writes: &[Write], cpu: (Option<u64>, u64)) -> Vec<(&'static str, V
     }
     if bandwidth {
         out.push(("CPUQuotaPeriodUSec", Value::U64(period)));
-        // In whole hundredths of a CPU, rounded up: systemd keeps no finer value.
-        let rate = quota.map_or(u64::MAX, |q| (q * 1_000_000 / period.max(1)).next_multiple_of(10_000));
+        // Exact, because systemd writes the file again whenever it looks at the unit. A reload reads it back from
+        // percents, with two decimals or (before systemd 250) none: less than one would become no limit at all.
+        let rate = quota.map_or(u64::MAX, |q| (q * 1_000_000 / period.max(1)).max(10_000));
         out.push(("CPUQuotaPerSecUSec", Value::U64(rate)));
     }
     out
@@ -345,7 +346,8 @@ mod tests {
         };
         let rate = |q: &str, cpu| limits(&[write("cpu.max", q)], cpu)[1].1.clone();
         assert_eq!(rate("50000 100000", (None, 100_000)), Value::U64(500_000));
-        assert_eq!(rate("33333 keep", (None, 100_000)), Value::U64(340_000));
+        assert_eq!(rate("33333 keep", (None, 100_000)), Value::U64(333_330));
+        assert_eq!(rate("100 keep", (None, 100_000)), Value::U64(10_000));
         assert_eq!(rate("keep 200000", (Some(50_000), 100_000)), Value::U64(250_000));
         assert_eq!(rate("max keep", (Some(50_000), 100_000)), Value::U64(u64::MAX));
         assert_eq!(limits(&[write("cpuset.cpus", "0,9")], (None, 1))[0].1, Value::bytes(&[1, 2]));

@@ -10,6 +10,7 @@ pub mod list;
 pub mod pause;
 pub mod ps;
 pub mod run;
+pub mod setup;
 pub mod spec;
 pub mod start;
 pub mod state;
@@ -64,6 +65,7 @@ pub fn dispatch(name: &str, env: &mut Env) -> Result<i32> {
         "resume" => pause::resume(env),
         "update" => update::main(env),
         "events" => events::main(env),
+        "setup" => setup::main(env),
         "spec" => spec::main(env),
         "features" => features::main(),
         "checkpoint" | "restore" => {

@@ -1,0 +1,192 @@
+//! `conex setup`: the configuration that makes an engine use conex; printed, written or taken back.
+
+mod edit;
+
+use super::{print, Env};
+use crate::error::{Context, Error, Kind, Result};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// What is to be done with one engine's file.
+struct Target {
+    file: PathBuf,
+    engine: &'static str,
+    /// The path of this program, as the engine will call it.
+    program: String,
+    shim: bool,
+}
+
+pub fn main(env: &mut Env) -> Result<i32> {
+    let (engine, default) = match env.args.rest.first().map_or("", String::as_str) {
+        "docker" => ("docker", "/etc/docker/daemon.json"),
+        "containerd" => ("containerd", "/etc/containerd/config.toml"),
+        "kubernetes" => ("kubernetes", "/etc/containerd/config.toml"),
+        "podman" => ("podman", "/etc/containers/containers.conf.d/50-conex.conf"),
+        other => {
+            let what = format!("setup {other:?}: expected docker, containerd, podman or kubernetes");
+            return Err(Error::new(Kind::Invalid, what));
+        }
+    };
+    let (write, undo) = (env.args.is_set("write"), env.args.is_set("undo"));
+    if write && undo {
+        return Err(Error::new(Kind::Invalid, "--write and --undo exclude each other"));
+    }
+    let program = std::env::current_exe().call(|| "readlink(/proc/self/exe)")?;
+    let target = Target {
+        file: env.args.value("config").unwrap_or(default).into(),
+        engine,
+        program: program.display().to_string(),
+        shim: env.args.is_set("shim"),
+    };
+    if !write && !undo {
+        return print(&target.advice()?).map(|()| 0);
+    }
+    let before = read(&target.file)?;
+    let after = if undo { target.without(&before)? } else { target.with(&before)? };
+    if after == before {
+        print(&format!("{}: nothing to change\n", target.file.display()))?;
+        return Ok(0);
+    }
+    target.replace(&before, &after, undo)?;
+    print(&target.report(undo))?;
+    Ok(0)
+}
+
+/// The file's content; `None` if there is no file.
+fn read(file: &Path) -> Result<Option<String>> {
+    match std::fs::read_to_string(file) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        other => other.call(|| format!("read({})", file.display())).map(Some),
+    }
+}
+
+const RUNTIME_CLASS: &str =
+    "apiVersion: node.k8s.io/v1\nkind: RuntimeClass\nmetadata:\n  name: conex\nhandler: conex\n";
+
+impl Target {
+    fn advice(&self) -> Result<String> {
+        let now = read(&self.file)?.unwrap_or_default();
+        let file = self.file.display();
+        Ok(match self.engine {
+            "docker" => format!("# {file}\n{}", edit::docker_document(&self.docker_entry())),
+            "podman" => format!("# {file}\n{}", self.podman_file()),
+            "kubernetes" => format!(
+                "# {file}, on every node (conex setup --write kubernetes):\n{}# Once for the cluster (kubectl apply -f -); in a pod: spec.runtimeClassName: conex\n{RUNTIME_CLASS}",
+                edit::containerd_block(&now)?.lines().map(|l| format!("#   {l}\n")).collect::<String>()
+            ),
+            _ => format!("# {file}\n{}", edit::containerd_block(&now)?),
+        })
+    }
+
+    fn docker_entry(&self) -> serde_json::Value {
+        match self.shim {
+            true => serde_json::json!({"runtimeType": "io.containerd.conex.v2"}),
+            false => serde_json::json!({"path": self.program}),
+        }
+    }
+
+    /// containers.conf(5): a drop-in of its own, so that no file of somebody else's is touched.
+    fn podman_file(&self) -> String {
+        format!(
+            "[engine]\nruntime_supports_json = [\"crun\", \"runc\", \"kata\", \"runsc\", \"youki\", \"krun\", \"conex\"]\n\n[engine.runtimes]\nconex = [{:?}]\n",
+            self.program
+        )
+    }
+
+    fn with(&self, now: &Option<String>) -> Result<Option<String>> {
+        match self.engine {
+            "docker" => edit::add_docker(now.as_deref(), &self.docker_entry(), &self.file).map(Some),
+            "podman" => match now {
+                Some(text) if *text != self.podman_file() => Err(self.changed()),
+                _ => Ok(Some(self.podman_file())),
+            },
+            _ => {
+                self.validate(now.as_deref())?;
+                let after = edit::add_containerd(now.as_deref().unwrap_or(""), &self.file)?;
+                self.validate(Some(&after))?;
+                Ok(Some(after))
+            }
+        }
+    }
+
+    fn without(&self, now: &Option<String>) -> Result<Option<String>> {
+        let Some(text) = now else { return Ok(None) };
+        match self.engine {
+            "docker" => edit::remove_docker(text, &self.file),
+            "podman" if *text == self.podman_file() => Ok(None),
+            "podman" => Err(self.changed()),
+            _ => edit::remove_containerd(text, &self.file),
+        }
+    }
+
+    fn changed(&self) -> Error {
+        let what = format!("{} is not what conex setup writes; change or remove it by hand", self.file.display());
+        Error::new(Kind::Invalid, what)
+    }
+
+    /// containerd itself judges its configuration.
+    fn validate(&self, text: Option<&str>) -> Result<()> {
+        let Some(text) = text else { return Ok(()) };
+        let copy = std::env::temp_dir().join(format!("conex-setup-{}.toml", std::process::id()));
+        std::fs::write(&copy, text).call(|| format!("write({})", copy.display()))?;
+        let answer = Command::new("containerd").arg("--config").arg(&copy).args(["config", "dump"]).output();
+        let _ = std::fs::remove_file(&copy);
+        let answer = answer.call(|| {
+            "exec(containerd): it must be installed, to check the file; or append what `conex setup containerd` prints"
+        })?;
+        if answer.status.success() {
+            return Ok(());
+        }
+        let why = String::from_utf8_lossy(&answer.stderr);
+        let why = why.lines().last().unwrap_or("no reason given").trim();
+        Err(Error::new(Kind::Invalid, format!("{}: containerd refuses it: {why}", self.file.display())))
+    }
+
+    /// Writes whole files only, with the mode of the old one; what was there is kept beside it, until it is there again.
+    fn replace(&self, before: &Option<String>, after: &Option<String>, undo: bool) -> Result<()> {
+        let file = if self.file.is_symlink() {
+            self.file.canonicalize().call(|| format!("realpath({})", self.file.display()))?
+        } else {
+            self.file.clone()
+        };
+        let beside = |suffix: &str| {
+            let mut name = file.file_name().unwrap_or_default().to_os_string();
+            name.push(suffix);
+            file.with_file_name(name)
+        };
+        let backup = beside(".before-conex");
+        if let (Some(_), false) = (before, undo) {
+            std::fs::copy(&file, &backup).call(|| format!("copy({}, {})", file.display(), backup.display()))?;
+        }
+        match after {
+            None => std::fs::remove_file(&file).call(|| format!("unlink({})", file.display()))?,
+            Some(text) => {
+                if let Some(dir) = file.parent() {
+                    std::fs::create_dir_all(dir).call(|| format!("mkdir({})", dir.display()))?;
+                }
+                let fresh = beside(".conex-new");
+                std::fs::write(&fresh, text).call(|| format!("write({})", fresh.display()))?;
+                if let Ok(old) = std::fs::metadata(&file) {
+                    let _ = std::fs::set_permissions(&fresh, old.permissions());
+                }
+                std::fs::rename(&fresh, &file).call(|| format!("rename({})", file.display()))?;
+            }
+        }
+        if undo && read(&backup)? == *after {
+            let _ = std::fs::remove_file(&backup);
+        }
+        Ok(())
+    }
+
+    fn report(&self, undo: bool) -> String {
+        let verb = if undo { "taken out of" } else { "written to" };
+        let next = match self.engine {
+            "docker" => "restart docker (systemctl restart docker); then: docker run --runtime conex …",
+            "podman" => "nothing to restart: podman --runtime conex run …",
+            "kubernetes" => "restart containerd; the RuntimeClass: conex setup kubernetes | kubectl apply -f -",
+            _ => "restart containerd (systemctl restart containerd); then: ctr run --runtime io.containerd.conex.v2 …",
+        };
+        let next = if undo { "restart the engine if it runs" } else { next };
+        format!("{verb} {}; {next}\n", self.file.display())
+    }
+}

@@ -1,0 +1,116 @@
+//! `conex setup`: what it prints is what engines read; what it writes it can take back; what is wrong it leaves alone.
+
+use crate::harness::*;
+use std::path::PathBuf;
+use std::process::Command;
+
+fn setup(args: &[&str]) -> Ran {
+    finish(Command::new(runtime()).arg("setup").args(args), b"")
+}
+
+fn place(name: &str) -> PathBuf {
+    let base = std::env::var_os("CONEX_TEST_DIR").map_or_else(std::env::temp_dir, PathBuf::from);
+    let dir = base.join(format!("setup-{}-{name}", std::process::id()));
+    let _ = std::fs::remove_dir_all(&dir);
+    std::fs::create_dir_all(&dir).unwrap();
+    dir
+}
+
+fn names(dir: &std::path::Path) -> Vec<String> {
+    let mut all: Vec<_> =
+        std::fs::read_dir(dir).unwrap().flatten().map(|e| e.file_name().into_string().unwrap()).collect();
+    all.sort();
+    all
+}
+
+#[test]
+fn docker_is_set_up_and_back() {
+    if !is_conex() {
+        return;
+    }
+    let dir = place("docker");
+    let file = dir.join("daemon.json");
+    let flag = format!("--config={}", file.display());
+    // Printing writes nothing.
+    let text = setup(&[&flag, "docker"]).ok().out;
+    assert!(text.contains("\"runtimes\"") && names(&dir).is_empty(), "{text}");
+    let old = "{\n  \"log-driver\": \"local\"\n}\n";
+    std::fs::write(&file, old).unwrap();
+    std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    setup(&["docker", "--write", &flag]).ok();
+    let value: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(&file).unwrap()).unwrap();
+    assert_eq!(value["runtimes"]["conex"]["path"], runtime().to_str().unwrap());
+    assert_eq!(value["log-driver"], "local");
+    assert_eq!(std::fs::read_to_string(dir.join("daemon.json.before-conex")).unwrap(), old);
+    use std::os::unix::fs::MetadataExt;
+    assert_eq!(std::fs::metadata(&file).unwrap().mode() & 0o777, 0o600);
+    assert!(setup(&["docker", "--write", &flag]).ok().out.contains("nothing to change"));
+    setup(&["docker", "--undo", &flag]).ok();
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), old);
+    assert_eq!(names(&dir), ["daemon.json"]);
+    // A file that is not valid stays as it is.
+    for bad in ["{ not json", "{\"runtimes\": []}", "{\"runtimes\": {\"conex\": {\"path\": \"/other\"}}}"] {
+        std::fs::write(&file, bad).unwrap();
+        setup(&["docker", "--write", &flag]).fails_with("daemon.json: ");
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), bad);
+        assert_eq!(names(&dir), ["daemon.json"]);
+    }
+    std::fs::remove_file(&file).unwrap();
+    setup(&["docker", "--write", "--shim", &flag]).ok();
+    assert!(std::fs::read_to_string(&file).unwrap().contains("io.containerd.conex.v2"));
+    setup(&["docker", "--undo", &flag]).ok();
+    assert!(names(&dir).is_empty());
+}
+
+#[test]
+fn containerd_judges_its_own_file() {
+    if !is_conex() {
+        return;
+    }
+    let dir = place("containerd");
+    let file = dir.join("config.toml");
+    let flag = format!("--config={}", file.display());
+    if Command::new("containerd").arg("--version").output().is_err() {
+        setup(&["containerd", "--write", &flag]).fails_with("must be installed");
+        return assert!(names(&dir).is_empty());
+    }
+    for old in [None, Some("version = 2\n[grpc]\n  address = \"/run/x.sock\"\n")] {
+        if let Some(old) = old {
+            std::fs::write(&file, old).unwrap();
+        }
+        setup(&["kubernetes", "--write", &flag]).ok();
+        let dump = Command::new("containerd").arg("--config").arg(&file).args(["config", "dump"]).output().unwrap();
+        let dump = String::from_utf8_lossy(&dump.stdout).into_owned();
+        assert!(dump.contains("runtimes.conex]") && dump.contains("io.containerd.conex.v2"), "{dump}");
+        setup(&["containerd", "--undo", &flag]).ok();
+        assert_eq!(std::fs::read_to_string(&file).ok().as_deref(), old);
+    }
+    std::fs::write(&file, "version = 2\n[grpc\n").unwrap();
+    setup(&["containerd", "--write", &flag]).fails_with("containerd refuses it");
+    assert_eq!(names(&dir), ["config.toml"]);
+    std::fs::write(&file, "[grpc]\n").unwrap();
+    setup(&["containerd", "--write", &flag]).fails_with("version");
+    // What is not a comment is the manifest.
+    let text = setup(&["kubernetes", &format!("--config={}/none", dir.display())]).ok().out;
+    let manifest: Vec<_> = text.lines().filter(|l| !l.starts_with('#')).collect();
+    assert_eq!((manifest[1], manifest.last().copied()), ("kind: RuntimeClass", Some("handler: conex")));
+}
+
+#[test]
+fn podman_has_a_file_of_ours() {
+    if !is_conex() {
+        return;
+    }
+    let dir = place("podman");
+    let file = dir.join("conf.d/50-conex.conf");
+    let flag = format!("--config={}", file.display());
+    setup(&["podman", "--write", &flag]).ok();
+    assert!(std::fs::read_to_string(&file).unwrap().contains("[engine.runtimes]\nconex = ["));
+    setup(&["podman", "--undo", &flag]).ok();
+    assert!(!file.exists());
+    std::fs::write(&file, "mine\n").unwrap();
+    setup(&["podman", "--write", &flag]).fails_with("by hand");
+    setup(&["podman", "--undo", &flag]).fails_with("by hand");
+    setup(&["cri-o"]).fails_with("expected docker, containerd, podman or kubernetes");
+    setup(&["podman", "--write", "--undo"]).fails_with("exclude each other");
+}
