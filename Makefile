@@ -9,7 +9,7 @@ DESTDIR ?=
 export CONEX_COMMIT ?= $(shell git rev-parse --short HEAD 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: docs proto managers hosts help build run shell check test unit conformance conformance-update bench install deps deps-test deps-hosts forky clean
+.PHONY: docs proto managers hosts help build run shell check test unit conformance conformance-update bench install deps deps-test deps-hosts deb deb-check forky clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 22
@@ -85,6 +85,12 @@ install: build ## install the binaries, man pages and completions (PREFIX, DESTD
 	install -D -m 644 completions/conex.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/conex
 	install -D -m 644 completions/_conex $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_conex
 	install -D -m 644 completions/conex.fish $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/conex.fish
+
+deb: build ## a Debian package with the static binaries, man pages and completions, in target/
+	packaging/deb.sh target
+
+deb-check: deb deps-test ## install the package into fresh roots of bookworm and forky, run a container, remove it
+	packaging/check.sh target/conex_*.deb $(CACHE)
 
 deps:
 	@command -v cc >/dev/null || tests/packages.sh gcc libc6-dev

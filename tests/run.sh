@@ -4,9 +4,10 @@
 set -uo pipefail
 here=$(dirname "$(realpath "$0")")
 work=$(mktemp -d)
-export CONEX_TEST_SKIPS=$work/skips CONEX_TEST_DIR=$work/tmp
+export CONEX_TEST_SKIPS=$work/skips CONEX_TEST_DIR=$work/tmp CONEX_TEST_IDS=$work/ids
 mkdir "$work/tmp"
 : >"$CONEX_TEST_SKIPS"
+: >"$CONEX_TEST_IDS"
 look() {
 	# What systemd's own services and users do meanwhile is theirs.
 	find /sys/fs/cgroup -type d 2>/dev/null | grep -vE '/process_api/|/system\.slice/[^/]*\.service|/user\.slice/.*\.(service|slice|socket|scope)$' | sort
@@ -44,6 +45,8 @@ fi
 if [ -n "$left" ]; then
 	echo "left behind by the tests (>) or missing after them (<):"
 	echo "$left"
+	echo "made by:"
+	while read -r id test; do grep -qE "\b$id\b" <<<"$left" && echo "  $id $test"; done <"$CONEX_TEST_IDS"
 	failed=$((failed + 1)) code=1
 fi
 rm -rf "$work"

@@ -48,8 +48,9 @@ async fn release(bundle: &std::path::Path, id: &str) {
     let path = address.trim().trim_start_matches("unix://").to_string();
     let ask = async {
         let stream = tokio::net::UnixStream::connect(&path).await?;
-        for (n, wait) in [0u64, 20, 50, 100, 200, 400].into_iter().enumerate() {
-            tokio::time::sleep(Duration::from_millis(wait)).await;
+        // Up to 8 seconds: on a slow host the new server is still starting, and a container of many processes dying.
+        for n in 0..24u64 {
+            tokio::time::sleep(Duration::from_millis((n * n * 10).min(500))).await;
             let r = DeleteRequest { id: id.to_string(), ..DeleteRequest::default() };
             let answer = call(&stream, n as u32 * 2 + 1, "Delete", &r).await?;
             // It has not seen the end of the process yet otherwise.
@@ -61,7 +62,7 @@ async fn release(bundle: &std::path::Path, id: &str) {
         call(&stream, 101, "Shutdown", &r).await
     };
     // Refused where nobody listens: the usual case.
-    let _ = tokio::time::timeout(Duration::from_secs(3), ask).await;
+    let _ = tokio::time::timeout(Duration::from_secs(9), ask).await;
 }
 
 async fn call(

@@ -14,8 +14,8 @@ mkdir -p "$results"
 # Calls that kernels since 5.1 got one by one, or that an old seccomp profile around conex refuses.
 masked=openat2,clone3,close_range,mount_setattr,open_tree,move_mount,fsopen,fsconfig,fsmount,fspick,statx
 # What user-mode Linux has not: cpuset, huge pages, NUMA, RDMA; and a kernel of the distribution for the rest.
-qemu_tests="config::resources_are_written config::hugetlb config::further_resources config::rlimits config::rdma
-	config::the_cgroup_mount lifecycle::update_changes_limits lifecycle::events_stats systemd::a_unit_with_all_limits
+qemu_tests="resources:: config::rlimits
+	lifecycle::update_changes_limits lifecycle::events_stats systemd::a_unit_with_all_limits
 	systemd::device_rules apparmor:: nested::the_root devices::a_long rootless::the_users_own"
 
 environment() { # BINARIES
@@ -26,7 +26,7 @@ job() { # HOST SUITE…: a job that runs the suites in a host of our own
 	local dir=$cache/job-$1 host=$1
 	mkdir -p "$dir"
 	{
-		echo "cp $out/conex $out/containerd-shim-conex-v2 /root/"
+		echo "cp $out/conex $out/containerd-shim-conex-v2 $integration $shim /root/"
 		environment /root
 		echo "export OWN_HOST=1 LIMIT=1800 EXPECTED_SKIPS=tests/hosts/$host.skips"
 		shift
@@ -38,8 +38,8 @@ job() { # HOST SUITE…: a job that runs the suites in a host of our own
 on_uml() {
 	local dir
 	dir=$(job uml \
-		"tests/run.sh $integration --test-threads=2 || bad=1" \
-		"tests/run.sh $shim --test-threads=2 || bad=1" \
+		"tests/run.sh /root/$(basename "$integration") --test-threads=2 || bad=1" \
+		"tests/run.sh /root/$(basename "$shim") --test-threads=2 || bad=1" \
 		"[ ! -d $cache/conformance/validation ] || PATH=/usr/sbin:/usr/bin:/sbin:/bin bash tests/conformance/run.sh $top/$cache/conformance /root/conex conex-uml")
 	LIMIT=2400 "$here/uml.sh" "$cache" "$dir"
 	local code=$?
@@ -51,7 +51,7 @@ on_qemu() {
 	local dir
 	dir=$(job qemu \
 		'modprobe siw && rdma link add siw0 type siw netdev lo' \
-		"tests/run.sh $integration --test-threads=2 $(echo $qemu_tests) || bad=1")
+		"tests/run.sh /root/$(basename "$integration") --test-threads=2 $(echo $qemu_tests) || bad=1")
 	LIMIT=2400 "$here/qemu.sh" "$cache" "$dir"
 	local code=$?
 	cat "$dir/output"

@@ -112,6 +112,12 @@ impl Box {
 
     pub fn new(args: &[&str]) -> Box {
         let id = format!("t{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        if let Some(file) = std::env::var_os("CONEX_TEST_IDS") {
+            // Which test to ask when something with this id is left behind.
+            let file = std::fs::OpenOptions::new().append(true).create(true).open(file);
+            let line = format!("{id} {}\n", std::thread::current().name().unwrap_or("?"));
+            let _ = file.and_then(|mut f| f.write_all(line.as_bytes()));
+        }
         let base = std::env::var_os("CONEX_TEST_DIR").map_or_else(std::env::temp_dir, PathBuf::from);
         let dir = base.join(&id);
         for sub in ["bin", "proc", "sys", "dev", "etc", "tmp"] {

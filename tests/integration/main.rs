@@ -11,6 +11,7 @@ mod harness;
 mod invalid;
 mod lifecycle;
 mod nested;
+mod resources;
 mod rootless;
 mod safety;
 mod seccomp;

@@ -17,12 +17,17 @@ fn unit(test: &str, script: &str) -> Option<Box> {
     }
     let mut b = Box::sh(script);
     b.global.push("--systemd-cgroup");
-    *b.at("linux.cgroupsPath") = json!(format!("conextest.slice:cx:{}", b.id));
+    *b.at("linux.cgroupsPath") = json!(format!("{}:cx:{}", slice(&b), b.id));
     Some(b)
 }
 
 fn systemctl(args: &[&str]) -> Ran {
     finish(Command::new("systemctl").args(args), b"")
+}
+
+/// One for each test, so that the end of one does not stop the units of another.
+fn slice(b: &Box) -> String {
+    format!("conextest{}.slice", b.id.replace('-', "x"))
 }
 
 fn name(b: &Box) -> String {
@@ -36,7 +41,7 @@ fn show(b: &Box, property: &str) -> String {
 fn dir(b: &Box, controller: &str) -> PathBuf {
     let root = Path::new("/sys/fs/cgroup");
     let root = if v2() { root.to_path_buf() } else { root.join(controller) };
-    root.join("conextest.slice").join(name(b))
+    root.join(slice(b)).join(name(b))
 }
 
 fn file(b: &Box, controller: &str, v1: &str, v2_name: &str) -> String {
@@ -52,11 +57,7 @@ fn gone(b: &Box) {
     }
     b.assert_gone();
     // As the engines' slices, ours stays for the next container; here it goes with the last one.
-    if !std::fs::read_dir("/sys/fs/cgroup/conextest.slice")
-        .is_ok_and(|list| list.flatten().any(|e| e.file_type().is_ok_and(|t| t.is_dir())))
-    {
-        let _ = systemctl(&["stop", "conextest.slice"]);
-    }
+    let _ = systemctl(&["stop", &slice(b)]);
 }
 
 #[test]
@@ -67,7 +68,7 @@ fn a_unit_with_all_limits() {
     *b.at("linux.resources.pids") = json!({"limit": 44});
     b.up();
     assert_eq!(show(&b, "ActiveState"), "active");
-    assert_eq!((show(&b, "Slice").as_str(), show(&b, "Delegate").as_str()), ("conextest.slice", "yes"));
+    assert_eq!((show(&b, "Slice"), show(&b, "Delegate")), (slice(&b), "yes".into()));
     assert!(show(&b, "Description").contains(&b.id));
     assert_eq!(show(&b, "TasksMax"), "44");
     assert!(show(&b, "CPUQuotaPerSecUSec").starts_with("333.33"), "{}", show(&b, "CPUQuotaPerSecUSec"));

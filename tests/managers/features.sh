@@ -13,7 +13,7 @@ image_root() {
 # after an equals sign, must match the pattern WANTED.
 feature() {
 	local out status
-	out=$(timeout 40 bash -c "$3" 2>/tmp/stderr </dev/null)
+	out=$(timeout "${limit:-40}" bash -c "$3" 2>/tmp/stderr </dev/null)
 	status=$?
 	out="$(tr -s ' \t\r\n' ' ' <<<"$out")"
 	out="${out% }=$status"

@@ -15,6 +15,7 @@ enter env CONEX=/conex/"$cache"/bin/conex SHIM=/conex/"$cache"/bin/containerd-sh
 results=$cache/managers.tsv
 : >"$results"
 enter /conex/tests/managers/docker.sh "/conex/$results"
+enter /conex/tests/managers/docker-daemon.sh "/conex/$results"
 enter /conex/tests/managers/podman.sh "/conex/$results"
 {
 	cat "$here/header.md"

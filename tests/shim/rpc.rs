@@ -179,7 +179,8 @@ fn update_pids_and_stats() {
     assert_eq!(conex_proto::runc::ProcessDetails::decode(details.value.as_slice()).unwrap().exec_id, "e");
     let stats = shim.ok::<StatsResponse>("Stats", &IdRequest { id: b.id.clone() }).stats.unwrap();
     if v2() {
-        return stats_v2(&stats);
+        stats_v2(&stats);
+        return shim.finish(&b.id);
     }
     assert!(stats.type_url.ends_with("io.containerd.cgroups.v1.Metrics"), "{}", stats.type_url);
     let m = conex_proto::cgroups1::Metrics::decode(stats.value.as_slice()).unwrap();

@@ -1,0 +1,47 @@
+#!/bin/bash
+# deb.sh OUT: packs what `make install` installs as a Debian package in OUT, and prints its name. The binaries are static,
+# so one package serves every release.
+set -euo pipefail
+out=$1
+version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
+arch=$(dpkg --print-architecture)
+stage=$(mktemp -d)
+trap 'rm -rf "$stage"' EXIT
+chmod 755 "$stage"
+make --no-print-directory install DESTDIR="$stage" PREFIX=/usr >&2
+doc=$stage/usr/share/doc/conex
+install -d -m 755 "$doc" "$stage/DEBIAN"
+install -m 644 README.md docs/kubernetes.md docs/shim.md "$doc"
+cat >"$doc/copyright" <<END
+Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/
+Upstream-Name: conex
+
+Files: *
+Copyright: the conex authors
+License: Apache-2.0
+ On Debian systems the full text is in /usr/share/common-licenses/Apache-2.0.
+END
+gzip -9n <CHANGELOG.md >"$doc/changelog.gz"
+find "$stage/usr/share/man" -type f -exec gzip -9n {} +
+cat >"$stage/DEBIAN/control" <<END
+Package: conex
+Version: $version
+Architecture: $arch
+Maintainer: the conex authors <root@localhost>
+Section: admin
+Priority: optional
+Installed-Size: $(du -sk --exclude=DEBIAN "$stage" | cut -f1)
+Recommends: uidmap
+Description: OCI container runtime with a containerd shim
+ conex makes containers out of OCI bundles. It takes runc's command line, so that
+ containerd, Docker and Podman can call it instead; the package has the runtime
+ (conex) and its shim for containerd (containerd-shim-conex-v2).
+ .
+ "conex setup docker" (or containerd, podman, kubernetes) prints what the engine's
+ configuration needs.
+END
+(cd "$stage" && find usr -type f -print0 | sort -z | xargs -0 md5sum) >"$stage/DEBIAN/md5sums"
+mkdir -p "$out"
+deb=$out/conex_${version}_$arch.deb
+dpkg-deb --root-owner-group --build "$stage" "$deb" >&2
+echo "$deb"

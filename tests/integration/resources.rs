@@ -1,0 +1,213 @@
+//! `linux.resources` and the cgroup mount, on v1 and v2.
+
+use crate::harness::*;
+use serde_json::json;
+
+#[test]
+fn resources_are_written() {
+    let mut b = Box::sh("sleep 100");
+    *b.at("linux.resources") = json!({
+        "devices": [{"allow": false, "access": "rwm"}],
+        "memory": {"limit": 40 << 20, "reservation": 20 << 20},
+        "cpu": {"shares": 256, "quota": 20000, "period": 50000},
+        "pids": {"limit": 33},
+        "blockIO": {},
+    });
+    let mut want = vec![("pids", "pids.max", "33".to_string())];
+    if has_controller("cpuset") {
+        *b.at("linux.resources.cpu.cpus") = json!("0");
+        *b.at("linux.resources.cpu.mems") = json!("0");
+        want.push(("cpuset", "cpuset.cpus", "0".into()));
+    } else {
+        skip("resources_are_written (cpuset)", "the cpuset controller");
+    }
+    if v2() {
+        want.extend([
+            ("memory", "memory.max", (40 << 20).to_string()),
+            ("memory", "memory.low", (20 << 20).to_string()),
+            ("cpu", "cpu.weight", "35".into()),
+            ("cpu", "cpu.max", "20000 50000".into()),
+        ]);
+    } else {
+        *b.at("linux.resources.memory.swappiness") = json!(20);
+        want.extend([
+            ("memory", "memory.limit_in_bytes", (40 << 20).to_string()),
+            ("memory", "memory.soft_limit_in_bytes", (20 << 20).to_string()),
+            ("memory", "memory.swappiness", "20".into()),
+            ("cpu", "cpu.shares", "256".into()),
+            ("cpu", "cpu.cfs_quota_us", "20000".into()),
+            ("cpu", "cpu.cfs_period_us", "50000".into()),
+        ]);
+    }
+    b.up();
+    for (controller, file, want) in want {
+        assert_eq!(b.cgroup_file(controller, file), want, "{file}");
+    }
+    assert!(b.cgroup_file("devices", "cgroup.procs").contains(&b.pid().to_string()));
+}
+
+#[test]
+fn the_cgroup_mount() {
+    let mut b = Box::sh("ls /sys/fs/cgroup; cat /sys/fs/cgroup/pids/cgroup.procs /sys/fs/cgroup/cgroup.procs 2>/dev/null | head -1; touch /sys/fs/cgroup/x 2>/dev/null || echo ro; cat /proc/self/cgroup | grep -vc ':/$'");
+    b.push("mounts", json!({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": ["ro", "nosuid", "noexec", "nodev"]}));
+    let out = b.run().out;
+    let listed = if v2() { "memory.max\n" } else { "memory\n" };
+    assert!(out.contains(listed) && out.contains("1\nro\n0\n"), "{out}");
+}
+
+#[test]
+fn hugetlb_on_the_unified_tree() {
+    if !is_conex() {
+        return;
+    }
+    let tree = if v2() { "" } else { "unified/" };
+    let controllers =
+        std::fs::read_to_string(format!("/sys/fs/cgroup/{tree}cgroup.controllers")).unwrap_or_default();
+    if !controllers.contains("hugetlb") {
+        return skip("hugetlb_on_the_unified_tree", "hugetlb in a cgroup v2 tree");
+    }
+    let mut b = Box::sh("sleep 100");
+    *b.at("linux.resources.hugepageLimits") = json!([{"pageSize": "2MB", "limit": 4 << 20}]);
+    b.up();
+    assert_eq!(b.cgroup_file("unified", "hugetlb.2MB.max"), (4 << 20).to_string());
+    assert_eq!(b.cgroup_file("unified", "hugetlb.2MB.rsvd.max"), (4 << 20).to_string());
+}
+
+#[test]
+fn device_rules_by_bpf() {
+    // Without the v1 devices hierarchy in sight the rules become a program on the unified tree.
+    if !v2() && !std::path::Path::new("/sys/fs/cgroup/unified/cgroup.procs").exists() {
+        return skip("device_rules_by_bpf", "a cgroup v2 tree");
+    }
+    if !is_conex() {
+        return;
+    }
+    let mut b = Box::sh("head -c1 /dev/mine 2>&1; head -c1 /dev/null && echo null; true");
+    b.push("linux.devices", json!({"path": "/dev/mine", "type": "c", "major": 10, "minor": 229}));
+    b.write_config();
+    let line = format!(
+        "umount /sys/fs/cgroup/devices 2>/dev/null; exec {} --root {} run {}",
+        runtime().display(),
+        b.state_root().display(),
+        b.id
+    );
+    let mut c = std::process::Command::new("unshare");
+    c.args(["-m", "--propagation", "private", "sh", "-c", &line]).current_dir(&b.dir);
+    let r = finish(&mut c, b"");
+    assert!(r.out.contains("Operation not permitted") && r.out.contains("null"), "{} {}", r.out, r.err);
+}
+
+#[test]
+fn further_resources() {
+    use std::os::unix::fs::MetadataExt;
+    let dev = std::fs::metadata("/").unwrap().dev();
+    let (major, minor) = (libc::major(dev), libc::minor(dev));
+    if major == 0 {
+        return skip("further_resources", "a root file system on a block device");
+    }
+    let mut b = Box::sh("sleep 100");
+    *b.at("linux.resources.cpu") = json!({"quota": 20000, "period": 50000, "burst": 10000});
+    *b.at("linux.resources.blockIO") = json!({
+        "throttleReadBpsDevice": [{"major": major, "minor": minor, "rate": 1 << 20}],
+        "throttleWriteIOPSDevice": [{"major": major, "minor": minor, "rate": 100}],
+    });
+    b.up();
+    assert_eq!(b.cgroup_value("cpu", "cpu.cfs_burst_us", "cpu.max.burst"), "10000");
+    if v2() {
+        let want = format!("{major}:{minor} rbps={} wbps=max riops=max wiops=100", 1 << 20);
+        assert_eq!(b.cgroup_file("io", "io.max"), want);
+    } else {
+        let (read, write) = ("blkio.throttle.read_bps_device", "blkio.throttle.write_iops_device");
+        assert_eq!(b.cgroup_file("blkio", read), format!("{major}:{minor} {}", 1 << 20));
+        assert_eq!(b.cgroup_file("blkio", write), format!("{major}:{minor} 100"));
+    }
+    drop(b);
+    let mut idle = Box::sh("sleep 100");
+    *idle.at("linux.resources.cpu") = json!({"idle": 1});
+    idle.up();
+    assert_eq!(idle.cgroup_file("cpu", "cpu.idle"), "1");
+}
+
+#[test]
+fn an_update_below_the_usage_is_refused() {
+    if !is_conex() {
+        return;
+    }
+    let mut b = Box::sh("dd if=/dev/zero of=/dev/fill bs=1M count=8 2>/dev/null; echo full; sleep 100");
+    *b.at("linux.resources.memory") = json!({"limit": 64 << 20});
+    b.up();
+    until(|| b.output() == "full\n", "memory in use");
+    let mut c = b.command(&["update", "-r", "-", &b.id]);
+    finish(&mut c, br#"{"memory":{"limit":4194304,"checkBeforeUpdate":true}}"#)
+        .fails_with("memory.limit: rejecting memory limit");
+    assert_eq!(b.cgroup_value("memory", "memory.limit_in_bytes", "memory.max"), (64 << 20).to_string());
+}
+
+#[test]
+fn rdma_limits() {
+    let device = std::fs::read_dir("/sys/class/infiniband")
+        .ok()
+        .and_then(|mut list| list.next()?.ok()?.file_name().into_string().ok())
+        .filter(|_| has_controller("rdma"));
+    let Some(device) = device else {
+        return skip("rdma_limits", "the rdma controller and an RDMA device");
+    };
+    let mut b = Box::sh("sleep 100");
+    *b.at("linux.resources.rdma") = json!({device.clone(): {"hcaHandles": 3, "hcaObjects": 1000}});
+    b.up();
+    let want = format!("{device} hca_handle=3 hca_object=1000");
+    assert!(b.cgroup_file("rdma", "rdma.max").lines().any(|l| l == want), "{}", b.cgroup_file("rdma", "rdma.max"));
+    drop(b);
+    let mut b = Box::sh("true");
+    *b.at("linux.resources.rdma") = json!({"no-such-device": {"hcaHandles": 3}});
+    b.create().fails_with("linux.resources.rdma");
+    b.assert_gone();
+}
+
+#[test]
+fn fields_of_one_cgroup_version_alone() {
+    // Each is set on v1; on v2 it is an error, or a warning where v2 has nothing to limit, which names it.
+    let cases = [
+        ("memory.useHierarchy", json!({"memory": {"useHierarchy": true}}), "memory", "memory.use_hierarchy", "1"),
+        (
+            "memory.disableOOMKiller",
+            json!({"memory": {"limit": 50 << 20, "disableOOMKiller": true}}),
+            "memory",
+            "memory.oom_control",
+            "oom_kill_disable 1",
+        ),
+        (
+            "cpu.realtimeRuntime",
+            json!({"cpu": {"realtimePeriod": 1_000_000, "realtimeRuntime": 1000}}),
+            "cpu",
+            "cpu.rt_runtime_us",
+            "1000",
+        ),
+        ("network.classID", json!({"network": {"classID": 0x10001}}), "net_cls", "net_cls.classid", "65537"),
+    ];
+    for (field, resources, controller, file, want) in cases {
+        let mut b = Box::sh("sleep 100");
+        *b.at("linux.resources") = resources;
+        let there = !v2() && std::path::Path::new("/sys/fs/cgroup").join(controller).join(file).exists()
+            || (!v2() && controller == "memory");
+        if there && controller == "cpu" {
+            // Real-time bandwidth is shared out from the top: the parent must have some.
+            let parent = cgroup_path("cpu", "");
+            std::fs::create_dir_all(&parent).unwrap();
+            std::fs::write(parent.join(file), "10000").unwrap();
+        }
+        let r = b.create();
+        if there {
+            assert_eq!(r.code, 0, "{field}: {}", r.err);
+            assert!(b.cgroup_file(controller, file).contains(want), "{field}: {}", b.cgroup_file(controller, file));
+        } else if field == "memory.useHierarchy" {
+            // v2 is hierarchical anyway.
+            assert_eq!(r.code, 0, "{field}: {}", r.err);
+        } else {
+            let mut r = r;
+            r.err = r.err.replace("realtimePeriod", "realtimeRuntime");
+            r.fails_with(&format!("linux.resources.{field}"));
+            b.assert_gone();
+        }
+    }
+}
