@@ -4,6 +4,14 @@ use crate::harness::*;
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::{Mutex, MutexGuard};
+
+/// One test at a time: some of them reload systemd or have it execute itself anew, which systemctl of another one would
+/// notice.
+fn turn() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    TURN.lock().unwrap_or_else(|e| e.into_inner())
+}
 
 fn booted() -> bool {
     Path::new("/run/systemd/system").is_dir()
@@ -62,6 +70,7 @@ fn gone(b: &Box) {
 
 #[test]
 fn a_unit_with_all_limits() {
+    let _turn = turn();
     let Some(mut b) = unit("a_unit_with_all_limits", "sleep 100") else { return };
     *b.at("linux.resources.memory") = json!({"limit": 64 << 20, "reservation": 32 << 20});
     *b.at("linux.resources.cpu") = json!({"shares": 512, "quota": 33333, "period": 100000});
@@ -98,6 +107,7 @@ fn a_unit_with_all_limits() {
 
 #[test]
 fn device_rules_outlive_a_reload() {
+    let _turn = turn();
     let script = "mkdir /tmp/x; echo up; while ! [ -e /tmp/go ]; do sleep 0.05; done; head -c1 /dev/mine 2>&1; head -c1 /dev/zero | wc -c";
     let Some(mut b) = unit("device_rules_outlive_a_reload", script) else { return };
     b.push("linux.devices", json!({"path": "/dev/mine", "type": "c", "major": 10, "minor": 229}));
@@ -113,6 +123,7 @@ fn device_rules_outlive_a_reload() {
 
 #[test]
 fn annotations_become_properties() {
+    let _turn = turn();
     let Some(mut b) = unit("annotations_become_properties", "sleep 100") else { return };
     *b.at("annotations") = json!({
         "org.systemd.property.TimeoutStopSec": "7",
@@ -122,6 +133,7 @@ fn annotations_become_properties() {
     assert_eq!(show(&b, "TimeoutStopUSec"), "7s");
     assert_eq!(show(&b, "CollectMode"), "inactive-or-failed");
     b.verb("delete", &["-f"], &[]).ok();
+    *b.at("linux.resources.pids") = json!({"limit": 9});
     for (key, value) in [
         ("ExecStop", "'/bin/true'"),
         ("Wants", "['a.service']"),
@@ -129,6 +141,8 @@ fn annotations_become_properties() {
         ("KillMode", "mixed"),
         ("KillMode", "'nonsense'"),
         ("MemoryNonsense", "uint64 5"),
+        ("Description", "'somebody else'"),
+        ("TasksMax", "uint64 1000"),
     ] {
         let key = format!("org.systemd.property.{key}");
         *b.at("annotations") = json!({ key.clone(): value });
@@ -140,6 +154,7 @@ fn annotations_become_properties() {
 
 #[test]
 fn a_unit_of_somebody_else_is_refused_and_lives() {
+    let _turn = turn();
     let Some(b) = unit("a_unit_of_somebody_else_is_refused_and_lives", "sleep 100") else { return };
     let unit = format!("--unit={}", name(&b));
     let mut other =
@@ -156,6 +171,7 @@ fn a_unit_of_somebody_else_is_refused_and_lives() {
 
 #[test]
 fn the_same_unit_again_and_again() {
+    let _turn = turn();
     let Some(mut b) = unit("the_same_unit_again_and_again", "true") else { return };
     for _ in 0..5 {
         b.run().ok();
@@ -171,6 +187,7 @@ fn the_same_unit_again_and_again() {
 
 #[test]
 fn systemd_executes_itself_anew_meanwhile() {
+    let _turn = turn();
     let Some(b) = unit("systemd_executes_itself_anew_meanwhile", "sleep 100") else { return };
     b.write_config();
     let mut again = Command::new("sh")
@@ -191,6 +208,7 @@ fn systemd_executes_itself_anew_meanwhile() {
 
 #[test]
 fn a_create_killed_at_any_moment_leaves_no_unit() {
+    let _turn = turn();
     let Some(b) = unit("a_create_killed_at_any_moment_leaves_no_unit", "sleep 100") else { return };
     b.write_config();
     for i in 0..20u64 {
@@ -206,6 +224,7 @@ fn a_create_killed_at_any_moment_leaves_no_unit() {
 
 #[test]
 fn paths_that_are_no_unit() {
+    let _turn = turn();
     let mut b = Box::sh("true");
     b.global.push("--systemd-cgroup");
     if !booted() {

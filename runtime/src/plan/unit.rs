@@ -108,15 +108,14 @@ fn expand(slice: &str) -> Option<PathBuf> {
 
 /// Properties that concern the container's unit alone. Whoever may set annotations must neither start or stop other
 /// units (Wants, Conflicts, OnFailure), nor run programs (Exec*), nor undo what the driver decides (Slice, Delegate,
-/// DeviceAllow): CVE-2024-3154.
-const ALLOWED: [&str; 30] = [
+/// DeviceAllow, and Description, by which the unit is known as ours): CVE-2024-3154.
+const ALLOWED: [&str; 29] = [
     "After",
     "AllowedCPUs",
     "AllowedMemoryNodes",
     "Before",
     "CollectMode",
     "CoredumpReceive",
-    "Description",
     "Documentation",
     "FinalKillSignal",
     "IPAccounting",

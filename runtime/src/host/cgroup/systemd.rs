@@ -98,8 +98,11 @@ impl Manager {
             let text = read(Path::new("/proc/devices")).unwrap_or_default();
             properties.extend(own(unit::devices(devices, |kind, major| device_group(&text, kind, major))));
         }
-        for (_, name, value) in &unit.extra {
-            properties.retain(|(n, _)| n != name);
+        for (field, name, value) in &unit.extra {
+            // Whoever may annotate must not raise a limit of the document.
+            if properties.iter().any(|(n, _)| n == name) {
+                return Err(Error::invalid(field.clone(), format!("{name} follows from linux.resources")));
+            }
             properties.push((name.clone(), value.clone()));
         }
         let deadline = Instant::now() + PATIENCE;
