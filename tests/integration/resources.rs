@@ -188,15 +188,17 @@ fn fields_of_one_cgroup_version_alone() {
     for (field, resources, controller, file, want) in cases {
         let mut b = Box::sh("sleep 100");
         *b.at("linux.resources") = resources;
+        let hold = cgroup_path("cpu", &format!("hold-{}", b.id));
         let there = !v2() && std::path::Path::new("/sys/fs/cgroup").join(controller).join(file).exists()
             || (!v2() && controller == "memory");
         if there && controller == "cpu" {
-            // Real-time bandwidth is shared out from the top: the parent must have some.
-            let parent = cgroup_path("cpu", "");
-            std::fs::create_dir_all(&parent).unwrap();
-            std::fs::write(parent.join(file), "10000").unwrap();
+            // Real-time bandwidth is shared out from the top: the parent must have some. A directory of ours keeps it
+            // from going with the last container of another test.
+            until(|| std::fs::create_dir_all(&hold).is_ok(), "a cgroup for real-time bandwidth");
+            std::fs::write(cgroup_path("cpu", "").join(file), "10000").unwrap();
         }
         let r = b.create();
+        let _ = std::fs::remove_dir(&hold);
         if there {
             assert_eq!(r.code, 0, "{field}: {}", r.err);
             assert!(b.cgroup_file(controller, file).contains(want), "{field}: {}", b.cgroup_file(controller, file));
