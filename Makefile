@@ -73,7 +73,7 @@ hosts: build deps-test deps-hosts bundles/hello/rootfs/hello bundles/shell/rootf
 	tests/hosts/run.sh $(CACHE) $(OUT) $(call program,integration) $(call program,shim) $(HOSTS)
 
 deps-hosts:
-	@tests/packages.sh qemu-system-x86:/usr/bin/qemu-system-x86_64
+	@tests/packages.sh qemu-system-x86:/usr/bin/qemu-system-x86_64 python3:/usr/bin/python3
 
 docs: ## write the completions for zsh and fish from the command table
 	$(CARGO) run --release --target $(TARGET) -p conex-tests --bin gendocs -- .

@@ -88,19 +88,6 @@ fn random_rules(rnd: &mut impl FnMut(u64) -> u64) -> Vec<Value> {
     rules
 }
 
-/// Without the v1 hierarchy in sight conex attaches a program.
-fn run_by_program(b: &Box) -> Ran {
-    b.write_config();
-    let line = format!(
-        "umount /sys/fs/cgroup/devices 2>/dev/null; exec {} --root {} run {}",
-        runtime().display(),
-        b.state_root().display(),
-        b.id
-    );
-    let mut c = std::process::Command::new("unshare");
-    finish(c.args(["-m", "--propagation", "private", "sh", "-c", &line]).current_dir(&b.dir), b"")
-}
-
 #[test]
 fn controller_program_and_model_agree() {
     if !is_conex() {
@@ -129,7 +116,7 @@ fn controller_program_and_model_agree() {
             cases += NODES.len() * 2;
         }
         if program {
-            assert_eq!(run_by_program(&b).ok().out.trim(), want, "the program: {rules:?}");
+            assert_eq!(b.run_by_program().ok().out.trim(), want, "the program: {rules:?}");
             cases += NODES.len() * 2;
         }
     }
@@ -149,6 +136,6 @@ fn a_long_list_of_rules_loads() {
     let want = format!("{}yn", "n".repeat(14));
     assert_eq!(b.run().ok().out.trim(), want);
     if is_conex() && !v2() && std::path::Path::new("/sys/fs/cgroup/unified/cgroup.procs").exists() {
-        assert_eq!(run_by_program(&b).ok().out.trim(), want);
+        assert_eq!(b.run_by_program().ok().out.trim(), want);
     }
 }

@@ -84,16 +84,7 @@ fn device_rules_by_bpf() {
     }
     let mut b = Box::sh("head -c1 /dev/mine 2>&1; head -c1 /dev/null && echo null; true");
     b.push("linux.devices", json!({"path": "/dev/mine", "type": "c", "major": 10, "minor": 229}));
-    b.write_config();
-    let line = format!(
-        "umount /sys/fs/cgroup/devices 2>/dev/null; exec {} --root {} run {}",
-        runtime().display(),
-        b.state_root().display(),
-        b.id
-    );
-    let mut c = std::process::Command::new("unshare");
-    c.args(["-m", "--propagation", "private", "sh", "-c", &line]).current_dir(&b.dir);
-    let r = finish(&mut c, b"");
+    let r = b.run_by_program();
     assert!(r.out.contains("Operation not permitted") && r.out.contains("null"), "{} {}", r.out, r.err);
 }
 

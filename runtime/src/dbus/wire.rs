@@ -292,7 +292,8 @@ impl Reader<'_> {
             }
             b'(' | b'{' => {
                 let mut fields = Vec::new();
-                let mut rest = signature.get(1..signature.len() - 1)?;
+                // An empty structure takes no bytes: an array of them would never end.
+                let mut rest = signature.get(1..signature.len() - 1).filter(|inner| !inner.is_empty())?;
                 while !rest.is_empty() {
                     let (one, after) = split(rest)?;
                     fields.push(self.value(one, depth + 1)?);

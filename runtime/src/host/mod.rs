@@ -146,12 +146,11 @@ fn build(plan: &Plan, entry: &Entry, state: &mut State, root: &Path, start: Star
 
 /// Connects to systemd and names, in the record, the unit that will be made.
 fn announce(plan: &Plan, unit: &Unit, state: &mut State) -> Result<Manager> {
-    let user = facts::of_a_user();
-    let mut manager = Manager::connect(user).at(|| "linux.cgroupsPath")?;
+    let mut manager = Manager::connect(unit.user).at(|| "linux.cgroupsPath")?;
     let base = manager.control_group()?;
     state.cgroups = cgroup::paths(&plan.cgroup, &plan.cgroup.hierarchies, &base)?;
     let description = format!("conex container {}, created {}", plan.id, state.created);
-    state.systemd_unit = Some(UnitRecord { name: unit.name.clone(), description, user });
+    state.systemd_unit = Some(UnitRecord { name: unit.name.clone(), description, user: unit.user });
     Ok(manager)
 }
 

@@ -13,6 +13,8 @@ pub struct Unit {
     /// `prefix-name.scope`, or `name.slice`.
     pub name: String,
     pub slice: String,
+    /// True for the user's own manager.
+    pub user: bool,
     /// Below the manager's own cgroup.
     pub path: PathBuf,
     /// From annotations: the key, the property's name, its value.
@@ -31,11 +33,11 @@ impl Unit {
 pub(super) fn make(
     given: &str,
     id: &str,
-    rootless: bool,
+    user: bool,
     annotations: &BTreeMap<String, String>,
     check: &mut Check,
 ) -> Option<Unit> {
-    let default = if rootless { "user.slice" } else { "system.slice" };
+    let default = if user { "user.slice" } else { "system.slice" };
     let (slice, name) = if given.is_empty() {
         (default, format!("conex-{id}.scope"))
     } else {
@@ -80,7 +82,7 @@ pub(super) fn make(
         parent.join(&name)
     };
     let extra = extra(annotations, check);
-    Some(Unit { name, slice: slice.to_string(), path, extra })
+    Some(Unit { name, slice: slice.to_string(), user, path, extra })
 }
 
 /// systemd.slice(5): `a-b.slice` lives in `a.slice/a-b.slice`; `-.slice` is the root.
