@@ -1,13 +1,13 @@
 #!/bin/bash
 # docker-daemon.sh RESULTS: what concerns the whole daemon, with each runtime as its default: networks, builds, a swarm,
-# live restore. Runs in a Debian forky root and a network namespace of its own.
+# live restore. Runs in a Debian root and a network namespace of its own.
 set -u
 cd "$(dirname "$0")"
 . ./features.sh
-export engine=docker results=$1 DOCKER_HOST=unix:///run/dk.sock DOCKER_BUILDKIT=0
+export engine=${ENGINE:-docker 28.5} results=$1 DOCKER_HOST=unix:///run/dk.sock DOCKER_BUILDKIT=0
 bin=$(realpath ../../.cache/bin)
 export PATH=$bin:$PATH limit=150
-mkdir -p /etc/docker /var/lib/dk /tmp/build
+mkdir -p /var/lib/dk /tmp/build
 mount -t tmpfs tmpfs /var/lib/dk
 ip link set lo up
 echo 1 >/proc/sys/net/ipv4/ip_forward
@@ -29,36 +29,10 @@ E2
 echo file >/tmp/build/file
 mkdir -p /tmp/www && echo page >/tmp/www/index.html
 
-containerd >/tmp/containerd.log 2>&1 &
-containerd=$!
-sleep 1
-up() { # RUNTIME: starts dockerd with this default runtime, and waits for it
-	cat >/etc/docker/daemon.json <<-E2
-		{"data-root": "/var/lib/dk", "storage-driver": "overlay2", "features": {"containerd-snapshotter": false},
-		 "live-restore": ${live:-true}, "default-runtime": "$1", "bip": "172.31.0.1/24",
-		 "runtimes": {"conex": {"path": "$bin/conex"}, "conex-shim": {"runtimeType": "io.containerd.conex.v2"}}}
-	E2
-	dockerd -H "$DOCKER_HOST" --containerd /run/containerd/containerd.sock >>/tmp/dockerd.log 2>&1 &
-	for _ in $(seq 1 100); do docker version >/dev/null 2>&1 && return; sleep 0.2; done
-	tail -n 5 /tmp/dockerd.log
-}
-down() {
-	pkill -x dockerd
-	for _ in $(seq 1 100); do pgrep -x dockerd >/dev/null || return; sleep 0.2; done
-}
-until_says() { # WANT COMMAND…: repeats the command until it prints what is wanted, for 20 seconds
-	local want=$1 i out
-	shift
-	for i in $(seq 100); do
-		out=$("$@" 2>/dev/null)
-		[ "$out" = "$want" ] && break
-		sleep 0.2
-	done
-	echo "$out"
-}
-export -f until_says
-for name in runc conex conex-shim; do
-	live=true up $name
+containerd_up
+up() { docker_up "\"live-restore\": $2, \"default-runtime\": \"$1\", \"bip\": \"172.31.0.1/24\""; }
+for name in $(names); do
+	up $name true
 	docker image inspect bb >/dev/null 2>&1 || tar -C /tmp/image -c . | docker import - bb >/dev/null
 	feature "default-runtime" "$name=0" "docker run -d --name dd bb sleep 100 >/dev/null; docker inspect -f '{{.HostConfig.Runtime}}' dd; docker rm -f dd >/dev/null"
 	feature "bridge: address, gateway" '*172.31.0.*default via 172.31.0.1*=0' "docker run --rm bb sh -c 'ip -4 addr show eth0; ip route'"
@@ -72,14 +46,14 @@ for name in runc conex conex-shim; do
 	feature "build, a RUN that fails" '*exit 7*returned a non-zero code: 7*' "printf 'FROM bb\nRUN exit 7\n' | docker build --no-cache - 2>&1 | tail -n 2 | tr '\n' ' '"
 	feature "volumes-from, backup by tar" 'kept=0' "docker run --name vv -v /data bb sh -c 'echo kept >/data/f'; docker run --rm --volumes-from vv bb tar -C /data -c f | tar -xO; docker rm -v vv >/dev/null"
 	feature "live-restore: dockerd killed -9" 'same running 3=0' "docker run -d --name live bb sh -c 'while ! [ -e /go ]; do sleep 0.1; done; exit 3' >/dev/null; p=\$(docker inspect -f '{{.State.Pid}}' live); kill -9 \$(pgrep -x dockerd); sleep 0.5; kill -0 \$p && echo alive >/tmp/alive; rm -f /run/docker.pid /var/run/docker.pid; dockerd -H $DOCKER_HOST --containerd /run/containerd/containerd.sock >>/tmp/dockerd.log 2>&1 & for i in \$(seq 100); do docker version >/dev/null 2>&1 && break; sleep 0.2; done; q=\$(docker inspect -f '{{.State.Pid}}' live); s=\$(docker inspect -f '{{.State.Status}}' live); docker exec live touch /go; [ \$p = \$q ] && echo same \$s \$(docker wait live); docker rm -f live >/dev/null"
-	down
+	docker_down
 	sleep 1
-	live=false up $name
+	up $name false
 	feature "swarm: five replicas, scale, rolling update, a task replaced" '5 2 2 updated 2=0' "docker swarm init --advertise-addr lo >/dev/null 2>&1; docker service create -d -q --no-resolve-image --name s --network host --replicas 5 bb sleep 1000 >/dev/null; r() { docker ps -q -f label=com.docker.swarm.service.name=s | wc -l; }; export -f r; a=\$(until_says 5 r); docker service scale -d s=2 >/dev/null; b=\$(until_says 2 r); docker service update -d -q --no-resolve-image --update-delay 0s --env-add V=updated s >/dev/null; e() { for c in \$(docker ps -q -f label=com.docker.swarm.service.name=s); do docker exec \$c sh -c 'echo \$V'; done | sort -u; }; export -f e; u=\$(until_says updated e); c=\$(until_says 2 r); docker kill \$(docker ps -q -f label=com.docker.swarm.service.name=s | head -n 1) >/dev/null; sleep 1; d=\$(until_says 2 r); echo \$a \$b \$c \$u \$d"
 	docker service rm s >/dev/null 2>&1
 	docker swarm leave --force >/dev/null 2>&1
 	sleep 2
 	feature "50 containers, restart of the daemon" '50 50=0' "for i in \$(seq 50); do docker run -d --restart always --network none bb sleep 1000 >/dev/null & done; wait; a=\$(docker ps -q | wc -l); kill \$(pgrep -x dockerd); while pgrep -x dockerd >/dev/null; do sleep 0.1; done; dockerd -H $DOCKER_HOST --containerd /run/containerd/containerd.sock >>/tmp/dockerd.log 2>&1 & for i in \$(seq 100); do docker version >/dev/null 2>&1 && break; sleep 0.2; done; n() { docker ps -q | wc -l; }; export -f n; echo \$a \$(until_says 50 n); docker rm -f \$(docker ps -aq) >/dev/null"
-	down
+	docker_down
 done
 kill $containerd

@@ -1,29 +1,20 @@
 #!/bin/bash
 # docker.sh RESULTS: Docker's everyday features with runc, with conex as its runtime, and with conex's shim. Runs in a
-# Debian forky root of its own (network namespace included).
+# Debian root of its own (network namespace included).
 set -u
 cd "$(dirname "$0")"
 . ./features.sh
-export engine=docker results=$1 DOCKER_HOST=unix:///run/dk.sock
+export engine=${ENGINE:-docker 28.5} results=$1 DOCKER_HOST=unix:///run/dk.sock
 bin=$(realpath ../../.cache/bin)
 export PATH=$bin:$PATH
-mkdir -p /etc/docker /var/lib/dk
+mkdir -p /var/lib/dk
 mount -t tmpfs tmpfs /var/lib/dk
-cat >/etc/docker/daemon.json <<E
-{"data-root": "/var/lib/dk", "storage-driver": "overlay2", "iptables": false, "ip6tables": false, "bridge": "none",
- "features": {"containerd-snapshotter": false},
- "runtimes": {"conex": {"path": "$bin/conex"}, "conex-shim": {"runtimeType": "io.containerd.conex.v2"}}}
-E
-containerd >/tmp/containerd.log 2>&1 &
-containerd=$!
-sleep 1
-dockerd -H "$DOCKER_HOST" --containerd /run/containerd/containerd.sock >/tmp/dockerd.log 2>&1 &
-dockerd=$!
-for _ in $(seq 1 60); do docker version >/dev/null 2>&1 && break; sleep 0.2; done
+containerd_up
+docker_up '"iptables": false, "ip6tables": false, "bridge": "none"'
 image_root /tmp/image
 tar -C /tmp/image -c . | docker import - bb >/dev/null
 
-for name in runc conex conex-shim; do
+for name in $(names); do
 	run="docker run --rm --network none --runtime $name"
 	feature "run, output" 'hello=0' "$run bb echo hello"
 	feature "exit status" '=7' "$run bb sh -c 'exit 7'"
@@ -85,8 +76,5 @@ for name in runc conex conex-shim; do
 	feature "20 containers at once" '20=0' "for i in \$(seq 20); do docker run --rm --network none --runtime $name bb echo ok & done | grep -c ok"
 	feature "nothing left" '0=0' "sleep 0.5; docker ps -aq | wc -l"
 done
-kill $dockerd
-wait $dockerd 2>/dev/null
+docker_down
 kill $containerd
-wait $containerd 2>/dev/null
-true

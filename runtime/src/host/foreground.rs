@@ -7,7 +7,7 @@ use nix::fcntl::{fcntl, FcntlArg, OFlag};
 use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 use nix::sys::signal::{SigSet, SigmaskHow};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::sys::termios::{self, OutputFlags, SetArg, SpecialCharacterIndices, Termios};
+use nix::sys::termios::{self, SetArg, SpecialCharacterIndices, Termios};
 use nix::unistd::{isatty, read, write, Pid};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -70,14 +70,6 @@ impl Drop for RawTerminal {
         // A background process that sets a terminal is stopped, unless it ignores that.
         signal::ignore(libc::SIGTTOU);
         let _ = termios::tcsetattr(&self.fd, SetArg::TCSANOW, &self.saved);
-    }
-}
-
-/// Output must not be translated twice: the caller's terminal does it, or the reader of a console socket decides.
-pub fn clear_onlcr(master: BorrowedFd) {
-    if let Ok(mut t) = termios::tcgetattr(master) {
-        t.output_flags.remove(OutputFlags::ONLCR);
-        let _ = termios::tcsetattr(master, SetArg::TCSANOW, &t);
     }
 }
 

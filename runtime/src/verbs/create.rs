@@ -4,7 +4,7 @@ use super::Env;
 use crate::bundle::{self, Bundle};
 use crate::error::{Context, Error, Kind, Result};
 use crate::host::facts::Facts;
-use crate::host::{self, foreground, listener, notify, undo, Container, Start};
+use crate::host::{self, listener, notify, undo, Container, Start};
 use crate::plan::{self, Options, Plan};
 use crate::state::{identity, Entry, State, Store};
 use crate::sync::Message;
@@ -223,7 +223,6 @@ pub fn deliver(c: &mut Container, console: Option<&Path>, pidfd: Option<&Path>, 
     if let Some(path) = console {
         let master: OwnedFd =
             c.terminal.take().ok_or_else(|| Error::new(Kind::System, "the process has no terminal"))?;
-        foreground::clear_onlcr(master.as_fd());
         let name = conex_sys::tty::number(master.as_fd()).map_or("/dev/ptmx".into(), |n| format!("/dev/pts/{n}"));
         let socket = listener::connect_stream(path)?;
         listener::send_fd(socket.as_fd(), name.as_bytes(), master.as_fd())?;
