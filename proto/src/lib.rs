@@ -32,6 +32,7 @@ pub mod containerd {
         }
     }
 }
+package!(cri, "runtime.v1");
 package!(ttrpc, "ttrpc");
 package!(cgroups1, "io.containerd.cgroups.v1");
 package!(cgroups2, "io.containerd.cgroups.v2");

@@ -14,6 +14,7 @@ mod keep;
 mod log;
 mod metrics;
 mod oom;
+mod pod;
 mod process;
 mod reap;
 mod rootfs;

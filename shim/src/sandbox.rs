@@ -1,11 +1,11 @@
 //! containerd.runtime.sandbox.v1: a pod without a pause process. The shim itself is the sandbox: the pod's containers
-//! are tasks in it, and what they share (a network namespace) is a file that containerd made.
+//! are tasks in it, and what they share are the namespaces that the shim is in (`pod`).
 
 use crate::events::timestamp;
 use crate::service::{decode, Service};
 use crate::status::{self, precondition, Result};
 use conex_proto::sandbox::*;
-use conex_proto::types::Platform;
+use conex_proto::types::{Metric, Platform};
 use prost::Message;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -47,8 +47,9 @@ impl Sandbox {
         self.stopped.set(saved.stopped);
     }
 
+    /// Until ShutdownSandbox: a manager still asks a sandbox that has stopped, after its last container is deleted.
     pub fn exists(&self) -> bool {
-        !self.id.borrow().is_empty() && self.stopped.get().is_none()
+        !self.id.borrow().is_empty()
     }
 
     fn check(&self, id: &str) -> Result<()> {
@@ -128,9 +129,18 @@ impl Service {
                 self.shutdown.notify_one();
                 Vec::new()
             }
-            "SandboxMetrics" => SandboxMetricsResponse { metrics: None }.encode_to_vec(),
+            "SandboxMetrics" => SandboxMetricsResponse { metrics: self.sandbox_metrics(id)? }.encode_to_vec(),
             other => return Err(status::unimplemented(format!("method {other}"))),
         })
+    }
+
+    /// What the pod's cgroup counts, which is above that of every container; nothing while there is no container.
+    fn sandbox_metrics(&self, id: String) -> Result<Option<Metric>> {
+        let list = self.containers.borrow();
+        let Some(one) = list.values().find(|c| !c.cgroups.is_empty()) else { return Ok(None) };
+        let above: Vec<_> = one.cgroups.iter().filter_map(|c| c.parent().map(std::path::PathBuf::from)).collect();
+        let data = crate::metrics::read(&above, std::process::id().cast_signed())?;
+        Ok(Some(Metric { timestamp: Some(timestamp(SystemTime::now())), id, data: Some(data) }))
     }
 
     fn create_sandbox(&self, r: &CreateSandboxRequest) -> Result<()> {
@@ -138,6 +148,7 @@ impl Service {
         if !self.sandbox.id.borrow().is_empty() {
             return Err(status::exists(format!("sandbox {}", self.sandbox.id.borrow())));
         }
+        crate::pod::enter(&crate::pod::config(r.options.as_ref())?, &r.netns_path)?;
         *self.sandbox.id.borrow_mut() = r.sandbox_id.clone();
         self.sandbox.created.set(Some(SystemTime::now()));
         Ok(())

@@ -91,6 +91,14 @@ async fn serve(args: &Args, listener: OwnedFd, saved: Option<upgrade::Saved>) ->
     };
     let _ = tokio::time::timeout(Duration::from_secs(1), flushed).await;
     events.drain(Duration::from_secs(5)).await;
+    // Go's ttrpc client may take the end of a connection for its answer, although it has read the answer before
+    // ("ttrpc: closed"): let it have the answer first.
+    let left = async {
+        while !service.connections.open().is_empty() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    let _ = tokio::time::timeout(Duration::from_millis(100), left).await;
     Ok(())
 }
 

@@ -226,18 +226,7 @@ pub(super) fn sysctls(linux: &Linux, namespaces: &Namespaces, check: &mut Check)
             check.bad(field, "not a kernel parameter name");
             continue;
         };
-        let needs = if IPC_KEYS.contains(&dotted.as_str()) || dotted.starts_with("fs.mqueue.") {
-            Some((libc::CLONE_NEWIPC, "ipc"))
-        } else if dotted.starts_with("net.") {
-            Some((libc::CLONE_NEWNET, "network"))
-        } else if dotted == "kernel.domainname" {
-            Some((libc::CLONE_NEWUTS, "uts"))
-        } else if dotted.starts_with("user.") {
-            Some((libc::CLONE_NEWUSER, "user"))
-        } else {
-            None
-        };
-        match needs {
+        match namespace_of(&dotted) {
             _ if dotted == "kernel.hostname" => check.bad(field, "set the field hostname instead"),
             None => check.bad(field, format!("sysctl {key:?} is not in a separate kernel namespace")),
             Some((flag, name)) if !namespaces.private(flag) => {
@@ -247,6 +236,28 @@ pub(super) fn sysctls(linux: &Linux, namespaces: &Namespaces, check: &mut Check)
         }
     }
     out
+}
+
+/// The namespace that a parameter belongs to, with its name in config.json; none for those of the whole kernel.
+fn namespace_of(dotted: &str) -> Option<(i32, &'static str)> {
+    if IPC_KEYS.contains(&dotted) || dotted.starts_with("fs.mqueue.") {
+        Some((libc::CLONE_NEWIPC, "ipc"))
+    } else if dotted.starts_with("net.") {
+        Some((libc::CLONE_NEWNET, "network"))
+    } else if dotted == "kernel.domainname" {
+        Some((libc::CLONE_NEWUTS, "uts"))
+    } else if dotted.starts_with("user.") {
+        Some((libc::CLONE_NEWUSER, "user"))
+    } else {
+        None
+    }
+}
+
+/// A kernel parameter's path below /proc/sys and the `CLONE_NEW*` flag of the namespace that it belongs to; none for a
+/// name that is no parameter's or that concerns the whole kernel.
+pub fn sysctl_namespace(key: &str) -> Option<(String, i32)> {
+    let dotted = normal_key(key)?;
+    namespace_of(&dotted).map(|(flag, _)| (path_of(&dotted), flag))
 }
 
 /// sysctl.d(5): the first separator decides which of `.` and `/` separates; the other one is literal. Returns the
