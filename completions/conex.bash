@@ -28,7 +28,7 @@ _conex() {
     prev=${words[cword - 1]}
 
     local commands='checkpoint create delete events exec features help kill list pause ps restore resume run setup spec start state update'
-    local global='--debug --log --log-format --root --systemd-cgroup --rootless --criu --help --version'
+    local global='--debug --log --log-format --root --systemd-cgroup --cgroup-manager --rootless --criu --help --version'
     local global_values=' --log --log-format --root --rootless --criu '
     local command= args=0 root=() skip= flags= values=
 

@@ -4,6 +4,7 @@ complete -c conex -n __fish_use_subcommand -l log -d 'append messages to this fi
 complete -c conex -n __fish_use_subcommand -l log-format -d 'format of messages: text or json'
 complete -c conex -n __fish_use_subcommand -l root -d 'directory for the state of containers'
 complete -c conex -n __fish_use_subcommand -l systemd-cgroup -d 'use the systemd cgroup driver'
+complete -c conex -n __fish_use_subcommand -l cgroup-manager -d 'cgroupfs, systemd or disabled: no cgroup for the container'
 complete -c conex -n __fish_use_subcommand -l rootless -d 'ignore permission errors of cgroups: true, false or auto'
 complete -c conex -n __fish_use_subcommand -l criu -d 'ignored; criu is found in PATH'
 complete -c conex -n __fish_use_subcommand -l help -d 'show help'

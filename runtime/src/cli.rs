@@ -39,6 +39,7 @@ pub const GLOBAL: &[Flag] = &[
     value("log-format", None, "format", "format of messages: text or json"),
     value("root", None, "dir", "directory for the state of containers"),
     switch("systemd-cgroup", None, "use the systemd cgroup driver"),
+    value("cgroup-manager", None, "driver", "cgroupfs, systemd or disabled: no cgroup for the container"),
     value("rootless", None, "mode", "ignore permission errors of cgroups: true, false or auto"),
     value("criu", None, "path", "ignored; criu is found in PATH"),
     switch("help", Some("h"), "show help"),

@@ -4,6 +4,7 @@
 use conex::cli::{self, Args};
 use conex::error::{Error, Kind, Result};
 use conex::log::Log;
+use conex::plan::cgroup::Driver;
 use conex::verbs::{self, Env};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -74,10 +75,9 @@ fn run(global: &Args, rest: Vec<String>, log: Log) -> std::result::Result<i32, u
         "false" => Ok(true),
         other => Err(Error::new(Kind::Invalid, format!("--rootless {other:?}: expected true, false or auto"))),
     };
-    let mut env = match root(global).and_then(|root| required.map(|required| (root, required))) {
-        Ok((root, cgroup_required)) => {
-            Env { root, systemd_cgroup: global.is_set("systemd-cgroup"), cgroup_required, log, args }
-        }
+    let asked = required.and_then(|required| driver(global).map(|driver| (required, driver)));
+    let mut env = match root(global).and_then(|root| asked.map(|asked| (root, asked))) {
+        Ok((root, (cgroup_required, cgroup_driver))) => Env { root, cgroup_driver, cgroup_required, log, args },
         Err(e) => {
             log.fail(&e.to_string());
             return Err(1);
@@ -92,6 +92,26 @@ fn run(global: &Args, rest: Vec<String>, log: Log) -> std::result::Result<i32, u
             env.log.fail(&message(command.name, &e));
             // What exec itself could not do must differ from what the process returned (runc).
             Err(if command.name == "exec" { 255 } else { 1 })
+        }
+    }
+}
+
+/// `--systemd-cgroup` is runc's flag, `--cgroup-manager` crun's, which Podman uses for `--cgroups=disabled`.
+fn driver(global: &Args) -> Result<Driver> {
+    let systemd = global.is_set("systemd-cgroup");
+    match global.value("cgroup-manager") {
+        None if systemd => Ok(Driver::Systemd),
+        None => Ok(Driver::Cgroupfs),
+        Some("systemd") => Ok(Driver::Systemd),
+        Some(other @ ("cgroupfs" | "disabled")) if systemd => Err(Error::new(
+            Kind::Invalid,
+            format!("--cgroup-manager {other} and --systemd-cgroup exclude each other"),
+        )),
+        Some("cgroupfs") => Ok(Driver::Cgroupfs),
+        Some("disabled") => Ok(Driver::Disabled),
+        Some(other) => {
+            let what = format!("--cgroup-manager {other:?}: expected cgroupfs, systemd or disabled");
+            Err(Error::new(Kind::Invalid, what))
         }
     }
 }

@@ -53,9 +53,12 @@ fn warnings_come_with_success() {
 
 #[test]
 fn texts_that_engines_map_to_126_and_127() {
-    for (arg, text) in
-        [("/nope", "no such file or directory"), ("/etc", "is a directory"), ("/bin/noexec", "permission denied")]
-    {
+    for (arg, text) in [
+        ("/nope", "no such file or directory"),
+        ("/etc", "is a directory"),
+        ("/etc", "permission denied"),
+        ("/bin/noexec", "permission denied"),
+    ] {
         let b = Box::new(&[arg]);
         std::fs::write(b.rootfs().join("bin/noexec"), "#!/bin/sh\n").unwrap();
         b.create().fails_with(text);

@@ -204,3 +204,35 @@ fn fields_of_one_cgroup_version_alone() {
         }
     }
 }
+
+/// crun's flag, which Podman uses for `--cgroups=disabled`: the container stays where its caller is.
+#[test]
+fn no_cgroup_at_all() {
+    if !is_conex() {
+        return;
+    }
+    let mut b = Box::sh("cat /proc/self/cgroup >/out; sleep 100");
+    b.global = vec!["--cgroup-manager", "disabled"];
+    // The names of its cgroups are those of the host without a cgroup namespace.
+    b.at("linux.namespaces").as_array_mut().unwrap().retain(|n| n["type"] != "cgroup");
+    *b.at("linux.resources") = json!({"pids": {"limit": 9}});
+    b.run().fails_with("linux.resources.pids.limit: not applied: --cgroup-manager disabled");
+    *b.at("linux.resources") = json!({});
+    b.up();
+    let own = std::fs::read_to_string("/proc/self/cgroup").unwrap();
+    until(|| std::fs::read_to_string(b.rootfs().join("out")).is_ok_and(|t| t == own), "the caller's cgroups");
+    b.call(&["kill", &b.id, "KILL"]).ok();
+    b.wait_status("stopped");
+    b.call(&["delete", &b.id]).ok();
+    for (driver, flag) in [("sideways", ""), ("disabled", "--systemd-cgroup")] {
+        b.global = vec!["--cgroup-manager", driver, flag];
+        b.global.retain(|g| !g.is_empty());
+        b.run().fails_with(if flag.is_empty() {
+            "expected cgroupfs, systemd or disabled"
+        } else {
+            "exclude each other"
+        });
+    }
+    b.global.clear();
+    b.assert_gone();
+}

@@ -74,6 +74,43 @@ fn a_container_of_an_ordinary_user() {
     b.assert_gone();
 }
 
+/// As rootless Podman calls it: root of a user namespace that the runtime did not make, with a network namespace of that
+/// one, and with or without a further user namespace.
+#[test]
+fn root_of_a_user_namespace_joins_namespaces() {
+    for further in [false, true] {
+        let mut b = Box::sh("cat /proc/net/dev | grep -c :; readlink /proc/self/ns/net; hostname");
+        let holder = "unshare --net --uts sleep 100 & p=$!; \
+            until [ \"$(readlink /proc/$p/ns/uts)\" != \"$(readlink /proc/self/ns/uts)\" ]; do sleep 0.05; done; \
+            sed -i s,HOLDER,$p,g config.json; \
+            \"$@\"; code=$?; readlink /proc/$p/ns/net; kill $p; exit $code";
+        b.prefix = ["unshare", "-Ur", "--mount", "--pid", "--fork", "--mount-proc", "sh", "-c", holder, "sh"]
+            .map(String::from)
+            .to_vec();
+        let list = b.at("linux.namespaces").as_array_mut().unwrap();
+        list.retain(|n| !["network", "uts", "cgroup"].contains(&n["type"].as_str().unwrap()));
+        list.push(json!({"type": "network", "path": "/proc/HOLDER/ns/net"}));
+        list.push(json!({"type": "uts", "path": "/proc/HOLDER/ns/uts"}));
+        if further {
+            list.push(json!({"type": "user"}));
+            *b.at("linux.uidMappings") = json!([{"containerID": 0, "hostID": 0, "size": 1}]);
+            *b.at("linux.gidMappings") = json!([{"containerID": 0, "hostID": 0, "size": 1}]);
+        }
+        *b.at("linux.resources") = json!({});
+        b.at("linux").as_object_mut().unwrap().remove("cgroupsPath");
+        b.config.as_object_mut().unwrap().remove("hostname");
+        let r = b.run().ok();
+        let lines: Vec<_> = r.out.lines().collect();
+        assert_eq!(
+            (lines.len(), lines[0], lines[1]),
+            (4, "1", lines[3]),
+            "further: {further}: {} {}",
+            r.out,
+            r.err
+        );
+    }
+}
+
 #[test]
 fn ranges_of_ids_by_the_helpers() {
     let granted = std::fs::read_to_string("/etc/subuid").unwrap_or_default();

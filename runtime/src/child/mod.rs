@@ -170,8 +170,8 @@ fn init(plan: &Plan, report: &mut Report, sources: Vec<Option<OwnedFd>>, mut res
     process::init(plan, report, rest.start, rest.program, proc_root)
 }
 
-/// Enters the user namespace that the container joins, and clones the container's init as a sibling of this
-/// process: the parent could not come back out of that namespace. See [`Hops`].
+/// Enters what the container joins, and clones the container's init as a sibling of this process: the parent could not
+/// come back. See [`Hops`].
 fn second_hop(plan: &Plan, report: &Report, rest: &mut Rest) -> Result<()> {
     let mut later = Vec::new();
     for (fd, flag, field) in std::mem::take(&mut rest.joins) {
@@ -183,8 +183,7 @@ fn second_hop(plan: &Plan, report: &Report, rest: &mut Rest) -> Result<()> {
     }
     rest.joins = later;
     let into = rest.into_cgroup.take();
-    let flags =
-        (plan.namespaces.new & !(libc::CLONE_NEWUSER | libc::CLONE_NEWCGROUP | CLONE_NEWTIME)) | libc::CLONE_PARENT;
+    let flags = (plan.namespaces.new & !(libc::CLONE_NEWCGROUP | CLONE_NEWTIME)) | libc::CLONE_PARENT;
     let forked = crate::host::clone_into(flags as u64, into.as_ref().map(|f| f.as_fd()))
         .call(|| format!("clone3({flags:#x})"))
         .at(|| "linux.namespaces")?;

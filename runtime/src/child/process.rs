@@ -158,7 +158,9 @@ fn home(p: &Process) -> Option<String> {
 fn look_up(p: &Process) -> Result<PathBuf> {
     let name = &p.args[0];
     let fail = |errno: Errno| {
-        let what = format!("exec: {name:?}: {}", errno.desc().to_lowercase());
+        // execve of a directory is EACCES: Docker before 24 knows only that text for exit code 126.
+        let also = if errno == Errno::EISDIR { ": permission denied" } else { "" };
+        let what = format!("exec: {name:?}: {}{also}", errno.desc().to_lowercase());
         Error::new(Kind::System, what).at(format!("{}.args[0]", p.field))
     };
     let check = |path: &Path| match path.metadata() {

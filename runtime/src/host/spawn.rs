@@ -49,7 +49,7 @@ pub(super) fn spawn(
         // A mount namespace changes the root of whoever enters it, a user namespace cannot be left.
         if join.flag == libc::CLONE_NEWUSER
             || join.flag == libc::CLONE_NEWNS
-            || (ns.hops == Hops::Two && !nix::unistd::geteuid().is_root())
+            || (ns.hops == Hops::Two && !super::facts::host_root())
         {
             if let (libc::CLONE_NEWUSER, Some(maps)) = (join.flag, &ns.maps) {
                 userns::check_same(&fd, maps, &join.field)?;

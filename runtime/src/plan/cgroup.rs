@@ -30,6 +30,29 @@ pub struct Cgroup {
     pub owner: Option<u32>,
 }
 
+/// Who makes the cgroup.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub enum Driver {
+    #[default]
+    Cgroupfs,
+    Systemd,
+    /// Nobody: the container stays in the runtime's own.
+    Disabled,
+}
+
+/// # Errors
+/// A limit, where there is no cgroup to hold it.
+fn none(linux: &Linux, facts: &Facts, check: &mut Check) -> Cgroup {
+    let resources = linux.resources.clone().unwrap_or_default();
+    for write in writes(&resources, &facts.cgroup, check) {
+        check.unsupported(write.field, "not applied: --cgroup-manager disabled");
+    }
+    if !resources.devices.is_empty() {
+        check.warn("linux.resources.devices", "not enforced: --cgroup-manager disabled");
+    }
+    Cgroup::default()
+}
+
 pub fn make(
     linux: &Linux,
     annotations: &BTreeMap<String, String>,
@@ -37,8 +60,11 @@ pub fn make(
     facts: &Facts,
     check: &mut Check,
 ) -> Option<Cgroup> {
+    if options.cgroup_driver == Driver::Disabled {
+        return Some(none(linux, facts, check));
+    }
     let given = linux.cgroups_path.as_deref().unwrap_or("");
-    let (path, relative, unit) = if options.systemd_cgroup {
+    let (path, relative, unit) = if options.cgroup_driver == Driver::Systemd {
         if !facts.systemd {
             check.unsupported(
                 "linux.cgroupsPath",

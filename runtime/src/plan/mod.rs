@@ -48,7 +48,7 @@ pub struct Options {
     pub bundle: PathBuf,
     pub no_pivot: bool,
     pub no_new_keyring: bool,
-    pub systemd_cgroup: bool,
+    pub cgroup_driver: cgroup::Driver,
     /// See [`cgroup::Cgroup::required`].
     pub cgroup_required: bool,
     /// Descriptors from 3 on that the process keeps.

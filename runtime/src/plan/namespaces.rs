@@ -34,8 +34,9 @@ pub struct Namespaces {
     pub hops: Hops,
 }
 
-/// One `clone3` suffices, except where a user namespace is joined by path: the parent could enter it but never
-/// come back, so a child enters it and clones the container's init as its sibling.
+/// One `clone3` suffices, except where the parent could enter a namespace but not come back: a user namespace, and any
+/// for a runtime that is root of a user namespace only (rootless Podman), because its own ones are the host's. A child
+/// enters them and clones the container's init as its sibling.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub enum Hops {
     #[default]
@@ -100,7 +101,9 @@ pub(super) fn make(linux: &Linux, facts: &Facts, check: &mut Check) -> Namespace
     }
     let order = |flag: i32| KINDS.iter().position(|k| k.2 == flag);
     out.join.sort_by_key(|j| order(j.flag));
-    if out.join.iter().any(|j| j.flag == libc::CLONE_NEWUSER) {
+    let no_way_back =
+        |j: &Join| j.flag == libc::CLONE_NEWUSER || (!facts.initial_userns && j.flag != libc::CLONE_NEWNS);
+    if out.join.iter().any(no_way_back) {
         out.hops = Hops::Two;
     }
     user(linux, &mut out, facts, check);

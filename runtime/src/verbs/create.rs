@@ -54,7 +54,7 @@ impl Request {
                 bundle: bundle.path.clone(),
                 no_pivot: env.args.is_set("no-pivot"),
                 no_new_keyring: env.args.is_set("no-new-keyring"),
-                systemd_cgroup: env.systemd_cgroup,
+                cgroup_driver: env.cgroup_driver,
                 cgroup_required: env.cgroup_required,
                 preserve_fds,
                 listen_fds,

@@ -25,7 +25,7 @@ use std::path::PathBuf;
 /// What every verb gets.
 pub struct Env {
     pub root: PathBuf,
-    pub systemd_cgroup: bool,
+    pub cgroup_driver: crate::plan::cgroup::Driver,
     /// `--rootless=false`: no limit may be lost, whoever calls.
     pub cgroup_required: bool,
     pub log: Log,

@@ -88,7 +88,7 @@ impl Target {
     /// containers.conf(5): a drop-in of its own, so that no file of somebody else's is touched.
     fn podman_file(&self) -> String {
         format!(
-            "[engine]\nruntime_supports_json = [\"crun\", \"runc\", \"kata\", \"runsc\", \"youki\", \"krun\", \"conex\"]\n\n[engine.runtimes]\nconex = [{:?}]\n",
+            "[engine]\nruntime_supports_json = [\"crun\", \"runc\", \"kata\", \"runsc\", \"youki\", \"krun\", \"conex\"]\nruntime_supports_nocgroup = [\"crun\", \"crun-vm\", \"krun\", \"conex\"]\n\n[engine.runtimes]\nconex = [{:?}]\n",
             self.program
         )
     }
