@@ -184,6 +184,8 @@ fn second_hop(plan: &Plan, report: &Report, rest: &mut Rest) -> Result<()> {
     rest.joins = later;
     let into = rest.into_cgroup.take();
     let flags = (plan.namespaces.new & !(libc::CLONE_NEWCGROUP | CLONE_NEWTIME)) | libc::CLONE_PARENT;
+    // The host must hear of the new process before it hears from it.
+    let (told, teller) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).call(|| "pipe2(O_CLOEXEC)")?;
     let forked = crate::host::clone_into(flags as u64, into.as_ref().map(|f| f.as_fd()))
         .call(|| format!("clone3({flags:#x})"))
         .at(|| "linux.namespaces")?;
@@ -191,7 +193,9 @@ fn second_hop(plan: &Plan, report: &Report, rest: &mut Rest) -> Result<()> {
         let sent = report.sync().and_then(|s| s.send(&Message::Hopped(pid.as_raw())));
         exit_now(if sent.is_ok() { 0 } else { 1 });
     }
-    Ok(())
+    drop(teller);
+    // The end: the other one has told and is gone.
+    nix::unistd::read(&told, &mut [0]).map(drop).call(|| "read(pipe)")
 }
 
 /// Barrier 1: the host writes the maps, then this process is root inside.
