@@ -178,3 +178,28 @@ fn exec_has_the_personality_of_the_container() {
     let host = Command::new("setarch").args(["linux32", "uname", "-m"]).output().unwrap();
     assert_eq!(b.exec(&["uname", "-m"]).ok().out, String::from_utf8_lossy(&host.stdout));
 }
+
+/// Docker appends a hint to errors with "not a directory"; move_mount(2) alone would say EINVAL.
+#[test]
+fn a_file_mounted_on_a_directory_is_told() {
+    let mut b = Box::sh("true");
+    let file = b.dir.join("file");
+    std::fs::write(&file, "x").unwrap();
+    b.push("mounts", json!({"destination": "/etc", "type": "bind", "source": file, "options": ["bind"]}));
+    let r = b.run().fails_with("not a directory");
+    if is_conex() {
+        r.fails_with("].destination: ");
+    }
+    b.assert_gone();
+}
+
+/// The kernel kills the container's init before it has become the program: the error says which limit it was.
+#[test]
+fn a_memory_limit_too_low_to_start_is_told() {
+    for _ in 0..10 {
+        let mut b = Box::sh("true");
+        *b.at("linux.resources") = json!({"memory": {"limit": 4096}});
+        b.run().fails_with(if is_conex() { "linux.resources.memory.limit may be too low" } else { "memory limit" });
+        b.assert_gone();
+    }
+}

@@ -21,7 +21,7 @@ image_root() { # DIRECTORY PROGRAM…
 feature() {
 	local out status verdict=fail
 	[ -z "${ONLY:-}" ] || [[ $1 == *$ONLY* ]] || return 0
-	out=$(timeout "${limit:-40}" bash -c "$3" 2>/tmp/stderr </dev/null)
+	out=$(timeout -k 3 "${limit:-40}" bash -c "$3" 2>/tmp/stderr </dev/null)
 	status=$?
 	out="$(tr -s ' \t\r\n' ' ' <<<"$out")"
 	out="${out% }=$status"

@@ -56,8 +56,14 @@ fn bind(root: &Root, m: &Mount, source: Option<OwnedFd>, recursive: bool) -> Res
             tree::bind(cwd(), Path::new(&m.source), recursive).map_err(|e| e.at(format!("{}.source", m.field)))?
         }
     };
-    let target = if is_dir(tree.fd())? { root.make_dir(&m.destination) } else { root.make_file(&m.destination) };
+    let directory = is_dir(tree.fd())?;
+    let target = if directory { root.make_dir(&m.destination) } else { root.make_file(&m.destination) };
     let target = target.map_err(|e| e.at(format!("{}.destination", m.field)))?;
+    if !directory && is_dir(target.as_fd())? {
+        // move_mount(2) would say EINVAL; mount(2) says this, which Docker's hint looks for.
+        let what = format!("{} is a file, /{} in the container a directory", m.source, m.destination.display());
+        return Err(Error::call(Errno::ENOTDIR, what).at(format!("{}.destination", m.field)));
+    }
     let attrs = [(false, m.attr), (true, m.recursive)];
     tree.attach_with(target.as_fd(), &attrs).map_err(|e| e.at(format!("{}.options", m.field)))
 }

@@ -24,6 +24,7 @@ use cgroup::systemd::Manager;
 use cgroup::Group;
 use conex_sys::proc;
 use nix::fcntl::OFlag;
+use nix::poll::{PollFd, PollFlags};
 use nix::sys::stat::Mode;
 use nix::unistd::Pid;
 use std::os::fd::{AsFd, OwnedFd};
@@ -270,6 +271,9 @@ fn explain(e: Error, c: &Container, group: &Group) -> Error {
     if !e.what.starts_with("the other side died") {
         return e;
     }
+    // Its end of the channel is closed a moment before it can be waited for.
+    let mut fds = [PollFd::new(c.pidfd.as_fd(), PollFlags::POLLIN)];
+    let _ = nix::poll::poll(&mut fds, 2000u16);
     let how = match proc::wait_pidfd(c.pidfd.as_fd(), true) {
         Ok(proc::Waited::Signaled(n)) => format!("killed by signal {n}"),
         Ok(proc::Waited::Exited(n)) => format!("exited with {n}"),
