@@ -1,5 +1,5 @@
 #!/bin/bash
-# errors.sh OUT: what an engine's user reads after ten common mistakes, with runc and with conex. Writes rows of a table.
+# errors.sh RESULTS: what an engine's user reads after ten common mistakes, with runc and with conex. Writes rows of a table.
 set -u
 cd "$(dirname "$0")"
 . ./features.sh
@@ -21,7 +21,9 @@ taken=$!
 last() { # the message, without its time, identifiers and the hint
 	sed -E 's/^time="[^"]*" //; s/[0-9a-f]{64}/ID/g; s/[0-9a-f]{12,}/ID/g; /^Run .docker/d; /^See .docker/d; /^$/d' | tail -n 1 | cut -c1-420
 }
-out=$1
+# Beside the results: they are no features.
+out=${1%/*}/managers.errors
+: >"$out"
 row() {
 	local name flags text line="| $1 | $2"
 	for name in runc conex; do

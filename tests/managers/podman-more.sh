@@ -82,7 +82,7 @@ plain() {
 	feature "$2volume, :ro, :U" '*Read-only*1000=0' "mkdir -p /tmp/vv; $run -v /tmp/vv:/v:ro bb touch /v/x 2>&1; $run -v named:/n:U -u user bb stat -c %u /n; $podman volume rm named >/dev/null"
 	feature "$2capabilities, no-new-privileges" '0000000000000400 1=0' "$run --cap-drop all --cap-add NET_BIND_SERVICE --security-opt no-new-privileges bb sh -c 'grep -E \"CapEff|NoNewPrivs\" /proc/self/status | cut -f2'"
 	feature "$2seccomp: default, unconfined" '2 0=0' "for o in '' '--security-opt seccomp=unconfined'; do $run \$o bb sh -c 'grep Seccomp: /proc/self/status | cut -f2'; done"
-	feature "$2--ulimit, --sysctl, --shm-size" '123 7 8192=0' "$run --ulimit nofile=123:123 --sysctl kernel.msgmni=7 --shm-size 8m bb sh -c 'ulimit -n; cat /proc/sys/kernel/msgmni; df -k /dev/shm | tail -n 1 | tr -s \" \" | cut -d\" \" -f2'"
+	feature "$2--ulimit, --sysctl, --shm-size" '123 7 8192=0' "$run --ulimit nofile=123:123 --ulimit nproc=1024:1024 --sysctl kernel.msgmni=7 --shm-size 8m bb sh -c 'ulimit -n; cat /proc/sys/kernel/msgmni; df -k /dev/shm | tail -n 1 | tr -s \" \" | cut -d\" \" -f2'"
 	feature "$2a user namespace, mapped" '*0 * 5000=0' "$run --uidmap 0:${3:-10000}:5000 --gidmap 0:${3:-10000}:5000 bb cat /proc/self/uid_map"
 	feature "$2commit, diff, cp, export" 'C /tmp A /tmp/f file file=0' "$podman run --name cc --network none $1 bb sh -c 'echo file >/tmp/f' && $podman diff cc | grep tmp; $podman commit -q cc c2 >/dev/null; $run c2 cat /tmp/f; $podman cp cc:/tmp/f - | tar -xO; $podman rm cc >/dev/null; $podman rmi -f c2 >/dev/null"
 	feature "$2build" 'built 0=0' "printf 'FROM bb\nRUN echo built >/word && id -u >/uid\nCMD [\"cat\", \"/word\", \"/uid\"]\n' | $podman build -q --network none --ulimit nofile=1024:1024 --ulimit nproc=1024:1024 ${4:-} -t bld - >/dev/null && $run bld; $podman rmi -f bld >/dev/null"
@@ -128,7 +128,7 @@ for name in conex $([ $MANAGER = cgroupfs ] || echo runc); do
 	$podman image exists bb || tar -C /tmp/image -c . | $podman import - bb >/dev/null
 	plain --cgroups=disabled "rootless: " 1 "--runtime $runtime"
 	feature "rootless: exec, stop, logs" 'log line in 3 137=0' "$podman run -d --cgroups=disabled --name ee --network none bb sh -c 'echo log line; sleep 1000' >/dev/null; sleep 0.3; $podman logs ee; $podman exec ee sh -c 'echo in; exit 3'; echo \$?; $podman stop -t 1 ee >/dev/null 2>&1; $podman inspect -f '{{.State.ExitCode}}' ee; $podman rm -f ee >/dev/null"
-	feature "rootless: network by pasta" 'page=0' "$podman run -d --cgroups=disabled --name ww -p 8097:80 -v /tmp/www:/www bb httpd -f -p 80 -h /www >/dev/null; until_says page busybox wget -qO- http://127.0.0.1:8097/; $podman rm -f -t 0 ww >/dev/null"
+	feature "rootless: network (pasta, slirp4netns)" 'page=0' "$podman run -d --cgroups=disabled --name ww -p 8097:80 -v /tmp/www:/www bb httpd -f -p 80 -h /www >/dev/null; until_says page busybox wget -qO- http://127.0.0.1:8097/; $podman rm -f -t 0 ww >/dev/null"
 	feature "rootless: nothing left" '0=0' "$podman ps -aq | wc -l"
 	pkill -u worker catatonit
 done

@@ -3,7 +3,7 @@
 set -u
 cd "$(dirname "$0")"
 . ./features.sh
-export engine=podman results=$1 PODMAN_IGNORE_CGROUPSV1_WARNING=1
+export engine=${ENGINE:-podman 5.8} results=$1 PODMAN_IGNORE_CGROUPSV1_WARNING=1
 bin=$(realpath ../../.cache/bin)
 mkdir -p /var/lib/containers
 mount -t tmpfs tmpfs /var/lib/containers

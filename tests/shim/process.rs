@@ -161,7 +161,8 @@ fn many_containers_leave_the_shim_as_it_was() {
     };
     let threads = || std::fs::read_dir(format!("/proc/{server}/task")).unwrap().count();
     let before = (descriptors(server), private(), threads());
-    cycle(100);
+    // A host in software is ten times slower.
+    cycle(if std::env::var_os("OWN_HOST").is_some() { 100 } else { 1000 });
     let after = (descriptors(server), private(), threads());
     if is_ours() {
         assert_eq!((before.0, before.2), (after.0, after.2), "descriptors and threads");

@@ -1,0 +1,63 @@
+#!/bin/bash
+# v2.sh RESULTS: Docker and Podman with the systemd cgroup driver, rootless Podman under the user's own systemd, and systemd
+# as a container's init. Runs on a host of our own: cgroup v2, systemd as PID 1.
+set -u
+cd "$(dirname "$0")"
+. ./features.sh
+export results=$1 DOCKER_HOST=unix:///run/dk.sock limit=150
+bin=$2
+export PATH=$bin:$PATH
+mkdir -p /var/lib/dk /etc/docker
+mount -t tmpfs tmpfs /var/lib/dk
+mount -t tmpfs tmpfs /var/lib/containers
+chmod 1777 /tmp
+image_root /tmp/image /usr/bin/socat
+cgroup_of() { cut -d: -f3 "/proc/$1/cgroup"; }
+export -f cgroup_of
+containerd_up
+docker_up '"iptables": false, "ip6tables": false, "bridge": "none", "exec-opts": ["native.cgroupdriver=systemd"]'
+tar -C /tmp/image -c . | docker import - bb >/dev/null
+export engine="docker 28.5, v2, systemd driver"
+for name in $(names); do
+	run="docker run --rm --network none --runtime $name"
+	feature "run, exit status" 'hello=7' "$run bb sh -c 'echo hello; exit 7'"
+	feature "the container is a scope of system.slice" '/system.slice/docker-*.scope active 137=0' "docker run -d --name uu --network none --runtime $name bb sleep 1000 >/dev/null; c=\$(cgroup_of \$(docker inspect -f '{{.State.Pid}}' uu)); echo \$c; systemctl is-active \${c##*/}; docker kill uu >/dev/null; docker wait uu; docker rm uu >/dev/null"
+	feature "limits, update, stats" '33554432 50000 100000 20 50331648 *48MiB*=0' "docker run -d --name ll --network none --runtime $name -m 32m --memory-swap 32m --cpus 0.5 --pids-limit 20 bb sleep 1000 >/dev/null; docker exec ll cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/cpu.max /sys/fs/cgroup/pids.max; docker update -m 48m --memory-swap 48m ll >/dev/null; docker exec ll cat /sys/fs/cgroup/memory.max; docker stats --no-stream --format '{{.MemUsage}}' ll; docker rm -f ll >/dev/null"
+	feature "limits survive daemon-reload" '33554432=0' "docker run -d --name dr --network none --runtime $name -m 32m bb sleep 1000 >/dev/null; systemctl daemon-reload; docker exec dr cat /sys/fs/cgroup/memory.max; docker rm -f dr >/dev/null"
+	feature "OOM kill reported" 'true 137=0' "docker run --name oom --network none --runtime $name -m 16m --memory-swap 16m bb sh -c 'x=\$(head -c 100000000 /dev/zero | tr \"\\0\" x)'; docker inspect -f '{{.State.OOMKilled}} {{.State.ExitCode}}' oom; docker rm oom >/dev/null"
+	feature "device rules" '*not permitted*=1' "$run --cap-add MKNOD bb sh -c 'mknod /x b 7 0; head -c1 /x' 2>&1"
+	feature "pause, exec, top, stop" 'paused in 3 137=0' "docker run -d --name pp --network none --runtime $name bb sleep 1000 >/dev/null; docker pause pp >/dev/null; docker inspect -f '{{.State.Status}}' pp; docker unpause pp >/dev/null; docker exec pp sh -c 'echo in; exit 3'; echo \$?; docker stop -t 1 pp >/dev/null; docker inspect -f '{{.State.ExitCode}}' pp; docker rm pp >/dev/null"
+	feature "nothing left: no unit" '0=0' "sleep 1; systemctl list-units --no-legend 'docker-*.scope' | wc -l"
+done
+docker_down
+kill $containerd
+
+export engine="podman 5.8, v2, systemd manager"
+mkdir -p /etc/containers/containers.conf.d
+"$bin/conex" setup podman --write >/dev/null
+podmans() { # PREFIX: the features of Podman; $podman is how to call it
+	run="$podman run --rm --network none"
+	feature "$1run, exec, stop" 'hello=7' "$run bb sh -c 'echo hello; exit 7'"
+	feature "$1the container is a scope" '*/libpod-*.scope*=0' "$podman run -d --name uu --network none bb sleep 1000 >/dev/null; cgroup_of \$($podman inspect -f '{{.State.Pid}}' uu); $podman rm -f -t 0 uu >/dev/null"
+	feature "$1limits, update, stats" '33554432 20 50331648*=0' "$podman run -d --name ll --network none -m 32m --pids-limit 20 bb sleep 1000 >/dev/null; $podman exec ll cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/pids.max; $podman update -m 48m ll >/dev/null; $podman exec ll cat /sys/fs/cgroup/memory.max; $podman stats --no-stream --format '{{.MemUsage}}' ll; $podman rm -f -t 0 ll >/dev/null"
+	feature "$1pod: limits and namespaces shared" 'inpod 1=0' "$podman pod create --name pp --hostname inpod --network none --share net,ipc,uts,pid >/dev/null; $podman run -d --pod pp --name p1 bb sleep 4321 >/dev/null; $podman run --rm --pod pp bb sh -c 'hostname; ps | grep -c \"[s]leep 4321\"'; $podman pod rm -f -t 0 pp >/dev/null"
+	feature "$1pause, kill" 'paused 137=0' "$podman run -d --name kk --network none bb sleep 1000 >/dev/null; $podman pause kk >/dev/null; $podman inspect -f '{{.State.Status}}' kk; $podman unpause kk >/dev/null; $podman kill kk >/dev/null; $podman wait kk; $podman rm kk >/dev/null"
+	feature "$1--cgroups=split" '*/service*yes=0' "systemd-run $2 --wait --pipe -q -p Delegate=yes -- $podman run --rm --network none --cgroups=split --cgroupns host bb sh -c 'cat /proc/self/cgroup; echo yes' | sed 's/libpod-payload/service/'"
+	feature "$1nothing left" '0=0' "$podman ps -aq | wc -l"
+}
+for name in runc conex; do
+	podman="podman --cgroup-manager=systemd --runtime $name"
+	$podman image exists bb || tar -C /tmp/image -c . | $podman import - bb >/dev/null 2>&1
+	podmans "" ""
+	# The host's own root file system, read through an overlay, with its systemd.
+	feature "systemd as init" 'running 0=0' "$podman run -d --name sd --network none --systemd always --rootfs /:O /usr/lib/systemd/systemd --unit=basic.target >/dev/null; r() { $podman exec sd systemctl is-active basic.target; }; export -f r; until_says active r >/dev/null; [ \"\$(r)\" = active ] && echo running; $podman stop -t 30 sd >/dev/null 2>&1; $podman ps -q | wc -l; $podman rm -f -t 0 sd >/dev/null"
+done
+export engine="podman 5.8 rootless, v2, systemd manager"
+install -m 755 "$bin/conex" /usr/local/bin/conex
+sed -i "s,$bin/conex,/usr/local/bin/conex," /etc/containers/containers.conf.d/50-conex.conf
+for _ in $(seq 100); do [ -S /run/user/1000/bus ] && break; sleep 0.2; done
+for name in runc conex; do
+	podman="runuser -u user -- env -C /tmp HOME=/home/user XDG_RUNTIME_DIR=/run/user/1000 DBUS_SESSION_BUS_ADDRESS=unix:path=/run/user/1000/bus PATH=/usr/local/bin:/usr/sbin:/usr/bin:/bin podman --cgroup-manager=systemd --runtime $name"
+	$podman image exists bb || tar -C /tmp/image -c . | $podman import - bb >/dev/null
+	podmans "" "--uid=user"
+done
