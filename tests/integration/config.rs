@@ -111,7 +111,7 @@ fn mounts_of_every_kind() {
         "mounts",
         json!({"destination": "/ro", "source": "src", "options": ["rbind", "rro", "nosuid", "noatime"]}),
     );
-    b.push("mounts", json!({"destination": "/t", "type": "tmpfs", "source": "tmpfs", "options": ["mode=0700", "noexec", "size=1m"]}));
+    b.push("mounts", json!({"destination": "/t", "type": "tmpfs", "source": "tmpfs", "options": ["mode=0700", "", "noexec", "size=1m"]}));
     b.push("mounts", json!({"destination": "/up", "type": "tmpfs", "source": "tmpfs", "options": ["tmpcopyup"]}));
     // A directory of the image gives its mode to a tmpfs, one that is made for it does not.
     std::fs::create_dir(b.rootfs().join("old")).unwrap();

@@ -253,3 +253,21 @@ fn paths_that_are_no_unit() {
     b.verb("delete", &["-f"], &[]).ok();
     b.assert_gone();
 }
+
+/// A mount of cgroup2 shows the tree from the cgroup namespace that it was made in.
+#[test]
+fn the_container_sees_its_own_cgroup_alone() {
+    let name = "the_container_sees_its_own_cgroup_alone";
+    let script = "grep ' /sys/fs/cgroup' /proc/self/mountinfo | cut -d' ' -f4 | sort -u; cat /proc/self/cgroup; ls /sys/fs/cgroup";
+    let Some(mut b) = unit(name, script) else { return };
+    if !v2() {
+        return skip(name, "a pure cgroup v2 host");
+    }
+    let _turn = turn();
+    b.push("mounts", json!({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": ["nosuid", "noexec", "nodev", "ro"]}));
+    *b.at("linux.resources") = json!({"memory": {"limit": 64 << 20}});
+    let out = b.run().ok().out;
+    assert!(out.starts_with("/\n0::/\n"), "{out}");
+    assert!(out.contains("memory.max") && !out.contains(".slice"), "{out}");
+    gone(&b);
+}

@@ -35,18 +35,19 @@ kill $containerd
 export engine="podman 5.8, v2, systemd manager"
 mkdir -p /etc/containers/containers.conf.d
 "$bin/conex" setup podman --write >/dev/null
-podmans() { # PREFIX: the features of Podman; $podman is how to call it
+podmans() { # PREFIX FLAGS-OF-SYSTEMD-RUN: the features of Podman; $podman is $as $call, how to call it
 	run="$podman run --rm --network none"
 	feature "$1run, exec, stop" 'hello=7' "$run bb sh -c 'echo hello; exit 7'"
 	feature "$1the container is a scope" '*/libpod-*.scope*=0' "$podman run -d --name uu --network none bb sleep 1000 >/dev/null; cgroup_of \$($podman inspect -f '{{.State.Pid}}' uu); $podman rm -f -t 0 uu >/dev/null"
 	feature "$1limits, update, stats" '33554432 20 50331648*=0' "$podman run -d --name ll --network none -m 32m --pids-limit 20 bb sleep 1000 >/dev/null; $podman exec ll cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/pids.max; $podman update -m 48m ll >/dev/null; $podman exec ll cat /sys/fs/cgroup/memory.max; $podman stats --no-stream --format '{{.MemUsage}}' ll; $podman rm -f -t 0 ll >/dev/null"
 	feature "$1pod: limits and namespaces shared" 'inpod 1=0' "$podman pod create --name pp --hostname inpod --network none --share net,ipc,uts,pid >/dev/null; $podman run -d --pod pp --name p1 bb sleep 4321 >/dev/null; $podman run --rm --pod pp bb sh -c 'hostname; ps | grep -c \"[s]leep 4321\"'; $podman pod rm -f -t 0 pp >/dev/null"
 	feature "$1pause, kill" 'paused 137=0' "$podman run -d --name kk --network none bb sleep 1000 >/dev/null; $podman pause kk >/dev/null; $podman inspect -f '{{.State.Status}}' kk; $podman unpause kk >/dev/null; $podman kill kk >/dev/null; $podman wait kk; $podman rm kk >/dev/null"
-	feature "$1--cgroups=split" '*/service*yes=0' "systemd-run $2 --wait --pipe -q -p Delegate=yes -- $podman run --rm --network none --cgroups=split --cgroupns host bb sh -c 'cat /proc/self/cgroup; echo yes' | sed 's/libpod-payload/service/'"
+	feature "$1--cgroups=split" '*/service*yes=0' "$as systemd-run $2 --wait --pipe -q -p Delegate=yes -E PATH=\$PATH -- $call run --rm --network none --cgroups=split --cgroupns host bb sh -c 'cat /proc/self/cgroup; echo yes' | sed 's/libpod-payload/service/'"
 	feature "$1nothing left" '0=0' "$podman ps -aq | wc -l"
 }
 for name in runc conex; do
-	podman="podman --cgroup-manager=systemd --runtime $name"
+	as= call="podman --cgroup-manager=systemd --runtime $name"
+	podman=$call
 	$podman image exists bb || tar -C /tmp/image -c . | $podman import - bb >/dev/null 2>&1
 	podmans "" ""
 	# The host's own root file system, read through an overlay, with its systemd.
@@ -57,7 +58,9 @@ install -m 755 "$bin/conex" /usr/local/bin/conex
 sed -i "s,$bin/conex,/usr/local/bin/conex," /etc/containers/containers.conf.d/50-conex.conf
 for _ in $(seq 100); do [ -S /run/user/1000/bus ] && break; sleep 0.2; done
 for name in runc conex; do
-	podman="runuser -u user -- env -C /tmp HOME=/home/user XDG_RUNTIME_DIR=/run/user/1000 DBUS_SESSION_BUS_ADDRESS=unix:path=/run/user/1000/bus PATH=/usr/local/bin:/usr/sbin:/usr/bin:/bin podman --cgroup-manager=systemd --runtime $name"
+	call="podman --cgroup-manager=systemd --runtime $name"
+	as="runuser -u user -- env -C /tmp HOME=/home/user XDG_RUNTIME_DIR=/run/user/1000 DBUS_SESSION_BUS_ADDRESS=unix:path=/run/user/1000/bus PATH=/usr/local/bin:/usr/sbin:/usr/bin:/bin"
+	podman="$as $call"
 	$podman image exists bb || tar -C /tmp/image -c . | $podman import - bb >/dev/null
-	podmans "" "--uid=user"
+	podmans "" --user
 done

@@ -152,8 +152,10 @@ fn many_containers_leave_the_shim_as_it_was() {
             shim.delete(&b.id, "");
         }
     };
-    // The allocator settles.
-    cycle(60);
+    // A host in software is ten times slower.
+    let few = std::env::var_os("OWN_HOST").is_some();
+    // The allocator settles: seen to stand still from the 400th on, for 2000 more.
+    cycle(if few { 60 } else { 400 });
     let private = || {
         let text = std::fs::read_to_string(format!("/proc/{server}/smaps_rollup")).unwrap();
         let line = text.lines().find(|l| l.starts_with("Anonymous:")).unwrap().to_string();
@@ -161,12 +163,16 @@ fn many_containers_leave_the_shim_as_it_was() {
     };
     let threads = || std::fs::read_dir(format!("/proc/{server}/task")).unwrap().count();
     let before = (descriptors(server), private(), threads());
-    // A host in software is ten times slower.
-    cycle(if std::env::var_os("OWN_HOST").is_some() { 100 } else { 1000 });
+    cycle(if few { 100 } else { 1000 });
     let after = (descriptors(server), private(), threads());
     if is_ours() {
-        assert_eq!((before.0, before.2), (after.0, after.2), "descriptors and threads");
-        assert!(after.1 <= before.1 + 48, "anonymous memory grew from {} to {} KiB", before.1, after.1);
+        assert!(after.0 <= before.0, "descriptors: {} and then {}", before.0, after.0);
+        assert!(
+            after.1 <= before.1 + if few { 64 } else { 24 },
+            "anonymous memory grew from {} to {} KiB",
+            before.1,
+            after.1
+        );
         assert_eq!(after.2, 1);
     }
     assert!(!Path::new("/tmp/conex-pty").exists());

@@ -35,7 +35,8 @@ pub struct Inherited {
     pub start: Option<OwnedFd>,
     pub program: Option<Vec<conex_sys::seccomp::Insn>>,
     pub has_runtime_hooks: bool,
-    /// The container is born in its only cgroup (v2), so the cgroup namespace can come first.
+    /// There is one hierarchy (v2): a fresh mount of it shows the cgroup namespace of its maker, so the namespace comes
+    /// before the mounts. With v1 the mounts are bound from the host's, while the cgroups are made.
     pub cgroup_first: bool,
     pub into_cgroup: Option<OwnedFd>,
 }

@@ -117,7 +117,7 @@ fn build(plan: &Plan, entry: &Entry, state: &mut State, root: &Path, start: Star
         start: listener,
         program,
         has_runtime_hooks: !plan.hooks.prestart.is_empty() || !plan.hooks.create_runtime.is_empty(),
-        cgroup_first,
+        cgroup_first: pure_v2,
         into_cgroup: None,
     };
     let mut c = spawn(plan, inherited, ours, &group)?;

@@ -300,6 +300,10 @@ fn kind(out: &mut Mount, m: &config::Mount, field: &str, options: &Options, chec
 }
 
 fn apply(out: &mut Mount, option: &str, field: &str, m: &config::Mount, ns: &Namespaces, check: &mut Check) {
+    if option.is_empty() {
+        // Podman's mounts for a container with systemd have such ones; to mount(2) they are nothing.
+        return;
+    }
     if let Some((_, effect)) = OPTIONS.iter().find(|(n, _)| *n == option) {
         match effect {
             Set(_) | Clear(_) | Atime(_) => set(&mut out.attr, effect),
