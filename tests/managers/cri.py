@@ -454,13 +454,16 @@ def main():
             for name, test in FEATURES:
                 if name in NOT_YET or name in NOT.get(handler, ()) or os.environ.get("ONLY", "") not in name:
                     continue
-                verdict = "pass"
-                try:
-                    test(c, handler)
-                except Exception:
-                    verdict = "fail"
-                    print(f"{ENGINE}: {name} with {handler}: {traceback.format_exc()[-900:]}", file=sys.stderr)
-                    clear(c)
+                verdict = "fail"
+                for attempt in ("first", "second"):  # machines here are noisy
+                    try:
+                        test(c, handler)
+                        verdict = "pass"
+                        break
+                    except Exception:
+                        what = f"{ENGINE}: {name} with {handler}, {attempt} try"
+                        print(f"{what}: {traceback.format_exc()[-900:]}", file=sys.stderr)
+                        clear(c)
                 engine, column = (ENGINE + ", sandboxer shim", "conex-shim") if handler == "conex-sandbox" else (ENGINE, handler)
                 print(engine, name, column, verdict, sep="\t", file=out, flush=True)
     c.down()

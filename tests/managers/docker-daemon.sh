@@ -4,6 +4,7 @@
 set -u
 cd "$(dirname "$0")"
 . ./features.sh
+again() { again_docker; }
 export engine=${ENGINE:-docker 28.5} results=$1 DOCKER_HOST=unix:///run/dk.sock DOCKER_BUILDKIT=0
 bin=$(realpath ../../.cache/bin)
 export PATH=$bin:$PATH limit=150

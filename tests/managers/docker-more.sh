@@ -5,6 +5,7 @@
 set -u
 cd "$(dirname "$0")"
 . ./features.sh
+again() { again_docker; }
 export engine=${ENGINE:-docker 28.5} results=$1 DOCKER_HOST=unix:///run/dk.sock OLD=${OLD:-}
 bin=$(realpath ../../.cache/bin)
 export PATH=$bin:$PATH limit=100
@@ -28,30 +29,42 @@ cat >/etc/cdi/fake.json <<'J'
 J
 echo '{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO"}]}' >/tmp/nomkdir.json
 
-usage() { docker exec "$1" cat /sys/fs/cgroup/cpuacct/cpuacct.usage 2>/dev/null || docker exec "$1" sh -c "awk '/usage_usec/ {print \$2 * 1000}' /sys/fs/cgroup/cpu.stat"; }
+# The file that counts a container's CPU time, in nanoseconds; read from outside, where no exec comes between.
+counter() {
+	local path
+	path=$(grep -E ':([a-z]+,)?cpuacct(,[a-z]+)?:' "/proc/$(docker inspect -f '{{.State.Pid}}' "$1")/cgroup" | cut -d: -f3)
+	echo "/sys/fs/cgroup/cpuacct$path/cpuacct.usage"
+}
 in_cgroup() { # FILE ON V1, FILE ON V2: prints the one there is
 	echo "cat /sys/fs/cgroup/$1 2>/dev/null || cat /sys/fs/cgroup/$2"
 }
 shares() {
 	docker run -d --name s1 --network none --cpuset-cpus 0 --cpu-shares 1024 bb sh -c 'while :; do :; done' >/dev/null
 	docker run -d --name s2 --network none --cpuset-cpus 0 --cpu-shares 512 bb sh -c 'while :; do :; done' >/dev/null
-	local a b c d
-	a=$(usage s1) b=$(usage s2)
-	sleep 3
-	c=$(usage s1) d=$(usage s2)
+	local a b c d one two
+	one=$(counter s1) two=$(counter s2)
+	read -r a <"$one"
+	read -r b <"$two"
+	sleep 4
+	read -r c <"$one"
+	read -r d <"$two"
 	docker rm -f s1 s2 >/dev/null
 	local tenths=$(((c - a) * 10 / (d - b)))
 	[ $tenths -ge 16 ] && [ $tenths -le 25 ] && echo near 2:1 || echo "$tenths tenths"
 }
 quota() {
 	docker run -d --name quota --network none --cpu-period 50000 --cpu-quota 12500 bb sh -c 'while :; do :; done' >/dev/null
-	local a b start end
-	start=$(date +%s%N) a=$(usage quota)
+	local a b start end file throttled
+	file=$(counter quota) start=$(date +%s%N)
+	read -r a <"$file"
 	sleep 4
-	b=$(usage quota) end=$(date +%s%N)
+	read -r b <"$file"
+	end=$(date +%s%N)
+	throttled=$(docker exec quota awk '$1 == "nr_throttled" {print $2}' /sys/fs/cgroup/cpu/cpu.stat)
 	docker rm -f quota >/dev/null
 	local percent=$(((b - a) * 100 / (end - start)))
-	[ $percent -ge 18 ] && [ $percent -le 32 ] && echo near a quarter || echo $percent %
+	# A busy machine gives less than what the quota allows.
+	[ $percent -ge 5 ] && [ $percent -le 28 ] && [ "$throttled" -gt 20 ] && echo kept || echo "$percent %, throttled $throttled times"
 }
 disk_rate() { # two MiB at one MiB a second
 	local start=$(date +%s%N)
@@ -162,7 +175,7 @@ overlay() {
 	docker network rm ov >/dev/null
 	docker swarm leave --force >/dev/null 2>&1
 }
-export -f usage in_cgroup shares quota disk_rate terminal log_driver events propagation recursive_ro archive compose buildx many lan overlay
+export -f counter in_cgroup shares quota disk_rate terminal log_driver events propagation recursive_ro archive compose buildx many lan overlay
 
 containerd_up
 for name in $(names); do
@@ -173,7 +186,7 @@ for name in $(names); do
 	[ -n "$OLD" ] || docker image inspect svc >/dev/null 2>&1 || { image_root /tmp/svc /usr/bin/redis-server && cp -r compose/www /tmp/svc/ && tar -C /tmp/svc -c . | docker import - svc >/dev/null; }
 	run="docker run --rm --network none"
 	feature "CPU shares 1024 and 512: near 2:1" 'near 2:1=0' shares
-	feature "CPU quota of a quarter is kept" 'near a quarter=0' quota
+	feature "CPU quota of a quarter is kept" 'kept=0' quota
 	feature "--device-write-bps slows" 'slowed=0' disk_rate
 	feature "--memory-reservation" '16777216=0' "$run --memory-reservation 16m bb sh -c '$(in_cgroup memory/memory.soft_limit_in_bytes memory.low)'"
 	feature "--memory-swappiness" '7=0' "$run -m 32m --memory-swappiness 7 bb sh -c 'cat /sys/fs/cgroup/memory/memory.swappiness'"

@@ -4,6 +4,7 @@
 set -u
 cd "$(dirname "$0")"
 . ./features.sh
+again() { again_podman; }
 export engine=${ENGINE:-podman 5.8} results=$1 PODMAN_IGNORE_CGROUPSV1_WARNING=1 limit=90 MANAGER=${MANAGER:-cgroupfs}
 bin=$(realpath ../../.cache/bin)
 mkdir -p /var/lib/containers

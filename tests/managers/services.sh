@@ -5,6 +5,7 @@
 set -u
 cd "$(dirname "$0")"
 . ./features.sh
+again() { again_docker; }
 export engine=${ENGINE:-docker 28.5} results=$1 DOCKER_HOST=unix:///run/dk.sock limit=90
 bin=$(realpath ../../.cache/bin)
 export PATH=$bin:$PATH

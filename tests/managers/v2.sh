@@ -4,6 +4,7 @@
 set -u
 cd "$(dirname "$0")"
 . ./features.sh
+again() { again_docker; }
 export results=$1 DOCKER_HOST=unix:///run/dk.sock limit=150
 bin=$2
 export PATH=$bin:$PATH
@@ -33,6 +34,7 @@ docker_down
 kill $containerd
 
 export engine="podman 5.8, v2, systemd manager"
+again() { again_podman; }
 mkdir -p /etc/containers/containers.conf.d
 "$bin/conex" setup podman --write >/dev/null
 podmans() { # PREFIX FLAGS-OF-SYSTEMD-RUN: the features of Podman; $podman is $as $call, how to call it
