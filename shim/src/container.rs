@@ -42,8 +42,20 @@ pub struct Config {
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
+#[serde(rename_all = "camelCase")]
 pub struct Linux {
     namespaces: Vec<Namespace>,
+    cgroups_path: String,
+}
+
+impl Config {
+    /// True if linux.cgroupsPath is in the form of the systemd driver, `slice:prefix:name` (runc), which is no path.
+    pub fn names_a_unit(&self) -> bool {
+        let parts: Vec<_> = self.linux.cgroups_path.split(':').collect();
+        parts.len() == 3
+            && !self.linux.cgroups_path.contains('/')
+            && (parts[0].is_empty() || parts[0].ends_with(".slice"))
+    }
 }
 
 #[derive(Deserialize)]

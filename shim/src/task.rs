@@ -67,7 +67,9 @@ impl Service {
         let bundle = PathBuf::from(&r.bundle);
         let config = Config::read(&bundle)?;
         let options = options(r.options.as_ref())?;
-        let runtime = Runtime::new(&options, &self.namespace, &bundle);
+        let mut runtime = Runtime::new(&options, &self.namespace, &bundle);
+        // Docker has no way to tell a shim given by `runtimeType` which driver it uses; its path does.
+        runtime.systemd_cgroup |= config.names_a_unit() && Path::new("/run/systemd/system").is_dir();
         let record = serde_json::to_vec(&runtime).call(|| "options.json".into())?;
         write_private(&bundle.join("options.json"), &record)?;
         let root = bundle.join("rootfs");
