@@ -45,16 +45,15 @@ pub struct Config {
 #[serde(rename_all = "camelCase")]
 pub struct Linux {
     namespaces: Vec<Namespace>,
-    cgroups_path: String,
+    cgroups_path: Option<String>,
 }
 
 impl Config {
     /// True if linux.cgroupsPath is in the form of the systemd driver, `slice:prefix:name` (runc), which is no path.
     pub fn names_a_unit(&self) -> bool {
-        let parts: Vec<_> = self.linux.cgroups_path.split(':').collect();
-        parts.len() == 3
-            && !self.linux.cgroups_path.contains('/')
-            && (parts[0].is_empty() || parts[0].ends_with(".slice"))
+        let path = self.linux.cgroups_path.as_deref().unwrap_or("");
+        let parts: Vec<_> = path.split(':').collect();
+        parts.len() == 3 && !path.contains('/') && (parts[0].is_empty() || parts[0].ends_with(".slice"))
     }
 }
 

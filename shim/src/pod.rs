@@ -11,12 +11,11 @@ use std::os::fd::AsFd;
 const POD: i32 = NamespaceMode::Pod as i32;
 const NODE: i32 = NamespaceMode::Node as i32;
 
-/// What a sandbox's options say of the pod; the default where they are of another kind.
-pub fn config(options: Option<&Any>) -> Result<PodSandboxConfig> {
-    match options.filter(|o| o.type_url.ends_with("runtime.v1.PodSandboxConfig")) {
-        Some(o) => PodSandboxConfig::decode(o.value.as_slice()).map_err(|e| invalid(format!("options: {e}"))),
-        None => Ok(PodSandboxConfig::default()),
-    }
+/// What a sandbox's options say of the pod; nothing where they are of another kind.
+pub fn config(options: Option<&Any>) -> Result<Option<PodSandboxConfig>> {
+    let ours = options.filter(|o| o.type_url.ends_with("runtime.v1.PodSandboxConfig"));
+    let decode = |o: &Any| PodSandboxConfig::decode(o.value.as_slice());
+    ours.map(decode).transpose().map_err(|e| invalid(format!("options: {e}")))
 }
 
 /// Puts this process into the namespaces of the pod: the network that containerd made, and new ones for host name and
@@ -24,12 +23,14 @@ pub fn config(options: Option<&Any>) -> Result<PodSandboxConfig> {
 ///
 /// # Errors
 /// What no shim without a process in the pod can give: a process namespace and a user namespace for all its containers.
-pub fn enter(config: &PodSandboxConfig, netns: &str) -> Result<()> {
-    let linux = config.linux.clone().unwrap_or_default();
-    let options = linux.security_context.and_then(|c| c.namespace_options);
-    let asked = options.is_some();
-    let options = options.unwrap_or_default();
-    refuse(&options, asked)?;
+pub fn enter(config: Option<PodSandboxConfig>, netns: &str) -> Result<()> {
+    let asked = config.is_some();
+    let config = config.unwrap_or_default();
+    let linux = config.linux.unwrap_or_default();
+    let options = linux.security_context.and_then(|c| c.namespace_options).unwrap_or_default();
+    if asked {
+        refuse(&options)?;
+    }
     let network = options.network != NODE && !netns.is_empty();
     // A pod with the node's network has the node's host name (CRI).
     let uts = options.network != NODE;
@@ -50,10 +51,11 @@ pub fn enter(config: &PodSandboxConfig, netns: &str) -> Result<()> {
     Ok(())
 }
 
-fn refuse(options: &NamespaceOption, asked: bool) -> Result<()> {
+fn refuse(options: &NamespaceOption) -> Result<()> {
     let field = "linux.security_context.namespace_options";
-    // POD is also the number of a mode that nobody set.
-    if asked && options.pid == POD {
+    // Also where nobody set a mode: POD is what CRI means then, and containerd would give the containers this process's
+    // namespace, which is the host's.
+    if options.pid == POD {
         return Err(unimplemented(format!(
             "{field}.pid: POD: a shared process namespace needs a process in it: use the sandboxer \"podsandbox\""
         )));

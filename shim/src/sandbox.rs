@@ -148,7 +148,7 @@ impl Service {
         if !self.sandbox.id.borrow().is_empty() {
             return Err(status::exists(format!("sandbox {}", self.sandbox.id.borrow())));
         }
-        crate::pod::enter(&crate::pod::config(r.options.as_ref())?, &r.netns_path)?;
+        crate::pod::enter(crate::pod::config(r.options.as_ref())?, &r.netns_path)?;
         *self.sandbox.id.borrow_mut() = r.sandbox_id.clone();
         self.sandbox.created.set(Some(SystemTime::now()));
         Ok(())

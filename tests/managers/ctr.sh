@@ -69,7 +69,7 @@ for name in runc conex conex-shim; do
 	run="ctr run --rm $flags"
 	feature "run an image, exit status" 'hello=7' "$run $image r1 sh -c 'echo hello; exit 7'"
 	feature "--rootfs" 'hello=0' "$run --env PATH=/bin --rootfs /tmp/rootfs r2 sh -c 'echo hello'"
-	feature "missing command told" '*nope*' "$run $image r3 nope 2>&1"
+	feature "missing command told" '*executable file not found*' "$run $image r3 nope 2>&1"
 	feature "--env, --cwd" 'x /tmp=0' "$run --env V=x --cwd /tmp $image r4 sh -c 'echo \$V \$PWD'"
 	feature "--memory-limit, --cpus" '33554432 50000=0' "$run --memory-limit 33554432 --cpus 0.5 $image r5 sh -c 'cat /sys/fs/cgroup/memory/memory.limit_in_bytes /sys/fs/cgroup/cpu/cpu.cfs_quota_us' || $run --memory-limit 33554432 --cpus 0.5 --mount type=bind,src=/sys/fs/cgroup,dst=/cg,options=rbind:ro $image r6 sh -c 'p=\$(grep :memory: /proc/self/cgroup | cut -d: -f3); cat /cg/memory\$p/memory.limit_in_bytes; cat /cg/cpu\$p/cpu.cfs_quota_us'"
 	feature "--with-ns network" 'marked=0' "$run --with-ns network:/run/netns/made $image r7 sh -c 'ls /sys/class/net | grep marked'"

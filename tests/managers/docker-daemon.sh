@@ -8,10 +8,8 @@ again() { again_docker; }
 export engine=${ENGINE:-docker 28.5} results=$1 DOCKER_HOST=unix:///run/dk.sock DOCKER_BUILDKIT=0
 bin=$(realpath ../../.cache/bin)
 export PATH=$bin:$PATH limit=150
-mkdir -p /var/lib/dk /tmp/build
-mount -t tmpfs tmpfs /var/lib/dk
-ip link set lo up
-echo 1 >/proc/sys/net/ipv4/ip_forward
+docker_root
+mkdir -p /tmp/build
 image_root /tmp/image
 cat >/tmp/build/Dockerfile <<'E2'
 FROM bb

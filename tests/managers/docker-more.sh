@@ -9,16 +9,15 @@ again() { again_docker; }
 export engine=${ENGINE:-docker 28.5} results=$1 DOCKER_HOST=unix:///run/dk.sock OLD=${OLD:-}
 bin=$(realpath ../../.cache/bin)
 export PATH=$bin:$PATH limit=100
-mkdir -p /var/lib/dk /etc/cdi /tmp/mail
-mount -t tmpfs tmpfs /var/lib/dk
+docker_root
+mkdir -p /etc/cdi
 mount --make-shared /tmp
-ip link set lo up
-echo 1 >/proc/sys/net/ipv4/ip_forward
 image_root /tmp/image
 python3 elf32.py /tmp/image/bin
 cp -r compose /tmp/compose
 # A directory on a real disk, which is where device limits apply.
 disk=$(mktemp -d /conex/.cache/disk.XXXXXX)
+trap 'rm -rf "$disk"' EXIT
 export disk device
 device=$(df --output=source "$disk" | tail -n 1)
 cat >/etc/cdi/fake.json <<'J'
@@ -66,7 +65,7 @@ quota() {
 	# A busy machine gives less than what the quota allows.
 	[ $percent -ge 5 ] && [ $percent -le 28 ] && [ "$throttled" -gt 20 ] && echo kept || echo "$percent %, throttled $throttled times"
 }
-disk_rate() { # two MiB at one MiB a second
+disk_rate() { # three MiB at one MiB a second
 	local start=$(date +%s%N)
 	docker run --rm --network none -v "$disk:/d" --device-write-bps "$device:1mb" bb dd if=/dev/zero of=/d/f bs=1M count=3 oflag=direct 2>/dev/null
 	[ $((($(date +%s%N) - start) / 1000000)) -gt 1800 ] && echo slowed
@@ -112,6 +111,7 @@ propagation() { # a mount made inside shows outside
 	mountpoint -q /tmp/prop || { mount --bind /tmp/prop /tmp/prop && mount --make-shared /tmp/prop; }
 	docker run -d --name pr --network none --privileged -v "/tmp/prop:/p:$1" bb sh -c 'mkdir -p /p/in && mount -t tmpfs x /p/in && touch /p/in/f && sleep 100' >/dev/null
 	sleep 0.7
+	docker inspect -f '{{.State.Running}}' pr
 	ls /tmp/prop/in
 	docker rm -f pr >/dev/null
 	umount /tmp/prop/in 2>/dev/null
@@ -205,8 +205,8 @@ for name in $(names); do
 	feature "rename, wait, inspect" 'two 6=0' "docker run -d --name one --network none bb sh -c 'sleep 0.5; exit 6' >/dev/null; docker rename one two; docker inspect -f '{{slice .Name 1}}' two; docker wait two; docker rm two >/dev/null"
 	feature "create, start -a -i" 'typed=4' "docker create -i --name cs --network none bb sh -c 'read x; echo \$x; exit 4' >/dev/null; echo typed | docker start -a -i cs; s=\$?; docker rm cs >/dev/null; exit \$s"
 	feature "export, import, save, load" 'inside=0' archive
-	feature "volume, rshared" 'f=0' "propagation rshared"
-	feature "volume, rslave" '=0' "propagation rslave 2>/dev/null; true"
+	feature "volume, rshared" 'true f=0' "propagation rshared"
+	feature "volume, rslave" 'true=0' "propagation rslave 2>/dev/null; true"
 	# Docker asks only runtimes given by a path for what they can.
 	[ -n "$OLD" ] || [ $name = conex-shim ] || feature "mount, recursive read-only" '*Read-only file system*' recursive_ro
 	feature "mount, tmpfs with size" '1024=0' "$run --mount type=tmpfs,dst=/t,tmpfs-size=1m bb sh -c 'df -k /t | tail -n 1 | tr -s \" \" | cut -d\" \" -f2'"
@@ -223,7 +223,6 @@ for name in $(names); do
 	docker_down
 	sleep 1
 done
-rm -rf "$disk"
 
 # Users remapped: another daemon root.
 echo "remapped:x:2000:2000::/:/bin/false" >>/etc/passwd

@@ -8,8 +8,7 @@ again() { again_docker; }
 export engine=${ENGINE:-docker 28.5} results=$1 DOCKER_HOST=unix:///run/dk.sock
 bin=$(realpath ../../.cache/bin)
 export PATH=$bin:$PATH
-mkdir -p /var/lib/dk
-mount -t tmpfs tmpfs /var/lib/dk
+docker_root
 containerd_up
 docker_up '"iptables": false, "ip6tables": false, "bridge": "none"'
 image_root /tmp/image

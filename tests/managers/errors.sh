@@ -5,10 +5,9 @@ cd "$(dirname "$0")"
 . ./features.sh
 bin=$(realpath ../../.cache/bin)
 export PATH=$bin:$PATH DOCKER_HOST=unix:///run/dk.sock PODMAN_IGNORE_CGROUPSV1_WARNING=1
-mkdir -p /var/lib/dk /var/lib/containers /etc/containers/containers.conf.d
-mount -t tmpfs tmpfs /var/lib/dk
+docker_root
+mkdir -p /var/lib/containers /etc/containers/containers.conf.d
 mount -t tmpfs tmpfs /var/lib/containers
-ip link set lo up
 image_root /tmp/image
 "$bin/conex" setup podman --write >/dev/null
 containerd_up

@@ -58,6 +58,14 @@ until_says() { # WANT COMMAND…: repeats the command until it prints what is wa
 }
 export -f until_says
 
+# What every dockerd of these sessions stands on: a data root of its own, and a network namespace that forwards.
+docker_root() {
+	mkdir -p /var/lib/dk
+	mount -t tmpfs tmpfs /var/lib/dk
+	ip link set lo up
+	echo 1 >/proc/sys/net/ipv4/ip_forward
+}
+
 # The runtimes of a dockerd: 20.10 has no `runtimeType`, so nothing to call our shim by.
 docker_runtimes() {
 	local shim=', "conex-shim": {"runtimeType": "io.containerd.conex.v2"}'

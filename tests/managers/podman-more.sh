@@ -7,6 +7,8 @@ cd "$(dirname "$0")"
 again() { again_podman; }
 export engine=${ENGINE:-podman 5.8} results=$1 PODMAN_IGNORE_CGROUPSV1_WARNING=1 limit=90 MANAGER=${MANAGER:-cgroupfs}
 bin=$(realpath ../../.cache/bin)
+# conmon 2.1.6 leaves its file "oom" where Podman was called.
+cd /tmp
 mkdir -p /var/lib/containers
 mount -t tmpfs tmpfs /var/lib/containers
 ip link set lo up

@@ -9,10 +9,7 @@ again() { again_docker; }
 export engine=${ENGINE:-docker 28.5} results=$1 DOCKER_HOST=unix:///run/dk.sock limit=90
 bin=$(realpath ../../.cache/bin)
 export PATH=$bin:$PATH
-mkdir -p /var/lib/dk
-mount -t tmpfs tmpfs /var/lib/dk
-ip link set lo up
-echo 1 >/proc/sys/net/ipv4/ip_forward
+docker_root
 image_root /tmp/image /usr/bin/etcd /usr/bin/etcdctl /usr/sbin/haproxy
 mkdir -p /tmp/image/shared
 cp services/web services/watcher /tmp/image/bin/

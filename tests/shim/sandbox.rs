@@ -109,6 +109,8 @@ fn a_pod_has_namespaces_of_its_own() {
         LinuxPodSandboxConfig { security_context: mode(NamespaceMode::Pod, NamespaceMode::Pod), ..linux.clone() };
     let refused = create(&shared).unwrap_err();
     assert!(refused.code == 12 && refused.message.contains("namespace_options.pid"), "{refused:?}");
+    let silent = LinuxPodSandboxConfig { security_context: None, ..linux.clone() };
+    assert_eq!(create(&silent).unwrap_err().code, 12, "a mode that nobody set is POD");
     for (key, network) in [("vm.swappiness", NamespaceMode::Pod), ("net.ipv4.ip_forward", NamespaceMode::Node)] {
         let mut bad = linux.clone();
         bad.security_context = mode(NamespaceMode::Container, network);
