@@ -43,7 +43,7 @@ unit: deps ## unit tests
 	$(CARGO) test --target $(TARGET) -p conex -p conex-sys -p containerd-shim-conex
 
 test: build deps-test check unit bundles/hello/rootfs/hello bundles/shell/rootfs/bin/busybox ## unit and integration tests on this machine
-	CONEX=$(abspath $(OUT)/conex) SHIM=$(abspath $(OUT)/containerd-shim-conex-v2) BUSYBOX=$(abspath bundles/shell/rootfs/bin/busybox) tests/run.sh $(CARGO) test --release --target $(TARGET) -p conex-tests -- $(TESTS)
+	CONEX=$(abspath $(OUT)/conex) SHIM=$(abspath $(OUT)/containerd-shim-conex-v2) BUSYBOX=$(abspath bundles/shell/rootfs/bin/busybox) tests/run.sh $(CARGO) test --no-fail-fast --release --target $(TARGET) -p conex-tests -- $(TESTS)
 
 forky: deps-test ## a Debian root with the newer peers and Go, for conformance and bench
 	tests/forky/root.sh $(CACHE)/forky

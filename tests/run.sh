@@ -22,17 +22,41 @@ mkdir -p /run/containerd
 # systemd names processes by their number, so on a host of our own (OWN_HOST=1) the PID namespace stays its.
 isolate="--mount --pid --fork --kill-child --mount-proc --propagation private"
 [ -z "${OWN_HOST:-}" ] || isolate="--mount --propagation private"
-# shellcheck disable=SC2086
-timeout -k 10 "${LIMIT:-900}" unshare $isolate \
-	sh -c 'mount -t tmpfs tmpfs /run/containerd && exec "$@"' sh "$@" 2>&1 | tee "$work/log"
+run() {
+	# shellcheck disable=SC2086
+	timeout -k 10 "${LIMIT:-900}" unshare $isolate \
+		sh -c 'mount -t tmpfs tmpfs /run/containerd && exec "$@"' sh "$@" 2>&1
+}
+run "$@" | tee "$work/log"
 code=${PIPESTATUS[0]}
+# A test that fails is tried once more, alone: what a noisy machine upset passes then and is counted as flaky (three of
+# them fail the run), what is broken fails again. What a failed test left behind is removed, for its end did not come.
+flaky=0
+mapfile -t again < <(sed -n 's/^test \(.*\) \.\.\. FAILED$/\1/p' "$work/log" | sort -u)
+if [ "$code" != 0 ] && [ ${#again[@]} -gt 0 ] && [ ${#again[@]} -le 2 ]; then
+	for test in "${again[@]}"; do
+		while read -r id name; do
+			[ "$name" != "$test" ] || find /sys/fs/cgroup -depth -type d -path "*$id*" -exec rmdir {} \; 2>/dev/null
+		done <"$CONEX_TEST_IDS"
+	done
+	find /sys/fs/cgroup -depth -type d -name conex-test -empty -exec rmdir {} \; 2>/dev/null
+	rmdir /sys/fs/cgroup/*/conex-test /sys/fs/cgroup/conex-test 2>/dev/null
+	echo "once more, alone: ${again[*]}"
+	if [[ " $* " == *" -- "* ]]; then only=(--exact "${again[@]}"); else only=("${again[@]}" --exact); fi
+	if run "$@" "${only[@]}" >"$work/log2"; then
+		flaky=${#again[@]} code=0
+		echo "FLAKY, failed and then passed: ${again[*]}"
+	else
+		cat "$work/log2"
+	fi
+fi
 sleep 0.3
 look >"$work/after"
 left=$(diff "$work/before" "$work/after" | grep '^[<>]')
 sum() { grep -oE "[0-9]+ $1" "$work/log" | awk '{n += $1} END {print n + 0}'; }
 passed=$(sum passed) failed=$(sum failed)
 skipped=$(sort -u "$CONEX_TEST_SKIPS" | wc -l)
-passed=$((passed - skipped))
+passed=$((passed - skipped + flaky)) failed=$((failed - flaky))
 if [ "$skipped" != 0 ]; then
 	echo "skipped, with what the host missed:"
 	sort -u "$CONEX_TEST_SKIPS" | sed 's/^/  /'
@@ -50,5 +74,5 @@ if [ -n "$left" ]; then
 	failed=$((failed + 1)) code=1
 fi
 rm -rf "$work"
-echo "integration: $passed passed, $failed failed, $skipped skipped"
+echo "integration: $passed passed, $failed failed, $skipped skipped$([ $flaky = 0 ] || echo ", $flaky flaky")"
 exit "$code"

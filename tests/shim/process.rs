@@ -162,18 +162,26 @@ fn many_containers_leave_the_shim_as_it_was() {
         line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap()
     };
     let threads = || std::fs::read_dir(format!("/proc/{server}/task")).unwrap().count();
-    let before = (descriptors(server), private(), threads());
-    cycle(if few { 100 } else { 1000 });
-    let after = (descriptors(server), private(), threads());
+    let before = (descriptors(server), threads());
+    // A leak grows in every round; the allocator's late page or two does not come thrice.
+    let mut grown = Vec::new();
+    let most = if few { 64 } else { 24 };
+    for _ in 0..3 {
+        let start = private();
+        cycle(if few { 100 } else { 1000 });
+        grown.push(private().saturating_sub(start));
+        if grown.last() <= Some(&most) || !is_ours() {
+            break;
+        }
+    }
+    let after = (descriptors(server), threads());
     if is_ours() {
         assert!(after.0 <= before.0, "descriptors: {} and then {}", before.0, after.0);
         assert!(
-            after.1 <= before.1 + if few { 64 } else { 24 },
-            "anonymous memory grew from {} to {} KiB",
-            before.1,
-            after.1
+            grown.last() <= Some(&most),
+            "anonymous memory grew by {grown:?} KiB, in each round of 1000 containers"
         );
-        assert_eq!(after.2, 1);
+        assert_eq!(after.1, 1);
     }
     assert!(!Path::new("/tmp/conex-pty").exists());
     shim.finish(&a.id);
