@@ -5,7 +5,7 @@
 //!   clone3 ────────────────────────────────────▶ (born, in its namespaces)
 //! 1      ◀──────────────── NeedMaps ───────────  only with a new user namespace
 //!   uid_map, gid_map ──── Mapped ─────────────▶
-//!   cgroups joined ────── Joined ─────────────▶  before unshare(CLONE_NEWCGROUP)
+//!   cgroups made ──────── Enter{tasks files} ─▶  before unshare(CLONE_NEWCGROUP); the child enters the v1 ones itself
 //! 2      ◀──────────────── Rooted ─────────────  only with prestart or createRuntime hooks
 //!   hooks ─────────────── Go ─────────────────▶
 //!        ◀──────────────── Notify{fd number} ──  only with a seccomp listener, before the filter is loaded
@@ -28,7 +28,9 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 pub enum Message {
     NeedMaps,
     Mapped,
-    Joined,
+    /// The cgroups are made and have their limits. Into those of these `tasks` files, opened for writing, the child goes
+    /// by itself; it is in the others.
+    Enter(Vec<OwnedFd>),
     Rooted,
     Go,
     Notify(RawFd),
@@ -40,6 +42,9 @@ pub enum Message {
     Created,
     Failed(Error),
 }
+
+/// As many descriptors as one message takes.
+pub const MAX_FDS: usize = 32;
 
 /// One end of the SOCK_SEQPACKET pair.
 pub struct Channel {
@@ -65,8 +70,7 @@ impl Channel {
     }
 
     pub fn send(&self, message: &Message) -> Result<()> {
-        let (bytes, fd) = encode(message);
-        let fds: Vec<RawFd> = fd.into_iter().collect();
+        let (bytes, fds) = encode(message);
         let control = [ControlMessage::ScmRights(&fds)];
         let control = if fds.is_empty() { &control[..0] } else { &control[..] };
         loop {
@@ -81,8 +85,8 @@ impl Channel {
     /// The next message; `None` at end of stream.
     pub fn receive(&self) -> Result<Option<Message>> {
         let mut bytes = vec![0u8; 32 << 10];
-        let mut control = cmsg_space!([RawFd; 1]);
-        let (len, fd) = loop {
+        let mut control = cmsg_space!([RawFd; MAX_FDS]);
+        let (len, fds) = loop {
             let mut iov = [IoSliceMut::new(&mut bytes)];
             match recvmsg::<()>(self.fd.as_raw_fd(), &mut iov, Some(&mut control), MsgFlags::MSG_CMSG_CLOEXEC) {
                 Err(Errno::EINTR) => continue,
@@ -91,19 +95,19 @@ impl Channel {
                 Err(Errno::ECONNRESET) => continue,
                 other => {
                     let msg = other.call(|| "recvmsg")?;
-                    let fd = msg.cmsgs().call(|| "recvmsg(SCM_RIGHTS)")?.find_map(|c| match c {
-                        ControlMessageOwned::ScmRights(fds) => fds.first().copied(),
+                    let fds = msg.cmsgs().call(|| "recvmsg(SCM_RIGHTS)")?.find_map(|c| match c {
+                        ControlMessageOwned::ScmRights(fds) => Some(fds),
                         _ => None,
                     });
-                    break (msg.bytes, fd);
+                    break (msg.bytes, fds.unwrap_or_default());
                 }
             }
         };
         if len == 0 {
             return Ok(None);
         }
-        let fd = fd.map(conex_sys::fd::adopt);
-        decode(&bytes[..len], fd).map(Some)
+        let fds = fds.into_iter().map(conex_sys::fd::adopt).collect();
+        decode(&bytes[..len], fds).map(Some)
     }
 
     /// The next message, which must satisfy `want`. `Failed` becomes its error, end of stream an error of its own.
@@ -125,7 +129,7 @@ fn name(message: &Message) -> &'static str {
     match message {
         Message::NeedMaps => "NeedMaps",
         Message::Mapped => "Mapped",
-        Message::Joined => "Joined",
+        Message::Enter(_) => "Enter",
         Message::Rooted => "Rooted",
         Message::Go => "Go",
         Message::Notify(_) => "Notify",
@@ -137,23 +141,23 @@ fn name(message: &Message) -> &'static str {
     }
 }
 
-fn encode(message: &Message) -> (Vec<u8>, Option<RawFd>) {
+fn encode(message: &Message) -> (Vec<u8>, Vec<RawFd>) {
     let number = |tag: u8, n: i32| {
         let mut out = vec![tag];
         out.extend_from_slice(&n.to_le_bytes());
         out
     };
     match message {
-        Message::NeedMaps => (vec![1], None),
-        Message::Mapped => (vec![2], None),
-        Message::Joined => (vec![3], None),
-        Message::Rooted => (vec![4], None),
-        Message::Go => (vec![5], None),
-        Message::Notify(n) => (number(6, *n), None),
-        Message::Ready => (vec![7], None),
-        Message::Terminal(fd) => (vec![11], Some(fd.as_raw_fd())),
-        Message::Hopped(pid) => (number(8, *pid), None),
-        Message::Created => (vec![9], None),
+        Message::NeedMaps => (vec![1], vec![]),
+        Message::Mapped => (vec![2], vec![]),
+        Message::Enter(fds) => (vec![3], fds.iter().map(AsRawFd::as_raw_fd).collect()),
+        Message::Rooted => (vec![4], vec![]),
+        Message::Go => (vec![5], vec![]),
+        Message::Notify(n) => (number(6, *n), vec![]),
+        Message::Ready => (vec![7], vec![]),
+        Message::Terminal(fd) => (vec![11], vec![fd.as_raw_fd()]),
+        Message::Hopped(pid) => (number(8, *pid), vec![]),
+        Message::Created => (vec![9], vec![]),
         Message::Failed(e) => {
             let kind = match e.kind {
                 Kind::Invalid => 0u8,
@@ -170,22 +174,22 @@ fn encode(message: &Message) -> (Vec<u8>, Option<RawFd>) {
             out.extend_from_slice(&(field.len() as u32).to_le_bytes());
             out.extend_from_slice(field.as_bytes());
             out.extend_from_slice(what.as_bytes());
-            (out, None)
+            (out, vec![])
         }
     }
 }
 
-fn decode(bytes: &[u8], fd: Option<OwnedFd>) -> Result<Message> {
+fn decode(bytes: &[u8], mut fds: Vec<OwnedFd>) -> Result<Message> {
     let int = || bytes.get(1..5).and_then(|b| b.try_into().ok()).map_or(0, i32::from_le_bytes);
     Ok(match bytes[0] {
         1 => Message::NeedMaps,
         2 => Message::Mapped,
-        3 => Message::Joined,
+        3 => Message::Enter(fds),
         4 => Message::Rooted,
         5 => Message::Go,
         6 => Message::Notify(int()),
         7 => Message::Ready,
-        11 => Message::Terminal(fd.ok_or_else(|| Error::new(Kind::System, "Terminal without a descriptor"))?),
+        11 => Message::Terminal(fds.pop().ok_or_else(|| Error::new(Kind::System, "Terminal without a descriptor"))?),
         8 => Message::Hopped(int()),
         9 => Message::Created,
         10 => {

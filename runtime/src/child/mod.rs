@@ -90,33 +90,36 @@ struct Rest {
 pub struct Report {
     pub sync: Option<Channel>,
     pub start: Option<Channel>,
-    /// The host joins the cgroups at its own pace: `Joined` may arrive before an answer that is waited for.
-    joined: std::cell::Cell<bool>,
+    /// The host makes the cgroups at its own pace: `Enter` may arrive before an answer that is waited for.
+    entered: std::cell::Cell<bool>,
 }
 
 impl Report {
     pub fn new(sync: Channel) -> Report {
-        Report { sync: Some(sync), start: None, joined: std::cell::Cell::new(false) }
+        Report { sync: Some(sync), start: None, entered: std::cell::Cell::new(false) }
     }
 
-    /// Waits for one message of the host, taking note of `Joined` on the way.
+    /// Waits for one message of the host, entering the cgroups on the way when they are there.
     pub fn wait(&self, step: &str, wanted: fn(&Message) -> bool) -> Result<()> {
-        let accept = |m: Message| {
-            if wanted(&m) || matches!(m, Message::Joined) {
-                Ok(m)
-            } else {
-                Err(m)
-            }
-        };
-        loop {
-            if self.joined.get() && wanted(&Message::Joined) {
-                return Ok(());
-            }
-            match self.sync()?.expect(step, accept)? {
-                Message::Joined => self.joined.set(true),
-                _ => return Ok(()),
-            }
+        while !self.step(step, wanted)? {}
+        Ok(())
+    }
+
+    /// Waits until this process is in its cgroups.
+    pub fn wait_for_cgroups(&self) -> Result<()> {
+        while !self.entered.get() {
+            self.step("making the cgroups", |_| false)?;
         }
+        Ok(())
+    }
+
+    /// One message: `Enter`, which is done here, or the wanted one.
+    fn step(&self, name: &str, wanted: fn(&Message) -> bool) -> Result<bool> {
+        let accept = |m: Message| if wanted(&m) || matches!(m, Message::Enter(_)) { Ok(m) } else { Err(m) };
+        let Message::Enter(tasks) = self.sync()?.expect(name, accept)? else { return Ok(true) };
+        crate::host::cgroup::enter(&tasks)?;
+        self.entered.set(true);
+        Ok(false)
     }
 
     pub fn sync(&self) -> Result<&Channel> {
@@ -208,9 +211,9 @@ fn user_namespace(plan: &Plan, report: &Report) -> Result<()> {
     report.wait("the id mapping", |m| matches!(m, Message::Mapped))
 }
 
-/// Waits until the host has put this process into its cgroups: they become the root of the cgroup namespace.
+/// Waits until this process is in its cgroups: they become the root of the cgroup namespace.
 fn cgroup_namespace(plan: &Plan, report: &Report) -> Result<()> {
-    report.wait("joining the cgroup", |m| matches!(m, Message::Joined))?;
+    report.wait_for_cgroups()?;
     if plan.namespaces.creates(libc::CLONE_NEWCGROUP) {
         proc::unshare(libc::CLONE_NEWCGROUP).call(|| "unshare(CLONE_NEWCGROUP)").at(|| "linux.namespaces")?;
     }
@@ -230,7 +233,7 @@ fn root_file_system(
         let source = sources.get_mut(i).and_then(Option::take);
         if matches!(m.kind, Kind::Cgroup(_)) {
             // The directories to bind are made while this process mounts.
-            report.wait("making the cgroups", |m| matches!(m, Message::Joined))?;
+            report.wait_for_cgroups()?;
         }
         let mounted = mounts::mount(root, m, source, &rest.cgroups).at(|| m.field.clone())?;
         if let Some(attr) = mounted.late {
@@ -244,6 +247,10 @@ fn root_file_system(
     console::attach(root, plan, report)?;
     for (fd, attr, field) in late {
         tree::setattr(fd.as_fd(), false, &attr).at(|| field)?;
+    }
+    // Hooks see, and those in the container are, members of the cgroups.
+    if rest.has_runtime_hooks || !plan.hooks.create_container.is_empty() {
+        report.wait_for_cgroups()?;
     }
     if rest.has_runtime_hooks {
         report.sync()?.send(&Message::Rooted)?;

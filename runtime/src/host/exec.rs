@@ -30,11 +30,22 @@ pub struct Exec<'a> {
 
 /// Starts the process, up to where its program could be executed.
 pub fn spawn(exec: &Exec) -> Result<Container> {
+    // Born in the v2 cgroup, nobody has to move it there (see [`Group::join`]). Its initial affinity, though, lasts until
+    // it joins; and a cgroup that has reached its pids limit takes what is moved into it, but no fork.
+    let born = exec.process.affinity.0.is_none() && super::facts::host_root();
+    match attempt(exec, born) {
+        Err(e) if born && e.errno == Some(nix::errno::Errno::EAGAIN) => attempt(exec, false),
+        other => other,
+    }
+}
+
+fn attempt(exec: &Exec, born: bool) -> Result<Container> {
     let program = exec.process.seccomp.as_ref().map(|filter| compiled(exec.root, filter)).transpose()?;
     let flags = foreign_namespaces(exec.state)?;
     let group = cgroup(exec)?;
     let (ours, theirs) = pair()?;
-    let Forked::Parent { pidfd, .. } = (match clone3(0, None).call(|| "clone3")? {
+    let into = group.unified().filter(|_| born).map(|d| d.as_fd());
+    let Forked::Parent { pidfd, .. } = (match super::clone_into(0, into).call(|| "clone3")? {
         Forked::Child => {
             drop(ours);
             join(exec, flags, theirs, program);
@@ -142,7 +153,7 @@ fn join(exec: &Exec, flags: i32, sync: Channel, program: Option<Vec<conex_sys::s
         // setns with the mount namespace has made its root ours.
         nix::unistd::chdir("/").call(|| "chdir(/)")?;
         // Nothing of the host's may be open in the process that becomes visible inside, not even its own cgroup's
-        // directory: the host moves it there.
+        // directory: the host sends it the files that it enters by, when it is one whom nobody may look into.
         let mut keep: Vec<i32> = (3..3 + exec.process.preserve_fds as i32).collect();
         keep.push(report.sync()?.as_fd().as_raw_fd());
         conex_sys::fd::close_all_but(&keep);
@@ -152,7 +163,7 @@ fn join(exec: &Exec, flags: i32, sync: Channel, program: Option<Vec<conex_sys::s
                 exit_now(0);
             }
             Forked::Child => {
-                report.wait("joining the cgroup", |m| matches!(m, Message::Joined))?;
+                report.wait_for_cgroups()?;
                 let _ = nix::unistd::setsid();
                 if let (_, Some(mask)) = &exec.process.affinity {
                     affinity(mask, exec, "final")?;
@@ -176,8 +187,7 @@ fn affinity(mask: &[u64], exec: &Exec, name: &str) -> Result<()> {
 
 fn converse(exec: &Exec, c: &mut Container, group: &Group) -> Result<()> {
     let pid = c.pid.as_raw();
-    let born = group.unified().is_some_and(|d| super::born_in(pid, d));
-    if let Err(e) = group.join(pid, born) {
+    if let Err(e) = group.join(pid) {
         // A container that runs systemd or Docker has moved init deeper, where its own cgroup has no processes and
         // takes none (EBUSY): then the process joins init.
         if !join_init(exec, pid) && !attach(exec, pid, &e) {
@@ -188,7 +198,7 @@ fn converse(exec: &Exec, c: &mut Container, group: &Group) -> Result<()> {
         super::oom_score(pid, score, &exec.process.field)?;
     }
     rlimits(pid, &exec.process.rlimits)?;
-    super::tell(c, &Message::Joined)?;
+    super::tell(c, &Message::Enter(group.tasks()?))?;
     loop {
         match c.sync.receive()? {
             None => return Err(Error::new(Kind::System, "the other side died during its preparation")),

@@ -116,9 +116,11 @@ pub fn outer_uid() -> u32 {
         .unwrap_or(own)
 }
 
-/// True if this process may do to the host what only its root may.
+/// True if this process may do to the host what only its root may. Asked on the host's side, which never changes its
+/// user or user namespace.
 pub fn host_root() -> bool {
-    nix::unistd::geteuid().is_root() && initial_userns()
+    static KNOWN: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
+    *KNOWN.get_or_init(|| nix::unistd::geteuid().is_root() && initial_userns())
 }
 
 /// The hierarchies in the order in which they are mounted; on a pure v2 host only one.

@@ -355,13 +355,11 @@ fn open_source(m: &crate::plan::mounts::Mount, recursive: bool, plan: &Plan) -> 
 /// Our half of the conversation drawn in [`crate::sync`], up to `Ready`.
 fn converse(plan: &Plan, c: &mut Container, group: &Group, limited: bool) -> Result<()> {
     let pid = c.pid.as_raw();
-    let born =
-        Path::new(&format!("/proc/{pid}/cgroup")).exists() && group.unified().is_some_and(|d| born_in(pid, d));
     // The limits first: between "deny all" and the device rules that follow, a member could not make its nodes.
     if !limited {
         limit(plan, group)?;
     }
-    group.join(pid, born)?;
+    group.join(pid)?;
     if let Some(score) = plan.process.oom_score_adj {
         oom_score(pid, score, &plan.process.field)?;
     }
@@ -370,7 +368,7 @@ fn converse(plan: &Plan, c: &mut Container, group: &Group, limited: bool) -> Res
     }
     move_devices(plan, pid)?;
     rlimits(pid, &plan.process.rlimits)?;
-    tell(c, &Message::Joined)?;
+    tell(c, &Message::Enter(group.tasks()?))?;
     let document = |status| hooks::StateDocument {
         id: &plan.id,
         status,
@@ -405,14 +403,6 @@ fn converse(plan: &Plan, c: &mut Container, group: &Group, limited: bool) -> Res
         }
     }
     Ok(())
-}
-
-/// True if clone3 put the process into that v2 cgroup.
-fn born_in(pid: i32, dir: &cgroup::Dir) -> bool {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
-    let path = text.lines().find_map(|l| l.strip_prefix("0::"));
-    let below = dir.path.strip_prefix(&dir.hierarchy.mount_point).unwrap_or(Path::new(""));
-    path.is_some_and(|p| Path::new(p).ends_with(below))
 }
 
 /// Written by the host: a process that is not dumpable cannot open its own file as another user.

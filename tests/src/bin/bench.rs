@@ -14,13 +14,21 @@ fn main() {
     let runtimes = [("conex", conex), ("crun", "/usr/bin/crun"), ("runc", "/usr/sbin/runc")];
     let mut run: Vec<(&str, Vec<f64>)> = vec![("floor", Vec::new())];
     run.extend(runtimes.iter().map(|(n, _)| (*n, Vec::new())));
-    for i in 0..rounds {
-        run[0].1.push(time(Command::new(floor).args(["/tmp/bundle/rootfs", "/bin/true"]).current_dir(dir)));
+    let mut rested = run.clone();
+    let measure = |into: &mut Vec<(&str, Vec<f64>)>, pause: u64, i: usize| {
+        let rest = || std::thread::sleep(std::time::Duration::from_millis(pause));
+        rest();
+        into[0].1.push(time(Command::new(floor).args(["/tmp/bundle/rootfs", "/bin/true"]).current_dir(dir)));
         for (slot, (_, binary)) in runtimes.iter().enumerate() {
-            run[slot + 1].1.push(time(Command::new(binary).args(["run", &format!("r{i}")]).current_dir(dir)));
+            rest();
+            into[slot + 1].1.push(time(Command::new(binary).args(["run", &format!("r{i}")]).current_dir(dir)));
         }
-    }
+    };
+    (0..rounds).for_each(|i| measure(&mut run, 0, i));
+    // Back to back, the kernel's lock for moving processes between cgroups stays taken; after a rest it waits for RCU.
+    (0..rounds.div_ceil(3)).for_each(|i| measure(&mut rested, 100, i));
     report("run of /bin/true, to its end and removal", &run);
+    report("the same after 0.1 s of rest", &rested);
     waiting(dir, &runtimes, rounds);
 }
 

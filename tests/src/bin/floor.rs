@@ -58,10 +58,7 @@ fn main() {
             let _ = nix::unistd::execve(&path, std::slice::from_ref(&path), &[c"PATH=/bin"]);
             exit_now(127);
         }
-        Forked::Parent { pid, pidfd } => {
-            for group in groups.iter().filter(|g| Some(*g) != unified) {
-                std::fs::write(group.join("cgroup.procs"), pid.to_string()).unwrap();
-            }
+        Forked::Parent { pidfd, .. } => {
             if let Some(devices) = groups.iter().find(|g| g.join("devices.deny").exists()) {
                 for (file, line) in DEVICES {
                     std::fs::write(devices.join(file), line).unwrap();
@@ -93,6 +90,8 @@ fn file_system(root: BorrowedFd, kind: &str, at: &str, attrs: u64, data: &[(&str
 
 fn child(rootfs: &Path, groups: &[PathBuf], go: &OwnedFd) {
     let none = None::<&str>;
+    let v1 = groups.iter().filter(|g| !g.join("cgroup.kill").exists());
+    let tasks: Vec<OwnedFd> = v1.map(|g| open(&g.join("tasks"), OFlag::O_WRONLY, Mode::empty()).unwrap()).collect();
     mount(none, "/", none, MsFlags::MS_SLAVE | MsFlags::MS_REC, none).unwrap();
     let target = open(rootfs, OFlag::O_PATH | OFlag::O_DIRECTORY, Mode::empty()).unwrap();
     let root = open_tree_clone(target.as_fd(), Path::new(""), true).unwrap();
@@ -154,6 +153,8 @@ fn child(rootfs: &Path, groups: &[PathBuf], go: &OwnedFd) {
     mount_setattr(root.as_fd(), false, &MountAttr { set: ATTR_RDONLY, ..MountAttr::default() }).unwrap();
     nix::unistd::sethostname("floor").unwrap();
     nix::unistd::read(go, &mut [0u8; 1]).unwrap();
+    // By itself: moving another process waits for RCU.
+    tasks.iter().for_each(|t| assert_eq!(nix::unistd::write(t, b"0"), Ok(1)));
     conex_sys::proc::unshare(libc::CLONE_NEWCGROUP).unwrap();
     conex_sys::proc::setresuid(0).unwrap();
 }

@@ -33,14 +33,17 @@ pub(super) fn enable_controllers(path: &Path, h: &Hierarchy) -> Result<()> {
     Ok(())
 }
 
-/// A new v1 cpuset is empty and takes no process until it has CPUs and memory nodes: those of its parent.
-pub(super) fn inherit_cpuset(path: &Path) -> Result<()> {
+/// A new v1 cpuset is empty and takes no process until it has CPUs and memory nodes: those of its parent, which can be
+/// new as well: another runtime has just made it and not yet come to this.
+pub(super) fn inherit_cpuset(path: &Path, mount_point: &Path) -> Result<()> {
     for file in ["cpuset.cpus", "cpuset.mems"] {
         let at = path.join(file);
         if read(&at).is_ok_and(|t| !t.trim().is_empty()) {
             continue;
         }
-        let parent = path.parent().map(|p| p.join(file)).and_then(|p| read(&p).ok()).unwrap_or_default();
+        let Some(above) = path.parent().filter(|p| p.starts_with(mount_point)) else { continue };
+        inherit_cpuset(above, mount_point)?;
+        let parent = read(&above.join(file)).unwrap_or_default();
         std::fs::write(&at, parent.trim()).call(|| format!("write({}, {})", at.display(), parent.trim()))?;
     }
     Ok(())

@@ -98,7 +98,7 @@ impl Group {
                     }
                 }
                 if !h.v2 && h.has("cpuset") {
-                    limits::inherit_cpuset(level)?;
+                    limits::inherit_cpuset(level, &h.mount_point)?;
                 }
             }
             let dir = open(path, h)?;
@@ -136,11 +136,31 @@ impl Group {
         self.dirs.iter().find(|d| d.hierarchy.has(controller))
     }
 
-    /// Moves a process into every directory; `born_unified` if clone3 already put it into the v2 one.
-    pub fn join(&self, pid: i32, born_unified: bool) -> Result<()> {
-        let text = pid.to_string();
-        for dir in self.dirs.iter().filter(|d| !(d.hierarchy.v2 && born_unified)) {
-            write_at(dir.fd.as_fd(), "cgroup.procs", &text)
+    /// The `tasks` files of the v1 directories, by which a process with one thread can [`enter`] them by itself: whoever
+    /// moves another process waits, on an idle host, for every processor to pass a quiescent state (10 ms;
+    /// `cgroup_threadgroup_rwsem`), which a thread that moves itself does not (Linux 5.4, `cgroup_procs_write_start`).
+    ///
+    /// None without the host's root: the kernel then compares the users of opener and process, and the latter changes.
+    pub fn tasks(&self) -> Result<Vec<OwnedFd>> {
+        let flags = OFlag::O_WRONLY | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
+        let v1 = self.dirs.iter().filter(|d| self.by_itself(d));
+        v1.map(|d| {
+            nix::fcntl::openat(&d.fd, "tasks", flags, Mode::empty())
+                .call(|| format!("open({}/tasks)", d.path.display()))
+                .map_err(|e| e.at("linux.cgroupsPath"))
+        })
+        .collect()
+    }
+
+    fn by_itself(&self, dir: &Dir) -> bool {
+        !dir.hierarchy.v2 && self.dirs.len() <= crate::sync::MAX_FDS && facts::host_root()
+    }
+
+    /// Moves a process into every directory that it was not born in and does not enter by its [`Group::tasks`].
+    pub fn join(&self, pid: i32) -> Result<()> {
+        let others = self.dirs.iter().filter(|d| !self.by_itself(d) && !(d.hierarchy.v2 && d.holds(pid)));
+        for dir in others {
+            write_at(dir.fd.as_fd(), "cgroup.procs", &pid.to_string())
                 .call(|| format!("write({}/cgroup.procs, {pid})", dir.path.display()))
                 .map_err(|e| e.at("linux.cgroupsPath"))?;
         }
@@ -264,7 +284,23 @@ fn open(path: &Path, h: &Hierarchy) -> Result<Dir> {
     Ok(Dir { path: path.to_path_buf(), fd, hierarchy: h.clone() })
 }
 
+/// Moves the calling process, which has one thread, into the cgroups of these `tasks` files.
+pub fn enter(tasks: &[OwnedFd]) -> Result<()> {
+    tasks.iter().try_for_each(|fd| {
+        nix::unistd::write(fd, b"0").map(drop).map_err(|e| {
+            let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(fd));
+            let file = std::fs::read_link(&path).map_or("tasks".into(), |p| p.display().to_string());
+            Error::call(e, format!("write({file}, 0)")).at("linux.cgroupsPath")
+        })
+    })
+}
+
 impl Dir {
+    /// True if the process is in this very directory.
+    fn holds(&self, pid: i32) -> bool {
+        read_at(self.fd.as_fd(), "cgroup.procs").is_ok_and(|t| t.lines().any(|l| l.parse() == Ok(pid)))
+    }
+
     /// A directory that was there before must hold nobody and must not be frozen: we would limit, kill or wait for
     /// processes that are not ours.
     fn check_usable(&self) -> Result<()> {
