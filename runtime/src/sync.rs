@@ -189,7 +189,9 @@ fn decode(bytes: &[u8], mut fds: Vec<OwnedFd>) -> Result<Message> {
         5 => Message::Go,
         6 => Message::Notify(int()),
         7 => Message::Ready,
-        11 => Message::Terminal(fds.pop().ok_or_else(|| Error::new(Kind::System, "Terminal without a descriptor"))?),
+        11 => {
+            Message::Terminal(fds.pop().ok_or_else(|| Error::new(Kind::System, "Terminal without a descriptor"))?)
+        }
         8 => Message::Hopped(int()),
         9 => Message::Created,
         10 => {

@@ -47,6 +47,40 @@ fn resources_are_written() {
 }
 
 #[test]
+fn a_parent_that_another_runtime_has_just_made() {
+    // On v1 it has no CPUs and no memory nodes yet, and its children would have none either.
+    let mut b = Box::sh("sleep 100");
+    let name = format!("{}-parent", b.id);
+    let parents: Vec<_> = hierarchies().iter().map(|h| h.join("conex-test").join(&name)).collect();
+    // Another test's end may remove the tests' own parent in between.
+    parents.iter().for_each(|p| until(|| std::fs::create_dir_all(p).is_ok(), "the parent"));
+    *b.at("linux.cgroupsPath") = json!(format!("/conex-test/{name}/{}", b.id));
+    b.up();
+    b.exec(&["true"]).ok();
+    b.verb("delete", &["--force"], &[]).ok();
+    for p in &parents {
+        std::fs::remove_dir(p).unwrap();
+        let _ = std::fs::remove_dir(p.parent().unwrap());
+    }
+    b.assert_gone();
+}
+
+#[test]
+fn exec_in_a_container_that_may_not_fork_any_more() {
+    let mut b = Box::sh("exec sleep 100");
+    *b.at("linux.resources.pids") = json!({"limit": 1});
+    b.up();
+    if !is_conex() {
+        // A program in Go needs threads.
+        return;
+    }
+    let pid = b.exec(&["readlink", "/proc/self"]).ok().out;
+    assert!(pid.trim().parse::<i32>().unwrap() > 1, "{pid}");
+    assert_eq!(b.cgroup_value("pids", "pids.current", "pids.current"), "1");
+    b.exec(&["sh", "-c", "true & wait"]).fails_with("fork");
+}
+
+#[test]
 fn the_cgroup_mount() {
     let mut b = Box::sh("ls /sys/fs/cgroup; cat /sys/fs/cgroup/pids/cgroup.procs /sys/fs/cgroup/cgroup.procs 2>/dev/null | head -1; touch /sys/fs/cgroup/x 2>/dev/null || echo ro; cat /proc/self/cgroup | grep -vc ':/$'");
     b.push("mounts", json!({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": ["ro", "nosuid", "noexec", "nodev"]}));

@@ -23,6 +23,7 @@ use crate::sync::{pair, Channel, Message};
 use cgroup::systemd::Manager;
 use cgroup::Group;
 use conex_sys::proc;
+use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags};
 use nix::sys::stat::Mode;
@@ -181,7 +182,9 @@ fn make_group(entry: &Entry, state: &mut State, hierarchies: &[facts::Hierarchy]
     let (mut attempts, mut made) = (0, Vec::new());
     loop {
         let before = state.made_cgroups.len();
-        for path in cgroup::missing(&state.cgroups, hierarchies) {
+        // The first pass, for v2, has looked for those of all hierarchies.
+        let look = v2 || attempts > 0;
+        for path in if look { cgroup::missing(&state.cgroups, hierarchies) } else { Vec::new() } {
             if !state.made_cgroups.contains(&path) {
                 state.made_cgroups.push(path);
             }
@@ -191,8 +194,9 @@ fn make_group(entry: &Entry, state: &mut State, hierarchies: &[facts::Hierarchy]
             entry.save(state)?;
         }
         match Group::create(&paths, &wanted, &state.made_cgroups, &mut made) {
-            Err(e) if e.errno == Some(nix::errno::Errno::ENOENT) && attempts < 10 => attempts += 1,
-            Err(e) if e.errno == Some(nix::errno::Errno::EEXIST) => {
+            // ENODEV: it was opened before and written to after that.
+            Err(e) if matches!(e.errno, Some(Errno::ENOENT | Errno::ENODEV)) && attempts < 10 => attempts += 1,
+            Err(e) if e.errno == Some(Errno::EEXIST) => {
                 // Somebody else's after all: undo must neither kill there nor remove it.
                 state.made_cgroups.retain(|p| made.contains(p) || !paths.contains(p));
                 entry.save(state)?;
@@ -206,14 +210,13 @@ fn make_group(entry: &Entry, state: &mut State, hierarchies: &[facts::Hierarchy]
 /// Sends what the child may no longer hear: if it has failed meanwhile, its own message says more than EPIPE.
 fn tell(c: &Container, message: &Message) -> Result<()> {
     match c.sync.send(message) {
-        Err(e) if e.errno == Some(nix::errno::Errno::EPIPE) => Ok(()),
+        Err(e) if e.errno == Some(Errno::EPIPE) => Ok(()),
         other => other,
     }
 }
 
 /// An unprivileged runtime that was delegated no cgroup.
 fn forbidden(e: &Error) -> bool {
-    use nix::errno::Errno;
     let refused = matches!(e.errno, Some(Errno::EACCES | Errno::EPERM | Errno::EROFS));
     refused && !facts::host_root()
 }

@@ -42,8 +42,11 @@ pub(super) fn inherit_cpuset(path: &Path, mount_point: &Path) -> Result<()> {
             continue;
         }
         let Some(above) = path.parent().filter(|p| p.starts_with(mount_point)) else { continue };
-        inherit_cpuset(above, mount_point)?;
-        let parent = read(&above.join(file)).unwrap_or_default();
+        let mut parent = read(&above.join(file)).unwrap_or_default();
+        if parent.trim().is_empty() {
+            inherit_cpuset(above, mount_point)?;
+            parent = read(&above.join(file)).unwrap_or_default();
+        }
         std::fs::write(&at, parent.trim()).call(|| format!("write({}, {})", at.display(), parent.trim()))?;
     }
     Ok(())

@@ -74,6 +74,12 @@ pub fn missing(paths: &[PathBuf], hierarchies: &[Hierarchy]) -> Vec<PathBuf> {
     out
 }
 
+/// `Path::starts_with` for two clean paths, without looking at every component.
+fn is_below(path: &Path, level: &Path) -> bool {
+    let rest = path.as_os_str().as_encoded_bytes().strip_prefix(level.as_os_str().as_encoded_bytes());
+    rest.is_some_and(|r| r.is_empty() || r[0] == b'/')
+}
+
 impl Group {
     /// Makes the directories, `missing` being those that do not exist, and refuses existing ones that are in use.
     /// `made` is added to, so that a second attempt knows its own.
@@ -88,7 +94,7 @@ impl Group {
     ) -> Result<Group> {
         let mut dirs = Vec::with_capacity(paths.len());
         for (path, h) in paths.iter().zip(hierarchies) {
-            for level in missing.iter().filter(|m| path.starts_with(m)) {
+            for level in missing.iter().filter(|m| is_below(path, m)) {
                 match nix::unistd::mkdir(level, Mode::from_bits_truncate(0o755)) {
                     Ok(()) => made.push(level.clone()),
                     // A parent that another container has made meanwhile.
