@@ -107,7 +107,7 @@ unsafe fn lower_dirs(path: *mut u8) -> Option<*const u8> {
             i += 1;
         }
         let exe = path.add(LOWER.len());
-        let len = call(libc::SYS_readlink, [b"/proc/self/exe\0".as_ptr() as usize, exe as usize, MAX_PATH, 0, 0]);
+        let len = call(libc::SYS_readlink, [c"/proc/self/exe".as_ptr() as usize, exe as usize, MAX_PATH, 0, 0]);
         if len <= 0 || len as usize >= MAX_PATH || starts_with(exe, b"/proc/") || starts_with(exe, &LOWER[..14]) {
             return None;
         }
@@ -138,8 +138,8 @@ unsafe fn execute(lower: *const u8, name: *const u8, argv: *const *const u8, env
     const CMD_CREATE: usize = 6;
     const RDONLY_NOSUID_NODEV: usize = 7;
     const PATH_ONLY: usize = (libc::O_PATH | libc::O_CLOEXEC | libc::O_NOFOLLOW) as usize;
-    let overlay = b"overlay\0".as_ptr() as usize;
-    let key = b"lowerdir\0".as_ptr() as usize;
+    let overlay = c"overlay".as_ptr() as usize;
+    let key = c"lowerdir".as_ptr() as usize;
     // SAFETY: strings end with zero, argv and env with null pointers; the other arguments are numbers.
     unsafe {
         let fs = call(libc::SYS_fsopen, [overlay, CLOEXEC, 0, 0, 0]);
@@ -153,7 +153,7 @@ unsafe fn execute(lower: *const u8, name: *const u8, argv: *const *const u8, env
             if root >= 0 {
                 let exe = call(libc::SYS_openat, [root as usize, name as usize, PATH_ONLY, 0, 0]);
                 if exe >= 0 {
-                    let empty = b"\0".as_ptr() as usize;
+                    let empty = c"".as_ptr() as usize;
                     let flags = libc::AT_EMPTY_PATH as usize;
                     call(libc::SYS_execveat, [exe as usize, empty, argv as usize, env as usize, flags]);
                     call(libc::SYS_close, [exe as usize, 0, 0, 0, 0]);

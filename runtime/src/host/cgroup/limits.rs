@@ -47,7 +47,9 @@ pub(super) fn inherit_cpuset(path: &Path, mount_point: &Path) -> Result<()> {
             inherit_cpuset(above, mount_point)?;
             parent = read(&above.join(file)).unwrap_or_default();
         }
-        std::fs::write(&at, parent.trim()).call(|| format!("write({}, {})", at.display(), parent.trim()))?;
+        std::fs::write(&at, parent.trim())
+            .call(|| format!("write({}, {})", at.display(), parent.trim()))
+            .map_err(|e| e.at("linux.cgroupsPath"))?;
     }
     Ok(())
 }

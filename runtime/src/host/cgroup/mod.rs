@@ -164,8 +164,8 @@ impl Group {
 
     /// Moves a process into every directory that it was not born in and does not enter by its [`Group::tasks`].
     pub fn join(&self, pid: i32) -> Result<()> {
-        let others = self.dirs.iter().filter(|d| !self.by_itself(d) && !(d.hierarchy.v2 && d.holds(pid)));
-        for dir in others {
+        let inside = |d: &Dir| self.by_itself(d) || (d.hierarchy.v2 && d.holds(pid));
+        for dir in self.dirs.iter().filter(|d| !inside(d)) {
             write_at(dir.fd.as_fd(), "cgroup.procs", &pid.to_string())
                 .call(|| format!("write({}/cgroup.procs, {pid})", dir.path.display()))
                 .map_err(|e| e.at("linux.cgroupsPath"))?;
