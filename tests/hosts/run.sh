@@ -1,5 +1,6 @@
 #!/bin/bash
-# run.sh CACHE OUT INTEGRATION SHIM [HOST…]: runs the tests on each host (here, masked, uml, qemu; all without a name)
+# run.sh CACHE OUT INTEGRATION SHIM [HOST…]: runs the tests on each host (here, masked, systemd-v1, uml, selinux, qemu; all
+# without a name)
 # and writes docs/hosts.md when all were asked for. INTEGRATION and SHIM are the test programs. Fails if a test failed,
 # was skipped without being expected to, or if a conformance program behaved otherwise than tests/hosts/*.tsv says.
 set -uo pipefail
@@ -8,7 +9,7 @@ top=$(realpath "$here/../..")
 cd "$top" || exit 1
 cache=$1 out=$2 integration=$3 shim=$4
 shift 4
-hosts=${*:-here masked uml qemu}
+hosts=${*:-here masked systemd-v1 uml selinux qemu}
 results=$cache/hosts-results
 mkdir -p "$results"
 # Calls that kernels since 5.1 got one by one, or that an old seccomp profile around conex refuses.
@@ -58,6 +59,26 @@ on_qemu() {
 	return $code
 }
 
+on_systemd_v1() {
+	local dir
+	dir=$(job systemd-v1 "tests/run.sh /root/$(basename "$integration") --test-threads=2 systemd:: || bad=1")
+	"$here/systemd-v1.sh" "$cache" "$out/conex" "$dir"
+	local code=$?
+	cat "$dir/output"
+	return $code
+}
+
+on_selinux() {
+	local dir
+	dir=$(job selinux \
+		"secilc -c 33 -o /root/policy -f /dev/null tests/hosts/selinux.cil && cat /root/policy >/sys/fs/selinux/load && echo 1 >/sys/fs/selinux/enforce" \
+		"tests/run.sh /root/$(basename "$integration") --test-threads=2 selinux:: || bad=1")
+	LSM=selinux "$here/uml.sh" "$cache" "$dir"
+	local code=$?
+	cat "$dir/output"
+	return $code
+}
+
 here() {
 	eval "$(environment "$top/$out")"
 	tests/run.sh "$integration" && tests/run.sh "$shim"
@@ -82,7 +103,9 @@ for host in $hosts; do
 	case $host in
 	here) here ;;
 	masked) masked ;;
+	systemd-v1) on_systemd_v1 ;;
 	uml) "$here/image.sh" "$cache" && on_uml ;;
+	selinux) "$here/image.sh" "$cache" && on_selinux ;;
 	qemu) "$here/image.sh" "$cache" && on_qemu ;;
 	esac >"$results/$host.log" 2>&1 || code=1
 	grep -E '^integration: |FAILED$|^FAIL |^not in |^[<>] |did not finish' "$results/$host.log" | sed "s/^/$host: /"

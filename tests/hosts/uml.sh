@@ -1,6 +1,7 @@
 #!/bin/bash
 # uml.sh CACHE JOB: boots the image under user-mode Linux with the project shared at the place it has here, runs JOB/job
-# there as root and ends with its exit code. The image is not changed. LIMIT: seconds, MEMORY: as for mem=.
+# there as root and ends with its exit code. The image is not changed. LIMIT: seconds, MEMORY: as for mem=, LSM: the security
+# module, apparmor or selinux.
 set -euo pipefail
 here=$(dirname "$(realpath "$0")")
 cache=$(realpath "$1") job=$(realpath "$2")
@@ -13,7 +14,7 @@ timeout "${LIMIT:-1500}" "$here/../forky/enter.sh" "$cache/hosts" env TMPDIR=/de
 	ubd0="/conex/${job#"$top"/}/cow,$inside/hosts.ext4" root=/dev/ubda rw hostfs=/conex con0=null,fd:1 con=null ssl=null quiet \
 	fstab=no systemd.gpt_auto=no systemd.mask=systemd-udevd.service systemd.mask=systemd-udev-trigger.service \
 	systemd.mask=systemd-udevd-kernel.socket systemd.mask=systemd-udevd-control.socket systemd.mask=ldconfig.service \
-	lsm=capability,yama,apparmor top="$top" job="${job#"$top"/}" >"$job/console" 2>&1 </dev/null || true
+	lsm="capability,yama,${LSM:-apparmor}" top="$top" job="${job#"$top"/}" >"$job/console" 2>&1 </dev/null || true
 rm -f "$job/cow"
 [ -e "$job/code" ] || { echo "the user-mode host did not finish its job; its console:"; tail -n 40 "$job/console"; exit 1; }
 exit "$(cat "$job/code")"

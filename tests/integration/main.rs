@@ -15,5 +15,6 @@ mod resources;
 mod rootless;
 mod safety;
 mod seccomp;
+mod selinux;
 mod setup;
 mod systemd;

@@ -36,6 +36,11 @@ pub fn needs_procfs(p: &Process) -> bool {
     p.apparmor.is_some() || p.selinux.is_some()
 }
 
+/// `user:role:type`. The kernel has refused a level that is none, and writes others in its own way: c1.c3 for c1,c2,c3.
+fn without_level(label: &str) -> &str {
+    label.match_indices(':').nth(2).map_or(label, |(i, _)| &label[..i])
+}
+
 /// The security label of the program that will be executed, written and read back: a label that did not take is
 /// an error, never a silent loss.
 fn labels(p: &Process, procfs: Option<Procfs>) -> Result<()> {
@@ -51,7 +56,8 @@ fn labels(p: &Process, procfs: Option<Procfs>) -> Result<()> {
                 Ok(()) => {
                     let now = procfs.read(&format!("{me}/attr/{file}")).unwrap_or_default();
                     let label = value.strip_prefix("exec ").unwrap_or(&value);
-                    if now.trim_end_matches(['\0', '\n']).starts_with(label) {
+                    let known = if field == "selinuxLabel" { without_level(label) } else { label };
+                    if now.trim_end_matches(['\0', '\n']).starts_with(known) {
                         return Ok(());
                     }
                     return Err(Error::new(Kind::System, format!("the kernel kept {now:?} instead of {label:?}"))
