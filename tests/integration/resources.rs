@@ -2,6 +2,7 @@
 
 use crate::harness::*;
 use serde_json::json;
+use std::path::Path;
 
 #[test]
 fn resources_are_written() {
@@ -62,6 +63,29 @@ fn a_parent_that_another_runtime_has_just_made() {
         std::fs::remove_dir(p).unwrap();
         let _ = std::fs::remove_dir(p.parent().unwrap());
     }
+    b.assert_gone();
+}
+
+#[test]
+fn a_threaded_cgroup_takes_no_container() {
+    if !is_conex() {
+        // runc says "cannot enter cgroupv2 … since it is in an invalid state" on v2, and nothing on a hybrid host.
+        return;
+    }
+    let tree = Path::new("/sys/fs/cgroup").join(if v2() { "" } else { "unified" });
+    let mut b = Box::sh("true");
+    let name = format!("conex-test-{}", b.id);
+    // Not in the tests' own parent: its other children would become invalid.
+    let parent = tree.join(&name);
+    std::fs::create_dir(&parent).unwrap();
+    std::fs::write(parent.join("cgroup.type"), "threaded").unwrap();
+    for (path, kind) in [(name.clone(), "threaded"), (format!("{name}/{}", b.id), "domain invalid")] {
+        *b.at("linux.cgroupsPath") = json!(format!("/{path}"));
+        let r = b.create().fails_with("linux.cgroupsPath");
+        assert!(r.err.contains(&format!("cgroup.type is \\\"{kind}\\\"")), "{}", r.err);
+        assert!(!parent.join(&b.id).exists());
+    }
+    std::fs::remove_dir(&parent).unwrap();
     b.assert_gone();
 }
 

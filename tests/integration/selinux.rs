@@ -41,7 +41,11 @@ fn a_label_is_in_force() {
     let other = "system_u:system_r:kernel_t:s0";
     let out = b.verb("exec", &["--process-label", other], &["sh", "-c", line]).ok().out;
     assert!(out.starts_with(other) && out.ends_with("secret\n"), "{out}");
-    b.verb("exec", &["--process-label", "nonsense"], &["true"]).fails_with(if is_conex() { "selinuxLabel" } else { "" });
+    b.verb("exec", &["--process-label", "nonsense"], &["true"]).fails_with(if is_conex() {
+        "selinuxLabel"
+    } else {
+        ""
+    });
 }
 
 #[test]

@@ -109,6 +109,7 @@ impl Group {
             }
             let dir = open(path, h)?;
             if h.v2 {
+                dir.check_domain()?;
                 limits::enable_controllers(path, h)?;
             }
             if !made.contains(path) {
@@ -302,6 +303,18 @@ pub fn enter(tasks: &[OwnedFd]) -> Result<()> {
 }
 
 impl Dir {
+    /// A threaded cgroup, or one below it, takes threads alone, and no limit of memory (cgroups(7), "Thread mode").
+    fn check_domain(&self) -> Result<()> {
+        let kind = read_at(self.fd.as_fd(), "cgroup.type").unwrap_or_default();
+        match kind.trim() {
+            kind @ ("threaded" | "domain invalid") => Err(Error::invalid(
+                "linux.cgroupsPath",
+                format!("{} takes no process: its cgroup.type is {kind:?}", self.path.display()),
+            )),
+            _ => Ok(()),
+        }
+    }
+
     /// True if the process is in this very directory.
     fn holds(&self, pid: i32) -> bool {
         read_at(self.fd.as_fd(), "cgroup.procs").is_ok_and(|t| t.lines().any(|l| l.parse() == Ok(pid)))
