@@ -51,7 +51,7 @@ on_uml() {
 on_qemu() {
 	local dir
 	dir=$(job qemu \
-		'modprobe -a dummy rdma_rxe; ip link add rdma0 type dummy && ip link set rdma0 up && rdma link add rxe0 type rxe netdev rdma0' \
+		'modprobe -a dummy rdma_rxe bfq; echo bfq >/sys/block/vda/queue/scheduler; ip link add rdma0 type dummy && ip link set rdma0 up && rdma link add rxe0 type rxe netdev rdma0' \
 		"tests/run.sh /root/$(basename "$integration") --test-threads=2 $(echo $qemu_tests) || bad=1")
 	LIMIT=2400 "$here/qemu.sh" "$cache" "$dir"
 	local code=$?

@@ -178,6 +178,39 @@ fn further_resources() {
 }
 
 #[test]
+fn what_only_v2_has() {
+    if !v2() {
+        return skip("what_only_v2_has", "a pure cgroup v2 host");
+    }
+    let mut b = Box::sh("sleep 100");
+    *b.at("linux.resources.unified") = json!({"memory.high": "30003200", "pids.max": "12"});
+    b.up();
+    assert_eq!(b.cgroup_file("memory", "memory.high"), "30003200");
+    assert_eq!(b.cgroup_file("pids", "pids.max"), "12");
+    let stats: serde_json::Value = serde_json::from_str(&b.verb("events", &["--stats"], &[]).ok().out).unwrap();
+    for kind in ["cpu", "memory", "blkio"] {
+        let psi = &stats["data"][kind]["psi"];
+        assert_eq!(psi["some"]["total"].is_u64(), Path::new("/proc/pressure/cpu").exists(), "{kind}: {psi}");
+    }
+    drop(b);
+    let mut b = Box::sh("sleep 100");
+    *b.at("linux.resources.blockIO") = json!({"weight": 500});
+    let r = b.create();
+    let dir = b.cgroups().pop();
+    let value = |file: &str| dir.as_ref().and_then(|d| std::fs::read_to_string(d.join(file)).ok());
+    if let Some(weight) = value("io.bfq.weight") {
+        assert_eq!(weight.lines().next(), Some("default 500"));
+    } else if let Some(weight) = value("io.weight") {
+        assert_eq!(weight.lines().next(), Some("default 4950"));
+    } else {
+        // No scheduler that knows weights.
+        assert!(!Path::new("/sys/fs/cgroup/io.cost.qos").exists());
+        r.fails_with(if is_conex() { "linux.resources.blockIO.weight" } else { "io.weight" });
+        b.assert_gone();
+    }
+}
+
+#[test]
 fn an_update_below_the_usage_is_refused() {
     if !is_conex() {
         return;
