@@ -145,6 +145,8 @@ fn bind(path: &Path) -> Result<Option<OwnedFd>> {
 
 fn spawn(args: &Args, params: &Params, bundle: &Path, listener: OwnedFd) -> Result<()> {
     let exe = std::env::current_exe().call(|| "readlink(/proc/self/exe)".into())?;
+    // Nobody sees whether it can be executed later.
+    nix::unistd::access(&exe, nix::unistd::AccessFlags::X_OK).call(|| format!("access({})", exe.display()))?;
     if std::env::var_os("SCHED_CORE").is_some_and(|v| !v.is_empty()) {
         // A core scheduling domain of the pod's own (prctl(2), Linux 5.14), inherited by everything in it.
         conex_sys::sched::new_core_cookie().call(|| "prctl(PR_SCHED_CORE)".into())?;
@@ -162,7 +164,7 @@ fn spawn(args: &Args, params: &Params, bundle: &Path, listener: OwnedFd) -> Resu
     conex_sys::fd::pass(&mut command, vec![listener]).call(|| "dup(listener)".into())?;
     // This process first: what it starts inherits both.
     place(std::process::id() as i32, &params.options.shim_cgroup)?;
-    command.spawn().call(|| "exec(keeper)".into()).map(drop)
+    conex_sys::clone::spawn_unseen(command).call(|| "clone3".into())
 }
 
 /// The shim's own cgroup, and an OOM score just above containerd's: it is killed before containerd, after containers.
