@@ -4,7 +4,7 @@ use crate::harness::*;
 use conex::seccomp::compile::{compile, lookup, run};
 use conex::seccomp::{self as ours, table::SYSCALLS, Abi, Arg, Op, Profile, Rule};
 use libseccomp::{ScmpAction, ScmpArch, ScmpArgCompare, ScmpCompareOp, ScmpFilterContext, ScmpSyscall};
-use serde_json::json;
+use serde_json::{json, Value};
 
 struct Random(u64);
 
@@ -365,42 +365,45 @@ fn the_cache_is_verified() {
     assert!(b.run().out.contains("not permitted"));
 }
 
-#[test]
-fn a_listener_gets_the_descriptor_and_the_state() {
+/// A seccomp agent that answers every call with ENOSYS, and gives what it was told of so many processes.
+fn agent(listener: std::os::unix::net::UnixListener, processes: usize) -> std::thread::JoinHandle<Vec<Value>> {
+    use nix::sys::socket::*;
     use std::os::fd::AsRawFd;
-    let mut b = with_seccomp(
-        "mkdir /x 2>&1; echo done",
-        json!([{"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_NOTIFY"}]),
-    );
-    let path = b.dir.join("agent");
-    *b.at("linux.seccomp.listenerPath") = json!(path);
-    *b.at("linux.seccomp.listenerMetadata") = json!("meta");
-    let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
-    let agent = std::thread::spawn(move || {
+    let one = move || {
         let (socket, _) = listener.accept().unwrap();
         let mut buffer = vec![0u8; 65536];
         let mut iov = [std::io::IoSliceMut::new(&mut buffer)];
         let mut control = nix::cmsg_space!([i32; 1]);
-        let m = nix::sys::socket::recvmsg::<()>(
-            socket.as_raw_fd(),
-            &mut iov,
-            Some(&mut control),
-            nix::sys::socket::MsgFlags::empty(),
-        )
-        .unwrap();
+        let m = recvmsg::<()>(socket.as_raw_fd(), &mut iov, Some(&mut control), MsgFlags::empty()).unwrap();
         let fd = m.cmsgs().unwrap().find_map(|c| match c {
-            nix::sys::socket::ControlMessageOwned::ScmRights(f) => Some(f[0]),
+            ControlMessageOwned::ScmRights(f) => Some(f[0]),
             _ => None,
         });
         let n = m.bytes;
         // Closing the descriptor answers every waiting call with ENOSYS.
         drop(conex_sys::fd::adopt(fd.unwrap()));
-        serde_json::from_slice::<serde_json::Value>(&buffer[..n]).unwrap()
-    });
-    let out = b.run().ok().out;
-    let state = agent.join().unwrap();
-    assert!(out.contains("done"), "{out}");
-    assert_eq!(state["fds"], json!(["seccompFd"]));
-    assert_eq!(state["metadata"], "meta");
-    assert_eq!(state["state"]["id"], b.id.as_str());
+        serde_json::from_slice(&buffer[..n]).unwrap()
+    };
+    std::thread::spawn(move || (0..processes).map(|_| one()).collect())
+}
+
+#[test]
+fn a_listener_gets_the_descriptor_and_the_state() {
+    let mut b = with_seccomp("sleep 100", json!([{"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_NOTIFY"}]));
+    let path = b.dir.join("agent");
+    *b.at("linux.seccomp.listenerPath") = json!(path);
+    *b.at("linux.seccomp.listenerMetadata") = json!("meta");
+    let agent = agent(std::os::unix::net::UnixListener::bind(&path).unwrap(), 2);
+    b.up();
+    let out = b.exec(&["sh", "-c", "mkdir /x 2>&1; echo done"]).ok().out;
+    assert!(out.contains("not implemented") && out.ends_with("done\n"), "{out}");
+    let told = agent.join().unwrap();
+    for (state, status) in told.iter().zip(["creating", "running"]) {
+        assert_eq!((&state["fds"], &state["metadata"]), (&json!(["seccompFd"]), &json!("meta")));
+        assert_eq!((&state["state"]["id"], &state["state"]["status"]), (&json!(b.id), &json!(status)));
+        assert_eq!(state["state"]["pid"], b.pid());
+    }
+    // The further process has its own filter and is named.
+    assert_eq!(told[0]["pid"], b.pid());
+    assert!(told[1]["pid"].as_i64().is_some_and(|p| p > 0 && p != b.pid() as i64), "{}", told[1]);
 }
