@@ -30,20 +30,23 @@ run() {
 run "$@" | tee "$work/log"
 code=${PIPESTATUS[0]}
 # A test that fails is tried once more, alone: what a noisy machine upset passes then and is counted as flaky (three of
-# them fail the run), what is broken fails again. What a failed test left behind is removed, for its end did not come.
+# them fail the run), what is broken fails again. Only after a run that came to its end, with no other fault than theirs.
+sum() { grep -oE "[0-9]+ $1" "$2" | awk '{n += $1} END {print n + 0}'; }
 flaky=0
-mapfile -t again < <(sed -n 's/^test \(.*\) \.\.\. FAILED$/\1/p' "$work/log" | sort -u)
-if [ "$code" != 0 ] && [ ${#again[@]} -gt 0 ] && [ ${#again[@]} -le 2 ]; then
+mapfile -t again < <(sed -n 's/^test \([^ ]*\) \.\.\. FAILED$/\1/p' "$work/log" | sort -u)
+ended() { [ "$(grep -cE '^running [0-9]+ test' "$work/log")" = "$(grep -c '^test result: ' "$work/log")" ]; }
+if [ "$code" = 101 ] && [ ${#again[@]} -le 2 ] && [ ${#again[@]} = "$(sum failed "$work/log")" ] && ended; then
+	# The end of a test that failed did not come: what it left behind is removed.
 	for test in "${again[@]}"; do
 		while read -r id name; do
-			[ "$name" != "$test" ] || find /sys/fs/cgroup -depth -type d -path "*$id*" -exec rmdir {} \; 2>/dev/null
+			[ "$name" != "$test" ] || find /sys/fs/cgroup -depth -type d -regextype posix-extended \
+				-regex ".*[^a-z0-9]$id([^0-9].*)?" -exec rmdir {} \; 2>/dev/null
 		done <"$CONEX_TEST_IDS"
 	done
-	find /sys/fs/cgroup -depth -type d -name conex-test -empty -exec rmdir {} \; 2>/dev/null
 	rmdir /sys/fs/cgroup/*/conex-test /sys/fs/cgroup/conex-test 2>/dev/null
 	echo "once more, alone: ${again[*]}"
 	if [[ " $* " == *" -- "* ]]; then only=(--exact "${again[@]}"); else only=("${again[@]}" --exact); fi
-	if run "$@" "${only[@]}" >"$work/log2"; then
+	if run "$@" "${only[@]}" >"$work/log2" && [ "$(sum passed "$work/log2")" = ${#again[@]} ]; then
 		flaky=${#again[@]} code=0
 		echo "FLAKY, failed and then passed: ${again[*]}"
 	else
@@ -53,8 +56,7 @@ fi
 sleep 0.3
 look >"$work/after"
 left=$(diff "$work/before" "$work/after" | grep '^[<>]')
-sum() { grep -oE "[0-9]+ $1" "$work/log" | awk '{n += $1} END {print n + 0}'; }
-passed=$(sum passed) failed=$(sum failed)
+passed=$(sum passed "$work/log") failed=$(sum failed "$work/log")
 skipped=$(sort -u "$CONEX_TEST_SKIPS" | wc -l)
 passed=$((passed - skipped + flaky)) failed=$((failed - flaky))
 if [ "$skipped" != 0 ]; then
@@ -72,6 +74,10 @@ if [ -n "$left" ]; then
 	echo "made by:"
 	while read -r id test; do grep -qE "\b$id\b" <<<"$left" && echo "  $id $test"; done <"$CONEX_TEST_IDS"
 	failed=$((failed + 1)) code=1
+fi
+if [ $((passed + failed + skipped)) = 0 ]; then
+	echo "no test was run"
+	code=1
 fi
 rm -rf "$work"
 echo "integration: $passed passed, $failed failed, $skipped skipped$([ $flaky = 0 ] || echo ", $flaky flaky")"

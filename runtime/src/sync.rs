@@ -22,15 +22,15 @@ use nix::cmsg_space;
 use nix::errno::Errno;
 use nix::sys::socket::*;
 use std::io::{IoSlice, IoSliceMut};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 #[derive(Debug)]
 pub enum Message {
     NeedMaps,
     Mapped,
     /// The cgroups are made and have their limits. Into those of these `tasks` files, opened for writing, the child goes
-    /// by itself; it is in the others.
-    Enter(Vec<OwnedFd>),
+    /// by itself; it is in the others. Each with its directory, for the error.
+    Enter(Vec<(String, OwnedFd)>),
     Rooted,
     Go,
     Notify(RawFd),
@@ -52,7 +52,7 @@ pub struct Channel {
 }
 
 impl AsFd for Channel {
-    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
 }
@@ -110,6 +110,27 @@ impl Channel {
         decode(&bytes[..len], fds).map(Some)
     }
 
+    /// Waits for the next message of a child that may die while a copy of its end lives on. False if it has died.
+    pub fn ready(&self, child: BorrowedFd) -> Result<bool> {
+        use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
+        let mut wait = PollTimeout::NONE;
+        loop {
+            let mut fds = [PollFd::new(self.fd.as_fd(), PollFlags::POLLIN), PollFd::new(child, PollFlags::POLLIN)];
+            match poll(&mut fds, wait) {
+                Err(Errno::EINTR) => continue,
+                other => other.call(|| "poll")?,
+            };
+            let [message, dead] = fds.map(|f| f.any().unwrap_or(true));
+            if message || wait == PollTimeout::ZERO {
+                return Ok(message);
+            }
+            if dead {
+                // Its last words came before its end.
+                wait = PollTimeout::ZERO;
+            }
+        }
+    }
+
     /// The next message, which must satisfy `want`. `Failed` becomes its error, end of stream an error of its own.
     pub fn expect<T>(
         &self,
@@ -150,7 +171,11 @@ fn encode(message: &Message) -> (Vec<u8>, Vec<RawFd>) {
     match message {
         Message::NeedMaps => (vec![1], vec![]),
         Message::Mapped => (vec![2], vec![]),
-        Message::Enter(fds) => (vec![3], fds.iter().map(AsRawFd::as_raw_fd).collect()),
+        Message::Enter(tasks) => {
+            let paths: Vec<&str> = tasks.iter().map(|(path, _)| path.as_str()).collect();
+            let bytes = [&[3], paths.join("\n").as_bytes()].concat();
+            (bytes, tasks.iter().map(|(_, fd)| fd.as_raw_fd()).collect())
+        }
         Message::Rooted => (vec![4], vec![]),
         Message::Go => (vec![5], vec![]),
         Message::Notify(n) => (number(6, *n), vec![]),
@@ -184,7 +209,10 @@ fn decode(bytes: &[u8], mut fds: Vec<OwnedFd>) -> Result<Message> {
     Ok(match bytes[0] {
         1 => Message::NeedMaps,
         2 => Message::Mapped,
-        3 => Message::Enter(fds),
+        3 => {
+            let paths = String::from_utf8_lossy(&bytes[1..]);
+            Message::Enter(paths.lines().map(str::to_string).zip(fds).collect())
+        }
         4 => Message::Rooted,
         5 => Message::Go,
         6 => Message::Notify(int()),

@@ -51,6 +51,8 @@ json.dump(
         "linux": {
             "cgroupsPath": "/conex-test/systemd-v1",
             "resources": {"devices": [{"allow": True, "access": "rwm"}]},
+            # systemd as root of the first user namespace raises limits of the whole machine.
+            "readonlyPaths": ["/proc/sys", "/proc/sysrq-trigger"],
             "namespaces": [{"type": kind} for kind in ("pid", "ipc", "uts", "mount", "network", "cgroup")],
         },
     },

@@ -27,6 +27,8 @@ for name in $(names); do
 	feature "limits survive daemon-reload" '33554432=0' "docker run -d --name dr --network none --runtime $name -m 32m bb sleep 1000 >/dev/null; systemctl daemon-reload; docker exec dr cat /sys/fs/cgroup/memory.max; docker rm -f dr >/dev/null"
 	feature "OOM kill reported" 'true 137=0' "docker run --name oom --network none --runtime $name -m 16m --memory-swap 16m bb sh -c 'x=\$(head -c 100000000 /dev/zero | tr \"\\0\" x)'; docker inspect -f '{{.State.OOMKilled}} {{.State.ExitCode}}' oom; docker rm oom >/dev/null"
 	feature "device rules" '*not permitted*=1' "$run --cap-add MKNOD bb sh -c 'mknod /x b 7 0; head -c1 /x' 2>&1"
+	feature "AppArmor: Docker's profile, none, and one that is not there" 'docker-default (enforce) unconfined 1=0' "$run bb cat /proc/self/attr/current; $run --security-opt apparmor=unconfined bb cat /proc/self/attr/current; $run --security-opt apparmor=no-such-profile bb true 2>&1 | grep -c no-such-profile"
+	feature "AppArmor: exec is confined as well" 'docker-default (enforce)=0' "docker run -d --name aa --network none --runtime $name bb sleep 1000 >/dev/null; docker exec aa cat /proc/self/attr/current; docker rm -f aa >/dev/null"
 	feature "pause, exec, top, stop" 'paused in 3 137=0' "docker run -d --name pp --network none --runtime $name bb sleep 1000 >/dev/null; docker pause pp >/dev/null; docker inspect -f '{{.State.Status}}' pp; docker unpause pp >/dev/null; docker exec pp sh -c 'echo in; exit 3'; echo \$?; docker stop -t 1 pp >/dev/null; docker inspect -f '{{.State.ExitCode}}' pp; docker rm pp >/dev/null"
 	feature "nothing left: no unit" '0=0' "sleep 1; systemctl list-units --no-legend 'docker-*.scope' | wc -l"
 done
@@ -53,6 +55,7 @@ for name in runc conex; do
 	$podman image exists bb || tar -C /tmp/image -c . | $podman import - bb >/dev/null 2>&1
 	podmans "" ""
 	# The host's own root file system, read through an overlay, with its systemd.
+	feature "AppArmor: Podman's profile" 'containers-default-* (enforce)=0' "$podman run --rm --network none bb cat /proc/self/attr/current"
 	feature "systemd as init" 'running 0=0' "$podman run -d --name sd --network none --systemd always --rootfs /:O /usr/lib/systemd/systemd --unit=basic.target >/dev/null; r() { $podman exec sd systemctl is-active basic.target; }; export -f r; until_says active r >/dev/null; [ \"\$(r)\" = active ] && echo running; $podman stop -t 30 sd >/dev/null 2>&1; $podman ps -q | wc -l; $podman rm -f -t 0 sd >/dev/null"
 done
 export engine="podman 5.8 rootless, v2, systemd manager"

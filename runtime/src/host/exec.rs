@@ -30,9 +30,10 @@ pub struct Exec<'a> {
 
 /// Starts the process, up to where its program could be executed.
 pub fn spawn(exec: &Exec) -> Result<Container> {
-    // Born in the v2 cgroup, nobody has to move it there (see [`Group::join`]). Its initial affinity, though, lasts until
-    // it joins; and a cgroup that has reached its pids limit takes what is moved into it, but no fork.
-    let born = exec.process.affinity.0.is_none() && super::facts::host_root();
+    // Born in the v2 cgroup, nobody has to move it there (see [`Group::tasks`]). Its initial affinity, though, lasts until
+    // it joins; and a cgroup that has reached its pids limit takes what is moved into it, but no fork: for a moment there
+    // are two.
+    let born = exec.process.affinity.0.is_none() && super::facts::host_root() && cgroup(exec)?.has_room_for(2);
     match attempt(exec, born) {
         Err(e) if born && e.errno == Some(nix::errno::Errno::EAGAIN) => attempt(exec, false),
         other => other,
@@ -55,25 +56,36 @@ fn attempt(exec: &Exec, born: bool) -> Result<Container> {
         return Err(Error::new(Kind::System, "clone3 returned twice"));
     };
     drop(theirs);
-    let hopped = ours.expect("joining the container", |m| match m {
-        Message::Hopped(pid) => Ok(pid),
-        other => Err(other),
-    });
+    let step = "joining the container";
+    // Killed between its clone and its word (the container's memory limit holds for it), it leaves a clone that waits: the
+    // end of our side ends it.
+    let hopped = if ours.ready(pidfd.as_fd())? {
+        ours.expect(step, |m| match m {
+            Message::Hopped(pid) => Ok(pid),
+            other => Err(other),
+        })
+    } else {
+        Err(Error::new(Kind::System, format!("the other side died during {step}")))
+    };
     let _ = proc::wait_pidfd(pidfd.as_fd(), false);
-    let pid = hopped?;
+    let pid = hopped.map_err(|e| explain(e, &group))?;
     let pidfd = proc::pidfd_open(Pid::from_raw(pid)).call(|| format!("pidfd_open({pid})"))?;
     let mut c = Container { pid: Pid::from_raw(pid), pidfd, sync: ours, terminal: None, warnings: Vec::new() };
     match converse(exec, &mut c, &group) {
         Ok(()) => Ok(c),
-        Err(mut e) => {
+        Err(e) => {
             let _ = proc::pidfd_send_signal(c.pidfd.as_fd(), libc::SIGKILL);
             let _ = proc::wait_pidfd(c.pidfd.as_fd(), false);
-            if e.what.starts_with("the other side died") && group.oom_kills() > 0 {
-                e.what += " (possibly OOM-killed)";
-            }
-            Err(e)
+            Err(explain(e, &group))
         }
     }
+}
+
+fn explain(mut e: Error, group: &Group) -> Error {
+    if e.what.starts_with("the other side died") && group.oom_kills() > 0 {
+        e.what += " (possibly OOM-killed)";
+    }
+    e
 }
 
 fn compiled(root: &std::path::Path, filter: &Filter) -> Result<Vec<conex_sys::seccomp::Insn>> {

@@ -148,13 +148,14 @@ impl Group {
     /// `cgroup_threadgroup_rwsem`), which a thread that moves itself does not (Linux 5.4, `cgroup_procs_write_start`).
     ///
     /// None without the host's root: the kernel then compares the users of opener and process, and the latter changes.
-    pub fn tasks(&self) -> Result<Vec<OwnedFd>> {
+    pub fn tasks(&self) -> Result<Vec<(String, OwnedFd)>> {
         let flags = OFlag::O_WRONLY | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
         let v1 = self.dirs.iter().filter(|d| self.by_itself(d));
         v1.map(|d| {
-            nix::fcntl::openat(&d.fd, "tasks", flags, Mode::empty())
-                .call(|| format!("open({}/tasks)", d.path.display()))
-                .map_err(|e| e.at("linux.cgroupsPath"))
+            let fd = nix::fcntl::openat(&d.fd, "tasks", flags, Mode::empty());
+            let path = d.path.display().to_string();
+            let fd = fd.call(|| format!("open({path}/tasks)")).map_err(|e| e.at("linux.cgroupsPath"))?;
+            Ok((path, fd))
         })
         .collect()
     }
@@ -172,6 +173,14 @@ impl Group {
                 .map_err(|e| e.at("linux.cgroupsPath"))?;
         }
         Ok(())
+    }
+
+    /// True if the v2 cgroup has room for so many further processes.
+    pub fn has_room_for(&self, processes: u64) -> bool {
+        let number =
+            |file| self.unified().and_then(|d| read_at(d.fd.as_fd(), file).ok()?.trim().parse::<u64>().ok());
+        let (Some(max), Some(now)) = (number("pids.max"), number("pids.current")) else { return true };
+        now + processes <= max
     }
 
     /// Gives the directory and the files that move processes and enable controllers to a user; the limits stay ours
@@ -292,13 +301,10 @@ fn open(path: &Path, h: &Hierarchy) -> Result<Dir> {
 }
 
 /// Moves the calling process, which has one thread, into the cgroups of these `tasks` files.
-pub fn enter(tasks: &[OwnedFd]) -> Result<()> {
-    tasks.iter().try_for_each(|fd| {
-        nix::unistd::write(fd, b"0").map(drop).map_err(|e| {
-            let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(fd));
-            let file = std::fs::read_link(&path).map_or("tasks".into(), |p| p.display().to_string());
-            Error::call(e, format!("write({file}, 0)")).at("linux.cgroupsPath")
-        })
+pub fn enter(tasks: &[(String, OwnedFd)]) -> Result<()> {
+    tasks.iter().try_for_each(|(path, fd)| {
+        let written = nix::unistd::write(fd, b"0").map(drop);
+        written.call(|| format!("write({path}/tasks, 0)")).map_err(|e| e.at("linux.cgroupsPath"))
     })
 }
 
