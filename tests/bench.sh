@@ -14,6 +14,11 @@ echo
 busybox=$here/../bundles/shell/rootfs/bin/busybox
 shims=("conex=$(realpath "$out")/containerd-shim-conex-v2=$(realpath "$out")/conex")
 [ ! -x /usr/bin/containerd-shim-runc-v2 ] || shims+=("containerd-shim-runc-v2+runc=/usr/bin/containerd-shim-runc-v2=/usr/sbin/runc")
+# The shim in Rust of containerd's rust-extensions, from the registry; built once, in about five minutes.
+other=$cache/rust-shim/bin/containerd-shim-runc-v2-rs
+[ -x "$other" ] || cargo install --quiet containerd-runc-shim --version 0.2.0 --locked --root "$cache/rust-shim" ||
+	echo "containerd-runc-shim does not build here"
+[ ! -x "$other" ] || shims+=("containerd-shim-runc-v2-rs+runc=$(realpath "$other")=/usr/sbin/runc")
 work=$(mktemp -d)
 BUSYBOX=$busybox CONEX_TEST_DIR=$work timeout -k 5 900 unshare --mount --pid --fork --kill-child --mount-proc \
 	--propagation private "$out/shimbench" "${shims[@]}"

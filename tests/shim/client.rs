@@ -186,7 +186,7 @@ impl Shim {
             address: address.to_path_buf(),
             events,
             client,
-            service: "containerd.task.v2.Task".into(),
+            service: std::env::var("TASK_SERVICE").unwrap_or("containerd.task.v2.Task".into()),
         }
     }
 

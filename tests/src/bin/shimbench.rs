@@ -25,6 +25,9 @@ impl Candidate {
     fn choose(&self) {
         std::env::set_var("SHIM", &self.shim);
         std::env::set_var("CONEX", &self.runtime);
+        // The one in Rust has version 3 alone.
+        let version = if self.shim.ends_with("-rs") { 3 } else { 2 };
+        std::env::set_var("TASK_SERVICE", format!("containerd.task.v{version}.Task"));
     }
 }
 
