@@ -295,6 +295,14 @@ fn net_devices_move_with_their_addresses() {
     let out = b.run();
     let _ = ip(&["link", "del", &peer]);
     assert_eq!(out.out, "inet 10.99.0.2/24\n1\n1\n", "{}", out.err);
+    // A template: the kernel chooses the numbers.
+    assert!(ip(&["link", "add", &name, "type", "veth", "peer", "name", &peer]));
+    assert!(ip(&["addr", "add", "10.99.0.2/24", "dev", &name]));
+    let mut b = Box::sh("for n in 0 1; do ip link show dev eth$n | grep -c ',UP'; done; ip -4 addr | grep -o 'inet 10.99.0.2/24.* eth[01]'");
+    *b.at("linux.netDevices") = json!({name.clone(): {"name": "eth%d"}, peer: {"name": "eth%d"}});
+    let out = b.run();
+    let _ = ip(&["link", "del", &name]);
+    assert!(out.out.starts_with("1\n1\ninet 10.99.0.2/24"), "{} {}", out.out, out.err);
 }
 
 #[test]

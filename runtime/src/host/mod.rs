@@ -6,6 +6,7 @@ pub mod facts;
 pub mod foreground;
 pub mod hooks;
 pub mod listener;
+mod netdev;
 pub mod netlink;
 pub mod notify;
 pub mod rdt;
@@ -29,7 +30,7 @@ use nix::poll::{PollFd, PollFlags};
 use nix::sys::stat::Mode;
 use nix::unistd::Pid;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// A container whose init waits behind `Created`.
 pub struct Container {
@@ -43,7 +44,7 @@ pub struct Container {
 }
 
 pub(crate) use spawn::clone_into;
-use spawn::{spawn, Home};
+use spawn::spawn;
 
 /// How the container will be started.
 pub enum Start {
@@ -369,7 +370,7 @@ fn converse(plan: &Plan, c: &mut Container, group: &Group, limited: bool) -> Res
     if let Some(rdt) = &plan.rdt {
         rdt::join(rdt, &plan.id, pid)?;
     }
-    move_devices(plan, pid)?;
+    netdev::move_all(plan, pid)?;
     rlimits(pid, &plan.process.rlimits)?;
     tell(c, &Message::Enter(group.tasks()?))?;
     let document = |status| hooks::StateDocument {
@@ -432,34 +433,6 @@ pub fn rlimits(pid: i32, list: &[crate::plan::process::Rlimit]) -> Result<()> {
                 })
                 .at(|| r.field.clone())?;
         }
-    }
-    Ok(())
-}
-
-/// Moves host interfaces into the container's network namespace, with their addresses, and brings them up there.
-fn move_devices(plan: &Plan, pid: i32) -> Result<()> {
-    if plan.net_devices.is_empty() {
-        return Ok(());
-    }
-    let mut home = Home(Vec::new());
-    home.remember(libc::CLONE_NEWNET)?;
-    let path = PathBuf::from(format!("/proc/{pid}/ns/net"));
-    let inside = nix::fcntl::open(&path, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
-        .call(|| format!("open({})", path.display()))?;
-    for d in &plan.net_devices {
-        let result = (|| {
-            let addresses = netlink::addresses(netlink::index(&d.host_name)?)?;
-            netlink::move_link(&d.host_name, &d.name, inside.as_fd())?;
-            proc::setns(inside.as_fd(), libc::CLONE_NEWNET).call(|| "setns(container, CLONE_NEWNET)")?;
-            let configured = (|| {
-                let index = netlink::index(&d.name)?;
-                addresses.iter().try_for_each(|a| netlink::add_address(index, a, &d.name))?;
-                netlink::set_up(index)
-            })();
-            home.back()?;
-            configured
-        })();
-        result.at(|| d.field.clone())?;
     }
     Ok(())
 }

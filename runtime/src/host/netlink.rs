@@ -122,6 +122,12 @@ pub fn index(name: &str) -> Result<i32> {
     nix::net::if_::if_nametoindex(name).map(|i| i as i32).call(|| format!("if_nametoindex({name:?})"))
 }
 
+/// The names of the interfaces of the current network namespace.
+pub fn names() -> Result<Vec<String>> {
+    let list = nix::net::if_::if_nameindex().call(|| "if_nameindex")?;
+    Ok(list.iter().map(|i| i.name().to_string_lossy().into_owned()).collect())
+}
+
 /// The permanent addresses of global scope of an interface: those that a move to another namespace drops and that
 /// the container expects to keep (config-linux.md "Network Devices").
 pub fn addresses(index: i32) -> Result<Vec<Address>> {
