@@ -4,7 +4,7 @@ import re
 import sys
 
 results, cache = sys.argv[1:3]
-HOSTS = ["here", "masked", "systemd-v1", "uml", "selinux", "qemu"]
+HOSTS = ["here", "masked", "systemd-v1", "uml", "uml-masked", "selinux", "qemu"]
 here = os.path.dirname(os.path.realpath(__file__))
 
 

@@ -2,7 +2,7 @@
 //! about to enter a container (see `host::seal` of the runtime, which does the same, in its own time, where this fails).
 //!
 //! The first of the two runs ends here, so it need not initialize anything: asking the processor what it can do, as
-//! glibc does at every start, costs 0.2 to 0.4 ms in a virtual machine (each CPUID leaves it), a tenth of `conex run`.
+//! glibc does at every start, costs 0.4 ms in a virtual machine (each CPUID leaves it), a twentieth of `conex run`.
 //!
 //! # Rules of this file
 //! No thread-local storage, no errno, no allocation, and no call that the compiler makes of a loop or an initializer
