@@ -33,17 +33,17 @@ pub fn spawn(exec: &Exec) -> Result<Container> {
     // Born in the v2 cgroup, nobody has to move it there (see [`Group::tasks`]). Its initial affinity, though, lasts until
     // it joins; and a cgroup that has reached its pids limit takes what is moved into it, but no fork: for a moment there
     // are two.
-    let born = exec.process.affinity.0.is_none() && super::facts::host_root() && cgroup(exec)?.has_room_for(2);
-    match attempt(exec, born) {
-        Err(e) if born && e.errno == Some(nix::errno::Errno::EAGAIN) => attempt(exec, false),
+    let group = cgroup(exec)?;
+    let born = exec.process.affinity.0.is_none() && super::facts::host_root() && group.has_room_for(2);
+    match attempt(exec, &group, born) {
+        Err(e) if born && e.errno == Some(nix::errno::Errno::EAGAIN) => attempt(exec, &group, false),
         other => other,
     }
 }
 
-fn attempt(exec: &Exec, born: bool) -> Result<Container> {
+fn attempt(exec: &Exec, group: &Group, born: bool) -> Result<Container> {
     let program = exec.process.seccomp.as_ref().map(|filter| compiled(exec.root, filter)).transpose()?;
     let flags = foreign_namespaces(exec.state)?;
-    let group = cgroup(exec)?;
     let (ours, theirs) = pair()?;
     let into = group.unified().filter(|_| born).map(|d| d.as_fd());
     let Forked::Parent { pidfd, .. } = (match super::clone_into(0, into).call(|| "clone3")? {
@@ -68,15 +68,15 @@ fn attempt(exec: &Exec, born: bool) -> Result<Container> {
         Err(Error::new(Kind::System, format!("the other side died during {step}")))
     };
     let _ = proc::wait_pidfd(pidfd.as_fd(), false);
-    let pid = hopped.map_err(|e| explain(e, &group))?;
+    let pid = hopped.map_err(|e| explain(e, group))?;
     let pidfd = proc::pidfd_open(Pid::from_raw(pid)).call(|| format!("pidfd_open({pid})"))?;
     let mut c = Container { pid: Pid::from_raw(pid), pidfd, sync: ours, terminal: None, warnings: Vec::new() };
-    match converse(exec, &mut c, &group) {
+    match converse(exec, &mut c, group) {
         Ok(()) => Ok(c),
         Err(e) => {
             let _ = proc::pidfd_send_signal(c.pidfd.as_fd(), libc::SIGKILL);
             let _ = proc::wait_pidfd(c.pidfd.as_fd(), false);
-            Err(explain(e, &group))
+            Err(explain(e, group))
         }
     }
 }

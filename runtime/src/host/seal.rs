@@ -138,3 +138,12 @@ fn second_run() -> bool {
 }
 
 static SEALED: std::sync::atomic::AtomicBool = std::sync::atomic::AtomicBool::new(false);
+
+#[cfg(all(test, target_arch = "x86_64"))]
+mod tests {
+    /// Otherwise the program would execute itself for ever.
+    #[test]
+    fn both_ways_set_one_mark() {
+        assert_eq!(conex_sys::early::MARK, format!("{}=1\0", super::MARK).as_bytes());
+    }
+}

@@ -6,8 +6,7 @@ use nix::unistd::Pid;
 use nix::Result;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
-/// Starts a program and does not wait until it is executed, as `Command::spawn` does: half of the time of a program that
-/// has nothing else to do. What then fails is seen by nobody.
+/// Starts a program without waiting until it is executed, which `Command::spawn` does. What then fails is seen by nobody.
 ///
 /// # Errors
 /// Those of clone3(2). The caller is single-threaded, as for [`clone3`].

@@ -66,7 +66,7 @@ unsafe fn enters(argv: *const *const u8, argc: usize) -> bool {
         // SAFETY: i < argc.
         let arg = unsafe { argv.add(i).read_volatile() };
         // SAFETY: a string of argv.
-        if unsafe { equal(arg, b"run\0") || equal(arg, b"create\0") || equal(arg, b"exec\0") } {
+        if unsafe { begins(arg, b"run\0") || begins(arg, b"create\0") || begins(arg, b"exec\0") } {
             return true;
         }
         i += 1;
@@ -84,7 +84,7 @@ unsafe fn mark(envp: *const *const u8, to: *mut *const u8) -> bool {
             if entry.is_null() {
                 break;
             }
-            if n == MAX_ENV || equal(entry, MARK) {
+            if n == MAX_ENV || begins(entry, MARK) {
                 return false;
             }
             to.add(n).write_volatile(entry);
@@ -108,7 +108,7 @@ unsafe fn lower_dirs(path: *mut u8) -> Option<*const u8> {
         }
         let exe = path.add(LOWER.len());
         let len = call(libc::SYS_readlink, [c"/proc/self/exe".as_ptr() as usize, exe as usize, MAX_PATH, 0, 0]);
-        if len <= 0 || len as usize >= MAX_PATH || starts_with(exe, b"/proc/") || starts_with(exe, &LOWER[..14]) {
+        if len <= 0 || len as usize >= MAX_PATH || begins(exe, b"/proc/") || begins(exe, &LOWER[..14]) {
             return None;
         }
         let len = len as usize;
@@ -165,22 +165,17 @@ unsafe fn execute(lower: *const u8, name: *const u8, argv: *const *const u8, env
     }
 }
 
-/// Compares a string with one that ends with a zero byte.
-unsafe fn equal(a: *const u8, b: &'static [u8]) -> bool {
+/// True if the string begins with these bytes; is them, if they end with a zero byte.
+unsafe fn begins(a: *const u8, b: &'static [u8]) -> bool {
     let mut i = 0;
     while i < b.len() {
-        // SAFETY: up to the first difference, and a's own zero byte is one unless b ends there as well.
+        // SAFETY: up to the first difference, and a's own zero byte is one unless b ends there.
         if unsafe { a.add(i).read_volatile() != addr_of!(b[i]).read_volatile() } {
             return false;
         }
         i += 1;
     }
     true
-}
-
-unsafe fn starts_with(a: *const u8, b: &'static [u8]) -> bool {
-    // SAFETY: as in `equal`; `a` is longer than any `b` here, or differs before its end.
-    unsafe { equal(a, b) }
 }
 
 /// A system call with up to five arguments; the negative error number if it fails.
