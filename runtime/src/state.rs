@@ -4,6 +4,7 @@
 //! whatever is killed at whatever moment, `delete --force` and a `create` of the same id can clean up.
 
 use crate::error::{Context, Error, Kind, Result};
+use crate::host::cgroup::before::Before;
 use nix::errno::Errno;
 use nix::fcntl::{openat, Flock, FlockArg, OFlag};
 use nix::sys::stat::{fstat, Mode};
@@ -64,6 +65,8 @@ pub struct State {
     pub cgroups: Vec<PathBuf>,
     /// Those of [`State::cgroups`] that this container made, which undo removes.
     pub made_cgroups: Vec<PathBuf>,
+    /// What the other ones of [`State::cgroups`] held before their limits were changed, which undo writes back.
+    pub cgroups_before: Vec<Before>,
     /// False if the PID namespace is not the container's own: killing init then does not end the others.
     pub private_pid: bool,
     /// The resctrl directory that this container made.

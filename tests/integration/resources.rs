@@ -327,3 +327,53 @@ fn no_cgroup_at_all() {
     b.global.clear();
     b.assert_gone();
 }
+
+#[test]
+fn a_cgroup_that_was_there_before_gets_its_limits_back() {
+    if !is_conex() {
+        // runc refuses nothing here, and removes the directory.
+        return;
+    }
+    for fails in [true, false] {
+        let mut b = Box::sh("true");
+        *b.at("linux.resources") = json!({"pids": {"limit": 9}, "memory": {"limit": 32 << 20},
+            "devices": [{"allow": false, "access": "rwm"}]});
+        if fails {
+            *b.at("hooks.createRuntime") = json!([{"path": "/bin/false"}]);
+        }
+        let limit = if v2() { "memory.max" } else { "memory.limit_in_bytes" };
+        let [memory, pids, devices] =
+            ["memory", "pids", if v2() { "memory" } else { "devices" }].map(|c| cgroup_path(c, &b.id));
+        for dir in [&memory, &pids, &devices] {
+            std::fs::create_dir_all(dir).unwrap();
+        }
+        if v2() {
+            for level in [memory.ancestors().nth(2).unwrap(), memory.parent().unwrap()] {
+                std::fs::write(level.join("cgroup.subtree_control"), "+memory +pids").unwrap();
+            }
+        }
+        std::fs::write(memory.join(limit), (64 << 20).to_string()).unwrap();
+        std::fs::write(pids.join("pids.max"), "50").unwrap();
+        let r = b.create();
+        if fails {
+            r.fails_with("createRuntime");
+        } else {
+            r.ok();
+            assert_eq!(
+                (b.cgroup_file("pids", "pids.max").as_str(), b.cgroup_file("memory", limit).as_str()),
+                ("9", "33554432")
+            );
+            b.verb("delete", &["--force"], &[]).ok();
+        }
+        assert_eq!(
+            (b.cgroup_file("pids", "pids.max").as_str(), b.cgroup_file("memory", limit).as_str()),
+            ("50", "67108864")
+        );
+        if !v2() {
+            assert_eq!(b.cgroup_file("devices", "devices.list"), "a *:* rwm");
+        }
+        for dir in [memory, pids, devices] {
+            until(|| !dir.exists() || std::fs::remove_dir(&dir).is_ok(), "rmdir");
+        }
+    }
+}

@@ -90,10 +90,14 @@ pub fn own_namespace(path: &Path, file: &str) -> bool {
     id(path).is_some_and(|theirs| Some(theirs) == id(&Path::new("/proc/self/ns").join(file)))
 }
 
-/// Only the first user namespace maps every id to itself (user_namespaces(7)).
+/// Only the first user namespace maps every id to itself (user_namespaces(7)). Asked on the host's side, which never
+/// changes its user namespace.
 pub fn initial_userns() -> bool {
-    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
-    map.split_whitespace().eq(["0", "0", "4294967295"])
+    static KNOWN: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
+    *KNOWN.get_or_init(|| {
+        let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+        map.split_whitespace().eq(["0", "0", "4294967295"])
+    })
 }
 
 /// True for an unprivileged user, and for root inside a user namespace that an unprivileged user made.
@@ -116,11 +120,9 @@ pub fn outer_uid() -> u32 {
         .unwrap_or(own)
 }
 
-/// True if this process may do to the host what only its root may. Asked on the host's side, which never changes its
-/// user or user namespace.
+/// True if this process may do to the host what only its root may. Asked on the host's side, see [`initial_userns`].
 pub fn host_root() -> bool {
-    static KNOWN: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
-    *KNOWN.get_or_init(|| nix::unistd::geteuid().is_root() && initial_userns())
+    nix::unistd::geteuid().is_root() && initial_userns()
 }
 
 /// The hierarchies in the order in which they are mounted; on a pure v2 host only one.

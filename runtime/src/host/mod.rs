@@ -59,7 +59,8 @@ pub fn create(plan: &Plan, entry: &Entry, state: &mut State, root: &Path, start:
     let made = build(plan, entry, state, root, start);
     if let Err(e) = made {
         // Undo goes on after a failure and tells all of them.
-        let problems = undo::container(state, None);
+        let mut problems = undo::container(state, None);
+        problems.extend(undo::limits(state));
         return Err(undo::with(e, problems));
     }
     made
@@ -93,7 +94,7 @@ fn build(plan: &Plan, entry: &Entry, state: &mut State, root: &Path, start: Star
     let cgroup_first = pure_v2 && manager.is_none();
     if cgroup_first {
         // The child is born inside: the limits are there before it.
-        limit(plan, &group)?;
+        limit(plan, &group, entry, state)?;
     }
     let listener = match start {
         Start::Later => Some(start_socket(entry)?),
@@ -131,7 +132,11 @@ fn build(plan: &Plan, entry: &Entry, state: &mut State, root: &Path, start: Star
     c.warnings = warnings;
     let talked = rest.and_then(|rest| {
         group.dirs.extend(rest.dirs);
-        converse(plan, &mut c, &group, cgroup_first)
+        // The limits first: between "deny all" and the device rules that follow, a member could not make its nodes.
+        if !cgroup_first {
+            limit(plan, &group, entry, state)?;
+        }
+        converse(plan, &mut c, &group)
     });
     match talked {
         Ok(()) => {
@@ -242,9 +247,13 @@ fn without_cgroup(plan: &Plan, state: &mut State, warnings: &mut Vec<Error>) -> 
     Ok(Group { dirs: Vec::new() })
 }
 
-fn limit(plan: &Plan, group: &Group) -> Result<()> {
+fn limit(plan: &Plan, group: &Group, entry: &Entry, state: &mut State) -> Result<()> {
     if group.dirs.is_empty() {
         return Ok(());
+    }
+    state.cgroups_before = group.before(&plan.cgroup.writes, plan.cgroup.devices.as_ref(), &state.made_cgroups);
+    if !state.cgroups_before.is_empty() {
+        entry.save(state)?;
     }
     group.apply(&plan.cgroup.writes)?;
     if let Some(uid) = plan.cgroup.owner.filter(|_| facts::host_root()) {
@@ -357,12 +366,8 @@ fn open_source(m: &crate::plan::mounts::Mount, recursive: bool, plan: &Plan) -> 
 }
 
 /// Our half of the conversation drawn in [`crate::sync`], up to `Ready`.
-fn converse(plan: &Plan, c: &mut Container, group: &Group, limited: bool) -> Result<()> {
+fn converse(plan: &Plan, c: &mut Container, group: &Group) -> Result<()> {
     let pid = c.pid.as_raw();
-    // The limits first: between "deny all" and the device rules that follow, a member could not make its nodes.
-    if !limited {
-        limit(plan, group)?;
-    }
     group.join(pid)?;
     if let Some(score) = plan.process.oom_score_adj {
         oom_score(pid, score, &plan.process.field)?;

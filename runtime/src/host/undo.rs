@@ -28,13 +28,14 @@ pub fn container(state: &State, init: Option<BorrowedFd>) -> Vec<Error> {
     }
     // Mostly init was the last process, and the directories just go.
     let ended = state.init.is_none_or(|id| !alive(id));
-    if !(ended && cgroup::remove_at_once(&state.made_cgroups)) {
+    let removed = ended && cgroup::remove_at_once(&state.made_cgroups);
+    if !removed {
         kill_leftovers(state);
     }
     if let Some(unit) = &state.systemd_unit {
         problems.extend(cgroup::systemd::stop(unit).err());
     }
-    if let Some(id) = state.init {
+    if let Some(id) = state.init.filter(|_| !ended) {
         for _ in 0..1000 {
             if !alive(id) {
                 break;
@@ -51,7 +52,9 @@ pub fn container(state: &State, init: Option<BorrowedFd>) -> Vec<Error> {
     if let Some(before) = state.rootfs_mounts {
         problems.extend(unmount(&state.rootfs, before).err());
     }
-    problems.extend(cgroup::remove(&state.made_cgroups).err());
+    if !removed {
+        problems.extend(cgroup::remove(&state.made_cgroups).err());
+    }
     if let Some(dir) = &state.rdt {
         if let Err(e) = std::fs::remove_dir(dir) {
             if e.kind() != std::io::ErrorKind::NotFound {
@@ -60,6 +63,12 @@ pub fn container(state: &State, init: Option<BorrowedFd>) -> Vec<Error> {
         }
     }
     problems
+}
+
+/// Gives a cgroup that was there before its limits back, once the container is out of it. Apart from [`container`]: what
+/// cannot be put back is told, but no reason to keep the record.
+pub fn limits(state: &State) -> Vec<Error> {
+    cgroup::before::put_back(&state.cgroups_before)
 }
 
 /// Kills what is left in the cgroups that were made for this container. One that was there before is left alone:

@@ -164,12 +164,12 @@ fn reserve(store: &Store, id: &str) -> Result<Entry> {
             if !bare && !recorded.as_ref().is_ok_and(|s| s.init.is_none() && !crate::state::alive(s.owner)) {
                 return Err(e);
             }
-            let problems = recorded.map(|s| undo::container(&s, None)).unwrap_or_default();
-            if let Some(p) = problems.into_iter().next() {
-                return Err(p.during("clean up after a runtime that was killed"));
-            }
+            let state = recorded.unwrap_or_default();
+            let during = |p: Error| Err(p.during("clean up after a runtime that was killed"));
+            undo::container(&state, None).into_iter().next().map_or(Ok(()), during)?;
             entry.remove()?;
             drop(entry);
+            undo::limits(&state).into_iter().next().map_or(Ok(()), during)?;
             store.reserve(id)
         }
         other => other,
@@ -212,7 +212,8 @@ fn keep(
                 request.pid_file.as_deref().map_or(Ok(()), |f| write_pid_file(f, container.pid.as_raw()))
             });
     if let Err(e) = delivered {
-        let problems = undo::container(state, Some(container.pidfd.as_fd()));
+        let mut problems = undo::container(state, Some(container.pidfd.as_fd()));
+        problems.extend(undo::limits(state));
         return Err(undo::with(e, problems));
     }
     Ok(container)

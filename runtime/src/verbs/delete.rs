@@ -90,6 +90,7 @@ pub fn destroy(entry: &Entry, state: &State, hooks: Option<&Hooks>) -> Vec<Error
     if problems.is_empty() {
         problems.extend(entry.remove().err());
     }
+    problems.extend(undo::limits(state));
     let document = hooks::StateDocument {
         id: &state.id,
         status: "stopped",

@@ -3,13 +3,21 @@
 use nix::errno::Errno;
 use nix::fcntl::{openat, OFlag};
 use nix::sys::stat::Mode;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
 
 pub fn write_at(dir: BorrowedFd, file: &str, value: &str) -> nix::Result<()> {
-    let fd = openat(dir, file, OFlag::O_WRONLY | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW, Mode::empty())?;
+    write_value(&open_to_write(dir, file)?, value)
+}
+
+pub fn open_to_write(dir: BorrowedFd, file: &str) -> nix::Result<OwnedFd> {
+    openat(dir, file, OFlag::O_WRONLY | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW, Mode::empty())
+}
+
+/// One value in one write, as these files want it.
+pub fn write_value(fd: &OwnedFd, value: &str) -> nix::Result<()> {
     loop {
-        match nix::unistd::write(&fd, value.as_bytes()) {
+        match nix::unistd::write(fd, value.as_bytes()) {
             Err(Errno::EINTR) => continue,
             other => return other.map(drop),
         }

@@ -1,6 +1,6 @@
 //! Applying the planned writes in an order that the kernel accepts.
 
-use super::files::{exists_at, read, read_at, write_at};
+use super::files::{exists_at, open_to_write, read, read_at, write_at, write_value};
 use super::{Dir, Group};
 use crate::error::{Context, Error, Kind, Result};
 use crate::host::facts::Hierarchy;
@@ -58,8 +58,7 @@ impl Group {
     /// Applies the writes; the first failure names the field that asked for it.
     pub fn apply(&self, writes: &[Write]) -> Result<()> {
         for (i, write) in writes.iter().enumerate() {
-            let dir = if write.controller.is_empty() { self.unified() } else { self.dir(write.controller) };
-            let Some(dir) = dir else {
+            let Some(dir) = self.dir_of(write) else {
                 let what = format!("no {} hierarchy", write.controller);
                 return Err(Error::new(Kind::Unsupported, what).at(write.field.clone()));
             };
@@ -82,13 +81,7 @@ impl Group {
     pub fn devices(&self, state: &State) -> Result<()> {
         let field = "linux.resources.devices";
         if let Some(dir) = self.dirs.iter().find(|d| !d.hierarchy.v2 && d.hierarchy.has("devices")) {
-            for (allow, line) in state.v1_lines() {
-                let file = if allow { "devices.allow" } else { "devices.deny" };
-                write_at(dir.as_fd(), file, &line)
-                    .call(|| format!("write({}/{file}, {line})", dir.path.display()))
-                    .map_err(|e| e.at(field))?;
-            }
-            return Ok(());
+            return v1_devices(dir, state).map_err(|e| e.at(field));
         }
         if state.default_allow && state.exceptions.is_empty() {
             return Ok(());
@@ -98,6 +91,20 @@ impl Group {
         };
         attach(dir, state).map_err(|e| e.at(field))
     }
+}
+
+/// One rule a write, in their order; each file is opened once.
+fn v1_devices(dir: &Dir, state: &State) -> Result<()> {
+    let mut open = [None, None];
+    for (allow, line) in state.v1_lines() {
+        let (file, slot) = if allow { ("devices.allow", &mut open[0]) } else { ("devices.deny", &mut open[1]) };
+        let written = match slot {
+            Some(fd) => write_value(fd, &line),
+            None => open_to_write(dir.as_fd(), file).and_then(|fd| write_value(slot.insert(fd), &line)),
+        };
+        written.call(|| format!("write({}/{file}, {line})", dir.path.display()))?;
+    }
+    Ok(())
 }
 
 /// Puts a new program in the place of an old one, without a moment with none.
@@ -124,9 +131,7 @@ fn pair(a: &str, b: &str) -> bool {
 }
 
 fn apply_one(dir: &Dir, write: &Write) -> Result<()> {
-    // `a|b`: the first one that exists.
-    let mut names = write.file.split('|');
-    let file = names.clone().find(|f| exists_at(dir.as_fd(), f)).or(names.next()).unwrap_or(&write.file);
+    let file = file_of(dir, write);
     let value = value_for(dir, file, &write.value);
     let call = || format!("write({}/{file}, {value})", dir.path.display());
     match write_at(dir.as_fd(), file, &value) {
@@ -153,6 +158,35 @@ fn apply_one(dir: &Dir, write: &Write) -> Result<()> {
         }
         other => other.call(call).map_err(|e| e.at(write.field.clone())),
     }
+}
+
+/// `a|b`: the first one that exists.
+fn file_of<'a>(dir: &Dir, write: &'a Write) -> &'a str {
+    let mut names = write.file.split('|');
+    names.clone().find(|f| exists_at(dir.as_fd(), f)).or(names.next()).unwrap_or(&write.file)
+}
+
+/// The file of a write and what would undo it; none if the file cannot be read.
+pub(super) fn previous(dir: &Dir, write: &Write) -> Option<(String, String)> {
+    let file = file_of(dir, write);
+    let text = read_at(dir.as_fd(), file).ok()?;
+    // Files with an entry for each device or interface take one at a time, and show none that has no limit.
+    let key = write.value.split_once(' ').map(|(key, _)| key).filter(|_| file != "cpu.max");
+    let value = match key {
+        // These two show more than they take.
+        None if file == "memory.oom_control" => text.split_whitespace().nth(1)?.to_string(),
+        None if text.starts_with("default ") => text.lines().next()?.to_string(),
+        None => text.trim().to_string(),
+        Some(key) => match text.lines().find(|l| l.split(' ').next() == Some(key)) {
+            Some(line) => line.to_string(),
+            None => match file {
+                "io.max" => format!("{key} rbps=max wbps=max riops=max wiops=max"),
+                "io.weight" | "io.bfq.weight" => format!("{key} default"),
+                _ => format!("{key} 0"),
+            },
+        },
+    };
+    Some((file.to_string(), value))
 }
 
 /// Values that depend on the file: weights by its scale, and the half of cpu.max that stays.
@@ -190,24 +224,18 @@ impl Group {
 
     /// The values in force of the files that an update will write, to go back to.
     pub fn snapshot(&self, writes: &[Write]) -> Vec<Write> {
-        let mut out: Vec<Write> = Vec::new();
-        for w in writes {
-            let Some(dir) = (if w.controller.is_empty() { self.unified() } else { self.dir(w.controller) }) else {
-                continue;
-            };
-            // Files of several entries (devices) cannot be put back by one write.
-            if w.file.contains('|')
-                || w.file.contains("_device")
-                || w.file == "io.max"
-                || out.iter().any(|o| o.file == w.file)
-            {
-                continue;
-            }
-            if let Ok(value) = read_at(dir.as_fd(), &w.file) {
-                out.push(Write { value: value.trim().to_string(), ..w.clone() });
-            }
+        let before =
+            |w: &Write| previous(self.dir_of(w)?, w).map(|(file, value)| Write { file, value, ..w.clone() });
+        writes.iter().filter_map(before).collect()
+    }
+
+    /// The directory that a write goes to.
+    pub(super) fn dir_of(&self, w: &Write) -> Option<&Dir> {
+        if w.controller.is_empty() {
+            self.unified()
+        } else {
+            self.dir(w.controller)
         }
-        out
     }
 
     /// `checkBeforeUpdate` (config-linux.md): a limit below the usage would call the OOM killer.

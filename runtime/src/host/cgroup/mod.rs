@@ -1,5 +1,6 @@
 //! The container's cgroup in every hierarchy of the host: made, limited, joined, removed.
 
+pub mod before;
 pub mod files;
 pub mod limits;
 pub mod stats;
