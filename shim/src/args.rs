@@ -11,7 +11,7 @@ pub struct Args {
     pub debug: bool,
     pub version: bool,
     pub info: bool,
-    /// `start`, `delete`; `keep` and `serve` for the shim's own processes.
+    /// `start`, `delete`; `keep`, `serve` and `document` for the shim's own processes.
     pub action: String,
 }
 

@@ -1,5 +1,6 @@
 //! A container ("task" in containerd's words): its init, its further processes, its runtime.
 
+use crate::checkpoint::Restore;
 use crate::oom::Watch;
 use crate::process::{Process, Stage};
 use crate::runtime::Runtime;
@@ -26,10 +27,10 @@ pub struct Container {
     /// The PID namespace is not the container's own: when init ends the others have to be killed.
     pub shared_pid: bool,
     /// Its directories in the cgroup hierarchies, one each.
-    pub cgroups: Vec<PathBuf>,
+    pub cgroups: RefCell<Vec<PathBuf>>,
     pub oom: RefCell<Option<Watch>>,
     /// A checkpoint to start from.
-    pub restore: Option<PathBuf>,
+    pub restore: Option<Restore>,
 }
 
 /// What the shim needs of config.json.
@@ -109,6 +110,9 @@ impl Container {
             ("pause", Stage::Running) if paused => refuse("cannot {} a paused container"),
             ("exec", Stage::Running) if paused => refuse("cannot {} in a paused state"),
             ("resume" | "start" | "delete", Stage::Running) if !paused => refuse("cannot {} a running process"),
+            ("exec", Stage::Created | Stage::Starting) if self.init.pid.get() == 0 => {
+                refuse("cannot {} in a created state")
+            }
             ("start", Stage::Starting) => refuse("cannot {} a running process"),
             ("pause" | "resume" | "update" | "checkpoint", Stage::Stopped) => {
                 refuse("cannot {} a stopped container")

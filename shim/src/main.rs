@@ -1,6 +1,7 @@
 //! containerd's shim for conex and any other OCI runtime: argv in, one action, exit status out.
 
 mod args;
+mod checkpoint;
 mod container;
 mod delete;
 mod dump;
@@ -50,6 +51,7 @@ fn main() {
     match args.action.as_str() {
         "start" => answer(start::main(&args)),
         "delete" => answer(serve::block_on(delete::main(&args, &serve::reaper())).and_then(|r| r)),
+        "document" => answer(Ok(upgrade::versions())),
         "keep" => {
             if let Err(e) = keep::main(&args) {
                 fail(&e.message);

@@ -81,7 +81,9 @@ impl Runtime {
         COUNT.set(number + 1);
         let log = self.bundle.join(format!("log-{number}.json"));
         RUNNING.set(RUNNING.get() + 1);
-        let result = self.spawn(reaper, &log, args, streams).await;
+        let mut command = self.command(&log);
+        command.args(args);
+        let result = execute(reaper, command, streams).await;
         RUNNING.set(RUNNING.get() - 1);
         let message = last_error(&log);
         let _ = std::fs::remove_file(&log);
@@ -95,40 +97,33 @@ impl Runtime {
             }
         }
     }
+}
 
-    async fn spawn(
-        &self,
-        reaper: &Rc<Reaper>,
-        log: &Path,
-        args: &[&std::ffi::OsStr],
-        streams: Streams,
-    ) -> Result<(u32, String)> {
-        let mut command = self.command(log);
-        let capture = streams.stdout.is_none();
-        // A file in memory, not a pipe: nothing has to be read while the runtime runs.
-        let mut output = std::fs::File::from(memfd_data("output").call(|| "memfd_create".into())?);
-        let shared = || output.try_clone().map(Stdio::from);
-        command.args(args);
-        command.stdin(streams.stdin.map_or_else(Stdio::null, Stdio::from));
-        if capture {
-            command.stdout(shared().call(|| "dup".into())?).stderr(shared().call(|| "dup".into())?);
-        } else {
-            command.stdout(streams.stdout.map_or_else(Stdio::null, Stdio::from));
-            command.stderr(streams.stderr.map_or_else(Stdio::null, Stdio::from));
-        }
-        let child = command.spawn().call(|| format!("exec({})", self.binary.display()))?;
-        // The parent's copies of what the container will write to must go before it is waited for.
-        drop(command);
-        let pid = child.id() as i32;
-        reaper.add(pid);
-        let exit = reaper.wait(pid, crate::reap::pidfd(pid)?).await?;
-        let mut text = String::new();
-        if capture {
-            let _ = output.rewind();
-            let _ = Read::by_ref(&mut output).take(1 << 20).read_to_string(&mut text);
-        }
-        Ok((exit.status, text))
+/// Runs a program to its end: its exit status, and what it wrote unless stdout went elsewhere.
+pub async fn execute(reaper: &Rc<Reaper>, mut command: Command, streams: Streams) -> Result<(u32, String)> {
+    let capture = streams.stdout.is_none();
+    // A file in memory, not a pipe: nothing has to be read while the runtime runs.
+    let mut output = std::fs::File::from(memfd_data("output").call(|| "memfd_create".into())?);
+    let shared = || output.try_clone().map(Stdio::from);
+    command.stdin(streams.stdin.map_or_else(Stdio::null, Stdio::from));
+    if capture {
+        command.stdout(shared().call(|| "dup".into())?).stderr(shared().call(|| "dup".into())?);
+    } else {
+        command.stdout(streams.stdout.map_or_else(Stdio::null, Stdio::from));
+        command.stderr(streams.stderr.map_or_else(Stdio::null, Stdio::from));
     }
+    let child = command.spawn().call(|| format!("exec({})", command.get_program().to_string_lossy()))?;
+    // The parent's copies of what the container will write to must go before it is waited for.
+    drop(command);
+    let pid = child.id() as i32;
+    reaper.add(pid);
+    let exit = reaper.wait(pid, crate::reap::pidfd(pid)?).await?;
+    let mut text = String::new();
+    if capture {
+        let _ = output.rewind();
+        let _ = Read::by_ref(&mut output).take(1 << 20).read_to_string(&mut text);
+    }
+    Ok((exit.status, text))
 }
 
 /// Ours, from beside this program; a PATH without its directory must not matter.

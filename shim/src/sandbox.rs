@@ -137,8 +137,9 @@ impl Service {
     /// What the pod's cgroup counts, which is above that of every container; nothing while there is no container.
     fn sandbox_metrics(&self, id: String) -> Result<Option<Metric>> {
         let list = self.containers.borrow();
-        let Some(one) = list.values().find(|c| !c.cgroups.is_empty()) else { return Ok(None) };
-        let above: Vec<_> = one.cgroups.iter().filter_map(|c| c.parent().map(std::path::PathBuf::from)).collect();
+        let Some(one) = list.values().find(|c| !c.cgroups.borrow().is_empty()) else { return Ok(None) };
+        let above: Vec<_> =
+            one.cgroups.borrow().iter().filter_map(|c| c.parent().map(std::path::PathBuf::from)).collect();
         let data = crate::metrics::read(&above, std::process::id().cast_signed())?;
         Ok(Some(Metric { timestamp: Some(timestamp(SystemTime::now())), id, data: Some(data) }))
     }

@@ -1,5 +1,6 @@
 //! The calls that change a task.
 
+use crate::checkpoint::Restore;
 use crate::container::{cgroups_of, Config, Container};
 use crate::exit::tell_oom;
 use crate::io::console::Socket;
@@ -58,7 +59,9 @@ impl Service {
                 pid,
             },
         );
-        self.watch(&container, &container.init)?;
+        if pid > 0 {
+            self.watch(&container, &container.init)?;
+        }
         log::info("created", &[("id", &r.id), ("pid", &pid.to_string())]);
         Ok(CreateTaskResponse { pid })
     }
@@ -72,6 +75,7 @@ impl Service {
         runtime.systemd_cgroup |= config.names_a_unit() && Path::new("/run/systemd/system").is_dir();
         let record = serde_json::to_vec(&runtime).call(|| "options.json".into())?;
         write_private(&bundle.join("options.json"), &record)?;
+        let restore = Restore::of(r, &options, &bundle)?;
         let root = bundle.join("rootfs");
         rootfs::mount_all(&r.rootfs, &root)?;
         let stdio = Stdio {
@@ -80,7 +84,7 @@ impl Service {
             stderr: r.stderr.clone(),
             terminal: r.terminal,
         };
-        let mut container = Container {
+        let container = Container {
             id: r.id.clone(),
             bundle,
             runtime,
@@ -90,10 +94,15 @@ impl Service {
             turn: tokio::sync::Mutex::default(),
             paused: Cell::new(false),
             shared_pid: config.shares_pid(),
-            cgroups: Vec::new(),
+            cgroups: RefCell::default(),
             oom: RefCell::default(),
-            restore: Some(PathBuf::from(&r.checkpoint)).filter(|c| !c.as_os_str().is_empty()),
+            restore,
         };
+        if container.restore.is_some() {
+            // `start` makes the process.
+            container.init.set(Stage::Created);
+            return Ok(Rc::new(container));
+        }
         let created = self.runtime_create(&container).await;
         if let Err(e) = created {
             self.undo_create(&container).await;
@@ -102,14 +111,19 @@ impl Service {
             }
             return Err(e);
         }
-        container.cgroups = cgroups_of(container.init.pid.get());
-        let (events, id) = (self.events.clone(), r.id.clone());
-        let watch = Watch::begin(&container.cgroups, None, move || tell_oom(&events, &id));
-        container.oom = RefCell::new(watch.unwrap_or_else(|e| {
-            log::warn("OOM kills of this container will not be told", &[("id", &r.id), ("error", &e.message)]);
-            None
-        }));
+        self.joined(&container);
         Ok(Rc::new(container))
+    }
+
+    /// Looks up the cgroups of a container that has a process, and watches them for OOM kills.
+    pub(crate) fn joined(&self, c: &Container) {
+        *c.cgroups.borrow_mut() = cgroups_of(c.init.pid.get());
+        let (events, id) = (self.events.clone(), c.id.clone());
+        let watch = Watch::begin(&c.cgroups.borrow(), None, move || tell_oom(&events, &id));
+        *c.oom.borrow_mut() = watch.unwrap_or_else(|e| {
+            log::warn("OOM kills of this container will not be told", &[("id", &c.id), ("error", &e.message)]);
+            None
+        });
     }
 
     /// After a create that failed: a runtime that made the container all the same (and then sent no terminal, say) must
@@ -125,7 +139,7 @@ impl Service {
     }
 
     /// Kills and reaps a process that nobody will hear of.
-    async fn end(&self, p: &Process) {
+    pub(crate) async fn end(&self, p: &Process) {
         if let Ok(pidfd) = reap::pidfd(p.pid.get()) {
             let _ = conex_sys::proc::pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL);
             let _ = self.reaper.wait(p.pid.get(), pidfd).await;
@@ -135,9 +149,6 @@ impl Service {
     }
 
     async fn runtime_create(self: &Rc<Self>, c: &Container) -> Result<()> {
-        if c.restore.is_some() {
-            return Err(status::unimplemented("create from a checkpoint: the runtime cannot restore"));
-        }
         let pid_file = c.bundle.join("init.pid");
         let mut args: Vec<&OsStr> = vec!["create".as_ref(), "--bundle".as_ref(), c.bundle.as_ref()];
         if c.options.no_pivot_root {
@@ -152,7 +163,7 @@ impl Service {
     }
 
     /// Lets the runtime make one process (create or exec): streams or terminal, pid file, pid.
-    async fn begin<'a>(
+    pub(crate) async fn begin<'a>(
         self: &Rc<Self>,
         c: &'a Container,
         p: &Rc<Process>,
@@ -202,8 +213,10 @@ impl Service {
             let _turn = c.turn.lock().await;
             c.allow("start")?;
             p.set(Stage::Starting);
-            let args: [&OsStr; 2] = ["start".as_ref(), c.id.as_ref()];
-            let started = c.runtime.run(&self.reaper, "OCI runtime start failed", &args, Streams::default()).await;
+            let started = match &c.restore {
+                Some(from) => self.restore(&c, from).await,
+                None => self.simple(&c, "start").await,
+            };
             if let Err(e) = started {
                 p.set(Stage::Created);
                 return Err(e);
@@ -211,6 +224,9 @@ impl Service {
             let event = events::TaskStart { container_id: r.id, pid: p.pid.get() as u32 };
             self.events.publish("/tasks/start", "TaskStart", &event);
             p.set(Stage::Running);
+            if c.restore.is_some() {
+                self.watch(&c, &p)?;
+            }
         } else {
             self.start_exec(&c, &p).await?;
         }
@@ -284,7 +300,7 @@ impl Service {
     async fn delete_init(self: &Rc<Self>, c: &Rc<Container>) -> Result<DeleteResponse> {
         let _turn = c.turn.lock().await;
         c.allow("delete")?;
-        if c.init.stage.get() == Stage::Created {
+        if c.init.stage.get() == Stage::Created && c.init.pid.get() > 0 {
             // Never started: it waits for that, and ends when it is killed.
             let pidfd = reap::pidfd(c.init.pid.get())?;
             let _ = conex_sys::proc::pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL);
@@ -395,59 +411,17 @@ impl Service {
         c.runtime.run(&self.reaper, "OCI runtime update failed", &args, streams).await.map(drop)
     }
 
-    pub async fn checkpoint(&self, r: CheckpointTaskRequest) -> Result<()> {
-        let c = self.container(&r.id)?;
-        let _turn = c.turn.lock().await;
-        c.allow("checkpoint")?;
-        let options = match r.options.as_ref() {
-            Some(a) if a.type_url.ends_with("CheckpointOptions") => {
-                runc::CheckpointOptions::decode(a.value.as_slice()).map_err(|e| invalid(format!("options: {e}")))?
-            }
-            _ => runc::CheckpointOptions::default(),
-        };
-        let arguments = checkpoint_arguments(&options, &r.path, &c.bundle);
-        let mut args: Vec<&OsStr> = vec!["checkpoint".as_ref()];
-        args.extend(arguments.iter().map(OsStr::new));
-        args.push(c.id.as_ref());
-        c.runtime.run(&self.reaper, "OCI runtime checkpoint failed", &args, Streams::default()).await.map(drop)
-    }
-
     pub fn stats(&self, id: &str) -> Result<StatsResponse> {
         let c = self.container(id)?;
         if c.init.exit.get().is_some() {
             return Err(status::not_found("cgroup does not exist: container is stopped"));
         }
-        Ok(StatsResponse { stats: Some(crate::metrics::read(&c.cgroups, c.init.pid.get())?) })
-    }
-}
-
-fn checkpoint_arguments(o: &runc::CheckpointOptions, path: &str, bundle: &Path) -> Vec<String> {
-    let image = if path.is_empty() { o.image_path.as_str() } else { path };
-    let work = match o.work_path.as_str() {
-        "" => bundle.join("work").to_string_lossy().into_owned(),
-        w => w.to_string(),
-    };
-    let mut out = vec!["--image-path".to_string(), image.to_string(), "--work-path".to_string(), work];
-    for (set, flag) in [
-        (!o.exit, "--leave-running"),
-        (o.open_tcp, "--tcp-established"),
-        (o.external_unix_sockets, "--ext-unix-sk"),
-        (o.terminal, "--shell-job"),
-        (o.file_locks, "--file-locks"),
-    ] {
-        if set {
-            out.push(flag.to_string());
+        if c.init.pid.get() == 0 {
+            return Err(status::precondition("the container is not restored yet"));
         }
+        let stats = crate::metrics::read(&c.cgroups.borrow(), c.init.pid.get())?;
+        Ok(StatsResponse { stats: Some(stats) })
     }
-    for (flag, value) in [("--manage-cgroups-mode", &o.cgroups_mode), ("--parent-path", &o.parent_path)] {
-        if !value.is_empty() {
-            out.extend([flag.to_string(), value.clone()]);
-        }
-    }
-    for ns in &o.empty_namespaces {
-        out.extend(["--empty-ns".to_string(), ns.clone()]);
-    }
-    out
 }
 
 fn answer(p: &Process) -> DeleteResponse {

@@ -4,6 +4,7 @@
 //! containers (its children) stay what they are; the rest is a document in memory. No call is cut in two: new ones wait
 //! in their connections, those at work are waited for.
 
+use crate::checkpoint::Restore;
 use crate::container::Container;
 use crate::io::copy::Stream;
 use crate::io::logger::Logger;
@@ -30,8 +31,17 @@ use std::time::{Duration, SystemTime};
 /// Names the descriptor of the document for the next build.
 pub const RESUME: &str = "_CONEX_SHIM_RESUME";
 
+/// The form of the document. A new field has a default; what an older build would misread is another version.
+const VERSION: u32 = 1;
+
+/// What `document` prints: the versions that this build reads, one a line.
+pub fn versions() -> Vec<u8> {
+    format!("{VERSION}\n").into_bytes()
+}
+
 #[derive(Serialize, Deserialize)]
 pub struct Saved {
+    version: u32,
     pub listener: RawFd,
     containers: Vec<SavedContainer>,
     connections: Vec<SavedConnection>,
@@ -50,6 +60,7 @@ struct SavedContainer {
     shared_pid: bool,
     paused: bool,
     cgroups: Vec<PathBuf>,
+    restore: Option<Restore>,
     oom_told: u64,
     init: SavedProcess,
     execs: Vec<SavedProcess>,
@@ -87,6 +98,7 @@ struct SavedConnection {
 
 /// Executes the new build. Returns only if that is not possible; everything goes on as before then.
 pub async fn execute(service: &Rc<Service>, listener: RawFd) -> Result<()> {
+    ask(service).await?;
     service.connections.paused.set(true);
     let result = match quiet(service).await {
         Ok(()) => replace(&save(service, listener, true)),
@@ -95,6 +107,24 @@ pub async fn execute(service: &Rc<Service>, listener: RawFd) -> Result<()> {
     service.connections.paused.set(false);
     service.connections.resumed.notify_waiters();
     result
+}
+
+/// Whether the program at our path goes on with what this one leaves: once executed, there is no way back. A broken one,
+/// or none of ours, does not answer so.
+async fn ask(service: &Service) -> Result<()> {
+    let program = program()?;
+    let mut command = std::process::Command::new(&program);
+    command.arg("document");
+    let answer = crate::runtime::execute(&service.reaper, command, crate::runtime::Streams::default());
+    let refused = |why: String| unknown(format!("live upgrade: {program}: {why}"));
+    let (code, text) = tokio::time::timeout(Duration::from_secs(5), answer)
+        .await
+        .map_err(|_| refused("does not answer".into()))?
+        .map_err(|e| refused(e.message))?;
+    if code == 0 && text.lines().any(|l| l.parse() == Ok(VERSION)) {
+        return Ok(());
+    }
+    Err(refused(format!("does not read version {VERSION} of the state (status {code}, said {:?})", text.trim())))
 }
 
 /// Waits until nothing is at work: no call but Wait, no runtime, no answer or event on its way.
@@ -122,6 +152,7 @@ pub fn save(service: &Service, listener: RawFd, connections: bool) -> Saved {
         pending: c.pending.borrow().iter().map(|(id, r)| (*id, r.encode_to_vec())).collect(),
     };
     Saved {
+        version: VERSION,
         listener,
         containers: service.containers.borrow().values().map(|c| container(c)).collect(),
         connections: open.iter().map(connection).collect(),
@@ -139,7 +170,8 @@ fn container(c: &Container) -> SavedContainer {
         options: c.options.encode_to_vec(),
         shared_pid: c.shared_pid,
         paused: c.paused.get(),
-        cgroups: c.cgroups.clone(),
+        cgroups: c.cgroups.borrow().clone(),
+        restore: c.restore.clone(),
         oom_told: c.oom.borrow().as_ref().map_or(0, oom::Watch::told),
         init: process(&c.init),
         execs: c.execs.borrow().values().map(|p| process(p)).collect(),
@@ -239,6 +271,9 @@ pub fn inherited() -> Result<Option<Saved>> {
         return Err(unknown(format!("{RESUME}={number}: not open")));
     }
     let saved: Saved = serde_json::from_reader(std::fs::File::from(fd::adopt(number))).call(|| "state".into())?;
+    if saved.version != VERSION {
+        return Err(unknown(format!("the state has version {}, this build reads {VERSION}", saved.version)));
+    }
     for n in saved.descriptors() {
         let _ = fd::set_cloexec(n);
     }
@@ -297,9 +332,9 @@ fn rebuild(service: &Rc<Service>, c: SavedContainer) -> Result<Container> {
         turn: tokio::sync::Mutex::default(),
         paused: Cell::new(c.paused),
         shared_pid: c.shared_pid,
-        cgroups: c.cgroups,
+        cgroups: RefCell::new(c.cgroups),
         oom: RefCell::new(watch),
-        restore: None,
+        restore: c.restore,
     })
 }
 

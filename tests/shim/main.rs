@@ -1,6 +1,7 @@
 //! Tests of the shim from outside: a ttrpc client that plays containerd. `SHIM` names the binary; with containerd's own
 //! in it the same tests prove themselves.
 
+mod checkpoint;
 mod client;
 mod containerd;
 #[path = "../integration/harness.rs"]

@@ -119,9 +119,20 @@ fn an_upgrade_that_cannot_be_is_none() {
     shim.create(&b, &Stdio::default());
     shim.start_task(&b.id, "");
     let server = shim.pid(&b.id);
+    // Gone; a program that is another one; a build that writes its state in another form.
     std::fs::remove_file(&program).unwrap();
-    kill(Pid::from_raw(server), Signal::SIGUSR2).unwrap();
-    until(|| shim.log().contains("live upgrade: execve("), "the log says why");
+    let scripts =
+        [("", "exec("), ("exit 3", "(status 3, said"), ("echo 0; echo 2", "does not read version 1 of the state")];
+    for (script, why) in scripts {
+        if !script.is_empty() {
+            use std::os::unix::fs::PermissionsExt;
+            std::fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
+            std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        kill(Pid::from_raw(server), Signal::SIGUSR2).unwrap();
+        until(|| shim.log().contains(why) && shim.log().contains("live upgrade: "), why);
+        assert_eq!(shim.pid(&b.id), server);
+    }
     assert_eq!(shim.state(&b.id, "").status(), Status::Running);
     // The state dump, on the way.
     kill(Pid::from_raw(server), Signal::SIGUSR1).unwrap();
@@ -190,4 +201,32 @@ fn nothing_is_lost_when_the_server_is_killed() {
         },
         "the keeper ends",
     );
+}
+
+#[test]
+fn the_keeper_has_a_build_of_its_own() {
+    if !is_ours() {
+        return;
+    }
+    // What lies at the shim's path cannot be executed, or ends at once, when the server is killed.
+    for script in ["", "#!/bin/sh\nexit 3\n"] {
+        let b = Box::sh("sleep 100");
+        let program = build(&b, b"");
+        let shim = Shim::start_from(&b, &program);
+        let pid = shim.create(&b, &Stdio::default());
+        shim.start_task(&b.id, "");
+        let server = shim.pid(&b.id);
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        std::fs::remove_file(&program).unwrap();
+        if !script.is_empty() {
+            use std::os::unix::fs::PermissionsExt;
+            std::fs::write(&program, script).unwrap();
+            std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        kill(Pid::from_raw(server), Signal::SIGKILL).unwrap();
+        let shim = reconnect(shim);
+        let state = shim.state(&b.id, "");
+        assert_eq!((state.pid, state.status()), (pid, Status::Running));
+        shim.finish(&b.id);
+    }
 }

@@ -69,7 +69,7 @@ pub fn dispatch(name: &str, env: &mut Env) -> Result<i32> {
         "spec" => spec::main(env),
         "features" => features::main(),
         "checkpoint" | "restore" => {
-            Err(Error::new(Kind::Unsupported, format!("{name} is not supported by this version: it needs CRIU")))
+            Err(Error::new(Kind::Unsupported, format!("{name} is unsupported in this version: it would need CRIU")))
         }
         other => Err(Error::new(Kind::Invalid, format!("no such command: {other:?}"))),
     }
