@@ -7,19 +7,20 @@ cache=$1 out=$2 rounds=${3:-100}
 install -m 755 "$out/conex" "$out/floor" "$out/bench" "$cache/"
 HIDE_UNIFIED=1 timeout -k 5 600 "$here/forky/enter.sh" "$cache/forky" "/conex/$cache/bench" "$rounds" "/conex/$cache/conex" "/conex/$cache/floor"
 
-# The shims, each with the runtime that it starts by default, on this host as it is.
+# The shims, each with the runtime that it starts by default, on this host as it is; the bundles lie on a tmpfs, as
+# containerd's do.
 echo
 echo "## Shims"
 echo
-busybox=$here/../bundles/shell/rootfs/bin/busybox
-shims=("conex=$(realpath "$out")/containerd-shim-conex-v2=$(realpath "$out")/conex")
-[ ! -x /usr/bin/containerd-shim-runc-v2 ] || shims+=("containerd-shim-runc-v2+runc=/usr/bin/containerd-shim-runc-v2=/usr/sbin/runc")
+install -m 755 "$out/containerd-shim-conex-v2" "$out/shimbench" "$cache/"
+# containerd 1.6 of bookworm beside the current one.
+[ ! -x /usr/bin/containerd-shim-runc-v2 ] || install -m 755 /usr/bin/containerd-shim-runc-v2 "$cache/containerd-shim-runc-v2-1.6"
 # The shim in Rust of containerd's rust-extensions, from the registry; built once, in about five minutes.
 other=$cache/rust-shim/bin/containerd-shim-runc-v2-rs
 [ -x "$other" ] || cargo install --quiet containerd-runc-shim --version 0.2.0 --locked --root "$cache/rust-shim" ||
 	echo "containerd-runc-shim does not build here"
-[ ! -x "$other" ] || shims+=("containerd-shim-runc-v2-rs+runc=$(realpath "$other")=/usr/sbin/runc")
-work=$(mktemp -d)
-BUSYBOX=$busybox CONEX_TEST_DIR=$work timeout -k 5 900 unshare --mount --pid --fork --kill-child --mount-proc \
-	--propagation private "$out/shimbench" "${shims[@]}"
-rm -rf "$work"
+shims=("conex=/conex/$cache/containerd-shim-conex-v2=/conex/$cache/conex" "containerd-shim-runc-v2 2.1=/usr/bin/containerd-shim-runc-v2=/usr/sbin/runc")
+[ ! -x "$cache/containerd-shim-runc-v2-1.6" ] || shims+=("containerd-shim-runc-v2 1.6=/conex/$cache/containerd-shim-runc-v2-1.6=/usr/sbin/runc")
+[ ! -x "$other" ] || shims+=("containerd-shim-runc-v2-rs=/conex/$other=/usr/sbin/runc")
+timeout -k 5 900 "$here/forky/enter.sh" "$cache/forky" env BUSYBOX=/usr/bin/busybox CONEX_TEST_DIR=/run ${ROUNDS:+ROUNDS=$ROUNDS} \
+	"/conex/$cache/shimbench" "${shims[@]}"

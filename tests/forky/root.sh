@@ -5,7 +5,7 @@
 set -euo pipefail
 root=$1
 stamp="$root.stamp"
-packages=${2:-runc,crun,golang-go,golang-github-opencontainers-runtime-tools-dev,ca-certificates,busybox-static,procps,strace,libseccomp2,iproute2,xz-utils,golang-github-urfave-cli-dev,golang-github-google-uuid-dev,golang-github-mrunalp-fileutils-dev}
+packages=${2:-runc,crun,containerd,golang-go,golang-github-opencontainers-runtime-tools-dev,ca-certificates,busybox-static,procps,strace,libseccomp2,iproute2,xz-utils,golang-github-urfave-cli-dev,golang-github-google-uuid-dev,golang-github-mrunalp-fileutils-dev}
 suite=${3:-forky}
 [ -e "$stamp" ] && [ "$(cat "$stamp")" = "$packages" ] && exit 0
 site=$(apt-get indextargets --format '$(SITE)' 'Created-By: Packages' | grep -m1 -E '/debian/?$')

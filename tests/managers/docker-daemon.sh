@@ -28,6 +28,44 @@ E2
 echo file >/tmp/build/file
 mkdir -p /tmp/www && echo page >/tmp/www/index.html
 
+# A registry of our own on the loopback.
+printf 'version: 0.1\nstorage: {filesystem: {rootdirectory: /tmp/registry}, delete: {enabled: true}}\nhttp: {addr: "127.0.0.1:5000"}\n' >/tmp/registry.yml
+docker-registry serve /tmp/registry.yml >/tmp/registry.log 2>&1 &
+registry=$!
+
+# The shim's process that serves the container $1: of runc's shim or ours.
+server() {
+	pgrep -f "containerd-shim-(runc|conex)-v2 .*-id $(docker inspect -f '{{.Id}}' "$1") .*(serve)?$" | while read -r p; do
+		tr '\0' ' ' <"/proc/$p/cmdline" | grep -q ' keep ' || echo "$p"
+	done
+}
+state() { docker inspect -f '{{.State.Running}}' sk; }
+shim_killed() {
+	docker run -d --name sk --network none bb sleep 1000 >/dev/null
+	local pid
+	pid=$(docker inspect -f '{{.State.Pid}}' sk)
+	kill -9 "$(server sk)"
+	until_says false state
+	kill -0 "$pid" 2>/dev/null || echo gone
+	docker rm -f sk >/dev/null
+}
+# containerd away, the shim killed, containerd back: nobody was connected, so nobody takes it for the container's end.
+shim_killed_unseen() {
+	docker run -d --name sk --network none bb sh -c 'while ! [ -e /go ]; do sleep 0.1; done; exit 7' >/dev/null
+	local pid
+	pid=$(docker inspect -f '{{.State.Pid}}' sk)
+	pkill -9 -x containerd
+	sleep 0.5
+	kill -9 "$(server sk)"
+	containerd >>/tmp/containerd.log 2>&1 &
+	until_says in docker exec sk echo in
+	[ "$pid" = "$(docker inspect -f '{{.State.Pid}}' sk)" ] && echo same
+	docker exec sk touch /go
+	docker wait sk
+	docker rm -f sk >/dev/null
+}
+export -f server state shim_killed shim_killed_unseen
+
 containerd_up
 up() { docker_up "\"live-restore\": $2, \"default-runtime\": \"$1\", \"bip\": \"172.31.0.1/24\""; }
 for name in $(names); do
@@ -45,6 +83,9 @@ for name in $(names); do
 	feature "build, a RUN that fails" '*exit 7*returned a non-zero code: 7*' "printf 'FROM bb\nRUN exit 7\n' | docker build --no-cache - 2>&1 | tail -n 2 | tr '\n' ' '"
 	feature "volumes-from, backup by tar" 'kept=0' "docker run --name vv -v /data bb sh -c 'echo kept >/data/f'; docker run --rm --volumes-from vv bb tar -C /data -c f | tar -xO; docker rm -v vv >/dev/null"
 	feature "live-restore: dockerd killed -9" 'same running 3=0' "docker run -d --name live bb sh -c 'while ! [ -e /go ]; do sleep 0.1; done; exit 3' >/dev/null; p=\$(docker inspect -f '{{.State.Pid}}' live); kill -9 \$(pgrep -x dockerd); sleep 0.5; kill -0 \$p && echo alive >/tmp/alive; rm -f /run/docker.pid /var/run/docker.pid; dockerd -H $DOCKER_HOST --containerd /run/containerd/containerd.sock >>/tmp/dockerd.log 2>&1 & for i in \$(seq 100); do docker version >/dev/null 2>&1 && break; sleep 0.2; done; q=\$(docker inspect -f '{{.State.Pid}}' live); s=\$(docker inspect -f '{{.State.Status}}' live); docker exec live touch /go; [ \$p = \$q ] && echo same \$s \$(docker wait live); docker rm -f live >/dev/null"
+	feature "the shim killed -9: the container's end is told" 'false gone=0' shim_killed
+	[ $name != conex-shim ] || feature "the shim killed -9 while containerd is away: the container goes on" 'in same 7=0' shim_killed_unseen
+	feature "a registry: push, pull, run" '*pulled=0' "docker tag bb 127.0.0.1:5000/bb:$name; docker push -q 127.0.0.1:5000/bb:$name >/dev/null; docker rmi 127.0.0.1:5000/bb:$name >/dev/null; docker run --rm --network none 127.0.0.1:5000/bb:$name echo pulled; docker rmi 127.0.0.1:5000/bb:$name >/dev/null"
 	docker_down
 	sleep 1
 	up $name false
@@ -55,4 +96,5 @@ for name in $(names); do
 	feature "50 containers, restart of the daemon" '50 50=0' "for i in \$(seq 50); do docker run -d --restart always --network none bb sleep 1000 >/dev/null & done; wait; a=\$(docker ps -q | wc -l); kill \$(pgrep -x dockerd); while pgrep -x dockerd >/dev/null; do sleep 0.1; done; dockerd -H $DOCKER_HOST --containerd /run/containerd/containerd.sock >>/tmp/dockerd.log 2>&1 & for i in \$(seq 100); do docker version >/dev/null 2>&1 && break; sleep 0.2; done; n() { docker ps -q | wc -l; }; export -f n; echo \$a \$(until_says 50 n); docker rm -f \$(docker ps -aq) >/dev/null"
 	docker_down
 done
-kill $containerd
+kill $registry
+pkill -x containerd

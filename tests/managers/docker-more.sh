@@ -183,11 +183,12 @@ for name in $(names); do
 	[ $name = runc ] || buildkit=conex
 	docker_up "\"default-runtime\": \"$name\", \"bip\": \"172.31.0.1/24\""
 	docker image inspect bb >/dev/null 2>&1 || tar -C /tmp/image -c . | docker import -c 'CMD sh' - bb >/dev/null
-	[ -n "$OLD" ] || docker image inspect svc >/dev/null 2>&1 || { image_root /tmp/svc /usr/bin/redis-server && cp -r compose/www /tmp/svc/ && tar -C /tmp/svc -c . | docker import - svc >/dev/null; }
+	docker image inspect svc >/dev/null 2>&1 || { image_root /tmp/svc /usr/bin/redis-server && cp -r compose/www /tmp/svc/ && tar -C /tmp/svc -c . | docker import - svc >/dev/null; }
 	run="docker run --rm --network none"
 	feature "CPU shares 1024 and 512: near 2:1" 'near 2:1=0' shares
 	feature "CPU quota of a quarter is kept" 'kept=0' quota
 	feature "--device-write-bps slows" 'slowed=0' disk_rate
+	feature "--device-read-iops, -write-iops, -read-bps" '*:* 100 *:* 200 *:* 1048576=0' "$run --device-read-iops $device:100 --device-write-iops $device:200 --device-read-bps $device:1mb bb sh -c 'cd /sys/fs/cgroup/blkio && cat blkio.throttle.read_iops_device blkio.throttle.write_iops_device blkio.throttle.read_bps_device'"
 	feature "--memory-reservation" '16777216=0' "$run --memory-reservation 16m bb sh -c '$(in_cgroup memory/memory.soft_limit_in_bytes memory.low)'"
 	feature "--memory-swappiness" '7=0' "$run -m 32m --memory-swappiness 7 bb sh -c 'cat /sys/fs/cgroup/memory/memory.swappiness'"
 	feature "--oom-kill-disable" '*oom_kill_disable 1*=0' "$run -m 32m --oom-kill-disable bb sh -c 'cat /sys/fs/cgroup/memory/memory.oom_control'"
@@ -214,10 +215,10 @@ for name in $(names); do
 	feature "ipvlan" '1=0' "lan ipvlan"
 	feature "overlay network of a swarm" '1=0' overlay
 	feature "the API, by Python" '*all well*=0' "python3 $PWD/docker_api.py"
-	if command -v docker-compose >/dev/null && [ -z "$OLD" ]; then
-		feature "compose: up, scale, restart, down" 'hits 1 hits 2 3 hits 3 0=0' compose
-		# BuildKit in dockerd knows no shim: it calls a runtime itself.
-		[ $name = conex-shim ] || feature "buildx (BuildKit): RUN, cache mount, stages, USER" '42 0 1000=0' buildx
+	feature "compose: up, scale, restart, down" 'hits 1 hits 2 3 hits 3 0=0' compose
+	# BuildKit in dockerd knows no shim: it calls a runtime itself.
+	if [ -z "$OLD" ] && [ $name != conex-shim ]; then
+		feature "buildx (BuildKit): RUN, cache mount, stages, USER" '42 0 1000=0' buildx
 	fi
 	limit=200 feature "100 containers at once" '100 works 0=0' many
 	docker_down

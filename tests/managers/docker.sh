@@ -72,6 +72,10 @@ for name in $(names); do
 	docker rm -f cc >/dev/null 2>&1
 	feature "--restart on-failure" '2 4=0' "docker run -d --name rr --network none --runtime $name --restart on-failure:2 bb sh -c 'exit 4' >/dev/null; sleep 3; docker inspect -f '{{.RestartCount}} {{.State.ExitCode}}' rr; docker rm -f rr >/dev/null"
 	feature "--stop-signal" 'sg 9=0' "docker run -d --name sg --stop-signal USR1 --network none --runtime $name bb sh -c 'trap \"exit 9\" USR1; while :; do sleep 0.05; done' >/dev/null; sleep 0.3; docker stop sg; docker inspect -f '{{.State.ExitCode}}' sg; docker rm sg >/dev/null"
+	feature "--stop-timeout" 'st 137=0' "docker run -d --name st --stop-timeout 1 --network none --runtime $name bb sh -c 'trap \"\" TERM; while :; do sleep 0.1; done' >/dev/null; sleep 0.3; s=\$SECONDS; docker stop st; [ \$((SECONDS - s)) -lt 6 ] && docker inspect -f '{{.State.ExitCode}}' st; docker rm -f st >/dev/null"
+	feature "--restart always" '[2-9]=0' "docker run -d --name rs --network none --runtime $name --restart always bb true >/dev/null; sleep 2.5; docker inspect -f '{{.RestartCount}}' rs; docker rm -f rs >/dev/null"
+	same "--kernel-memory: the engine's answer" "$run --kernel-memory 50m bb echo ran 2>&1"
+	same "--blkio-weight" "$run --blkio-weight 300 bb sh -c 'cat /sys/fs/cgroup/blkio/blkio.bfq.weight 2>/dev/null; echo ran' 2>&1"
 	feature "health check" 'healthy=0' "docker run -d --name hc --health-cmd true --health-interval 1s --network none --runtime $name bb sleep 100 >/dev/null; sleep 2.5; docker inspect -f '{{.State.Health.Status}}' hc; docker rm -f hc >/dev/null"
 	feature "20 containers at once" '20=0' "for i in \$(seq 20); do docker run --rm --network none --runtime $name bb echo ok & done | grep -c ok"
 	feature "nothing left" '0=0' "sleep 0.5; docker ps -aq | wc -l"

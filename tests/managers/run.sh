@@ -6,8 +6,8 @@
 set -euo pipefail
 here=$(dirname "$(realpath "$0")")
 cache=$1 out=$2 test=$3
-new=docker.io,docker-cli,docker-buildx,docker-compose,containerd,runc,podman,conmon,crun,catatonit,netavark,aardvark-dns,uidmap,passt,fuse-overlayfs,containernetworking-plugins,golang-k8s-cri-api-dev,ca-certificates,procps,iproute2,iptables,nftables,busybox-static,bsdutils,tmux,socat,python3-docker,python3-grpcio,python3-protobuf,protobuf-compiler,python3-websocket,etcd-server,etcd-client,haproxy,redis-server
-old=docker.io,containerd,runc,podman,conmon,crun,catatonit,netavark,aardvark-dns,uidmap,slirp4netns,containernetworking-plugins,ca-certificates,procps,iproute2,iptables,nftables,busybox-static,bsdutils,tmux,socat,python3-docker,python3-grpcio,python3-protobuf,protobuf-compiler,python3-websocket
+new=docker.io,docker-cli,docker-buildx,docker-compose,containerd,runc,podman,conmon,crun,catatonit,netavark,aardvark-dns,uidmap,passt,fuse-overlayfs,containernetworking-plugins,golang-k8s-cri-api-dev,ca-certificates,procps,iproute2,iptables,nftables,busybox-static,bsdutils,tmux,socat,python3-docker,python3-grpcio,python3-protobuf,protobuf-compiler,python3-websocket,etcd-server,etcd-client,haproxy,redis-server,docker-registry,criu
+old=docker.io,containerd,runc,podman,conmon,crun,catatonit,netavark,aardvark-dns,uidmap,slirp4netns,containernetworking-plugins,ca-certificates,procps,iproute2,iptables,nftables,busybox-static,bsdutils,tmux,socat,python3-docker,python3-grpcio,python3-protobuf,protobuf-compiler,python3-websocket,docker-compose,redis-server,docker-registry
 "$here/../forky/root.sh" "$cache/managers" $new
 "$here/../forky/root.sh" "$cache/managers-old" $old bookworm
 mkdir -p "$cache/bin"
@@ -35,6 +35,13 @@ rm -f "$cache"/managers.*.tsv
 	[ -n "${SESSIONS:-}" ] || enter managers env CONEX=/conex/"$cache"/bin/conex SHIM=/conex/"$cache"/bin/containerd-shim-conex-v2 \
 		BUSYBOX=/usr/bin/busybox "/conex/$cache/bin/shim-tests" containerd ||
 		printf "ctr, containerd 2.1\tthe shim's own tests\tconex-shim\tfail\n" >>"$cache/managers.2.tsv"
+	# The shim with runc and CRIU behind it; conex has no checkpoints.
+	if [ -z "${SESSIONS:-}" ]; then
+		verdict=fail
+		! enter managers env CONEX=/usr/sbin/runc SHIM=/conex/"$cache"/bin/containerd-shim-conex-v2 BUSYBOX=/usr/bin/busybox \
+			"/conex/$cache/bin/shim-tests" --exact checkpoint::a_task_goes_on_from_its_checkpoint || verdict=pass
+		printf "ctr, containerd 2.1\tcheckpoint and restore (its runtime: runc with CRIU)\tconex-shim\t%s\n" $verdict >>"$cache/managers.2.tsv"
+	fi
 	session 2 managers ctr.sh
 	session 2 managers cri.sh
 	session 2 managers podman.sh

@@ -25,8 +25,8 @@ impl Candidate {
     fn choose(&self) {
         std::env::set_var("SHIM", &self.shim);
         std::env::set_var("CONEX", &self.runtime);
-        // The one in Rust has version 3 alone.
-        let version = if self.shim.ends_with("-rs") { 3 } else { 2 };
+        // The one in Rust and containerd's since 2.0 have version 3 alone.
+        let version = if self.shim.ends_with("-rs") || self.name.contains(" 2.") { 3 } else { 2 };
         std::env::set_var("TASK_SERVICE", format!("containerd.task.v{version}.Task"));
     }
 }
