@@ -53,7 +53,7 @@ row "file mounted on a directory" ctr "$c --mount type=bind,src=/tmp/s,dst=/etc,
 row "unknown user" docker "$d -u nobody-here bb true"
 row "working directory is a file" docker "$d -w /etc/passwd bb true"
 row "working directory is a file" podman "$p -w /etc/passwd bb true"
-row "memory limit too low" docker "$d -m 6m bb sh -c 'x=\$(head -c 9000000 /dev/zero | tr \"\\0\" x)'"
+row "memory limit too low" docker "$d -m 6m bb sh -c 'x=\$(head -c 9000000 /dev/zero | tr \"\\0\" x)'; echo \"nothing, and exit status \$?\""
 row "memory limit too low to start" ctr "$c --memory-limit 4096 docker.io/local/bb:1 x1 true"
 row "memory limit too low to start" podman "$p -m 4096b bb true"
 row "processor that is not there" docker "$d --cpuset-cpus 0 --cpuset-mems 7 bb true"
