@@ -65,7 +65,7 @@ pub struct State {
     pub cgroups: Vec<PathBuf>,
     /// Those of [`State::cgroups`] that this container made, which undo removes.
     pub made_cgroups: Vec<PathBuf>,
-    /// What the other ones of [`State::cgroups`] held before their limits were changed, which undo writes back.
+    /// While creating: what the other ones of [`State::cgroups`] held before their limits were changed.
     pub cgroups_before: Vec<Before>,
     /// False if the PID namespace is not the container's own: killing init then does not end the others.
     pub private_pid: bool,

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::time::{Duration, SystemTime};
 
 /// From which checkpoint a task begins, when it is started.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -61,10 +62,7 @@ impl Service {
         }
         let what = "OCI runtime restore failed";
         if let Err(e) = self.begin(c, &c.init, what, args, &pid_file, &[c.id.as_ref()]).await {
-            if c.init.pid.get() > 0 {
-                self.end(&c.init).await;
-            }
-            c.init.io().close().await;
+            self.undo_create(c).await;
             *c.init.io.borrow_mut() = Rc::default();
             return Err(e);
         }
@@ -86,16 +84,18 @@ impl Service {
         let mut args: Vec<&OsStr> = vec!["checkpoint".as_ref()];
         args.extend(arguments.iter().map(OsStr::new));
         args.push(c.id.as_ref());
-        let what = "OCI runtime checkpoint failed";
+        let (what, begun) = ("OCI runtime checkpoint failed", SystemTime::now());
         let result = c.runtime.run(&self.reaper, what, &args, Streams::default()).await.map(drop);
-        let result =
-            result.map_err(|e| match std::fs::copy(work.join("dump.log"), c.bundle.join("criu-dump.log")) {
-                Ok(_) => {
-                    status::unknown(format!("{} path= {}", e.message, c.bundle.join("criu-dump.log").display()))
-                }
-                // The runtime did not come as far as CRIU.
-                Err(_) => e,
-            });
+        // Another call may have left its own there.
+        let log = work.join("dump.log");
+        let fresh = log.metadata().and_then(|m| m.modified()).is_ok_and(|at| at + Duration::from_secs(1) >= begun);
+        let result = result.map_err(|e| match std::fs::copy(log, c.bundle.join("criu-dump.log")) {
+            Ok(_) if fresh => {
+                status::unknown(format!("{} path= {}", e.message, c.bundle.join("criu-dump.log").display()))
+            }
+            // The runtime did not come as far as CRIU.
+            _ => e,
+        });
         if own {
             let _ = std::fs::remove_dir_all(&work);
         }

@@ -49,6 +49,8 @@ struct Keeper {
     next: Kept,
     server: i32,
     starts: Vec<Instant>,
+    /// The server has come as far as telling its state.
+    settled: bool,
 }
 
 pub fn main(args: &Args) -> Result<()> {
@@ -68,6 +70,7 @@ pub fn main(args: &Args) -> Result<()> {
         next: Kept::default(),
         server: 0,
         starts: Vec::new(),
+        settled: true,
     };
     drop(theirs);
     let mut signals = SigSet::empty();
@@ -113,7 +116,8 @@ impl Keeper {
             }
             // What it said last counts.
             while self.take() {}
-            if status == 0 {
+            // One that is started anew has something to say before it ends.
+            if status == 0 && (self.settled || self.starts.len() < 2) {
                 return Ok(false);
             }
             self.start(args)?;
@@ -156,7 +160,10 @@ impl Keeper {
                     self.next.list.extend(high(fd).map(|fd| (number, fd)));
                 }
             }
-            Some(&COMMIT) => self.kept = std::mem::take(&mut self.next),
+            Some(&COMMIT) => {
+                self.kept = std::mem::take(&mut self.next);
+                self.settled = true;
+            }
             _ => return false,
         }
         true
@@ -198,7 +205,7 @@ impl Keeper {
         attributes.set_flags(PosixSpawnFlags::POSIX_SPAWN_SETSIGMASK).call(failed)?;
         attributes.set_sigmask(&SigSet::empty()).call(failed)?;
         // What lies at our path may have been replaced by what does not run: then this process's own build.
-        let own = self.starts.len() > 2;
+        let own = !std::mem::replace(&mut self.settled, false);
         let exe = c(if own { "/proc/self/exe".into() } else { crate::upgrade::program()? })?;
         match posix_spawn(exe.as_c_str(), &actions, &attributes, &line, &env) {
             Ok(pid) => self.server = pid.as_raw(),

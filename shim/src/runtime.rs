@@ -6,10 +6,11 @@ use conex_sys::fd::memfd_data;
 use serde::{Deserialize, Serialize};
 use std::cell::Cell;
 use std::io::{Read, Seek, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::rc::Rc;
+use std::time::Duration;
 
 /// Which runtime, and how it is called. Kept in the bundle for `delete`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -83,7 +84,7 @@ impl Runtime {
         RUNNING.set(RUNNING.get() + 1);
         let mut command = self.command(&log);
         command.args(args);
-        let result = execute(reaper, command, streams).await;
+        let result = execute(reaper, command, streams, None).await;
         RUNNING.set(RUNNING.get() - 1);
         let message = last_error(&log);
         let _ = std::fs::remove_file(&log);
@@ -99,8 +100,14 @@ impl Runtime {
     }
 }
 
-/// Runs a program to its end: its exit status, and what it wrote unless stdout went elsewhere.
-pub async fn execute(reaper: &Rc<Reaper>, mut command: Command, streams: Streams) -> Result<(u32, String)> {
+/// Runs a program to its end: its exit status, and what it wrote unless stdout went elsewhere. One that takes longer than
+/// `limit` is killed.
+pub async fn execute(
+    reaper: &Rc<Reaper>,
+    mut command: Command,
+    streams: Streams,
+    limit: Option<Duration>,
+) -> Result<(u32, String)> {
     let capture = streams.stdout.is_none();
     // A file in memory, not a pipe: nothing has to be read while the runtime runs.
     let mut output = std::fs::File::from(memfd_data("output").call(|| "memfd_create".into())?);
@@ -117,7 +124,19 @@ pub async fn execute(reaper: &Rc<Reaper>, mut command: Command, streams: Streams
     drop(command);
     let pid = child.id() as i32;
     reaper.add(pid);
-    let exit = reaper.wait(pid, crate::reap::pidfd(pid)?).await?;
+    let (pidfd, killer) = (crate::reap::pidfd(pid)?, crate::reap::pidfd(pid)?);
+    let ended = reaper.wait(pid, pidfd);
+    tokio::pin!(ended);
+    let exit = match limit {
+        None => ended.await?,
+        Some(limit) => match tokio::time::timeout(limit, &mut ended).await {
+            Ok(exit) => exit?,
+            Err(_) => {
+                let _ = conex_sys::proc::pidfd_send_signal(killer.as_fd(), libc::SIGKILL);
+                ended.await?
+            }
+        },
+    };
     let mut text = String::new();
     if capture {
         let _ = output.rewind();

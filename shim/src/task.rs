@@ -128,7 +128,7 @@ impl Service {
 
     /// After a create that failed: a runtime that made the container all the same (and then sent no terminal, say) must
     /// not leave it behind.
-    async fn undo_create(&self, c: &Container) {
+    pub(crate) async fn undo_create(&self, c: &Container) {
         let pid = c.init.pid.get();
         if pid > 0 {
             let args: [&OsStr; 3] = ["delete".as_ref(), "--force".as_ref(), c.id.as_ref()];
@@ -305,6 +305,10 @@ impl Service {
             let pidfd = reap::pidfd(c.init.pid.get())?;
             let _ = conex_sys::proc::pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL);
             c.init.ended().await;
+        } else if c.init.stage.get() == Stage::Created {
+            // Never restored: whoever waits for it is told, as of one that was never started.
+            c.init.exit.set(Some(reap::Exit { status: 137, at: std::time::SystemTime::now() }));
+            c.init.set(Stage::Stopped);
         }
         let args: [&OsStr; 2] = ["delete".as_ref(), c.id.as_ref()];
         match c.runtime.run(&self.reaper, "OCI runtime delete failed", &args, Streams::default()).await {

@@ -34,6 +34,11 @@ pub const RESUME: &str = "_CONEX_SHIM_RESUME";
 /// The form of the document. A new field has a default; what an older build would misread is another version.
 const VERSION: u32 = 1;
 
+/// Of a document that names none.
+fn first() -> u32 {
+    1
+}
+
 /// What `document` prints: the versions that this build reads, one a line.
 pub fn versions() -> Vec<u8> {
     format!("{VERSION}\n").into_bytes()
@@ -41,6 +46,7 @@ pub fn versions() -> Vec<u8> {
 
 #[derive(Serialize, Deserialize)]
 pub struct Saved {
+    #[serde(default = "first")]
     version: u32,
     pub listener: RawFd,
     containers: Vec<SavedContainer>,
@@ -115,12 +121,10 @@ async fn ask(service: &Service) -> Result<()> {
     let program = program()?;
     let mut command = std::process::Command::new(&program);
     command.arg("document");
-    let answer = crate::runtime::execute(&service.reaper, command, crate::runtime::Streams::default());
+    let streams = crate::runtime::Streams::default();
+    let answer = crate::runtime::execute(&service.reaper, command, streams, Some(Duration::from_secs(5))).await;
     let refused = |why: String| unknown(format!("live upgrade: {program}: {why}"));
-    let (code, text) = tokio::time::timeout(Duration::from_secs(5), answer)
-        .await
-        .map_err(|_| refused("does not answer".into()))?
-        .map_err(|e| refused(e.message))?;
+    let (code, text) = answer.map_err(|e| refused(e.message))?;
     if code == 0 && text.lines().any(|l| l.parse() == Ok(VERSION)) {
         return Ok(());
     }

@@ -379,7 +379,7 @@ fn checkpoint_and_restore_say_that_they_are_unsupported() {
     }
     let b = Box::sh("true");
     for verb in ["checkpoint", "restore"] {
-        b.verb(verb, &[], &[]).fails_with("is not supported by this version");
+        b.verb(verb, &[], &[]).fails_with("is unsupported in this version");
     }
 }
 

@@ -39,7 +39,7 @@ same() {
 	local file="/tmp/same.${1//[^a-z]/}"
 	if [ "$name" = runc ]; then
 		local out status
-		out=$(bash -c "$2" 2>/dev/null </dev/null)
+		out=$(timeout -k 3 "${limit:-40}" bash -c "$2" 2>/dev/null </dev/null)
 		status=$?
 		out="$(tr -s ' \t\r\n' ' ' <<<"$out")"
 		sed 's/[][*?\\]/\\&/g' <<<"${out% }=$status" >"$file"

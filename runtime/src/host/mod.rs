@@ -141,7 +141,12 @@ fn build(plan: &Plan, entry: &Entry, state: &mut State, root: &Path, start: Star
     match talked {
         Ok(()) => {
             state.init = Some(identity(c.pid.as_raw()));
-            entry.save(state).map(|()| c)
+            // From now on the limits stay, whatever becomes of the container.
+            let before = std::mem::take(&mut state.cgroups_before);
+            let saved = entry.save(state).map(|()| c);
+            // What the caller has still to do can fail.
+            state.cgroups_before = before;
+            saved
         }
         Err(e) => {
             let e = explain(e, &c, &group);

@@ -65,9 +65,13 @@ pub fn container(state: &State, init: Option<BorrowedFd>) -> Vec<Error> {
     problems
 }
 
-/// Gives a cgroup that was there before its limits back, once the container is out of it. Apart from [`container`]: what
-/// cannot be put back is told, but no reason to keep the record.
+/// After a create that failed: gives a cgroup that was there before its limits back. Not if somebody is in it by now: the
+/// limits are theirs then. Apart from [`container`], because what cannot be put back is no reason to keep the record.
 pub fn limits(state: &State) -> Vec<Error> {
+    let dirs: Vec<_> = state.cgroups_before.iter().map(|b| b.dir.clone()).collect();
+    if Group::open(&dirs).dirs.iter().any(|d| d.processes() > 0) {
+        return Vec::new();
+    }
     cgroup::before::put_back(&state.cgroups_before)
 }
 

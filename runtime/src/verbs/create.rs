@@ -167,9 +167,10 @@ fn reserve(store: &Store, id: &str) -> Result<Entry> {
             let state = recorded.unwrap_or_default();
             let during = |p: Error| Err(p.during("clean up after a runtime that was killed"));
             undo::container(&state, None).into_iter().next().map_or(Ok(()), during)?;
+            let kept = undo::limits(&state);
             entry.remove()?;
             drop(entry);
-            undo::limits(&state).into_iter().next().map_or(Ok(()), during)?;
+            kept.into_iter().next().map_or(Ok(()), during)?;
             store.reserve(id)
         }
         other => other,
@@ -216,6 +217,7 @@ fn keep(
         problems.extend(undo::limits(state));
         return Err(undo::with(e, problems));
     }
+    state.cgroups_before.clear();
     Ok(container)
 }
 

@@ -88,9 +88,10 @@ fn guess(entry: &Entry) -> State {
 pub fn destroy(entry: &Entry, state: &State, hooks: Option<&Hooks>) -> Vec<Error> {
     let mut problems = undo::container(state, None);
     if problems.is_empty() {
+        let kept = undo::limits(state);
         problems.extend(entry.remove().err());
+        problems.extend(kept);
     }
-    problems.extend(undo::limits(state));
     let document = hooks::StateDocument {
         id: &state.id,
         status: "stopped",

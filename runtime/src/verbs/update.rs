@@ -3,6 +3,7 @@
 use super::Env;
 use crate::bundle;
 use crate::error::{Context, Error, Kind, Result};
+use crate::host::cgroup::before::put_back;
 use crate::host::cgroup::systemd::Manager;
 use crate::host::cgroup::Group;
 use crate::host::facts::Facts;
@@ -44,11 +45,11 @@ pub fn main(env: &mut Env) -> Result<i32> {
         group.refuse_below_usage(&writes)?;
     }
     // Device rules are not part of an update: what a process has opened stays open.
-    let before = group.snapshot(&writes);
+    let (before, unit) = (group.before(&writes, None, &[]), group.snapshot(&writes));
     let changed = tell_systemd(&state, &group, &writes).and_then(|()| group.apply(&writes));
     if let Err(e) = changed {
-        let _ = group.apply(&before);
-        let _ = tell_systemd(&state, &group, &before);
+        let _ = tell_systemd(&state, &group, &unit);
+        let _ = put_back(&before);
         return Err(e);
     }
     remember(&entry, &text, &writes)?;

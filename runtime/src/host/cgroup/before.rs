@@ -1,8 +1,10 @@
-//! What a cgroup that was there before the container had in its files, to go back to.
+//! What a cgroup had in its files before they were written to, to go back to: after a failed update, and after a create
+//! that failed in a cgroup that had been there before.
 
 use super::files::{read_at, write_at};
 use super::{limits, Dir, Group};
 use crate::error::{Context, Error};
+use crate::host::facts;
 use crate::plan::devices::State;
 use crate::plan::resources::Write;
 use conex_sys::bpf;
@@ -28,7 +30,7 @@ const DEVICES: &str = "devices.list";
 const PROGRAM: &str = "device program";
 
 impl Group {
-    /// The values in force of what the container will change in directories that are not its own (`made`).
+    /// The values in force of what will be changed, but for directories that were made for it.
     pub fn before(&self, writes: &[Write], devices: Option<&State>, made: &[PathBuf]) -> Vec<Before> {
         let foreign = |d: &&Dir| !made.contains(&d.path);
         let mut out = Vec::new();
@@ -38,18 +40,22 @@ impl Group {
                 out.push(Before { dir: dir.path.clone(), file, value });
             }
         }
-        if devices.is_none() {
-            return out;
-        }
-        for dir in self.dirs.iter().filter(foreign) {
-            if !dir.hierarchy.v2 && dir.hierarchy.has("devices") {
-                let value = read_at(dir.as_fd(), DEVICES).unwrap_or_default();
-                out.push(Before { dir: dir.path.clone(), file: DEVICES.into(), value });
-            } else if dir.hierarchy.v2 && bpf::attached(dir.as_fd()).is_ok_and(|list| list.is_empty()) {
-                out.push(Before { dir: dir.path.clone(), file: PROGRAM.into(), value: String::new() });
-            }
+        if devices.is_some() && facts::host_root() {
+            out.extend(self.devices_before().filter(|b| !made.contains(&b.dir)));
         }
         out
+    }
+
+    /// Where [`Group::devices`] will put the rules. Exceptions to "allow all" are not shown by the kernel, and are lost.
+    fn devices_before(&self) -> Option<Before> {
+        let v1 = self.dirs.iter().find(|d| !d.hierarchy.v2 && d.hierarchy.has("devices"));
+        if let Some(dir) = v1 {
+            let value = read_at(dir.as_fd(), DEVICES).ok()?;
+            return Some(Before { dir: dir.path.clone(), file: DEVICES.into(), value });
+        }
+        let dir = self.unified()?;
+        let none = bpf::attached(dir.as_fd()).is_ok_and(|list| list.is_empty());
+        none.then(|| Before { dir: dir.path.clone(), file: PROGRAM.into(), value: String::new() })
     }
 }
 

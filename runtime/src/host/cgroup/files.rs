@@ -14,8 +14,9 @@ pub fn open_to_write(dir: BorrowedFd, file: &str) -> nix::Result<OwnedFd> {
     openat(dir, file, OFlag::O_WRONLY | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW, Mode::empty())
 }
 
-/// One value in one write, as these files want it.
+/// One value in one write, as these files want it. Nothing at all would not reach them (`cgroup_file_write`).
 pub fn write_value(fd: &OwnedFd, value: &str) -> nix::Result<()> {
+    let value = if value.is_empty() { "\n" } else { value };
     loop {
         match nix::unistd::write(fd, value.as_bytes()) {
             Err(Errno::EINTR) => continue,

@@ -166,9 +166,13 @@ fn file_of<'a>(dir: &Dir, write: &'a Write) -> &'a str {
     names.clone().find(|f| exists_at(dir.as_fd(), f)).or(names.next()).unwrap_or(&write.file)
 }
 
-/// The file of a write and what would undo it; none if the file cannot be read.
+/// The file of a write and what would undo it, for [`write_at`] as it is; none if the file cannot be read, or takes other
+/// words than it shows.
 pub(super) fn previous(dir: &Dir, write: &Write) -> Option<(String, String)> {
     let file = file_of(dir, write);
+    if file.starts_with("cgroup.") || file.ends_with(".pressure") {
+        return None;
+    }
     let text = read_at(dir.as_fd(), file).ok()?;
     // Files with an entry for each device or interface take one at a time, and show none that has no limit.
     let key = write.value.split_once(' ').map(|(key, _)| key).filter(|_| file != "cpu.max");
@@ -181,7 +185,8 @@ pub(super) fn previous(dir: &Dir, write: &Write) -> Option<(String, String)> {
             Some(line) => line.to_string(),
             None => match file {
                 "io.max" => format!("{key} rbps=max wbps=max riops=max wiops=max"),
-                "io.weight" | "io.bfq.weight" => format!("{key} default"),
+                "io.weight" | "io.bfq.weight" | "blkio.bfq.weight_device" => format!("{key} default"),
+                "io.latency" => format!("{key} target=0"),
                 _ => format!("{key} 0"),
             },
         },
@@ -222,11 +227,20 @@ impl Group {
         (words.next().flatten(), words.next().flatten().unwrap_or(100_000))
     }
 
-    /// The values in force of the files that an update will write, to go back to.
+    /// The values in force of the files that an update will write, in the form of a plan: for systemd to go back to.
     pub fn snapshot(&self, writes: &[Write]) -> Vec<Write> {
-        let before =
-            |w: &Write| previous(self.dir_of(w)?, w).map(|(file, value)| Write { file, value, ..w.clone() });
-        writes.iter().filter_map(before).collect()
+        let mut out: Vec<Write> = Vec::new();
+        for w in writes {
+            // Files of several entries or several names are none of a unit's properties with one value.
+            let several = w.file.contains('|') || w.file.contains("_device") || w.file == "io.max";
+            let Some(dir) = self.dir_of(w).filter(|_| !several && !out.iter().any(|o| o.file == w.file)) else {
+                continue;
+            };
+            if let Ok(value) = read_at(dir.as_fd(), &w.file) {
+                out.push(Write { value: value.trim().to_string(), ..w.clone() });
+            }
+        }
+        out
     }
 
     /// The directory that a write goes to.

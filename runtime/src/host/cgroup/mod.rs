@@ -327,13 +327,17 @@ impl Dir {
         read_at(self.fd.as_fd(), "cgroup.procs").is_ok_and(|t| t.lines().any(|l| l.parse() == Ok(pid)))
     }
 
+    /// Those below count as well: a limit, a kill and a device program reach them too.
+    pub fn processes(&self) -> usize {
+        let mut found = Vec::new();
+        collect_pids(&self.path, 0, &mut found);
+        found.len()
+    }
+
     /// A directory that was there before must hold nobody and must not be frozen: we would limit, kill or wait for
     /// processes that are not ours.
     fn check_usable(&self) -> Result<()> {
-        // Those below count as well: a limit, a kill and a device program reach them too.
-        let mut found = Vec::new();
-        collect_pids(&self.path, 0, &mut found);
-        let count = found.len();
+        let count = self.processes();
         if count > 0 {
             let what =
                 format!("container's cgroup is not empty: {count} process(es) found in {}", self.path.display());
