@@ -190,8 +190,8 @@ fn nothing_is_lost_when_the_server_is_killed() {
     assert_eq!((deleted.pid, deleted.exit_status), (pid, 23));
     let want: String = (1..=30000).map(|n| format!("{n}\n")).collect();
     assert!(out.text() == want);
-    let exits = shim.events.of::<events::TaskExit>("/tasks/exit");
-    assert!(exits.iter().any(|e| e.exit_status == 23));
+    let told = || shim.events.of::<events::TaskExit>("/tasks/exit").iter().any(|e| e.exit_status == 23);
+    until(told, "the event of its exit");
     shim.finish(&b.id);
     until(
         || {
