@@ -136,7 +136,8 @@ impl Stream {
 /// So much has gone through a stream that is full again: it comes faster than it goes, and somebody reads.
 const WIDE: usize = 1 << 20;
 
-/// Gives four times the room of a new pipe, so that the three processes wake one another less often: 1.4 GB/s become 3.7.
+/// Gives four times the room of a new pipe, so that the three processes wake one another less often: 1.4 GB/s become 3.8
+/// (`make bench`).
 /// Whoever may not have it goes on as before (pipe(7), pipe-user-pages-soft).
 fn widen(fd: BorrowedFd) {
     let _ = nix::fcntl::fcntl(fd, nix::fcntl::FcntlArg::F_SETPIPE_SZ(256 << 10));
