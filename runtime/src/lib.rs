@@ -12,6 +12,7 @@ pub mod cli;
 pub mod dbus;
 pub mod error;
 pub mod host;
+pub mod identity;
 pub mod log;
 pub mod oci;
 pub mod plan;

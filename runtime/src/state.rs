@@ -5,10 +5,11 @@
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::host::cgroup::before::Before;
+use crate::identity::{alive, Identity};
 use nix::errno::Errno;
 use nix::fcntl::{openat, Flock, FlockArg, OFlag};
 use nix::sys::stat::{fstat, Mode};
-use nix::unistd::{unlinkat, Pid, UnlinkatFlags};
+use nix::unistd::{unlinkat, UnlinkatFlags};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -37,14 +38,6 @@ impl Status {
     }
 }
 
-/// A process that cannot be confused with a later one of the same pid.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Identity {
-    pub pid: i32,
-    /// Field 22 of /proc/PID/stat, in clock ticks since boot.
-    pub start_time: u64,
-}
-
 /// What is on disk.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -67,6 +60,8 @@ pub struct State {
     pub made_cgroups: Vec<PathBuf>,
     /// While creating: what the other ones of [`State::cgroups`] held before their limits were changed.
     pub cgroups_before: Vec<Before>,
+    /// The PID namespace that the numbers in this record belong to, by its inode; 0 in records of older builds.
+    pub pid_namespace: u64,
     /// False if the PID namespace is not the container's own: killing init then does not end the others.
     pub private_pid: bool,
     /// The resctrl directory that this container made.
@@ -234,7 +229,7 @@ impl Store {
                 e
             }
         })?;
-        let status = status(dir.as_fd(), &state);
+        let status = status(dir.as_fd(), &state)?;
         Ok((state, status))
     }
 
@@ -272,8 +267,15 @@ fn read_state(dir: BorrowedFd, id: &str) -> Result<State> {
 }
 
 /// The status as the kernel sees it now.
-fn status(dir: BorrowedFd, state: &State) -> Status {
-    match state.init {
+///
+/// # Errors
+/// The record's numbers mean nothing here: what looks ended could run on.
+fn status(dir: BorrowedFd, state: &State) -> Result<Status> {
+    if state.pid_namespace != 0 && state.pid_namespace != crate::identity::pid_namespace() {
+        let what = format!("container {:?} was made by a runtime in another PID namespace: ask there", state.id);
+        return Err(Error::new(Kind::Status, what));
+    }
+    Ok(match state.init {
         None if alive(state.owner) => Status::Creating,
         None => Status::Stopped,
         Some(init) if !alive(init) => Status::Stopped,
@@ -282,39 +284,7 @@ fn status(dir: BorrowedFd, state: &State) -> Status {
             Status::Created
         }
         Some(_) => Status::Running,
-    }
-}
-
-/// State letter and start time of a process.
-pub fn proc_stat(pid: i32) -> Option<(char, u64)> {
-    let text = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
-    // The command name may hold anything, the last parenthesis ends it.
-    let rest = String::from_utf8_lossy(&text[text.iter().rposition(|b| *b == b')')? + 1..]).into_owned();
-    let mut fields = rest.split_whitespace();
-    let letter = fields.next()?.chars().next()?;
-    Some((letter, fields.nth(18)?.parse().ok()?))
-}
-
-/// True if that very process runs and is no zombie.
-pub fn alive(id: Identity) -> bool {
-    id.pid > 0
-        && proc_stat(id.pid).is_some_and(|(letter, start)| start == id.start_time && !matches!(letter, 'Z' | 'X'))
-}
-
-/// A pidfd of that very process: opened first and compared afterwards, so that a recycled pid cannot slip in.
-/// `None` if it has ended.
-pub fn pidfd(id: Identity) -> Result<Option<OwnedFd>> {
-    match conex_sys::proc::pidfd_open(Pid::from_raw(id.pid)) {
-        Err(Errno::ESRCH) => Ok(None),
-        opened => {
-            let fd = opened.call(|| format!("pidfd_open({})", id.pid))?;
-            Ok(alive(id).then_some(fd))
-        }
-    }
-}
-
-pub fn identity(pid: i32) -> Identity {
-    Identity { pid, start_time: proc_stat(pid).map_or(0, |s| s.1) }
+    })
 }
 
 impl Entry {
@@ -326,14 +296,10 @@ impl Entry {
         read_state(self.fd(), &self.id)
     }
 
-    pub fn status(&self, state: &State) -> Status {
-        status(self.fd(), state)
-    }
-
     /// Loads the state together with the status.
     pub fn state(&self) -> Result<(State, Status)> {
         let state = self.load()?;
-        let status = self.status(&state);
+        let status = status(self.fd(), &state)?;
         Ok((state, status))
     }
 
@@ -417,12 +383,5 @@ mod tests {
         for bad in ["", ".", "..", "a/b", "../x", "a b", "a:b", "é", "a\nb", long.as_str()] {
             assert!(check_id(bad).is_err(), "{bad:?}");
         }
-    }
-
-    #[test]
-    fn own_process_is_alive_until_the_start_time_differs() {
-        let me = identity(std::process::id() as i32);
-        assert!(alive(me));
-        assert!(!alive(Identity { start_time: me.start_time + 1, ..me }));
     }
 }

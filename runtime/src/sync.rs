@@ -3,6 +3,7 @@
 //! ```text
 //!        host                                     child
 //!   clone3 ────────────────────────────────────▶ (born, in its namespaces)
+//!        ◀──────────── Hopped{pidfd} ───────────  only of two hops (exec, a joined user namespace), from the first
 //! 1      ◀──────────────── NeedMaps ───────────  only with a new user namespace
 //!   uid_map, gid_map ──── Mapped ─────────────▶
 //!   cgroups made ──────── Enter{tasks files} ─▶  before unshare(CLONE_NEWCGROUP); the child enters the v1 ones itself
@@ -37,8 +38,8 @@ pub enum Message {
     /// The master side of the process's terminal.
     Terminal(OwnedFd),
     Ready,
-    /// The pid of the second hop, in the host's PID namespace.
-    Hopped(i32),
+    /// The second hop, by the descriptor that clone3 gave the first one: a number would be that of its PID namespace.
+    Hopped(OwnedFd),
     Created,
     Failed(Error),
 }
@@ -181,7 +182,7 @@ fn encode(message: &Message) -> (Vec<u8>, Vec<RawFd>) {
         Message::Notify(n) => (number(6, *n), vec![]),
         Message::Ready => (vec![7], vec![]),
         Message::Terminal(fd) => (vec![11], vec![fd.as_raw_fd()]),
-        Message::Hopped(pid) => (number(8, *pid), vec![]),
+        Message::Hopped(fd) => (vec![8], vec![fd.as_raw_fd()]),
         Message::Created => (vec![9], vec![]),
         Message::Failed(e) => {
             let kind = match e.kind {
@@ -217,16 +218,18 @@ fn decode(bytes: &[u8], mut fds: Vec<OwnedFd>) -> Result<Message> {
         5 => Message::Go,
         6 => Message::Notify(int()),
         7 => Message::Ready,
-        11 => {
-            Message::Terminal(fds.pop().ok_or_else(|| Error::new(Kind::System, "Terminal without a descriptor"))?)
-        }
-        8 => Message::Hopped(int()),
+        8 => Message::Hopped(one(&mut fds, "Hopped")?),
+        11 => Message::Terminal(one(&mut fds, "Terminal")?),
         9 => Message::Created,
         10 => {
             Message::Failed(decode_error(bytes, int()).unwrap_or_else(|| Error::new(Kind::System, "garbled error")))
         }
         n => return Err(Error::new(Kind::System, format!("unknown message {n}"))),
     })
+}
+
+fn one(fds: &mut Vec<OwnedFd>, name: &str) -> Result<OwnedFd> {
+    fds.pop().ok_or_else(|| Error::new(Kind::System, format!("{name} without a descriptor")))
 }
 
 fn decode_error(bytes: &[u8], errno: i32) -> Option<Error> {

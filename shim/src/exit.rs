@@ -2,13 +2,13 @@
 
 use crate::container::Container;
 use crate::events::Publisher;
+use crate::log;
 use crate::oom::Watch;
 use crate::process::{Process, Stage};
 use crate::reap::Exit;
 use crate::runtime::Streams;
 use crate::service::Service;
 use crate::status::Result;
-use crate::{log, reap};
 use conex_proto::events;
 use std::ffi::OsStr;
 use std::rc::Rc;
@@ -18,7 +18,7 @@ impl Service {
     pub fn watch(self: &Rc<Self>, c: &Rc<Container>, p: &Rc<Process>) -> Result<()> {
         let pidfd = match p.reaped.get() {
             Some(_) => None,
-            None => reap::pidfd(p.pid.get()).ok().filter(|_| p.is_that_process()),
+            None => p.pidfd().ok(),
         };
         let (service, c, p) = (self.clone(), c.clone(), p.clone());
         tokio::task::spawn_local(async move {

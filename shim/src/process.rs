@@ -2,7 +2,9 @@
 
 use crate::io::{Io, Stdio};
 use crate::reap::Exit;
+use crate::status::{not_found, Result};
 use std::cell::{Cell, RefCell};
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use tokio::sync::Notify;
 
@@ -80,9 +82,12 @@ impl Process {
         }
     }
 
-    /// False if its pid means another process by now.
-    pub fn is_that_process(&self) -> bool {
-        conex::state::proc_stat(self.pid.get()).is_some_and(|s| s.1 == self.start_time.get())
+    /// A descriptor of that very process, whether it runs or is a zombie of ours: opened by its number and compared
+    /// afterwards, because a server that takes over knows the number from a document.
+    pub fn pidfd(&self) -> Result<OwnedFd> {
+        let fd = crate::reap::pidfd(self.pid.get())?;
+        let same = conex::identity::proc_stat(self.pid.get()).is_some_and(|s| s.1 == self.start_time.get());
+        same.then_some(fd).ok_or_else(|| not_found("process already finished"))
     }
 
     pub fn is_alive(&self) -> bool {

@@ -166,7 +166,7 @@ impl Service {
                 continue;
             }
             for p in alive() {
-                if let Ok(fd) = crate::reap::pidfd(p.pid.get()) {
+                if let Ok(fd) = p.pidfd() {
                     let _ = conex_sys::proc::pidfd_send_signal(std::os::fd::AsFd::as_fd(&fd), signal);
                 }
             }

@@ -129,8 +129,7 @@ impl Service {
     /// After a create that failed: a runtime that made the container all the same (and then sent no terminal, say) must
     /// not leave it behind.
     pub(crate) async fn undo_create(&self, c: &Container) {
-        let pid = c.init.pid.get();
-        if pid > 0 {
+        if c.init.pid.get() > 0 || c.bundle.join("init.pid").exists() {
             let args: [&OsStr; 3] = ["delete".as_ref(), "--force".as_ref(), c.id.as_ref()];
             let _ = c.runtime.run(&self.reaper, "delete", &args, Streams::default()).await;
             self.end(&c.init).await;
@@ -140,7 +139,7 @@ impl Service {
 
     /// Kills and reaps a process that nobody will hear of.
     pub(crate) async fn end(&self, p: &Process) {
-        if let Ok(pidfd) = reap::pidfd(p.pid.get()) {
+        if let Ok(pidfd) = p.pidfd() {
             let _ = conex_sys::proc::pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL);
             let _ = self.reaper.wait(p.pid.get(), pidfd).await;
         }
@@ -195,10 +194,15 @@ impl Service {
         c.runtime.run(&self.reaper, what, &args, streams).await?;
         let text = std::fs::read_to_string(pid_file).call(|| format!("open({})", pid_file.display()))?;
         let pid: i32 = text.trim().parse().call(|| format!("{}: {text:?}", pid_file.display()))?;
+        // Nobody reaps meanwhile: a child's number is its own. The file's could be of another PID namespace.
+        if !conex_sys::proc::is_child(reap::pidfd(pid)?.as_fd()).call(|| format!("waitid({pid})"))? {
+            let file = pid_file.display();
+            return Err(unknown(format!("{file}: process {pid} is not one that the runtime left to this shim")));
+        }
         self.reaper.add(pid);
         p.io().begin();
         p.pid.set(pid);
-        p.start_time.set(conex::state::identity(pid).start_time);
+        p.start_time.set(conex::identity::identity(pid).start_time);
         if let Some(socket) = socket {
             let master = socket.receive().await?;
             p.io().attach(&p.stdio, &owner, master).await?;
@@ -302,7 +306,7 @@ impl Service {
         c.allow("delete")?;
         if c.init.stage.get() == Stage::Created && c.init.pid.get() > 0 {
             // Never started: it waits for that, and ends when it is killed.
-            let pidfd = reap::pidfd(c.init.pid.get())?;
+            let pidfd = c.init.pidfd()?;
             let _ = conex_sys::proc::pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL);
             c.init.ended().await;
         } else if c.init.stage.get() == Stage::Created {
@@ -341,9 +345,7 @@ impl Service {
             if !p.is_alive() {
                 return Err(status::precondition("process not created"));
             }
-            // Its zombie is still ours, so the number cannot mean another process.
-            let pidfd = reap::pidfd(p.pid.get())?;
-            return conex_sys::proc::pidfd_send_signal(pidfd.as_fd(), r.signal as i32)
+            return conex_sys::proc::pidfd_send_signal(p.pidfd()?.as_fd(), r.signal as i32)
                 .map_err(|_| status::not_found("process already finished"));
         }
         let signal = r.signal.to_string();

@@ -56,6 +56,11 @@ impl Ran {
 
 /// Runs a command to its end, at most 30 seconds.
 pub fn finish(command: &mut Command, input: &[u8]) -> Ran {
+    finish_within(command, input, 30)
+}
+
+/// The same with another deadline, in seconds.
+pub fn finish_within(command: &mut Command, input: &[u8], seconds: u64) -> Ran {
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let _ = child.stdin.take().unwrap().write_all(input);
     let (mut out, mut err) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
@@ -66,7 +71,7 @@ pub fn finish(command: &mut Command, input: &[u8]) -> Ran {
     };
     let errors = std::thread::spawn(move || read(&mut err));
     let output = std::thread::spawn(move || read(&mut out));
-    let deadline = Instant::now() + Duration::from_secs(30);
+    let deadline = Instant::now() + Duration::from_secs(seconds);
     let status = loop {
         match child.try_wait().unwrap() {
             Some(status) => break status,

@@ -8,6 +8,7 @@ mod devices;
 mod fallbacks;
 mod faults;
 mod harness;
+mod identity;
 mod invalid;
 mod lifecycle;
 mod nested;

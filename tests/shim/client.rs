@@ -279,7 +279,7 @@ impl Shim {
 }
 
 fn zombie(pid: i32) -> bool {
-    conex::state::proc_stat(pid).is_none_or(|s| s.0 == 'Z')
+    conex::identity::proc_stat(pid).is_none_or(|s| s.0 == 'Z')
 }
 
 pub fn raw(client: &ttrpc::Client, service: &str, method: &str, payload: Vec<u8>) -> Result<Vec<u8>, Failed> {

@@ -201,7 +201,7 @@ fn a_killed_shim_leaves_nothing() {
     let (pid, shim) = (d.task_pid("a"), d.shim_pid("a"));
     kill(Pid::from_raw(shim), Signal::SIGKILL).unwrap();
     until(|| d.status("a") != "RUNNING", "containerd notices");
-    until(|| conex::state::proc_stat(pid).is_none_or(|s| s.0 == 'Z'), "the container is gone");
+    until(|| conex::identity::proc_stat(pid).is_none_or(|s| s.0 == 'Z'), "the container is gone");
     until(|| d.cgroups("a").is_empty(), "its cgroups are gone");
     d.remove("a");
 }

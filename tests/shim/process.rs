@@ -6,6 +6,12 @@ use conex_proto::{events, prost::Message, task::*};
 use serde_json::json;
 use std::path::Path;
 
+fn script_file(path: &Path, text: &str) {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::write(path, text).unwrap();
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
+}
+
 fn descriptors(pid: i32) -> usize {
     std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count()
 }
@@ -130,7 +136,7 @@ fn delete_cleans_up_after_a_shim_that_was_killed() {
     assert!(r.status.success(), "{}", String::from_utf8_lossy(&r.stderr));
     let response = DeleteResponse::decode(r.stdout.as_slice()).unwrap();
     assert_eq!((response.pid, response.exit_status), (pid, 137));
-    until(|| conex::state::proc_stat(pid as i32).is_none_or(|s| s.0 == 'Z'), "the container is gone");
+    until(|| conex::identity::proc_stat(pid as i32).is_none_or(|s| s.0 == 'Z'), "the container is gone");
     b.assert_gone();
     let _ = std::fs::remove_file(&shim.address);
 }
@@ -200,9 +206,7 @@ fn a_runtime_that_hangs_blocks_nobody() {
         b.dir.display(),
         runtime().display()
     );
-    std::fs::write(&slow, script).unwrap();
-    use std::os::unix::fs::PermissionsExt;
-    std::fs::set_permissions(&slow, std::fs::Permissions::from_mode(0o755)).unwrap();
+    script_file(&slow, &script);
     let shim = Shim::start(&b);
     let options = conex_proto::runc::Options {
         binary_name: slow.to_string_lossy().into_owned(),
@@ -251,9 +255,7 @@ fn a_runtime_that_sends_no_terminal_leaves_no_process() {
         "#!/bin/sh\nfor a; do case $last in --pid-file) pid=$a ;; esac; last=$a; done\n[ -z \"$pid\" ] || {{ setsid sleep 1000 >/dev/null 2>&1 & echo $! > $pid; echo $! > {}/pid; }}\nexit 0\n",
         b.dir.display()
     );
-    std::fs::write(&broken, script).unwrap();
-    use std::os::unix::fs::PermissionsExt;
-    std::fs::set_permissions(&broken, std::fs::Permissions::from_mode(0o755)).unwrap();
+    script_file(&broken, &script);
     let shim = Shim::start(&b);
     let options =
         conex_proto::runc::Options { binary_name: broken.to_string_lossy().into_owned(), ..Default::default() };
@@ -264,6 +266,34 @@ fn a_runtime_that_sends_no_terminal_leaves_no_process() {
     };
     shim.fails("Create", &request, 2, "the runtime sent no terminal");
     let pid: i32 = std::fs::read_to_string(b.dir.join("pid")).unwrap().trim().parse().unwrap();
-    assert!(conex::state::proc_stat(pid).is_none(), "the process is left");
+    assert!(conex::identity::proc_stat(pid).is_none(), "the process is left");
     shim.finish(&b.id);
+}
+
+/// A pid file can hold a number of another PID namespace.
+#[test]
+fn a_pid_file_that_names_a_stranger() {
+    if !is_ours() {
+        return;
+    }
+    let mut stranger = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+    let b = Box::sh("sleep 100");
+    let broken = b.dir.join("broken-runtime");
+    let script = format!(
+        "#!/bin/sh\nfor a; do case $last in --pid-file) echo {} > $a ;; esac; last=$a; done\nexit 0\n",
+        stranger.id()
+    );
+    script_file(&broken, &script);
+    let shim = Shim::start(&b);
+    let options =
+        conex_proto::runc::Options { binary_name: broken.to_string_lossy().into_owned(), ..Default::default() };
+    let request = CreateTaskRequest {
+        options: Some(conex_proto::any("containerd.runc.v1.Options", &options)),
+        ..shim.create_request(&b, &Stdio::default())
+    };
+    shim.fails("Create", &request, 2, "is not one that the runtime left to this shim");
+    shim.finish(&b.id);
+    assert!(stranger.try_wait().unwrap().is_none(), "the stranger was ended");
+    stranger.kill().unwrap();
+    stranger.wait().unwrap();
 }

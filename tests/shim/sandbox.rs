@@ -65,7 +65,7 @@ fn from_create_to_shutdown() {
     assert_eq!(status(&shim).state, "SANDBOX_NOTREADY");
     let server = shim.pid(&b.id);
     call::<()>(&shim, "ShutdownSandbox", &id()).unwrap();
-    until(|| conex::state::proc_stat(server).is_none_or(|s| s.0 == 'Z'), "the shim ends");
+    until(|| conex::identity::proc_stat(server).is_none_or(|s| s.0 == 'Z'), "the shim ends");
     b.assert_gone();
 }
 
@@ -144,7 +144,7 @@ fn a_pod_has_namespaces_of_its_own() {
     assert!(metrics.metrics.unwrap().data.unwrap().type_url.starts_with("io.containerd.cgroups."));
     shim.delete(&b.id, "");
     call::<()>(&shim, "ShutdownSandbox", &SandboxRequest { sandbox_id: "pod".into() }).unwrap();
-    until(|| conex::state::proc_stat(server).is_none_or(|s| s.0 == 'Z'), "the shim ends");
+    until(|| conex::identity::proc_stat(server).is_none_or(|s| s.0 == 'Z'), "the shim ends");
     holder.kill().unwrap();
     holder.wait().unwrap();
     b.assert_gone();

@@ -182,7 +182,7 @@ fn nothing_is_lost_when_the_server_is_killed() {
     kill(Pid::from_raw(keeper), Signal::SIGSTOP).unwrap();
     kill(Pid::from_raw(shim.pid(&b.id)), Signal::SIGKILL).unwrap();
     std::fs::write(b.rootfs().join("tmp/go"), "").unwrap();
-    until(|| conex::state::proc_stat(pid as i32).is_none_or(|s| s.0 == 'Z'), "the container ends");
+    until(|| conex::identity::proc_stat(pid as i32).is_none_or(|s| s.0 == 'Z'), "the container ends");
     kill(Pid::from_raw(keeper), Signal::SIGCONT).unwrap();
     shim = reconnect(shim);
     assert_eq!(shim.wait(&b.id, ""), 23);
@@ -196,7 +196,7 @@ fn nothing_is_lost_when_the_server_is_killed() {
     until(
         || {
             !Path::new(&format!("/proc/{keeper}")).exists()
-                || conex::state::proc_stat(keeper).is_none_or(|s| s.0 == 'Z')
+                || conex::identity::proc_stat(keeper).is_none_or(|s| s.0 == 'Z')
         },
         "the keeper ends",
     );

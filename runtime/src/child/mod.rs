@@ -19,6 +19,7 @@ use crate::root::Root;
 use crate::sync::{Channel, Message};
 use conex_sys::clone::{exit_now, Forked};
 use conex_sys::proc;
+use nix::errno::Errno;
 use std::convert::Infallible;
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -177,15 +178,20 @@ fn init(plan: &Plan, report: &mut Report, sources: Vec<Option<OwnedFd>>, mut res
 /// Enters what the container joins, and clones the container's init as a sibling of this process: the parent could not
 /// come back. See [`Hops`].
 fn second_hop(plan: &Plan, report: &Report, rest: &mut Rest) -> Result<()> {
-    let mut later = Vec::new();
-    for (fd, flag, field) in std::mem::take(&mut rest.joins) {
-        if flag == libc::CLONE_NEWNS {
-            later.push((fd, flag, field));
-            continue;
+    // Those that belong to the host take its privileges, those of the user namespace take that namespace's.
+    let (user, others): (Vec<_>, Vec<_>) =
+        std::mem::take(&mut rest.joins).into_iter().partition(|j| j.1 == libc::CLONE_NEWUSER);
+    let enter = |(fd, flag, field): &(OwnedFd, i32, String)| {
+        proc::setns(fd.as_fd(), *flag).call(|| format!("setns({flag:#x})")).at(|| field.clone())
+    };
+    let mut after = Vec::new();
+    for join in others {
+        match enter(&join) {
+            Err(e) if e.errno == Some(Errno::EPERM) => after.push(join),
+            other => other?,
         }
-        proc::setns(fd.as_fd(), flag).call(|| format!("setns({flag:#x})")).at(|| field)?;
     }
-    rest.joins = later;
+    user.iter().chain(&after).try_for_each(enter)?;
     let into = rest.into_cgroup.take();
     let flags = (plan.namespaces.new & !(libc::CLONE_NEWCGROUP | CLONE_NEWTIME)) | libc::CLONE_PARENT;
     // The host must hear of the new process before it hears from it.
@@ -193,8 +199,8 @@ fn second_hop(plan: &Plan, report: &Report, rest: &mut Rest) -> Result<()> {
     let forked = crate::host::clone_into(flags as u64, into.as_ref().map(|f| f.as_fd()))
         .call(|| format!("clone3({flags:#x})"))
         .at(|| "linux.namespaces")?;
-    if let Forked::Parent { pid, .. } = forked {
-        let sent = report.sync().and_then(|s| s.send(&Message::Hopped(pid.as_raw())));
+    if let Forked::Parent { pidfd, .. } = forked {
+        let sent = report.sync().and_then(|s| s.send(&Message::Hopped(pidfd)));
         exit_now(if sent.is_ok() { 0 } else { 1 });
     }
     drop(teller);
@@ -286,7 +292,7 @@ fn sysctls(plan: &Plan, procfs: &mut Option<procfs::Procfs>) -> Result<()> {
     for s in &plan.sysctls {
         let mut written = procfs::write_sysctl(procfs.as_ref(), s);
         // The container's own /proc may be mounted read-only.
-        if procfs.is_none() || written.as_ref().is_err_and(|e| e.errno == Some(nix::errno::Errno::EROFS)) {
+        if procfs.is_none() || written.as_ref().is_err_and(|e| e.errno == Some(Errno::EROFS)) {
             let own = procfs::Procfs::new()?;
             written = procfs::write_sysctl(Some(&own), s);
         }

@@ -101,6 +101,12 @@ impl Connection {
         }
     }
 
+    /// The process at the other end (the service, or its bus), in our PID namespace; 0 if it is not in sight there.
+    pub fn peer(&self) -> Result<i32> {
+        let peer = nix::sys::socket::getsockopt(&self.stream, sockopt::PeerCredentials);
+        peer.map(|c| c.pid()).call(|| "getsockopt(SO_PEERCRED)")
+    }
+
     fn send(&mut self, bytes: &[u8]) -> Result<()> {
         self.stream.write_all(bytes).call(|| "write(D-Bus)")
     }

@@ -4,6 +4,7 @@ use super::cgroup::Group;
 use super::{rlimits, Container};
 use crate::child::{process, Report};
 use crate::error::{Context, Error, Kind, Named, Result};
+use crate::identity::adopted;
 use crate::plan::namespaces::KINDS;
 use crate::plan::process::Process;
 use crate::seccomp::Filter;
@@ -61,21 +62,23 @@ fn attempt(exec: &Exec, group: &Group, born: bool) -> Result<Container> {
     // end of our side ends it.
     let hopped = if ours.ready(pidfd.as_fd())? {
         ours.expect(step, |m| match m {
-            Message::Hopped(pid) => Ok(pid),
+            Message::Hopped(pidfd) => Ok(pidfd),
             other => Err(other),
         })
     } else {
         Err(Error::new(Kind::System, format!("the other side died during {step}")))
     };
     let _ = proc::wait_pidfd(pidfd.as_fd(), false);
-    let pid = hopped.map_err(|e| explain(e, group))?;
-    let pidfd = proc::pidfd_open(Pid::from_raw(pid)).call(|| format!("pidfd_open({pid})"))?;
-    let mut c = Container { pid: Pid::from_raw(pid), pidfd, sync: ours, terminal: None, warnings: Vec::new() };
-    match converse(exec, &mut c, group) {
+    let pidfd = hopped.map_err(|e| explain(e, group))?;
+    let mut c = Container { pid: Pid::from_raw(0), pidfd, sync: ours, terminal: None, warnings: Vec::new() };
+    let talked = adopted(c.pidfd.as_fd()).and_then(|pid| {
+        c.pid = pid;
+        converse(exec, &mut c, group)
+    });
+    match talked {
         Ok(()) => Ok(c),
         Err(e) => {
-            let _ = proc::pidfd_send_signal(c.pidfd.as_fd(), libc::SIGKILL);
-            let _ = proc::wait_pidfd(c.pidfd.as_fd(), false);
+            c.end();
             Err(explain(e, group))
         }
     }
@@ -150,7 +153,7 @@ fn join(exec: &Exec, flags: i32, sync: Channel, program: Option<Vec<conex_sys::s
                 Mode::empty(),
             )
             .call(|| format!("open({path})"))?;
-            if !crate::state::alive(init) {
+            if !crate::identity::alive(init) {
                 return Err(Error::new(Kind::Status, "cannot exec in a stopped container"));
             }
             nix::unistd::fchdir(&root).call(|| "fchdir(root of the container)")?;
@@ -170,8 +173,8 @@ fn join(exec: &Exec, flags: i32, sync: Channel, program: Option<Vec<conex_sys::s
         keep.push(report.sync()?.as_fd().as_raw_fd());
         conex_sys::fd::close_all_but(&keep);
         match clone3(libc::CLONE_PARENT as u64, None).call(|| "clone3(CLONE_PARENT)")? {
-            Forked::Parent { pid, .. } => {
-                report.sync()?.send(&Message::Hopped(pid.as_raw()))?;
+            Forked::Parent { pidfd, .. } => {
+                report.sync()?.send(&Message::Hopped(pidfd))?;
                 exit_now(0);
             }
             Forked::Child => {
@@ -245,8 +248,12 @@ fn attach(exec: &Exec, pid: i32, e: &Error) -> bool {
 }
 
 fn join_init(exec: &Exec, pid: i32) -> bool {
-    let init = exec.state.init.map_or(0, |i| i.pid);
-    let text = std::fs::read_to_string(format!("/proc/{init}/cgroup")).unwrap_or_default();
+    let init = exec.state.init.unwrap_or_default();
+    let text = std::fs::read_to_string(format!("/proc/{}/cgroup", init.pid)).unwrap_or_default();
+    if !crate::identity::alive(init) {
+        // What was read can be another process's.
+        return false;
+    }
     let Some(path) = text.lines().find_map(|l| l.strip_prefix("0::/")) else {
         return false;
     };

@@ -17,9 +17,10 @@ pub mod userns;
 
 use crate::child;
 use crate::error::{Context, Error, Kind, Named, Result};
+use crate::identity::identity;
 use crate::plan::unit::Unit;
 use crate::plan::Plan;
-use crate::state::{identity, Entry, State, UnitRecord};
+use crate::state::{Entry, State, UnitRecord};
 use crate::sync::{pair, Channel, Message};
 use cgroup::systemd::Manager;
 use cgroup::Group;
@@ -41,6 +42,14 @@ pub struct Container {
     pub terminal: Option<OwnedFd>,
     /// Limits that an unprivileged runtime could not apply.
     pub warnings: Vec<Error>,
+}
+
+impl Container {
+    /// Kills and reaps a process that nobody will hear of.
+    pub fn end(&self) {
+        let _ = proc::pidfd_send_signal(self.pidfd.as_fd(), libc::SIGKILL);
+        let _ = proc::wait_pidfd(self.pidfd.as_fd(), false);
+    }
 }
 
 pub(crate) use spawn::clone_into;
@@ -150,8 +159,7 @@ fn build(plan: &Plan, entry: &Entry, state: &mut State, root: &Path, start: Star
         }
         Err(e) => {
             let e = explain(e, &c, &group);
-            let _ = proc::pidfd_send_signal(c.pidfd.as_fd(), libc::SIGKILL);
-            let _ = proc::wait_pidfd(c.pidfd.as_fd(), false);
+            c.end();
             Err(e)
         }
     }

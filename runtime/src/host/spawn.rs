@@ -4,6 +4,7 @@ use super::cgroup::Group;
 use super::{userns, Container};
 use crate::child;
 use crate::error::{Context, Error, Kind, Named, Result};
+use crate::identity::adopted;
 use crate::plan::namespaces::{Hops, CLONE_NEWTIME, KINDS};
 use crate::plan::Plan;
 use crate::sync::{Channel, Message};
@@ -11,7 +12,6 @@ use conex_sys::clone::{clone3, Forked};
 use conex_sys::proc;
 use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
-use nix::unistd::Pid;
 use std::os::fd::{AsFd, OwnedFd};
 
 /// The runtime's own namespaces, to come back to.
@@ -46,11 +46,14 @@ pub(super) fn spawn(
     let mut entered = Vec::new();
     for join in &ns.join {
         let fd = open_namespace(join)?;
-        // A mount namespace changes the root of whoever enters it, a user namespace cannot be left.
-        if join.flag == libc::CLONE_NEWUSER
-            || join.flag == libc::CLONE_NEWNS
-            || (ns.hops == Hops::Two && !super::facts::host_root())
-        {
+        // A mount namespace changes the root of whoever enters it, a user namespace cannot be left. And the first hop is a
+        // process of the host: it must not be born into a PID namespace where others see it.
+        let by_child = match join.flag {
+            libc::CLONE_NEWUSER | libc::CLONE_NEWNS => true,
+            libc::CLONE_NEWPID => ns.hops == Hops::Two,
+            _ => ns.hops == Hops::Two && !super::facts::host_root(),
+        };
+        if by_child {
             if let (libc::CLONE_NEWUSER, Some(maps)) = (join.flag, &ns.maps) {
                 userns::check_same(&fd, maps, &join.field)?;
             }
@@ -96,8 +99,7 @@ pub(super) fn spawn(
     drop(inherited);
     let mut c = Container { pid, pidfd, sync: ours, terminal: None, warnings: Vec::new() };
     if let Err(e) = back.and_then(|()| if ns.hops == Hops::Two { meet_second_hop(&mut c) } else { Ok(()) }) {
-        let _ = proc::pidfd_send_signal(c.pidfd.as_fd(), libc::SIGKILL);
-        let _ = proc::wait_pidfd(c.pidfd.as_fd(), false);
+        c.end();
         return Err(e);
     }
     Ok(c)
@@ -127,14 +129,13 @@ pub(crate) fn clone_into(flags: u64, cgroup: Option<std::os::fd::BorrowedFd>) ->
 }
 
 fn meet_second_hop(c: &mut Container) -> Result<()> {
-    let pid = c.sync.expect("joining the user namespace", |m| match m {
-        Message::Hopped(pid) => Ok(pid),
+    let second = c.sync.expect("joining the user namespace", |m| match m {
+        Message::Hopped(pidfd) => Ok(pidfd),
         other => Err(other),
     })?;
     let _ = proc::wait_pidfd(c.pidfd.as_fd(), false);
-    c.pid = Pid::from_raw(pid);
-    // It is our child and not yet reaped, so the number cannot mean another process.
-    c.pidfd = proc::pidfd_open(c.pid).call(|| format!("pidfd_open({pid})"))?;
+    c.pidfd = second;
+    c.pid = adopted(c.pidfd.as_fd())?;
     Ok(())
 }
 

@@ -2,7 +2,8 @@
 
 use super::cgroup::{self, Group};
 use crate::error::{Error, Kind};
-use crate::state::{alive, pidfd, State};
+use crate::identity::{alive, pidfd};
+use crate::state::State;
 use conex_sys::proc;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;

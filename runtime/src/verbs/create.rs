@@ -5,8 +5,9 @@ use crate::bundle::{self, Bundle};
 use crate::error::{Context, Error, Kind, Result};
 use crate::host::facts::Facts;
 use crate::host::{self, listener, notify, undo, Container, Start};
+use crate::identity::identity;
 use crate::plan::{self, Options, Plan};
-use crate::state::{identity, Entry, State, Store};
+use crate::state::{Entry, State, Store};
 use crate::sync::Message;
 use nix::errno::Errno;
 use std::os::fd::{AsFd, OwnedFd};
@@ -150,7 +151,7 @@ fn reserve(store: &Store, id: &str) -> Result<Entry> {
         Err(e) if e.kind == Kind::Status => {
             // Peek without the lock: a create that is at work holds it.
             let stale = match store.peek(id) {
-                Ok((state, _)) => state.init.is_none() && !crate::state::alive(state.owner),
+                Ok((state, _)) => state.init.is_none() && !crate::identity::alive(state.owner),
                 // A directory without a record: killed before it could write one.
                 Err(e) => e.kind == Kind::NotFound,
             };
@@ -161,7 +162,7 @@ fn reserve(store: &Store, id: &str) -> Result<Entry> {
             // Judged again under the lock: another create may have been here first.
             let recorded = entry.load();
             let bare = recorded.is_err() && entry.read("state.json").is_err_and(|e| e.errno == Some(Errno::ENOENT));
-            if !bare && !recorded.as_ref().is_ok_and(|s| s.init.is_none() && !crate::state::alive(s.owner)) {
+            if !bare && !recorded.as_ref().is_ok_and(|s| s.init.is_none() && !crate::identity::alive(s.owner)) {
                 return Err(e);
             }
             let state = recorded.unwrap_or_default();
@@ -187,6 +188,7 @@ fn record(plan: &Plan, bundle: &Bundle) -> State {
         created: crate::log::rfc3339(std::time::SystemTime::now(), 9),
         owner_uid: nix::unistd::getuid().as_raw(),
         owner: identity(std::process::id() as i32),
+        pid_namespace: crate::identity::pid_namespace(),
         keyring: plan.process.keyring.is_some(),
         private_pid: plan.namespaces.creates(libc::CLONE_NEWPID),
         ..State::default()

@@ -16,8 +16,8 @@ pub fn main(env: &mut Env) -> Result<i32> {
         Err(e) if force && e.kind == Kind::NotFound => return Ok(0),
         other => other?,
     };
-    let (state, status) = match entry.state() {
-        Ok(found) => found,
+    let (state, status) = match entry.load() {
+        Ok(_) => entry.state()?,
         // Nothing can be known of it; what the kernel holds by its id goes with the directory.
         Err(e) if !force => return Err(e),
         Err(_) => {
@@ -53,7 +53,7 @@ fn end_at_once(env: &Env) {
         return;
     };
     let target = if status == Status::Creating { Some(state.owner) } else { state.init };
-    if let Some(Ok(Some(fd))) = target.map(crate::state::pidfd) {
+    if let Some(Ok(Some(fd))) = target.map(crate::identity::pidfd) {
         let _ = conex_sys::proc::pidfd_send_signal(fd.as_fd(), libc::SIGKILL);
     }
 }

@@ -3,7 +3,8 @@
 use super::Env;
 use crate::error::{Context, Error, Kind, Result};
 use crate::host::cgroup::Group;
-use crate::state::{alive, State, Status};
+use crate::identity::alive;
+use crate::state::{State, Status};
 use nix::errno::Errno;
 use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 use std::os::fd::{AsFd, OwnedFd};
@@ -33,7 +34,7 @@ fn print(state: &State, kind: &str, data: Option<serde_json::Value>) -> Result<(
 
 fn follow(state: &State, group: &Group, interval: Duration) -> Result<i32> {
     let init = state.init.unwrap_or_default();
-    let pidfd = crate::state::pidfd(init)?;
+    let pidfd = crate::identity::pidfd(init)?;
     let watch = watch_oom(group)?;
     let mut kills = group.oom_kills();
     let mut next = Instant::now() + interval;

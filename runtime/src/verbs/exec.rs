@@ -4,14 +4,15 @@ use super::create::{absolute, check_preserved, check_terminal, deliver, write_pi
 use super::{start, Env};
 use crate::bundle;
 use crate::error::{Context, Error, Kind, Result};
+use crate::host;
 use crate::host::exec::{spawn, Exec};
 use crate::host::facts::Facts;
 use crate::host::foreground::{self, RawTerminal};
-use crate::host::{self, undo};
+use crate::identity::pidfd;
 use crate::oci::config::{Capabilities, List, Process, Spec};
 use crate::plan::namespaces::Maps;
 use crate::plan::{process, Check};
-use crate::state::{pidfd, State, Status};
+use crate::state::{State, Status};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
@@ -73,9 +74,8 @@ fn run(env: &Env, exec: &Exec, console: Option<PathBuf>, detach: bool) -> Result
     })();
     if let Err(e) = released {
         drop(raw);
-        let _ = conex_sys::proc::pidfd_send_signal(c.pidfd.as_fd(), libc::SIGKILL);
-        let _ = conex_sys::proc::wait_pidfd(c.pidfd.as_fd(), false);
-        return Err(undo::with(e, Vec::new()));
+        c.end();
+        return Err(e);
     }
     let Some(signals) = signals else { return Ok(0) };
     let console = foreground::Console { master, terminal: raw.as_ref(), notify: None };

@@ -3,7 +3,8 @@
 use super::Env;
 use crate::error::{Context, Error, Kind, Result};
 use crate::host::cgroup::Group;
-use crate::state::{pidfd, Status};
+use crate::identity::pidfd;
+use crate::state::Status;
 use std::os::fd::AsFd;
 
 pub fn main(env: &mut Env) -> Result<i32> {

@@ -36,7 +36,7 @@ pub fn main(env: &mut Env) -> Result<i32> {
     let mut notify = notify.transpose()?;
     let Some(signals) = signals else {
         if let Some(relay) = &mut notify {
-            relay.wait(|| crate::state::proc_stat(pid).is_some_and(|s| s.0 != 'Z'))?;
+            relay.wait(|| crate::identity::proc_stat(pid).is_some_and(|s| s.0 != 'Z'))?;
         }
         return Ok(0);
     };

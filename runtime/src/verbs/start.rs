@@ -39,7 +39,7 @@ pub fn main(env: &mut Env) -> Result<i32> {
     drop(entry);
     poststart(&env.root, &state, &hooks)?;
     if let (Some(socket), Some(manager), Some(init)) = (inside, notify::host_socket(), state.init) {
-        notify::Relay::new(socket, &manager, init.pid)?.wait(|| crate::state::alive(init))?;
+        notify::Relay::new(socket, &manager, init.pid)?.wait(|| crate::identity::alive(init))?;
     }
     Ok(0)
 }

@@ -140,6 +140,20 @@ pub fn wait_pidfd(pidfd: BorrowedFd, nohang: bool) -> Result<Waited> {
     })
 }
 
+/// True if the process behind the descriptor is a child of the caller that is not reaped yet, whether it runs or has ended
+/// (waitid(2) with `WNOWAIT` leaves it as it is).
+pub fn is_child(pidfd: BorrowedFd) -> Result<bool> {
+    let mut info = std::mem::MaybeUninit::<libc::siginfo_t>::zeroed();
+    let flags = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+    // SAFETY: info is a siginfo_t the kernel fills; it is not looked at.
+    let ret = unsafe { libc::waitid(libc::P_PIDFD, pidfd.as_raw_fd() as u32, info.as_mut_ptr(), flags) };
+    match check(ret as libc::c_long) {
+        Ok(_) => Ok(true),
+        Err(Errno::ECHILD) => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
 /// personality(2) with the given domain bits.
 pub fn personality(domain: u64) -> Result<()> {
     // SAFETY: integers only.

@@ -170,7 +170,7 @@ fn throughput() -> f64 {
 /// Sums of `Private_*` and `Pss` in KiB, threads and descriptors, over the processes of a shim.
 fn usage(server: i32) -> [u64; 4] {
     let mut out = [0; 4];
-    let parent = |pid: i32| conex::state::proc_stat(pid).and_then(|_| ppid(pid));
+    let parent = |pid: i32| conex::identity::proc_stat(pid).and_then(|_| ppid(pid));
     let exe = |pid: i32| std::fs::read_link(format!("/proc/{pid}/exe")).ok();
     let keeper = parent(server).filter(|p| exe(*p) == exe(server));
     for pid in std::iter::once(server).chain(keeper) {

@@ -240,9 +240,16 @@ impl Group {
         }
     }
 
+    /// Signals each process by a descriptor. The number in a cgroup's file can be a stranger's by the time it is opened:
+    /// a process that is listed again while its descriptor is open is that one.
     fn signal(&self, signal: i32) {
-        for pid in self.pids() {
-            let _ = conex_sys::proc::kill(nix::unistd::Pid::from_raw(pid), signal);
+        let open = |pid: &i32| Some((*pid, conex_sys::proc::pidfd_open(nix::unistd::Pid::from_raw(*pid)).ok()?));
+        for some in self.pids().chunks(256) {
+            let opened: Vec<(i32, OwnedFd)> = some.iter().filter_map(open).collect();
+            let still = self.pids();
+            for (_, fd) in opened.iter().filter(|(pid, _)| still.binary_search(pid).is_ok()) {
+                let _ = conex_sys::proc::pidfd_send_signal(fd.as_fd(), signal);
+            }
         }
     }
 

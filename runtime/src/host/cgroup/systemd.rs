@@ -91,6 +91,7 @@ impl Manager {
 
     /// Starts the container's unit with a process in it, and waits until systemd has moved it.
     pub fn start(&mut self, plan: &Cgroup, unit: &Unit, record: &UnitRecord, pid: i32, v2: bool) -> Result<()> {
+        self.check_numbers()?;
         self.watch_jobs()?;
         let mut properties = base(unit, &record.description, pid, v2);
         properties.extend(own(unit::limits(&plan.writes, (None, 100_000))));
@@ -138,6 +139,18 @@ impl Manager {
                 },
             }
         }
+    }
+
+    /// A process is named to systemd by its number, which must mean the same to both: otherwise a stranger would be moved
+    /// into the unit, and die with it.
+    fn check_numbers(&self) -> Result<()> {
+        let peer = self.connection.peer()?;
+        let theirs = nix::sys::stat::stat(format!("/proc/{peer}/ns/pid").as_str());
+        if peer > 0 && theirs.map_or(true, |s| s.st_ino == crate::identity::pid_namespace()) {
+            return Ok(());
+        }
+        let what = "systemd runs in another PID namespace, where the numbers of this one mean other processes";
+        Err(Error::new(Kind::Unsupported, what).at("linux.cgroupsPath"))
     }
 
     fn watch_jobs(&mut self) -> Result<()> {
@@ -229,6 +242,7 @@ impl Manager {
 
     /// Moves a process that its user may not move himself: the manager has the rights (systemd 238).
     pub fn attach(&mut self, unit: &str, pid: i32) -> Result<()> {
+        self.check_numbers()?;
         let pids = Value::Array("u".into(), vec![Value::U32(pid as u32)]);
         self.manager("AttachProcessesToUnit", &[Value::str(unit), Value::str("/"), pids])?;
         Ok(())
