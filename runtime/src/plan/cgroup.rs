@@ -1,6 +1,6 @@
 //! Which cgroup, and what to write there.
 
-use super::devices::State;
+use super::device_rules::Rules;
 use super::resources::{self, Write};
 use super::unit::Unit;
 use super::{Check, Options};
@@ -20,7 +20,7 @@ pub struct Cgroup {
     /// The host's, in its order.
     pub hierarchies: Vec<Hierarchy>,
     pub writes: Vec<Write>,
-    pub devices: Option<State>,
+    pub devices: Option<Rules>,
     /// With the systemd driver: the unit, whose path is relative to the manager's cgroup.
     pub unit: Option<Unit>,
     /// True if an unprivileged runtime may not go on without a cgroup.
@@ -80,13 +80,18 @@ pub fn make(
     };
     let resources = linux.resources.clone().unwrap_or_default();
     let writes = writes(&resources, &facts.cgroup, check);
-    let rules = super::devices::rules(&resources.devices, check);
+    let rules = super::device_rules::rules(&resources.devices, check);
+    if !facts.rootless && facts.cgroup.hierarchies.iter().any(|h| !h.v2 && h.has("devices")) {
+        if let Err((i, what)) = rules.v1_lines() {
+            check.unsupported(format!("linux.resources.devices[{i}]"), what);
+        }
+    }
     Some(Cgroup {
         path,
         relative,
         hierarchies: facts.cgroup.hierarchies.clone(),
         writes,
-        devices: Some(super::devices::state(&rules)),
+        devices: Some(rules),
         unit,
         required: options.cgroup_required,
         owner: None,

@@ -4,6 +4,7 @@
 //! What it returns holds only resolved values: nobody behind this point looks at config.json again.
 
 pub mod cgroup;
+pub mod device_rules;
 pub mod devices;
 pub mod hooks;
 pub mod mounts;

@@ -1,6 +1,6 @@
 //! The systemd unit of a container: its name and its properties.
 
-use super::devices::{State, MKNOD, READ, WRITE};
+use super::device_rules::{Rules, MKNOD, READ, WRITE};
 use super::resources::Write;
 use super::Check;
 use crate::dbus::{text, Value};
@@ -246,13 +246,14 @@ fn bits(text: &str) -> Option<Value> {
     Some(Value::bytes(&bytes))
 }
 
-/// The device rules as systemd keeps them. It knows only lists of what is allowed; where the document starts from "all
-/// allowed" systemd is told nothing, and our own rules hold alone. `group` names a major number (proc_devices).
-pub fn devices(state: &State, group: impl Fn(u8, u32) -> Option<String>) -> Vec<(&'static str, Value)> {
-    if state.default_allow {
+/// The device rules as systemd keeps them. It knows only lists of what is allowed: it is told all that some rule allows,
+/// and our own rules, which hold as well, take from it. Where the document starts from "all allowed" systemd is told
+/// nothing, and our own rules hold alone. `group` names a major number (proc_devices).
+pub fn devices(rules: &Rules, group: impl Fn(u8, u32) -> Option<String>) -> Vec<(&'static str, Value)> {
+    if rules.default_allow {
         return vec![("DevicePolicy", Value::str("auto"))];
     }
-    let entries = state.exceptions.iter().filter_map(|r| {
+    let entries = rules.list.iter().filter(|r| r.allow).filter_map(|r| {
         let class = if r.kind == b'c' { "char" } else { "block" };
         let node = match (r.major, r.minor) {
             (Some(major), Some(minor)) => format!("/dev/{class}/{major}:{minor}"),

@@ -5,7 +5,7 @@ use super::files::{read_at, write_at};
 use super::{limits, Dir, Group};
 use crate::error::{Context, Error};
 use crate::host::facts;
-use crate::plan::devices::State;
+use crate::plan::device_rules::Rules;
 use crate::plan::resources::Write;
 use conex_sys::bpf;
 use nix::errno::Errno;
@@ -31,7 +31,7 @@ const PROGRAM: &str = "device program";
 
 impl Group {
     /// The values in force of what will be changed, but for directories that were made for it.
-    pub fn before(&self, writes: &[Write], devices: Option<&State>, made: &[PathBuf]) -> Vec<Before> {
+    pub fn before(&self, writes: &[Write], devices: Option<&Rules>, made: &[PathBuf]) -> Vec<Before> {
         let foreign = |d: &&Dir| !made.contains(&d.path);
         let mut out = Vec::new();
         for w in writes {

@@ -4,7 +4,7 @@ use super::files::{exists_at, open_to_write, read, read_at, write_at, write_valu
 use super::{Dir, Group};
 use crate::error::{Context, Error, Kind, Result};
 use crate::host::facts::Hierarchy;
-use crate::plan::devices::{program, State};
+use crate::plan::device_rules::Rules;
 use crate::plan::resources::Write;
 use nix::errno::Errno;
 use std::os::fd::AsFd;
@@ -78,25 +78,27 @@ impl Group {
     }
 
     /// The device rules: by the v1 controller where it is mounted, else as an eBPF program on the v2 directory.
-    pub fn devices(&self, state: &State) -> Result<()> {
+    pub fn devices(&self, rules: &Rules) -> Result<()> {
         let field = "linux.resources.devices";
         if let Some(dir) = self.dirs.iter().find(|d| !d.hierarchy.v2 && d.hierarchy.has("devices")) {
-            return v1_devices(dir, state).map_err(|e| e.at(field));
+            return v1_devices(dir, rules).map_err(|e| e.at(field));
         }
-        if state.default_allow && state.exceptions.is_empty() {
+        if rules.allow_all() {
             return Ok(());
         }
         let Some(dir) = self.unified() else {
             return Err(Error::unsupported(field, "this host has neither the v1 devices controller nor cgroup v2"));
         };
-        attach(dir, state).map_err(|e| e.at(field))
+        attach(dir, rules).map_err(|e| e.at(field))
     }
 }
 
 /// One rule a write, in their order; each file is opened once.
-fn v1_devices(dir: &Dir, state: &State) -> Result<()> {
+fn v1_devices(dir: &Dir, rules: &Rules) -> Result<()> {
     let mut open = [None, None];
-    for (allow, line) in state.v1_lines() {
+    // The plan has looked already.
+    let lines = rules.v1_lines().map_err(|(_, what)| Error::new(Kind::Unsupported, what))?;
+    for (allow, line) in lines {
         let (file, slot) = if allow { ("devices.allow", &mut open[0]) } else { ("devices.deny", &mut open[1]) };
         let written = match slot {
             Some(fd) => write_value(fd, &line),
@@ -108,9 +110,9 @@ fn v1_devices(dir: &Dir, state: &State) -> Result<()> {
 }
 
 /// Puts a new program in the place of an old one, without a moment with none.
-fn attach(dir: &Dir, state: &State) -> Result<()> {
+fn attach(dir: &Dir, rules: &Rules) -> Result<()> {
     use conex_sys::bpf;
-    let program = bpf::load_device_program(&program(state)).call(|| "bpf(BPF_PROG_LOAD, CGROUP_DEVICE)")?;
+    let program = bpf::load_device_program(&rules.program()).call(|| "bpf(BPF_PROG_LOAD, CGROUP_DEVICE)")?;
     let old = bpf::attached(dir.as_fd()).call(|| format!("bpf(BPF_PROG_QUERY, {})", dir.path.display()))?;
     let replace = if let [one] = old.as_slice() { Some(one.as_fd()) } else { None };
     bpf::attach(dir.as_fd(), program.as_fd(), replace)
