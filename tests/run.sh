@@ -29,36 +29,13 @@ run() {
 }
 run "$@" | tee "$work/log"
 code=${PIPESTATUS[0]}
-# A test that fails is tried once more, alone: what a noisy machine upset passes then and is counted as flaky (three of
-# them fail the run), what is broken fails again. Only after a run that came to its end, with no other fault than theirs.
 sum() { grep -oE "[0-9]+ $1" "$2" | awk '{n += $1} END {print n + 0}'; }
-flaky=0
-mapfile -t again < <(sed -n 's/^test \([^ ]*\) \.\.\. FAILED$/\1/p' "$work/log" | sort -u)
-ended() { [ "$(grep -cE '^running [0-9]+ test' "$work/log")" = "$(grep -c '^test result: ' "$work/log")" ]; }
-if [ "$code" = 101 ] && [ ${#again[@]} -le 2 ] && [ ${#again[@]} = "$(sum failed "$work/log")" ] && ended; then
-	# The end of a test that failed did not come: what it left behind is removed.
-	for test in "${again[@]}"; do
-		while read -r id name; do
-			[ "$name" != "$test" ] || find /sys/fs/cgroup -depth -type d -regextype posix-extended \
-				-regex ".*[^a-z0-9]$id([^0-9].*)?" -exec rmdir {} \; 2>/dev/null
-		done <"$CONEX_TEST_IDS"
-	done
-	rmdir /sys/fs/cgroup/*/conex-test /sys/fs/cgroup/conex-test 2>/dev/null
-	echo "once more, alone: ${again[*]}"
-	if [[ " $* " == *" -- "* ]]; then only=(--exact "${again[@]}"); else only=("${again[@]}" --exact); fi
-	if run "$@" "${only[@]}" >"$work/log2" && [ "$(sum passed "$work/log2")" = ${#again[@]} ]; then
-		flaky=${#again[@]} code=0
-		echo "FLAKY, failed and then passed: ${again[*]}"
-	else
-		cat "$work/log2"
-	fi
-fi
 sleep 0.3
 look >"$work/after"
 left=$(diff "$work/before" "$work/after" | grep '^[<>]')
 passed=$(sum passed "$work/log") failed=$(sum failed "$work/log")
 skipped=$(sort -u "$CONEX_TEST_SKIPS" | wc -l)
-passed=$((passed - skipped + flaky)) failed=$((failed - flaky))
+passed=$((passed - skipped))
 if [ "$skipped" != 0 ]; then
 	echo "skipped, with what the host missed:"
 	sort -u "$CONEX_TEST_SKIPS" | sed 's/^/  /'
@@ -80,5 +57,5 @@ if [ $((passed + failed + skipped)) = 0 ]; then
 	code=1
 fi
 rm -rf "$work"
-echo "integration: $passed passed, $failed failed, $skipped skipped$([ $flaky = 0 ] || echo ", $flaky flaky")"
+echo "integration: $passed passed, $failed failed, $skipped skipped"
 exit "$code"

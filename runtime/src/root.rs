@@ -50,10 +50,18 @@ impl Root {
     /// # Errors
     /// `ENOENT`, `ENOTDIR`, `ELOOP` (a magic link or too many links), `EACCES`.
     pub fn open(&self, path: &Path, flags: OFlag) -> nix::Result<OwnedFd> {
-        let path = dot(path);
-        let flags = flags | OFlag::O_PATH;
-        match openat2(self.as_fd(), &path, flags.bits(), 0, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS) {
-            Err(Errno::ENOSYS) => walk(self.as_fd(), &path, flags),
+        self.resolve(&dot(path), flags | OFlag::O_PATH)
+    }
+
+    /// The same without cleaning the path first: `..` leaves the directory that a symlink before it led to.
+    pub fn open_as_given(&self, path: &Path, flags: OFlag) -> nix::Result<OwnedFd> {
+        let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+        self.resolve(path, flags | OFlag::O_PATH)
+    }
+
+    fn resolve(&self, path: &Path, flags: OFlag) -> nix::Result<OwnedFd> {
+        match openat2(self.as_fd(), path, flags.bits(), 0, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS) {
+            Err(Errno::ENOSYS) => walk(self.as_fd(), path, flags),
             other => other,
         }
     }
@@ -78,6 +86,20 @@ impl Root {
         let flags = OFlag::O_CREAT | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_RDONLY | OFlag::O_NONBLOCK;
         openat(&dir, name.as_path(), flags, Mode::from_bits_truncate(0o644))
             .call(|| format!("openat(rootfs, {path:?}, O_CREAT|O_NOFOLLOW)"))
+    }
+
+    /// `path` itself, not what it may be a symlink to; made as a directory or an empty file where it is missing.
+    pub fn make_last(&self, path: &Path, directory: bool) -> Result<OwnedFd> {
+        let (dir, name) = self.make_parent(path)?;
+        let open =
+            || openat(&dir, name.as_path(), OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty());
+        match open() {
+            Err(Errno::ENOENT) if directory => {
+                make_component(dir.as_fd(), &name.into_os_string()).call(|| format!("mkdirat(rootfs, {path:?})"))
+            }
+            Err(Errno::ENOENT) => self.make_file(path),
+            other => other.call(|| format!("openat(rootfs, {path:?}, O_PATH|O_NOFOLLOW)")),
+        }
     }
 
     /// The directory that holds the last component of `path`, made where missing, and that component.

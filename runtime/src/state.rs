@@ -86,6 +86,9 @@ pub struct UnitRecord {
     pub user: bool,
 }
 
+/// In a container's directory, a link to its bundle: what is left to go by when the record is damaged.
+pub const BUNDLE: &str = "bundle";
+
 /// The directory of all containers.
 pub struct Store {
     fd: OwnedFd,
@@ -100,13 +103,13 @@ pub struct Entry {
     pub path: PathBuf,
 }
 
-/// runc's rule: letters, digits and `_+-.`, and not `.` or `..`.
+/// runc's rule: letters, digits and `_+-.`; but none that begins with a dot: such names in the root are ours.
 pub fn check_id(id: &str) -> Result<()> {
     let plain = |c: char| c.is_ascii_alphanumeric() || "_+-.".contains(c);
-    if id.is_empty() || id.len() > 1024 || id == "." || id == ".." || !id.chars().all(plain) {
+    if id.is_empty() || id.len() > 1024 || id.starts_with('.') || !id.chars().all(plain) {
         return Err(Error::new(
             Kind::Invalid,
-            format!("invalid container ID format {id:?}: letters, digits and _+-. are allowed"),
+            format!("invalid container ID format {id:?}: letters, digits and _+-. are allowed, not a dot at its beginning"),
         ));
     }
     Ok(())
@@ -332,6 +335,14 @@ impl Entry {
         read_file(self.fd(), name).call(|| format!("open({}/{name})", self.path.display()))
     }
 
+    pub fn link(&self, name: &str, to: &Path) -> Result<()> {
+        nix::unistd::symlinkat(to, self.fd(), name).call(|| format!("symlinkat({}/{name})", self.path.display()))
+    }
+
+    pub fn read_link(&self, name: &str) -> Option<PathBuf> {
+        nix::fcntl::readlinkat(self.fd(), name).ok().map(PathBuf::from)
+    }
+
     pub fn unlink(&self, name: &str) {
         let _ = unlinkat(self.fd(), name, UnlinkatFlags::NoRemoveDir);
     }
@@ -380,7 +391,7 @@ mod tests {
             assert!(check_id(good).is_ok(), "{good}");
         }
         let long = "x".repeat(1025);
-        for bad in ["", ".", "..", "a/b", "../x", "a b", "a:b", "é", "a\nb", long.as_str()] {
+        for bad in ["", ".", "..", ".cache", "a/b", "../x", "a b", "a:b", "é", "a\nb", long.as_str()] {
             assert!(check_id(bad).is_err(), "{bad:?}");
         }
     }

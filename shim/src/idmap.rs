@@ -41,7 +41,8 @@ fn mapping(text: &str, key: &str) -> Result<IdMapping> {
 /// A detached copy of the mount at `path`, with mapped ids.
 pub fn tree(path: &Path, recursive: bool, namespace: &OwnedFd) -> Result<OwnedFd> {
     let root = open("/", OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()).call(|| "open(/)".into())?;
-    let tree = open_tree_clone(root.as_fd(), path, recursive).call(|| format!("open_tree({})", path.display()))?;
+    let tree =
+        open_tree_clone(root.as_fd(), path, recursive, true).call(|| format!("open_tree({})", path.display()))?;
     let attr = MountAttr { set: ATTR_IDMAP, userns: namespace.as_raw_fd() as u64, ..MountAttr::default() };
     mount_setattr(tree.as_fd(), recursive, &attr)
         .call(|| format!("mount_setattr({}, MOUNT_ATTR_IDMAP)", path.display()))?;

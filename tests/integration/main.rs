@@ -3,6 +3,7 @@
 
 mod apparmor;
 mod config;
+mod confinement;
 mod contract;
 mod devices;
 mod fallbacks;
@@ -11,6 +12,7 @@ mod harness;
 mod identity;
 mod invalid;
 mod lifecycle;
+mod mounts;
 mod nested;
 mod resources;
 mod rootless;

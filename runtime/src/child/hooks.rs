@@ -1,26 +1,36 @@
 //! Hooks that run in the container's namespaces.
 
-use crate::error::Result;
-use crate::oci::config::Hook;
+use crate::error::{Context, Result};
+use crate::host::hooks::{run, Setting, StateDocument};
 use crate::plan::Plan;
+use nix::sys::stat::{umask, Mode};
 use std::os::fd::BorrowedFd;
 
-/// Runs createContainer (path and working directory of the host's mounts, before pivot_root) or startContainer.
-pub(super) fn run(plan: &Plan, list: &[Hook], name: &'static str, cwd: Option<BorrowedFd>) -> Result<()> {
-    if list.is_empty() {
-        return Ok(());
-    }
-    if let Some(dir) = cwd {
-        use crate::error::Context;
-        nix::unistd::fchdir(dir).call(|| "fchdir(rootfs)")?;
-    }
-    let status = if name == "startContainer" { "created" } else { "creating" };
-    let state = crate::host::hooks::StateDocument {
+fn state<'a>(plan: &'a Plan, status: &'static str) -> StateDocument<'a> {
+    StateDocument {
         id: &plan.id,
         status,
         pid: std::process::id() as i32,
         bundle: &plan.bundle,
         annotations: &plan.annotations,
-    };
-    crate::host::hooks::run(list, name, &state, None)
+    }
+}
+
+/// createContainer: path and working directory of the host's mounts, before pivot_root, with the caller's umask as the
+/// hooks of the host's side.
+pub(super) fn create_container(plan: &Plan, root: BorrowedFd, caller: Mode) -> Result<()> {
+    if plan.hooks.create_container.is_empty() {
+        return Ok(());
+    }
+    nix::unistd::fchdir(root).call(|| "fchdir(rootfs)")?;
+    let own = umask(caller);
+    let ran = run(&plan.hooks.create_container, "createContainer", &state(plan, "creating"), &Setting::default());
+    umask(own);
+    ran
+}
+
+/// startContainer: inside, under everything that the container's program will be under.
+pub(super) fn start_container(plan: &Plan, env: &[String], confine: &dyn Fn() -> Result<()>) -> Result<()> {
+    let setting = Setting { cwd: None, env: Some(env), confine: Some(confine) };
+    run(&plan.hooks.start_container, "startContainer", &state(plan, "created"), &setting)
 }

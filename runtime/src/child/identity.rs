@@ -4,6 +4,7 @@ use crate::error::{Context, Named, Result};
 use crate::plan::process::{Capabilities, Process};
 use caps::{CapSet, CapsHashSet};
 use conex_sys::proc;
+use nix::errno::Errno;
 
 /// Root of the user namespace this process has just entered.
 pub fn become_root() -> Result<()> {
@@ -22,9 +23,19 @@ pub fn switch(p: &Process) -> Result<()> {
     for cap in own.difference(&p.capabilities.bounding) {
         caps::drop(None, CapSet::Bounding, *cap).map_err(|e| caps_error("bounding", e, p))?;
     }
+    // Those that are newer than the crate's list, which no document can name.
+    drop_newer(proc::bounding_has, proc::bounding_drop)
+        .call(|| "prctl(PR_CAPBSET_DROP)")
+        .at(|| format!("{}.capabilities.bounding", p.field))?;
     proc::set_keepcaps(true).call(|| "prctl(PR_SET_KEEPCAPS, 1)")?;
     if p.can_setgroups {
-        proc::setgroups(&p.groups).call(|| format!("setgroups({:?})", p.groups)).at(|| field("additionalGids"))?;
+        match proc::setgroups(&p.groups) {
+            // A user namespace that was joined can deny it (user_namespaces(7)); they were dropped before.
+            Err(Errno::EPERM) if p.groups.is_empty() && nix::unistd::getgroups().is_ok_and(|g| g.is_empty()) => {}
+            other => {
+                other.call(|| format!("setgroups({:?})", p.groups)).at(|| field("additionalGids"))?;
+            }
+        }
     }
     proc::setresgid(p.gid).call(|| format!("setresgid({})", p.gid)).at(|| field("gid"))?;
     proc::setresuid(p.uid).call(|| format!("setresuid({})", p.uid)).at(|| field("uid"))?;
@@ -36,6 +47,22 @@ pub fn switch(p: &Process) -> Result<()> {
     // What the container's user may see and run is decided with its own effective set from here on.
     let visible: CapsHashSet = effective(&p.capabilities)?;
     caps::set(None, CapSet::Effective, &visible).map_err(|e| caps_error("effective", e, p))
+}
+
+/// From the first number that the crate does not know to the kernel's last one.
+fn drop_newer(
+    has: impl Fn(u32) -> nix::Result<bool>,
+    mut drop: impl FnMut(u32) -> nix::Result<()>,
+) -> nix::Result<()> {
+    let known = caps::all().iter().map(|c| u32::from(c.index())).max().unwrap_or(0);
+    for number in known + 1..64 {
+        match has(number) {
+            Err(Errno::EINVAL) => break,
+            Ok(true) => drop(number)?,
+            other => other.map(|_| ())?,
+        }
+    }
+    Ok(())
 }
 
 fn effective(wanted: &Capabilities) -> Result<CapsHashSet> {
@@ -72,4 +99,25 @@ pub fn finish(p: &Process) -> Result<()> {
 
 fn caps_error(set: &str, e: caps::errors::CapsError, p: &Process) -> crate::Error {
     crate::Error::new(crate::error::Kind::System, e.to_string()).at(format!("{}.capabilities.{set}", p.field))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn capabilities_of_a_newer_kernel_are_dropped() {
+        // A kernel with 43 capabilities, of which the last but one is not there.
+        let has = |n: u32| if n > 43 { Err(Errno::EINVAL) } else { Ok(n != 42) };
+        let mut dropped = Vec::new();
+        drop_newer(has, |n| {
+            dropped.push(n);
+            Ok(())
+        })
+        .unwrap();
+        assert_eq!(dropped, [41, 43]);
+        assert_eq!(drop_newer(has, |_| Err(Errno::EPERM)), Err(Errno::EPERM));
+        // This kernel's own.
+        drop_newer(proc::bounding_has, |n| panic!("the crate lacks capability {n}")).unwrap();
+    }
 }

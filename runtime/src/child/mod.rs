@@ -27,7 +27,7 @@ use std::os::fd::{AsFd, OwnedFd};
 pub struct Inherited {
     pub sync: Channel,
     /// Sources opened on the host's side, by index of the mount.
-    pub sources: Vec<Option<OwnedFd>>,
+    pub sources: Vec<Option<mounts::Source>>,
     /// The namespaces that only the child can join: the user namespace of a second hop, the mount namespace.
     pub joins: Vec<(OwnedFd, i32, String)>,
     /// The container's cgroup directories, in the order of the host's hierarchies.
@@ -58,6 +58,7 @@ pub fn main(plan: &Plan, inherited: Inherited) -> ! {
             has_runtime_hooks: inherited.has_runtime_hooks,
             cgroup_first: inherited.cgroup_first,
             into_cgroup: inherited.into_cgroup,
+            umask: nix::sys::stat::Mode::empty(),
         },
     );
     let Err(error) = result;
@@ -71,7 +72,10 @@ fn close_the_rest(plan: &Plan, inherited: &Inherited) {
     use std::os::fd::AsRawFd;
     let mut keep: Vec<i32> = (3..3 + plan.process.preserve_fds as i32).collect();
     keep.push(inherited.sync.as_fd().as_raw_fd());
-    keep.extend(inherited.sources.iter().flatten().map(AsRawFd::as_raw_fd));
+    keep.extend(inherited.sources.iter().flatten().filter_map(|source| match source {
+        mounts::Source::Tree(fd) => Some(fd.as_raw_fd()),
+        mounts::Source::Link(_) => None,
+    }));
     keep.extend(inherited.joins.iter().map(|(fd, _, _)| fd.as_raw_fd()));
     keep.extend(inherited.start.iter().chain(&inherited.into_cgroup).map(AsRawFd::as_raw_fd));
     conex_sys::fd::close_all_but(&keep);
@@ -85,6 +89,8 @@ struct Rest {
     has_runtime_hooks: bool,
     cgroup_first: bool,
     into_cgroup: Option<OwnedFd>,
+    /// The caller's.
+    umask: nix::sys::stat::Mode,
 }
 
 /// To whom an error goes: the host until the container is created, then whoever starts it.
@@ -136,8 +142,14 @@ impl Report {
     }
 }
 
-fn init(plan: &Plan, report: &mut Report, sources: Vec<Option<OwnedFd>>, mut rest: Rest) -> Result<Infallible> {
-    nix::sys::stat::umask(nix::sys::stat::Mode::empty());
+fn init(
+    plan: &Plan,
+    report: &mut Report,
+    sources: Vec<Option<mounts::Source>>,
+    mut rest: Rest,
+) -> Result<Infallible> {
+    // What is made below has exactly the mode that is asked for.
+    rest.umask = nix::sys::stat::umask(nix::sys::stat::Mode::empty());
     // Nobody may look into this process before it has become the container's (CVE-2016-9962): whoever lives in a PID
     // namespace that is joined sees it from now on. An unprivileged host could not write the id maps of a process
     // that is not dumpable; its new user namespace holds nobody yet.
@@ -191,6 +203,8 @@ fn second_hop(plan: &Plan, report: &Report, rest: &mut Rest) -> Result<()> {
             other => other?,
         }
     }
+    // Inside, it may be denied.
+    let _ = proc::setgroups(&[]);
     user.iter().chain(&after).try_for_each(enter)?;
     let into = rest.into_cgroup.take();
     let flags = (plan.namespaces.new & !(libc::CLONE_NEWCGROUP | CLONE_NEWTIME)) | libc::CLONE_PARENT;
@@ -230,7 +244,7 @@ fn root_file_system(
     plan: &Plan,
     root: &Root,
     report: &Report,
-    mut sources: Vec<Option<OwnedFd>>,
+    mut sources: Vec<Option<mounts::Source>>,
     rest: &Rest,
 ) -> Result<Option<procfs::Procfs>> {
     let mut late = Vec::new();
@@ -242,6 +256,7 @@ fn root_file_system(
             report.wait_for_cgroups()?;
         }
         let mounted = mounts::mount(root, m, source, &rest.cgroups).at(|| m.field.clone())?;
+        let Some(mounted) = mounted else { continue };
         if let Some(attr) = mounted.late {
             late.push((mounted.fd.try_clone().call(|| "dup")?, attr, m.field.clone()));
         }
@@ -262,13 +277,27 @@ fn root_file_system(
         report.sync()?.send(&Message::Rooted)?;
         report.wait("the createRuntime hooks", |m| matches!(m, Message::Go))?;
     }
-    hooks::run(plan, &plan.hooks.create_container, "createContainer", Some(root.as_fd()))?;
+    hooks::create_container(plan, root.as_fd(), rest.umask)?;
     sysctls(plan, &mut procfs)?;
     let procfs = process::needs_procfs(&plan.process).then(|| procfs::Procfs::or_new(procfs)).transpose()?;
-    paths::readonly(root, &plan.readonly_paths)?;
+    working_directory(root, &plan.process)?;
+    let whole = paths::readonly(root, &plan.readonly_paths)?;
     paths::mask(root, &plan.masked_paths)?;
     finish_root(root, plan)?;
+    if whole {
+        paths::readonly_root(root, true).at(|| "linux.readonlyPaths")?;
+    }
     Ok(procfs)
+}
+
+/// Makes a working directory that the image lacks, as runc does and engines rely on, while the root can be written.
+fn working_directory(root: &Root, p: &crate::plan::process::Process) -> Result<()> {
+    let path = std::path::Path::new(&p.cwd);
+    match root.open(path, nix::fcntl::OFlag::O_DIRECTORY) {
+        Err(Errno::ENOENT) => root.make_dir(path).map(drop).at(|| format!("{}.cwd", p.field)),
+        // Whatever else is wrong with it is said when it is entered.
+        _ => Ok(()),
+    }
 }
 
 fn finish_root(root: &Root, plan: &Plan) -> Result<()> {
@@ -283,7 +312,7 @@ fn finish_root(root: &Root, plan: &Plan) -> Result<()> {
         paths::propagate("/", plan.rootfs.propagation).at(|| "linux.rootfsPropagation")?;
     }
     if plan.rootfs.readonly {
-        paths::readonly_root(root).at(|| "root.readonly")?;
+        paths::readonly_root(root, false).at(|| "root.readonly")?;
     }
     Ok(())
 }

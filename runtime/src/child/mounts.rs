@@ -19,11 +19,27 @@ pub struct Mounted {
     pub is_proc: bool,
 }
 
-pub fn mount(root: &Root, m: &Mount, source: Option<OwnedFd>, cgroups: &[PathBuf]) -> Result<Mounted> {
+/// What the host's side has opened ahead.
+pub enum Source {
+    Tree(OwnedFd),
+    /// The content of a symlink that is to be made anew.
+    Link(PathBuf),
+}
+
+/// `None` if there is no mount: a symlink was made.
+pub fn mount(root: &Root, m: &Mount, source: Option<Source>, cgroups: &[PathBuf]) -> Result<Option<Mounted>> {
     let mut late = None;
     let mut is_proc = false;
     let fd = match &m.kind {
-        Kind::Bind { recursive } => bind(root, m, source, *recursive)?,
+        Kind::Bind { recursive } => match source {
+            Some(Source::Link(to)) => {
+                return copy_link(root, &m.destination, &to)
+                    .at(|| format!("{}.destination", m.field))
+                    .map(|()| None);
+            }
+            Some(Source::Tree(fd)) => bind(root, m, Some(fd), *recursive)?,
+            None => bind(root, m, None, *recursive)?,
+        },
         Kind::Remount => remount(root, m)?,
         Kind::Cgroup(views) => cgroup(root, m, views, cgroups)?,
         Kind::Fs(kind) => {
@@ -41,7 +57,39 @@ pub fn mount(root: &Root, m: &Mount, source: Option<OwnedFd>, cgroups: &[PathBuf
         let attr = MountAttr { propagation: flag & !(libc::MS_REC as u64), ..MountAttr::default() };
         tree::setattr(fd.as_fd(), flag & libc::MS_REC as u64 != 0, &attr)?;
     }
-    Ok(Mounted { fd, late, is_proc })
+    Ok(Some(Mounted { fd, late, is_proc }))
+}
+
+/// What is there already must be the same link.
+fn copy_link(root: &Root, destination: &Path, to: &Path) -> Result<()> {
+    let (dir, name) = root.make_parent(destination)?;
+    let call = || format!("symlinkat({to:?}, rootfs, {destination:?})");
+    match nix::unistd::symlinkat(to, &dir, name.as_path()) {
+        Err(Errno::EEXIST) => match nix::fcntl::readlinkat(&dir, name.as_path()) {
+            Ok(there) if Path::new(&there) == to => Ok(()),
+            _ => Err(Error::call(Errno::EEXIST, call())),
+        },
+        other => other.call(call),
+    }
+}
+
+/// Nothing may be mounted inside a procfs, whatever way leads there: what the runtime and the container's programs write
+/// there would land elsewhere (CVE-2019-16884). Only what lxcfs shows, by the path that the plan has allowed.
+fn outside_proc(root: &Root, m: &Mount, target: BorrowedFd) -> Result<()> {
+    if !crate::root::is_procfs(target) {
+        return Ok(());
+    }
+    let straight = || {
+        let resolve = RESOLVE_IN_ROOT | RESOLVE_NO_SYMLINKS;
+        let direct = openat2(root.as_fd(), &m.destination, OFlag::O_PATH.bits(), 0, resolve).ok()?;
+        let (a, b) = (fstat(&direct).ok()?, fstat(target).ok()?);
+        Some((a.st_dev, a.st_ino) == (b.st_dev, b.st_ino))
+    };
+    if m.destination.starts_with("proc") && straight().unwrap_or(false) {
+        return Ok(());
+    }
+    let what = format!("\"/{}\" cannot be mounted because it is inside /proc", m.destination.display());
+    Err(Error::invalid(format!("{}.destination", m.field), what))
 }
 
 fn is_dir(fd: BorrowedFd) -> Result<bool> {
@@ -52,13 +100,17 @@ fn is_dir(fd: BorrowedFd) -> Result<bool> {
 fn bind(root: &Root, m: &Mount, source: Option<OwnedFd>, recursive: bool) -> Result<OwnedFd> {
     let tree = match source {
         Some(fd) => Tree::Detached(fd),
-        None => {
-            tree::bind(cwd(), Path::new(&m.source), recursive).map_err(|e| e.at(format!("{}.source", m.field)))?
-        }
+        None => tree::bind_with(cwd(), Path::new(&m.source), recursive, !m.source_nofollow)
+            .map_err(|e| e.at(format!("{}.source", m.field)))?,
     };
     let directory = is_dir(tree.fd())?;
-    let target = if directory { root.make_dir(&m.destination) } else { root.make_file(&m.destination) };
+    let target = match m.destination_nofollow {
+        true => root.make_last(&m.destination, directory),
+        false if directory => root.make_dir(&m.destination),
+        false => root.make_file(&m.destination),
+    };
     let target = target.map_err(|e| e.at(format!("{}.destination", m.field)))?;
+    outside_proc(root, m, target.as_fd())?;
     if !directory && is_dir(target.as_fd())? {
         // move_mount(2) would say EINVAL; mount(2) says this, which Docker's hint looks for.
         let what = format!("{} is a file, /{} in the container a directory", m.source, m.destination.display());
@@ -79,7 +131,8 @@ fn attributes(fd: BorrowedFd, m: &Mount) -> Result<()> {
 fn target(root: &Root, m: &Mount, kind: &str) -> Result<OwnedFd> {
     let field = || format!("{}.destination", m.field);
     if !matches!(kind, "proc" | "procfs" | "sysfs") {
-        return root.make_dir(&m.destination).at(field);
+        let target = root.make_dir(&m.destination).at(field)?;
+        return outside_proc(root, m, target.as_fd()).map(|()| target);
     }
     let made = root.make_dir(&m.destination).at(field)?;
     let resolve = RESOLVE_IN_ROOT | RESOLVE_NO_SYMLINKS;
@@ -256,6 +309,7 @@ fn remount(root: &Root, m: &Mount) -> Result<OwnedFd> {
 /// controller of a shared one. On a pure v2 host without a cgroup namespace: the container's own directory.
 fn cgroup(root: &Root, m: &Mount, views: &[CgroupView], cgroups: &[PathBuf]) -> Result<OwnedFd> {
     let target = root.make_dir(&m.destination).at(|| format!("{}.destination", m.field))?;
+    outside_proc(root, m, target.as_fd())?;
     if let [CgroupView { v2: true, .. }] = views {
         let source = cgroups.first().map_or(Path::new("/sys/fs/cgroup"), |p| p);
         let tree = tree::bind(cwd(), source, true)?;

@@ -1,9 +1,9 @@
 //! The root file system as a whole: attached, pivoted into, masked.
 
-use super::tree::{self, cwd, Tree};
+use super::tree::{self, Tree};
 use crate::error::{Context, Error, Kind, Named, Result};
 use crate::plan::Rootfs;
-use crate::root::{clean, Root};
+use crate::root::Root;
 use conex_sys::mount::{MountAttr, ATTR_NODEV, ATTR_NOEXEC, ATTR_NOSUID, ATTR_RDONLY};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
@@ -47,7 +47,8 @@ pub fn attach_root(rootfs: &Rootfs) -> Result<Root> {
 fn mount_point_of(path: &Path) -> Result<PathBuf> {
     let path = path.canonicalize().call(|| format!("realpath({})", path.display()))?;
     let text = std::fs::read_to_string("/proc/self/mountinfo").call(|| "open(/proc/self/mountinfo)")?;
-    let points = text.lines().filter_map(|l| l.split(' ').nth(4)).map(|p| PathBuf::from(p.replace("\\040", " ")));
+    let points =
+        text.lines().filter_map(|l| l.split(' ').nth(4)).map(|p| PathBuf::from(crate::host::facts::unescape(p)));
     points
         .filter(|p| path.starts_with(p))
         .max_by_key(|p| p.as_os_str().len())
@@ -69,12 +70,45 @@ pub fn pivot(root: &Root) -> Result<()> {
     nix::unistd::chdir("/").call(|| "chdir(/)")
 }
 
-/// `--no-pivot`: for a root on a ramdisk, which pivot_root refuses.
+/// `--no-pivot`: for a root on a ramdisk, which pivot_root refuses. The host's mounts stay in the mount namespace, out of
+/// sight; but a procfs or sysfs that is there in full lets a user namespace inside mount a fresh one, without the masks.
 pub fn move_root(root: &Root) -> Result<()> {
     fchdir(root).call(|| "fchdir(rootfs)")?;
+    let own = nix::unistd::getcwd().call(|| "getcwd(rootfs)")?;
+    for point in full_views(&own)? {
+        let at = point.as_path();
+        mount(None::<&str>, at, None::<&str>, MsFlags::MS_SLAVE | MsFlags::MS_REC, None::<&str>)
+            .call(|| format!("mount(\"\", {}, MS_SLAVE|MS_REC)", at.display()))?;
+        match umount2(at, MntFlags::MNT_DETACH) {
+            // One of a more privileged mount namespace cannot be taken away; it can be covered.
+            Err(Errno::EINVAL | Errno::EPERM) => {
+                mount(Some("tmpfs"), at, Some("tmpfs"), MsFlags::MS_RDONLY, None::<&str>)
+                    .call(|| format!("mount(tmpfs, {})", at.display()))?
+            }
+            other => other.call(|| format!("umount2({}, MNT_DETACH)", at.display()))?,
+        }
+    }
     mount(Some("."), "/", None::<&str>, MsFlags::MS_MOVE, None::<&str>).call(|| "mount(rootfs, /, MS_MOVE)")?;
     nix::unistd::chroot(".").call(|| "chroot(rootfs)")?;
     nix::unistd::chdir("/").call(|| "chdir(/)")
+}
+
+/// Where the whole of a procfs or sysfs is mounted outside the rootfs, the latest first.
+fn full_views(rootfs: &Path) -> Result<Vec<PathBuf>> {
+    let text = std::fs::read_to_string("/proc/self/mountinfo").call(|| "open(/proc/self/mountinfo)")?;
+    let mut out: Vec<PathBuf> = text
+        .lines()
+        .filter_map(|line| {
+            let (head, tail) = line.split_once(" - ")?;
+            let mut fields = head.split(' ').skip(3);
+            let (inside, point) = (fields.next()?, fields.next()?);
+            let full = inside == "/" && matches!(tail.split(' ').next(), Some("proc" | "sysfs"));
+            full.then(|| PathBuf::from(crate::host::facts::unescape(point)))
+        })
+        .filter(|point| !point.starts_with(rootfs))
+        .collect();
+    out.reverse();
+    Ok(out)
 }
 
 /// Without a mount namespace there is nothing to pivot.
@@ -84,31 +118,46 @@ pub fn chroot(root: &Root) -> Result<()> {
     nix::unistd::chdir("/").call(|| "chdir(/)")
 }
 
-pub fn readonly_root(root: &Root) -> Result<()> {
-    tree::setattr(root.as_fd(), false, &MountAttr { set: ATTR_RDONLY, ..MountAttr::default() })
+/// `recursive`: with everything that is mounted below.
+pub fn readonly_root(root: &Root, recursive: bool) -> Result<()> {
+    tree::setattr(root.as_fd(), recursive, &MountAttr { set: ATTR_RDONLY, ..MountAttr::default() })
 }
 
-/// Paths that are not there need no protection; one that cannot be looked at must not be left open.
+/// Paths that are not there need no protection; one that cannot be looked at must not be left open. `..` is taken as the
+/// kernel takes it: what the container's programs reach by that path is meant.
 fn find(root: &Root, path: &str) -> Result<Option<OwnedFd>> {
-    match root.open(&clean(Path::new(path)), OFlag::empty()) {
+    match root.open_as_given(Path::new(path), OFlag::empty()) {
         Err(Errno::ENOENT | Errno::ENOTDIR) => Ok(None),
         other => other.map(Some).call(|| format!("openat2(rootfs, {path:?}, O_PATH, RESOLVE_IN_ROOT)")),
     }
 }
 
-pub fn readonly(root: &Root, list: &[String]) -> Result<()> {
+/// The root itself, by whatever path: what is mounted there now would be below it after pivot_root.
+fn is_root(root: &Root, target: &OwnedFd) -> bool {
+    let id = |fd: std::os::fd::BorrowedFd| fstat(fd).map(|s| (s.st_dev, s.st_ino)).ok();
+    let mount = |fd| conex_sys::fd::mount_id(fd).ok();
+    id(root.as_fd()) == id(target.as_fd()) && mount(root.as_fd()) == mount(target.as_fd())
+}
+
+/// Makes the paths read-only with everything mounted below them. True if the root is one of them, which is for later.
+pub fn readonly(root: &Root, list: &[String]) -> Result<bool> {
+    let mut whole = false;
     for (i, path) in list.iter().enumerate() {
         let field = || format!("linux.readonlyPaths[{i}]");
         let Some(target) = find(root, path).at(field)? else {
             continue;
         };
+        if is_root(root, &target) {
+            whole = true;
+            continue;
+        }
         let tree = tree::bind(target.as_fd(), Path::new(""), true).at(field)?;
         let attr = MountAttr { set: ATTR_RDONLY, ..MountAttr::default() };
         // Before Linux 5.12 only the mount itself, not what is mounted below it, can be made so.
         let recursive = matches!(tree, Tree::Detached(_)) && tree::has_setattr();
         tree.attach_with(target.as_fd(), &[(recursive, attr)]).at(field)?;
     }
-    Ok(())
+    Ok(whole)
 }
 
 /// Hides files behind the host's /dev/null and directories behind one empty read-only tmpfs.
@@ -122,6 +171,9 @@ pub fn mask(root: &Root, list: &[String]) -> Result<()> {
         let Some(target) = find(root, path).at(field)? else {
             continue;
         };
+        if is_root(root, &target) {
+            return Err(Error::invalid(field(), format!("{path:?} is the root: nothing would be left to run")));
+        }
         let is_dir = fstat(&target).call(|| "fstat").at(field)?.st_mode & libc::S_IFMT == libc::S_IFDIR;
         if is_dir {
             match &empty {
@@ -171,9 +223,4 @@ fn empty_dir(target: std::os::fd::BorrowedFd) -> Result<OwnedFd> {
     fscreate(fs.as_fd()).call(|| "fsconfig(tmpfs, FSCONFIG_CMD_CREATE)")?;
     let fd = fsmount(fs.as_fd(), attrs).call(|| "fsmount(tmpfs)")?;
     Tree::Detached(fd).attach(target)
-}
-
-/// A bind source on the host, for those who open it ahead.
-pub fn host_bind(path: &Path, recursive: bool) -> Result<Tree> {
-    tree::bind(cwd(), path, recursive)
 }

@@ -105,21 +105,17 @@ fn scheduling(p: &Process) -> Result<()> {
     Ok(())
 }
 
-/// The working directory, made if missing, entered as root; a user's own directory that root may not enter (a
-/// squashed network file system) is entered again after the switch.
+/// The working directory, entered as root; a user's own directory that root may not enter (a squashed network file
+/// system) is entered again after the switch. A missing one was made with the container's mounts, for exec it is an error.
 fn change_dir(p: &Process) -> Result<bool> {
-    let path = Path::new(&p.cwd);
-    match nix::unistd::chdir(path) {
-        Ok(()) => return Ok(true),
-        Err(Errno::EACCES | Errno::EPERM) => return Ok(false),
-        Err(Errno::ENOENT) => {}
+    match nix::unistd::chdir(Path::new(&p.cwd)) {
+        Ok(()) => Ok(true),
+        Err(Errno::EACCES | Errno::EPERM) => Ok(false),
         Err(e) => {
-            return Err(Error::call(e, format!("chdir to cwd ({:?}) set in config.json failed: chdir", p.cwd)))
+            let what = format!("chdir to cwd ({:?}) set in config.json failed: {}", p.cwd, e.desc().to_lowercase());
+            Err(Error { errno: None, ..Error::new(Kind::System, what) })
         }
     }
-    std::fs::create_dir_all(path).call(|| format!("mkdir({})", p.cwd))?;
-    nix::unistd::chdir(path).call(|| format!("chdir({})", p.cwd))?;
-    Ok(true)
 }
 
 /// A working directory outside the root, reached through a leaked descriptor, shows as "(unreachable)" or not at
@@ -205,6 +201,8 @@ struct Image {
     path: CString,
     args: Vec<CString>,
     env: Vec<CString>,
+    /// The same, for hooks.
+    environment: Vec<String>,
 }
 
 /// Becomes the process's user, as far as can be said before the container is started.
@@ -236,6 +234,7 @@ fn settle(p: &Process, procfs: Option<Procfs>) -> Result<Image> {
         path: c(&path.to_string_lossy()),
         args: p.args.iter().map(|s| c(s)).collect(),
         env: env.iter().map(|s| c(s)).collect(),
+        environment: env,
     })
 }
 
@@ -256,6 +255,17 @@ fn load_with_listener(filter: &Filter, program: &[Insn], p: &Process, channel: &
     Ok(())
 }
 
+fn install(filter: &Filter, program: &[Insn]) -> Result<()> {
+    match conex_sys::seccomp::install(program, filter.flags) {
+        // A flag that this kernel does not know (SPEC_ALLOW before 4.17): the filter matters more.
+        Err(Errno::EINVAL) if filter.flags != 0 => conex_sys::seccomp::install(program, 0),
+        other => other,
+    }
+    .map(drop)
+    .call(|| format!("seccomp(SECCOMP_SET_MODE_FILTER, {} instructions)", program.len()))
+    .at(|| "linux.seccomp")
+}
+
 /// Capabilities, seccomp and execve, in the order that no_new_privs allows.
 fn finish(
     p: &Process,
@@ -271,34 +281,27 @@ fn finish(
         ));
     }
     let filter = p.seccomp.as_ref().filter(|f| f.listener.is_none()).zip(program);
-    let load = || -> Result<()> {
-        let Some((filter, program)) = filter else { return Ok(()) };
-        match conex_sys::seccomp::install(program, filter.flags) {
-            // A flag that this kernel does not know (SPEC_ALLOW before 4.17): the filter matters more.
-            Err(Errno::EINVAL) if filter.flags != 0 => conex_sys::seccomp::install(program, 0),
-            other => other,
-        }
-        .map(drop)
-        .call(|| format!("seccomp(SECCOMP_SET_MODE_FILTER, {} instructions)", program.len()))
-        .at(|| "linux.seccomp")
+    let load = || filter.map_or(Ok(()), |(filter, program)| install(filter, program));
+    // A startContainer hook is confined as the program, in the same order.
+    let first = || -> Result<()> {
+        // Under the filter a limit could not be set any more if it does not allow prlimit64.
+        limits(p)?;
+        load()?;
+        identity::finish(p)
+    };
+    let hooks = |confine: &dyn Fn() -> Result<()>| {
+        plan.map_or(Ok(()), |plan| hooks::start_container(plan, &image.environment, confine))
     };
     if !p.no_new_privileges {
         // Loading takes CAP_SYS_ADMIN, so it comes before the capabilities go.
         if filter.is_some() {
             identity::raise_admin(p)?;
         }
-        if let Some(plan) = plan {
-            hooks::run(plan, &plan.hooks.start_container, "startContainer", None)?;
-        }
-        // Under the filter a limit could not be set any more if it does not allow prlimit64.
-        limits(p)?;
-        load()?;
-        identity::finish(p)?;
+        hooks(&first)?;
+        first()?;
     } else {
         identity::finish(p)?;
-        if let Some(plan) = plan {
-            hooks::run(plan, &plan.hooks.start_container, "startContainer", None)?;
-        }
+        hooks(&|| limits(p).and_then(|()| load()))?;
         limits(p)?;
     }
     signal::reset_all();

@@ -30,13 +30,19 @@ pub fn by_fd(fd: BorrowedFd) -> String {
 
 /// A detached bind of `path` as seen from `dir`; an empty path binds `dir` itself.
 pub fn bind(dir: BorrowedFd, path: &Path, recursive: bool) -> Result<Tree> {
-    match sys::open_tree_clone(dir, path, recursive) {
+    bind_with(dir, path, recursive, true)
+}
+
+/// The same; `follow` is false for the symlink itself that the path may end in.
+pub fn bind_with(dir: BorrowedFd, path: &Path, recursive: bool, follow: bool) -> Result<Tree> {
+    match sys::open_tree_clone(dir, path, recursive, follow) {
         Ok(fd) => Ok(Tree::Detached(fd)),
         Err(Errno::ENOSYS) => {
             let fd = if path.as_os_str().is_empty() {
                 dir.try_clone_to_owned().call(|| "dup")?
             } else {
-                nix::fcntl::openat(dir, path, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())
+                let nofollow = if follow { OFlag::empty() } else { OFlag::O_NOFOLLOW };
+                nix::fcntl::openat(dir, path, OFlag::O_PATH | OFlag::O_CLOEXEC | nofollow, Mode::empty())
                     .call(|| format!("open({}, O_PATH)", path.display()))?
             };
             Ok(Tree::Source { fd, recursive })

@@ -114,20 +114,50 @@ fn foreign_namespaces(state: &State) -> Result<i32> {
     Ok(flags)
 }
 
+/// The container's cgroups, or those below it that were asked for. No process of a container runs outside: without a limit
+/// or a device rule that the document asks for.
 fn cgroup(exec: &Exec) -> Result<Group> {
-    let mut group = Group::open(&exec.state.cgroups);
-    for dir in &mut group.dirs {
-        let sub = exec
-            .sub_cgroups
-            .iter()
-            .find(|(controllers, _)| controllers.is_empty() || controllers.iter().any(|c| dir.hierarchy.has(c)));
-        let Some((_, sub)) = sub else { continue };
-        let path = dir.path.join(crate::root::clean(sub));
-        dir.fd = nix::fcntl::open(&path, OFlag::O_DIRECTORY | OFlag::O_CLOEXEC | OFlag::O_RDONLY, Mode::empty())
-            .call(|| format!("--cgroup: open({})", path.display()))?;
-        dir.path = path;
+    let mut group = match Group::open_all(&exec.state.cgroups) {
+        // On a host with nothing but v2 init may have moved on, and its directory may be removed behind it (a container
+        // that runs systemd). Then the process joins init.
+        Err(e) if exec.sub_cgroups.is_empty() => own_cgroup_of_init(exec).ok_or(e)?,
+        other => other?,
+    };
+    for (controllers, sub) in &exec.sub_cgroups {
+        let named = |d: &super::cgroup::Dir, c: &String| d.hierarchy.has(c);
+        if let Some(unknown) = controllers.iter().find(|c| !group.dirs.iter().any(|d| named(d, c))) {
+            let what = format!("--cgroup: the container is in no hierarchy with the controller {unknown:?}");
+            return Err(Error::new(Kind::Invalid, what));
+        }
+        for dir in &mut group.dirs {
+            if !controllers.is_empty() && !controllers.iter().any(|c| named(dir, c)) {
+                continue;
+            }
+            let path = dir.path.join(crate::root::clean(sub));
+            dir.fd =
+                nix::fcntl::open(&path, OFlag::O_DIRECTORY | OFlag::O_CLOEXEC | OFlag::O_RDONLY, Mode::empty())
+                    .call(|| format!("--cgroup: open({})", path.display()))?;
+            dir.path = path;
+        }
     }
     Ok(group)
+}
+
+/// The v2 cgroup that init is in, if that is all that the container has.
+fn own_cgroup_of_init(exec: &Exec) -> Option<Group> {
+    let hierarchies = super::facts::hierarchies();
+    let [h] = hierarchies.as_slice() else { return None };
+    let path = h.mount_point.join(path_of_init(exec).filter(|_| h.v2)?);
+    Group::open_all(&[path]).ok()
+}
+
+/// Where init is in the v2 hierarchy, relative to its root; never the root itself.
+fn path_of_init(exec: &Exec) -> Option<PathBuf> {
+    let init = exec.state.init.unwrap_or_default();
+    let text = std::fs::read_to_string(format!("/proc/{}/cgroup", init.pid)).ok()?;
+    let path = text.lines().find_map(|l| l.strip_prefix("0::/")).filter(|p| !p.is_empty())?;
+    // What was read can be another process's otherwise.
+    crate::identity::alive(init).then(|| PathBuf::from(path))
 }
 
 /// The first hop: enters every namespace of the container in one call, not yet visible inside, and clones the
@@ -158,6 +188,10 @@ fn join(exec: &Exec, flags: i32, sync: Channel, program: Option<Vec<conex_sys::s
             }
             nix::unistd::fchdir(&root).call(|| "fchdir(root of the container)")?;
             nix::unistd::chroot(".").call(|| "chroot(root of the container)")?;
+        }
+        if flags & libc::CLONE_NEWUSER != 0 {
+            // Inside, it may be denied.
+            let _ = proc::setgroups(&[]);
         }
         if flags != 0 {
             proc::setns(exec.init.as_fd(), flags).call(|| format!("setns(init, {flags:#x})"))?;
@@ -202,10 +236,12 @@ fn affinity(mask: &[u64], exec: &Exec, name: &str) -> Result<()> {
 
 fn converse(exec: &Exec, c: &mut Container, group: &Group) -> Result<()> {
     let pid = c.pid.as_raw();
-    if let Err(e) = group.join(pid) {
+    for dir in group.to_join(pid) {
+        let Err(e) = dir.join(pid) else { continue };
         // A container that runs systemd or Docker has moved init deeper, where its own cgroup has no processes and
-        // takes none (EBUSY): then the process joins init.
-        if !join_init(exec, pid) && !attach(exec, pid, &e) {
+        // takes none (EBUSY): then the process joins init. Not where somebody asked for this very cgroup.
+        let elsewhere = exec.sub_cgroups.is_empty() && dir.hierarchy.v2;
+        if !(elsewhere && (join_init(exec, pid) || attach(exec, pid, &e))) {
             return Err(e);
         }
     }
@@ -248,17 +284,8 @@ fn attach(exec: &Exec, pid: i32, e: &Error) -> bool {
 }
 
 fn join_init(exec: &Exec, pid: i32) -> bool {
-    let init = exec.state.init.unwrap_or_default();
-    let text = std::fs::read_to_string(format!("/proc/{}/cgroup", init.pid)).unwrap_or_default();
-    if !crate::identity::alive(init) {
-        // What was read can be another process's.
-        return false;
-    }
-    let Some(path) = text.lines().find_map(|l| l.strip_prefix("0::/")) else {
-        return false;
-    };
-    super::facts::hierarchies()
-        .iter()
-        .filter(|h| h.v2)
-        .any(|h| std::fs::write(h.mount_point.join(path).join("cgroup.procs"), pid.to_string()).is_ok())
+    let Some(path) = path_of_init(exec) else { return false };
+    let hierarchies = super::facts::hierarchies();
+    let procs = hierarchies.iter().filter(|h| h.v2).map(|h| h.mount_point.join(&path).join("cgroup.procs"));
+    procs.into_iter().any(|file| std::fs::write(file, pid.to_string()).is_ok())
 }

@@ -90,14 +90,12 @@ pub fn own_namespace(path: &Path, file: &str) -> bool {
     id(path).is_some_and(|theirs| Some(theirs) == id(&Path::new("/proc/self/ns").join(file)))
 }
 
-/// Only the first user namespace maps every id to itself (user_namespaces(7)). Asked on the host's side, which never
-/// changes its user namespace.
+/// The first user namespace has a number of its own on nsfs (PROC_USER_INIT_INO, include/linux/proc_ns.h, since Linux
+/// 3.8); another one can map every id to itself as well. Asked on the host's side, which never changes its user namespace.
 pub fn initial_userns() -> bool {
+    const PROC_USER_INIT_INO: u64 = 0xEFFF_FFFD;
     static KNOWN: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
-    *KNOWN.get_or_init(|| {
-        let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
-        map.split_whitespace().eq(["0", "0", "4294967295"])
-    })
+    *KNOWN.get_or_init(|| nix::sys::stat::stat("/proc/self/ns/user").is_ok_and(|s| s.st_ino == PROC_USER_INIT_INO))
 }
 
 /// True for an unprivileged user, and for root inside a user namespace that an unprivileged user made.
@@ -183,7 +181,7 @@ fn parse_mountinfo(text: &str) -> Vec<Hierarchy> {
 }
 
 /// mountinfo writes space, tab, newline and backslash as octal.
-fn unescape(text: &str) -> String {
+pub fn unescape(text: &str) -> std::ffi::OsString {
     let mut out = Vec::new();
     let bytes = text.as_bytes();
     let mut i = 0;
@@ -200,7 +198,7 @@ fn unescape(text: &str) -> String {
             }
         }
     }
-    String::from_utf8_lossy(&out).into_owned()
+    std::os::unix::ffi::OsStringExt::from_vec(out)
 }
 
 fn hugepages() -> Vec<String> {

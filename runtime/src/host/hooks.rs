@@ -2,9 +2,15 @@
 
 use crate::error::{Context, Error, Kind, Named, Result};
 use crate::oci::config::Hook;
+use conex_sys::clone::{clone3, exit_now, Forked};
+use conex_sys::proc::{self, Waited};
+use nix::errno::Errno;
+use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
+use nix::unistd::Pid;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::io::{Read, Seek, Write};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -34,39 +40,51 @@ impl StateDocument<'_> {
     }
 }
 
+/// What hooks get from whoever runs them.
+#[derive(Default)]
+pub struct Setting<'a> {
+    pub cwd: Option<&'a Path>,
+    /// The environment of a hook that has none of its own (`env` is missing). Without it that is none at all: a hook
+    /// outside the container must not get the runtime's (CVE-2025-23266).
+    pub env: Option<&'a [String]>,
+    /// The last step before execve, in the hook's process.
+    pub confine: Option<&'a dyn Fn() -> Result<()>>,
+}
+
 /// Runs the hooks of one list in order; the first that fails ends it.
 ///
 /// # Errors
 /// Names `hooks.<name>[i]`, what happened (exit status, signal, timeout) and what the hook printed.
-pub fn run(list: &[Hook], name: &str, state: &StateDocument, cwd: Option<&Path>) -> Result<()> {
+pub fn run(list: &[Hook], name: &str, state: &StateDocument, setting: &Setting) -> Result<()> {
     for (i, hook) in list.iter().enumerate() {
-        one(hook, &state.json(), cwd).at(|| format!("hooks.{name}[{i}]"))?;
+        one(hook, &state.json(), setting).at(|| format!("hooks.{name}[{i}]"))?;
     }
     Ok(())
 }
 
 /// Runs all hooks of a list and reports every failure: for poststop, where nothing may be left out.
-pub fn run_all(list: &[Hook], name: &str, state: &StateDocument, cwd: Option<&Path>) -> Vec<Error> {
+pub fn run_all(list: &[Hook], name: &str, state: &StateDocument, setting: &Setting) -> Vec<Error> {
     list.iter()
         .enumerate()
-        .filter_map(|(i, hook)| one(hook, &state.json(), cwd).at(|| format!("hooks.{name}[{i}]")).err())
+        .filter_map(|(i, hook)| one(hook, &state.json(), setting).at(|| format!("hooks.{name}[{i}]")).err())
         .collect()
 }
 
-fn one(hook: &Hook, state: &[u8], cwd: Option<&Path>) -> Result<()> {
+fn one(hook: &Hook, state: &[u8], setting: &Setting) -> Result<()> {
     let call = || format!("exec({})", hook.path);
     // Files in memory, not pipes: a hook that reads nothing or prints much can neither block us nor kill us.
     let input = memory_file(state)?;
-    let mut output = memory_file(b"")?;
+    let (mut output, mut failure) = (memory_file(b"")?, memory_file(b"")?);
     let mut command = Command::new(&hook.path);
     if let Some((argv0, rest)) = hook.args.split_first() {
         command.arg0(argv0).args(rest);
     }
     command.env_clear();
-    for (name, value) in hook.env.iter().filter_map(|e| e.split_once('=')) {
+    let own = hook.env.as_ref().map(|env| env.0.as_slice());
+    for (name, value) in own.or(setting.env).unwrap_or_default().iter().filter_map(|e| e.split_once('=')) {
         command.env(name, value);
     }
-    if let Some(dir) = cwd {
+    if let Some(dir) = setting.cwd {
         command.current_dir(dir);
     }
     let clone = |f: &std::fs::File| f.try_clone().call(|| "dup");
@@ -74,24 +92,46 @@ fn one(hook: &Hook, state: &[u8], cwd: Option<&Path>) -> Result<()> {
     // A group of its own, so that a timeout ends what the hook has started as well.
     command.process_group(0);
     conex_sys::signal::unblocked(&mut command);
-    let mut child = command.spawn().call(call)?;
-    let status = wait(&mut child, hook.timeout)?;
-    let mut text = String::new();
-    let _ = output.rewind();
-    let _ = Read::by_ref(&mut output).take(4096).read_to_string(&mut text);
-    let text = text.trim();
+    let (pid, pidfd) = match clone3(0, None).call(|| "clone3(hook)")? {
+        Forked::Child => {
+            let confined = setting.confine.map_or(Ok(()), |confine| confine());
+            let e = confined.err().unwrap_or_else(|| {
+                let e = command.exec();
+                Error::call(Errno::from_raw(e.raw_os_error().unwrap_or(libc::EINVAL)), call())
+            });
+            let _ = failure.write_all(e.to_string().as_bytes());
+            exit_now(127)
+        }
+        Forked::Parent { pid, pidfd } => (pid, pidfd),
+    };
+    let status = wait(pid, pidfd.as_fd(), hook.timeout)?;
+    let failed = text(&mut failure);
+    if !failed.is_empty() {
+        return Err(Error::new(Kind::System, failed));
+    }
+    let text = text(&mut output);
     let printed = if text.is_empty() { String::new() } else { format!(", output: {text}") };
-    match status {
-        None => {
+    let how = match status {
+        Waited::Running => {
             let seconds = hook.timeout.unwrap_or(0) as f64;
-            Err(Error::new(
+            return Err(Error::new(
                 Kind::System,
                 format!("{}: hook ran past specified timeout of {seconds:.1}s{printed}", call()),
-            ))
+            ));
         }
-        Some(s) if s.success() => Ok(()),
-        Some(s) => Err(Error::new(Kind::System, format!("error running hook: {}: {s}{printed}", call()))),
-    }
+        Waited::Exited(0) => return Ok(()),
+        Waited::Exited(code) => format!("exit status: {code}"),
+        Waited::Signaled(n) => format!("signal: {n}"),
+    };
+    Err(Error::new(Kind::System, format!("error running hook: {}: {how}{printed}", call())))
+}
+
+/// The beginning of what was written to a file in memory.
+fn text(file: &mut std::fs::File) -> String {
+    let mut bytes = Vec::new();
+    let _ = file.rewind();
+    let _ = Read::by_ref(file).take(4096).read_to_end(&mut bytes);
+    String::from_utf8_lossy(&bytes).trim().to_string()
 }
 
 fn memory_file(content: &[u8]) -> Result<std::fs::File> {
@@ -102,24 +142,25 @@ fn memory_file(content: &[u8]) -> Result<std::fs::File> {
     Ok(file)
 }
 
-/// The status, or `None` if the time was up and the hook's process group was killed.
-fn wait(child: &mut std::process::Child, timeout: Option<i64>) -> Result<Option<std::process::ExitStatus>> {
-    let Some(seconds) = timeout else {
-        return child.wait().map(Some).call(|| "wait4(hook)");
-    };
-    let deadline = Instant::now() + Duration::from_secs(seconds.max(0) as u64);
-    let pid = nix::unistd::Pid::from_raw(child.id() as i32);
-    let mut pause = Duration::from_micros(200);
+/// How the hook ended; `Running` if the time was up and its process group was killed.
+fn wait(pid: Pid, pidfd: BorrowedFd, timeout: Option<i64>) -> Result<Waited> {
+    let deadline = timeout.map(|seconds| Instant::now() + Duration::from_secs(seconds.max(0) as u64));
     loop {
-        if let Some(status) = child.try_wait().call(|| "wait4(hook)")? {
-            return Ok(Some(status));
+        let left = deadline.map(|d| d.saturating_duration_since(Instant::now()));
+        let millis = left.map(|l| i32::try_from(l.as_millis() + 1).unwrap_or(i32::MAX));
+        let wait = millis.map_or(PollTimeout::NONE, |m| PollTimeout::try_from(m).unwrap_or(PollTimeout::MAX));
+        match poll(&mut [PollFd::new(pidfd, PollFlags::POLLIN)], wait) {
+            Err(Errno::EINTR) => continue,
+            other => other.call(|| "poll(hook)")?,
+        };
+        match proc::wait_pidfd(pidfd, true).call(|| "waitid(hook)")? {
+            Waited::Running if left.is_some_and(|l| l.is_zero()) => break,
+            Waited::Running => {}
+            ended => return Ok(ended),
         }
-        if Instant::now() >= deadline {
-            let _ = conex_sys::proc::kill(nix::unistd::Pid::from_raw(-pid.as_raw()), libc::SIGKILL);
-            let _ = child.wait();
-            return Ok(None);
-        }
-        std::thread::sleep(pause);
-        pause = (pause * 2).min(Duration::from_millis(20));
     }
+    let _ = proc::kill(Pid::from_raw(-pid.as_raw()), libc::SIGKILL);
+    let _ = proc::pidfd_send_signal(pidfd, libc::SIGKILL);
+    let _ = proc::wait_pidfd(pidfd, false);
+    Ok(Waited::Running)
 }

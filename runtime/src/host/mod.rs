@@ -15,7 +15,7 @@ mod spawn;
 pub mod undo;
 pub mod userns;
 
-use crate::child;
+use crate::child::{self, mounts::Source};
 use crate::error::{Context, Error, Kind, Named, Result};
 use crate::identity::identity;
 use crate::plan::unit::Unit;
@@ -330,8 +330,8 @@ fn start_socket(entry: &Entry) -> Result<OwnedFd> {
     Ok(fd)
 }
 
-/// Bind sources that the child could not open or idmap: with a user namespace it is not root on the host any more.
-fn open_sources(plan: &Plan) -> Result<Vec<Option<OwnedFd>>> {
+/// Symlinks to copy, and bind sources that the child could not open or idmap: with a user namespace it is not root on the host any more.
+fn open_sources(plan: &Plan) -> Result<Vec<Option<Source>>> {
     use crate::plan::mounts::Kind;
     // Without privileges the child can do more than this side: it is root of its namespace.
     let in_userns = plan.namespaces.private(libc::CLONE_NEWUSER) && nix::unistd::geteuid().is_root();
@@ -341,18 +341,25 @@ fn open_sources(plan: &Plan) -> Result<Vec<Option<OwnedFd>>> {
             out.push(None);
             continue;
         };
+        if m.copy_symlink {
+            if let Ok(to) = std::fs::read_link(&m.source) {
+                out.push(Some(Source::Link(to)));
+                continue;
+            }
+        }
         if m.idmap.is_none() && !in_userns {
             out.push(None);
             continue;
         }
-        out.push(open_source(m, recursive, plan).at(|| format!("{}.source", m.field))?);
+        let opened = open_source(m, recursive, plan).at(|| format!("{}.source", m.field))?;
+        out.push(opened.map(Source::Tree));
     }
     Ok(out)
 }
 
 fn open_source(m: &crate::plan::mounts::Mount, recursive: bool, plan: &Plan) -> Result<Option<OwnedFd>> {
     use conex_sys::mount::{mount_setattr, MountAttr, ATTR_IDMAP};
-    let tree = child::paths::host_bind(Path::new(&m.source), recursive)?;
+    let tree = child::tree::bind_with(child::tree::cwd(), Path::new(&m.source), recursive, !m.source_nofollow)?;
     let child::tree::Tree::Detached(fd) = tree else {
         // A kernel without open_tree: the child tries by itself.
         return if m.idmap.is_none() {
@@ -410,8 +417,9 @@ fn converse(plan: &Plan, c: &mut Container, group: &Group) -> Result<()> {
             }
             Some(Message::Rooted) => {
                 // The deprecated hook predates the status: the OCI's validation suite and crun have it "created".
-                hooks::run(&plan.hooks.prestart, "prestart", &document("created"), Some(&plan.bundle))?;
-                hooks::run(&plan.hooks.create_runtime, "createRuntime", &document("creating"), Some(&plan.bundle))?;
+                let setting = hooks::Setting { cwd: Some(&plan.bundle), ..hooks::Setting::default() };
+                hooks::run(&plan.hooks.prestart, "prestart", &document("created"), &setting)?;
+                hooks::run(&plan.hooks.create_runtime, "createRuntime", &document("creating"), &setting)?;
                 tell(c, &Message::Go)?;
             }
             Some(Message::Terminal(fd)) => c.terminal = Some(fd),

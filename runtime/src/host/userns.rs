@@ -86,13 +86,29 @@ pub fn namespace_with(maps: &Maps) -> Result<OwnedFd> {
 
 /// config-linux.md leaves open what mappings mean for a joined user namespace: they must be the namespace's own.
 pub fn check_same(ns: &OwnedFd, maps: &Maps, field: &str) -> Result<()> {
+    let [uid, gid] = maps_of(ns)?;
+    // A namespace that is not a descendant of ours reads as nothing; then setns will say why.
+    let words = |t: &str| t.split_whitespace().map(str::to_string).collect::<Vec<_>>();
+    for (name, theirs, ours) in [("uidMappings", uid, &maps.uid), ("gidMappings", gid, &maps.gid)] {
+        if !theirs.is_empty() && words(&theirs) != words(&Maps::text(ours)) {
+            let what =
+                format!("differs from the map of the user namespace that {field} joins: {:?}", theirs.trim());
+            return Err(Error::invalid(format!("linux.{name}"), what));
+        }
+    }
+    Ok(())
+}
+
+/// uid_map and gid_map of a user namespace, as its own processes see them: a child enters it and reads them.
+fn maps_of(ns: &OwnedFd) -> Result<[String; 2]> {
     let (reader, writer) = nix::unistd::pipe2(OFlag::O_CLOEXEC).call(|| "pipe2")?;
     match clone3(0, None).call(|| "clone3")? {
         Forked::Child => {
             drop(reader);
             let joined = proc::setns(ns.as_fd(), libc::CLONE_NEWUSER);
-            let text = joined.and_then(|()| std::fs::read("/proc/self/uid_map").map_err(|_| Errno::EIO));
-            let _ = nix::unistd::write(&writer, &text.unwrap_or_default());
+            let read = |file: &str| std::fs::read(format!("/proc/self/{file}")).map_err(|_| Errno::EIO);
+            let text = joined.and_then(|()| Ok([read("uid_map")?, read("gid_map")?].join(&b'|')));
+            let _ = std::io::Write::write_all(&mut std::fs::File::from(writer), &text.unwrap_or_default());
             exit_now(0);
         }
         Forked::Parent { pidfd, .. } => {
@@ -101,14 +117,8 @@ pub fn check_same(ns: &OwnedFd, maps: &Maps, field: &str) -> Result<()> {
             let read = std::io::Read::read_to_string(&mut std::fs::File::from(reader), &mut text);
             let _ = proc::wait_pidfd(pidfd.as_fd(), false);
             read.call(|| "read(uid_map)")?;
-            // A namespace that is not a descendant of ours reads as nothing; then setns will say why.
-            let words = |t: &str| t.split_whitespace().map(str::to_string).collect::<Vec<_>>();
-            if !text.is_empty() && words(&text) != words(&Maps::text(&maps.uid)) {
-                let what =
-                    format!("differs from the map of the user namespace that {field} joins: {:?}", text.trim());
-                return Err(Error::invalid("linux.uidMappings", what));
-            }
-            Ok(())
+            let (uid, gid) = text.split_once('|').unwrap_or_default();
+            Ok([uid.to_string(), gid.to_string()])
         }
     }
 }

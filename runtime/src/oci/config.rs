@@ -151,7 +151,7 @@ spec!(Hooks {
 });
 spec!(
     /// A program to run at a point of the life cycle; `timeout` in seconds.
-    Hook { path: String, args: List<String>, env: List<String>, timeout: Option<i64>, }
+    Hook { path: String, args: List<String>, env: Option<List<String>>, timeout: Option<i64>, }
 );
 
 spec!(Linux {

@@ -1,7 +1,7 @@
 //! The features document (runtime-spec features.md, features-linux.md), as JSON; oci-spec reads it back in
 //! the tests.
 
-use crate::plan::{mounts, namespaces};
+use crate::plan::{mount_options, namespaces};
 use crate::seccomp;
 use serde_json::{json, Value};
 
@@ -27,7 +27,7 @@ pub fn document() -> Value {
         "ociVersionMin": SPEC_MINIMUM,
         "ociVersionMax": SPEC_VERSION,
         "hooks": ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"],
-        "mountOptions": mounts::option_names(),
+        "mountOptions": mount_options::names(),
         "linux": {
             "namespaces": names(&mut namespaces::KINDS.iter().map(|k| k.0)),
             "capabilities": capabilities,

@@ -374,7 +374,7 @@ mod tests {
             .map(|i| {
                 let kind = [b'a', b'b', b'c', b'c', b'c'][rnd(5) as usize];
                 // Numbers beside those of the defaults, so that the meaning needs no list of them.
-                let mut opt = |v: u64| (v < 4).then_some(v as u32 + 40);
+                let opt = |v: u64| (v < 4).then_some(v as u32 + 40);
                 let (major, minor) = if kind == b'a' { (None, None) } else { (opt(rnd(6)), opt(rnd(6))) };
                 let access = if kind == b'a' { ALL } else { 1 + rnd(7) as u8 };
                 Rule { allow: rnd(2) == 0, kind, major, minor, access, index: Some(i) }
@@ -406,8 +406,8 @@ mod tests {
             for kind in [b'b', b'c'] {
                 for (major, minor) in (40..45).flat_map(|a| (40..45).map(move |b| (a, b))) {
                     for access in [MKNOD, READ, WRITE, READ | WRITE] {
-                        let bits = [MKNOD, READ, WRITE].into_iter().filter(|b| access & b != 0);
-                        let want = bits.map(|b| meaning(&read, kind, major, minor, b)).all(|yes| yes);
+                        let mut bits = [MKNOD, READ, WRITE].into_iter().filter(|b| access & b != 0);
+                        let want = bits.all(|b| meaning(&read, kind, major, minor, b));
                         let what = format!("{read:?} {} {major}:{minor} {access}", kind as char);
                         assert_eq!(run(&program, kind, major, minor, access), want, "program: {what}");
                         if let Ok(lines) = &lines {
@@ -476,7 +476,7 @@ mod tests {
     #[test]
     fn long_lists_are_fast() {
         let rule = |i: u32| Rule {
-            allow: i % 3 != 0,
+            allow: !i.is_multiple_of(3),
             kind: b'c',
             major: Some(2000 + i % 2000),
             minor: Some(i),

@@ -27,7 +27,7 @@ pub(super) fn check(spec: &Spec, check: &mut Check) {
             if hook.timeout.is_some_and(|t| t <= 0) {
                 check.bad(format!("{field}.timeout"), "must be greater than zero seconds");
             }
-            for (j, entry) in hook.env.iter().enumerate() {
+            for (j, entry) in hook.env.iter().flat_map(|env| env.iter()).enumerate() {
                 if !entry.contains('=') || entry.starts_with('=') {
                     check.bad(format!("{field}.env[{j}]"), format!("{entry:?} is not NAME=value"));
                 }

@@ -7,6 +7,7 @@ pub mod cgroup;
 pub mod device_rules;
 pub mod devices;
 pub mod hooks;
+pub mod mount_options;
 pub mod mounts;
 pub mod namespaces;
 pub mod placement;
@@ -199,7 +200,7 @@ fn rootfs(spec: &Spec, options: &Options, facts: &Facts, private: bool, check: &
     let given = spec.linux.as_ref().and_then(|l| l.rootfs_propagation.as_deref()).filter(|s| !s.is_empty());
     let propagation = match given {
         None => (libc::MS_SLAVE | libc::MS_REC) as u64,
-        Some(name) => match mounts::propagation(name) {
+        Some(name) => match mount_options::propagation(name) {
             Some(flag) => flag,
             None => {
                 check.bad(

@@ -1,5 +1,6 @@
-//! Mounts: what each option means to the kernel, and which targets are allowed.
+//! Mounts, and which targets are allowed.
 
+use super::mount_options::{apply, is_super, maps_of};
 use super::namespaces::{Maps, Namespaces};
 use super::{Check, Options};
 use crate::host::facts::{Facts, Hierarchy};
@@ -23,6 +24,12 @@ pub struct Mount {
     /// Options of the file system and of its superblock, in the order given.
     pub data: Vec<(String, Option<String>)>,
     pub tmpcopyup: bool,
+    /// A bind of the symlink itself that the source is.
+    pub source_nofollow: bool,
+    /// On the symlink itself that the destination is.
+    pub destination_nofollow: bool,
+    /// A source that is a symlink is made anew at the destination instead.
+    pub copy_symlink: bool,
     pub idmap: Option<Idmap>,
     pub label: Option<String>,
 }
@@ -53,110 +60,6 @@ pub struct CgroupView {
 pub struct Idmap {
     pub recursive: bool,
     pub maps: Maps,
-}
-
-enum Effect {
-    Set(u64),
-    Clear(u64),
-    Atime(u64),
-    Propagation(u64),
-    /// A flag of the superblock: fsconfig takes these names for every file system.
-    Super,
-    Bind(bool),
-    Remount,
-    CopyUp,
-    Idmap(bool),
-    Nothing,
-}
-
-use Effect::*;
-
-/// Every option of runtime-spec 1.3 (config.md, "Linux mount options") that is not data of a file system, without
-/// the recursive forms: for these, `r` is put in front (see [`RECURSIVE`]).
-const OPTIONS: &[(&str, Effect)] = &[
-    ("async", Super),
-    ("atime", Atime(ATTR_RELATIME)),
-    ("bind", Bind(false)),
-    ("defaults", Nothing),
-    ("dev", Clear(ATTR_NODEV)),
-    ("diratime", Clear(ATTR_NODIRATIME)),
-    ("dirsync", Super),
-    ("exec", Clear(ATTR_NOEXEC)),
-    ("idmap", Idmap(false)),
-    ("iversion", Nothing),
-    ("lazytime", Super),
-    ("loud", Nothing),
-    ("mand", Super),
-    ("noatime", Atime(ATTR_NOATIME)),
-    ("nodev", Set(ATTR_NODEV)),
-    ("nodiratime", Set(ATTR_NODIRATIME)),
-    ("noexec", Set(ATTR_NOEXEC)),
-    ("noiversion", Nothing),
-    ("nolazytime", Super),
-    ("nomand", Super),
-    ("norelatime", Atime(ATTR_STRICTATIME)),
-    ("nostrictatime", Atime(ATTR_RELATIME)),
-    ("nosuid", Set(ATTR_NOSUID)),
-    ("nosymfollow", Set(ATTR_NOSYMFOLLOW)),
-    ("private", Propagation(libc::MS_PRIVATE as u64)),
-    ("rbind", Bind(true)),
-    ("relatime", Atime(ATTR_RELATIME)),
-    ("remount", Remount),
-    ("ridmap", Idmap(true)),
-    ("ro", Set(ATTR_RDONLY)),
-    ("rprivate", Propagation((libc::MS_PRIVATE | libc::MS_REC) as u64)),
-    ("rshared", Propagation((libc::MS_SHARED | libc::MS_REC) as u64)),
-    ("rslave", Propagation((libc::MS_SLAVE | libc::MS_REC) as u64)),
-    ("runbindable", Propagation((libc::MS_UNBINDABLE | libc::MS_REC) as u64)),
-    ("rw", Clear(ATTR_RDONLY)),
-    ("shared", Propagation(libc::MS_SHARED as u64)),
-    ("silent", Nothing),
-    ("slave", Propagation(libc::MS_SLAVE as u64)),
-    ("strictatime", Atime(ATTR_STRICTATIME)),
-    ("suid", Clear(ATTR_NOSUID)),
-    ("symfollow", Clear(ATTR_NOSYMFOLLOW)),
-    ("sync", Super),
-    ("tmpcopyup", CopyUp),
-    ("unbindable", Propagation(libc::MS_UNBINDABLE as u64)),
-];
-
-/// Options that exist with an `r` in front, for the mount and everything below it.
-const RECURSIVE: [&str; 18] = [
-    "ro",
-    "rw",
-    "nosuid",
-    "suid",
-    "nodev",
-    "dev",
-    "noexec",
-    "exec",
-    "nodiratime",
-    "diratime",
-    "relatime",
-    "norelatime",
-    "noatime",
-    "atime",
-    "strictatime",
-    "nostrictatime",
-    "nosymfollow",
-    "symfollow",
-];
-
-/// All option names, sorted, as `features` reports them.
-pub fn option_names() -> Vec<String> {
-    let mut names: Vec<String> = OPTIONS.iter().map(|(n, _)| n.to_string()).collect();
-    names.extend(RECURSIVE.iter().map(|n| format!("r{n}")));
-    names.sort();
-    names.dedup();
-    names
-}
-
-/// The flag of a `rootfsPropagation` value.
-pub fn propagation(name: &str) -> Option<u64> {
-    OPTIONS.iter().find(|(n, _)| *n == name).and_then(|(_, effect)| match effect {
-        Propagation(flag) => Some(*flag),
-        _ => None,
-    })
 }
 
 /// lxcfs puts these below /proc; anything else mounted there could forge what the runtime writes (CVE-2019-16884).
@@ -213,6 +116,9 @@ fn one(
         propagation: Vec::new(),
         data: Vec::new(),
         tmpcopyup: false,
+        source_nofollow: false,
+        destination_nofollow: false,
+        copy_symlink: false,
         idmap: None,
         label: None,
     };
@@ -269,13 +175,19 @@ fn kind(out: &mut Mount, m: &config::Mount, field: &str, options: &Options, chec
             }
             // config.md: a relative source is relative to the bundle.
             out.source = options.bundle.join(&out.source).to_string_lossy().into_owned();
-            // mount(2): the kernel ignores file system options of a bind mount.
+            // mount(2): the kernel ignores options of the file system with a bind mount. One that restricts or redirects
+            // would be lost so; the flags of a superblock do neither.
             for (name, _) in &out.data {
                 let i = m.options.iter().position(|o| o.split('=').next() == Some(name)).unwrap_or(0);
-                check.warn(
-                    format!("{field}.options[{i}]"),
-                    format!("{name:?} is ignored: a bind mount takes no file system options"),
-                );
+                let field = format!("{field}.options[{i}]");
+                if is_super(name) {
+                    check.warn(
+                        field,
+                        format!("{name:?} is ignored: a bind mount takes no option of the file system"),
+                    );
+                } else {
+                    check.bad(field, format!("{name:?}: a bind mount takes no option of the file system"));
+                }
             }
         }
         Kind::Fs(fs) if fs.is_empty() => {
@@ -293,74 +205,23 @@ fn kind(out: &mut Mount, m: &config::Mount, field: &str, options: &Options, chec
         Kind::Fs(fs) if fs == "cgroup" => out.kind = Kind::Cgroup(Vec::new()),
         _ => {}
     }
+    let links = out.source_nofollow || out.destination_nofollow || out.copy_symlink;
+    if links && !matches!(out.kind, Kind::Bind { .. }) {
+        check.bad(
+            format!("{field}.options"),
+            "src-nofollow, dest-nofollow and copy-symlink are for bind mounts only",
+        );
+    }
+    if matches!(out.kind, Kind::Cgroup(_)) {
+        for (name, _) in out.data.iter().filter(|(name, _)| !is_super(name)) {
+            check
+                .bad(format!("{field}.options"), format!("{name:?}: the host's cgroups are bound, with no option"));
+        }
+    }
     if out.tmpcopyup && !matches!(&out.kind, Kind::Fs(fs) if fs == "tmpfs") {
         check.bad(format!("{field}.options"), "tmpcopyup is for tmpfs only");
     }
     Some(())
-}
-
-fn apply(out: &mut Mount, option: &str, field: &str, m: &config::Mount, ns: &Namespaces, check: &mut Check) {
-    if option.is_empty() {
-        // Podman's mounts for a container with systemd have such ones; to mount(2) they are nothing.
-        return;
-    }
-    if let Some((_, effect)) = OPTIONS.iter().find(|(n, _)| *n == option) {
-        match effect {
-            Set(_) | Clear(_) | Atime(_) => set(&mut out.attr, effect),
-            Propagation(flag) => out.propagation.push(*flag),
-            Super => out.data.push((option.to_string(), None)),
-            Bind(recursive) => {
-                let already = matches!(out.kind, Kind::Bind { recursive: true });
-                out.kind = Kind::Bind { recursive: *recursive || already };
-            }
-            Remount => out.kind = Kind::Remount,
-            CopyUp => out.tmpcopyup = true,
-            Idmap(recursive) => out.idmap = Some(self::Idmap { recursive: *recursive, maps: maps_of(m, ns) }),
-            Nothing => {}
-        }
-        return;
-    }
-    if let Some(base) = option.strip_prefix('r').filter(|b| RECURSIVE.contains(b)) {
-        if let Some((_, effect)) = OPTIONS.iter().find(|(n, _)| *n == base) {
-            set(&mut out.recursive, effect);
-            return;
-        }
-    }
-    let (key, value) = match option.split_once('=') {
-        Some((k, v)) => (k, Some(v.to_string())),
-        None => (option, None),
-    };
-    if key.is_empty() || option.contains('\0') {
-        check.bad(field, format!("{option:?} is not a mount option"));
-        return;
-    }
-    out.data.push((key.to_string(), value));
-}
-
-fn set(attr: &mut MountAttr, effect: &Effect) {
-    match effect {
-        Set(bit) => {
-            attr.set |= bit;
-            attr.clear &= !bit;
-        }
-        Clear(bit) => {
-            attr.clear |= bit;
-            attr.set &= !bit;
-        }
-        // mount_setattr(2): the access time setting is one value; to set it, all its bits are cleared.
-        Atime(value) => {
-            attr.clear |= ATTR_ATIME;
-            attr.set = attr.set & !ATTR_ATIME | value;
-        }
-        _ => {}
-    }
-}
-
-fn maps_of(m: &config::Mount, ns: &Namespaces) -> Maps {
-    if m.uid_mappings.is_empty() && m.gid_mappings.is_empty() {
-        return ns.maps.clone().unwrap_or(Maps { uid: Vec::new(), gid: Vec::new() });
-    }
-    Maps { uid: m.uid_mappings.0.clone(), gid: m.gid_mappings.0.clone() }
 }
 
 /// config.md: `uidMappings` on a mount without `idmap` or `ridmap` mean `idmap`; both lists or none.
@@ -399,6 +260,9 @@ fn notify_mount(dir: &Path) -> Mount {
         propagation: Vec::new(),
         data: Vec::new(),
         tmpcopyup: false,
+        source_nofollow: false,
+        destination_nofollow: false,
+        copy_symlink: false,
         idmap: None,
         label: None,
     }
@@ -462,6 +326,25 @@ mod tests {
         assert_eq!(m.kind, Kind::Bind { recursive: true });
         assert_eq!(m.recursive.set, ATTR_RDONLY | ATTR_NOATIME);
         assert_eq!(m.propagation, [(libc::MS_PRIVATE | libc::MS_REC) as u64]);
+    }
+
+    #[test]
+    fn flags_are_bits() {
+        for order in [["remount", "bind", "ro"], ["bind", "ro", "remount"], ["ro", "remount", "rbind"]] {
+            let (m, check) = parse(&order);
+            assert!(m.kind == Kind::Remount && m.attr.set == ATTR_RDONLY && check.errors.is_empty(), "{order:?}");
+        }
+    }
+
+    #[test]
+    fn a_bind_mount_ignores_nothing_that_restricts() {
+        let errors = |options: &[&str]| parse(options).1.errors.len();
+        assert_eq!(errors(&["bind", "size=1k"]), 1);
+        assert_eq!(errors(&["bind", "rsync"]), 1);
+        assert_eq!(errors(&["bind", "nosuchoption"]), 1);
+        assert_eq!(errors(&["bind", "sync", "lazytime"]), 0);
+        assert_eq!(errors(&["src-nofollow"]), 1);
+        assert_eq!(errors(&["rbind", "src-nofollow", "dest-nofollow", "copy-symlink"]), 0);
     }
 
     #[test]

@@ -12,8 +12,8 @@ use nix::sys::stat::{fstat, Mode};
 use std::io::{Read, Write};
 use std::os::fd::BorrowedFd;
 
-/// Changes whenever the compiler's output may: a cache written by another version is not used.
-const MAGIC: &str = concat!("conex-seccomp ", env!("CARGO_PKG_VERSION"), " 1\n");
+/// Changes whenever the compiler's output may: the version, and a sum of the compiler and its table, by runtime/build.rs.
+const MAGIC: &str = concat!("conex-seccomp ", env!("CARGO_PKG_VERSION"), " ", env!("CONEX_SECCOMP_SUM"), "\n");
 
 /// The program for a profile, from the cache below `root` or compiled and stored there. A cache that cannot be
 /// read or written costs time only.

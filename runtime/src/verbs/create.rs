@@ -205,6 +205,7 @@ fn keep(
 ) -> Result<Container> {
     entry.save(state)?;
     entry.write_new("config.json", &request.bundle.text)?;
+    entry.link(crate::state::BUNDLE, &plan.bundle)?;
     if let Some(dir) = &request.options.notify_dir {
         std::fs::create_dir(dir).call(|| format!("mkdir({})", dir.display()))?;
     }

@@ -2,9 +2,10 @@
 
 use super::{start, Env};
 use crate::error::{Error, Kind, Result};
+use crate::host::cgroup::Group;
 use crate::host::{hooks, undo};
 use crate::oci::config::Hooks;
-use crate::state::{Entry, State, Status, Store};
+use crate::state::{Entry, State, Status, Store, BUNDLE};
 
 pub fn main(env: &mut Env) -> Result<i32> {
     let force = env.args.is_set("force");
@@ -21,9 +22,10 @@ pub fn main(env: &mut Env) -> Result<i32> {
         // Nothing can be known of it; what the kernel holds by its id goes with the directory.
         Err(e) if !force => return Err(e),
         Err(_) => {
-            let problems = undo::container(&guess(&entry), None);
+            let (state, unproven) = guess(&entry);
+            let problems = undo::container(&state, None);
             entry.remove()?;
-            return problems.into_iter().next().map_or(Ok(0), Err);
+            return problems.into_iter().chain(unproven).next().map_or(Ok(0), Err);
         }
     };
     match status {
@@ -58,30 +60,56 @@ fn end_at_once(env: &Env) {
     }
 }
 
-/// A damaged state still has the document it was made from: the cgroup follows from it.
-fn guess(entry: &Entry) -> State {
+/// A damaged state still has the document it was made from, and the way to its bundle: the cgroup follows from it. What
+/// is in it will be killed, so it must be proven: a directory that is named after the container, whose processes are in
+/// the container's root.
+///
+/// # Errors
+/// A cgroup of that name that is not proven is left alone.
+fn guess(entry: &Entry) -> (State, Option<Error>) {
     let mut state = State { id: entry.id.clone(), ..State::default() };
-    let Ok(text) = entry.read("config.json") else {
-        return state;
-    };
+    let text = entry.read("config.json").unwrap_or_default();
     let Ok(spec) = serde_json::from_slice::<crate::oci::config::Spec>(&text) else {
-        return state;
+        return (state, None);
     };
+    let root = spec.root.as_ref().map_or("", |r| r.path.as_str());
+    let root = entry.read_link(BUNDLE).map(|bundle| bundle.join(root));
     let options = crate::plan::Options { id: entry.id.clone(), ..crate::plan::Options::default() };
     let facts = crate::host::facts::Facts::read(&spec);
     let linux = spec.linux.unwrap_or_default();
     let mut check = crate::plan::Check::default();
     let planned = crate::plan::cgroup::make(&linux, &spec.annotations.0, &options, &facts, &mut check);
     let paths = planned.and_then(|c| crate::host::cgroup::paths(&c, &facts.cgroup.hierarchies, "".as_ref()).ok());
-    // Everything in it will be killed: only a directory named after the container is surely its own.
-    let own = |p: &std::path::PathBuf| {
-        p.file_name().is_some_and(|name| name.to_string_lossy().contains(entry.id.as_str()))
+    let Some(paths) = paths.filter(|paths| paths.iter().all(|p| is_named_after(p, &entry.id))) else {
+        return (state, None);
     };
-    if let Some(paths) = paths.filter(|p| p.iter().all(own)) {
-        state.made_cgroups = paths.clone();
-        state.cgroups = paths;
+    let pids = Group::open(&paths).pids();
+    let strangers = pids.iter().filter(|pid| !root.as_ref().is_some_and(|root| lives_in(**pid, root))).count();
+    if strangers > 0 {
+        let what = format!(
+            "its record is damaged, and {strangers} process(es) in {} are not provably the container's: left alone",
+            paths[0].display()
+        );
+        return (state, Some(Error::new(Kind::System, what)));
     }
-    state
+    state.made_cgroups = paths.clone();
+    state.cgroups = paths;
+    (state, None)
+}
+
+/// The id by itself, or between signs that no id holds or that engines put there: `docker-ID.scope`.
+fn is_named_after(path: &std::path::Path, id: &str) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    name.strip_suffix(".scope").unwrap_or(&name).strip_suffix(id).is_some_and(|rest| {
+        rest.is_empty() || rest.strip_suffix(['-', ':']).is_some_and(|prefix| !prefix.is_empty())
+    })
+}
+
+/// True if the process has that directory as its root, and so no other container's nor the host's.
+fn lives_in(pid: i32, root: &std::path::Path) -> bool {
+    let id = |s: nix::Result<nix::sys::stat::FileStat>| s.ok().map(|s| (s.st_dev, s.st_ino));
+    let theirs = id(nix::sys::stat::stat(format!("/proc/{pid}/root").as_str()));
+    theirs.is_some() && theirs == id(nix::sys::stat::stat(root)) && theirs != id(nix::sys::stat::stat("/"))
 }
 
 /// Kills what is left, removes everything, and runs poststop last, when the container is gone.
@@ -99,8 +127,9 @@ pub fn destroy(entry: &Entry, state: &State, hooks: Option<&Hooks>) -> Vec<Error
         bundle: &state.bundle,
         annotations: &state.annotations,
     };
+    let setting = hooks::Setting { cwd: Some(&state.bundle), ..hooks::Setting::default() };
     if let Some(h) = hooks {
-        problems.extend(hooks::run_all(&h.poststop, "poststop", &document, Some(&state.bundle)));
+        problems.extend(hooks::run_all(&h.poststop, "poststop", &document, &setting));
     }
     problems
 }
@@ -122,5 +151,20 @@ pub fn once_ended(root: &std::path::Path, state: &State, hooks: &Hooks) -> Resul
     match entry.load() {
         Ok(now) if now.init == state.init => Ok(destroy(&entry, state, Some(hooks))),
         _ => Ok(Vec::new()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cgroup_is_named_after_its_container() {
+        let named =
+            |name: &str| is_named_after(std::path::Path::new("/sys/fs/cgroup/x").join(name).as_path(), "c1");
+        assert!(named("c1") && named("docker-c1.scope") && named("libpod-c1") && named("a:b:c1"));
+        for name in ["c11", "c1x", "xc1", "c1-2", "-c1", "c1.slice", "", "c"] {
+            assert!(!named(name), "{name}");
+        }
     }
 }

@@ -16,7 +16,7 @@ pub fn main(env: &mut Env) -> Result<i32> {
     if status == Status::Stopped {
         return Err(Error::new(Kind::Status, format!("container with id {} is not running", state.id)));
     }
-    let group = Group::open(&state.cgroups);
+    let group = Group::open_all(&state.cgroups)?;
     if env.args.is_set("stats") {
         print(&state, "stats", Some(serde_json::json!(group.stats())))?;
         return Ok(0);

@@ -15,6 +15,10 @@ pub fn main(env: &mut Env) -> Result<i32> {
     // Without a PID namespace of its own, init's death does not end the others.
     if number == libc::SIGKILL && !state.private_pid && !state.made_cgroups.is_empty() {
         group.kill_all(libc::SIGKILL);
+        // Its cgroup can have been removed, or init moved out of it.
+        if let Some(fd) = state.init.map_or(Ok(None), pidfd)? {
+            let _ = conex_sys::proc::pidfd_send_signal(fd.as_fd(), libc::SIGKILL);
+        }
         if status == Status::Stopped && !all {
             return Err(Error::new(Kind::Status, "container not running"));
         }

@@ -10,7 +10,7 @@ pub fn pause(env: &mut Env) -> Result<i32> {
     if !matches!(status, Status::Running | Status::Created) {
         return Err(Error::new(Kind::Status, format!("container not running: it is {}", status.name())));
     }
-    Group::open(&state.cgroups).freeze(true)?;
+    Group::open_all(&state.cgroups)?.freeze(true)?;
     Ok(0)
 }
 
@@ -19,6 +19,6 @@ pub fn resume(env: &mut Env) -> Result<i32> {
     if status != Status::Paused && !crate::host::cgroup::is_frozen(&state.cgroups) {
         return Err(Error::new(Kind::Status, format!("container not paused: it is {}", status.name())));
     }
-    Group::open(&state.cgroups).freeze(false)?;
+    Group::open_all(&state.cgroups)?.freeze(false)?;
     Ok(0)
 }

@@ -3,10 +3,14 @@
 use super::Env;
 use crate::error::{Context, Error, Kind, Result};
 use crate::host::cgroup::Group;
+use crate::state::Status;
 
 pub fn main(env: &mut Env) -> Result<i32> {
-    let (state, _) = env.store()?.peek(env.id())?;
-    let pids = Group::open(&state.cgroups).pids();
+    let (state, status) = env.store()?.peek(env.id())?;
+    // What a container that has ended left of its cgroup can go at any time.
+    let group =
+        if status == Status::Stopped { Group::open(&state.cgroups) } else { Group::open_all(&state.cgroups)? };
+    let pids = group.pids();
     match env.args.value("format").unwrap_or("table") {
         "json" => super::print(&serde_json::json!(pids).to_string())?,
         "table" => super::print(&table(&pids, &env.args.rest[1..])?)?,

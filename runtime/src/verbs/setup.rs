@@ -52,6 +52,14 @@ pub fn main(env: &mut Env) -> Result<i32> {
     Ok(0)
 }
 
+/// A file that was not there: what an earlier try left is removed, and what somebody puts there meanwhile is an error.
+fn write_new(file: &Path, bytes: impl AsRef<[u8]>) -> Result<()> {
+    use std::io::Write;
+    let _ = std::fs::remove_file(file);
+    let made = std::fs::OpenOptions::new().write(true).create_new(true).open(file);
+    made.and_then(|mut f| f.write_all(bytes.as_ref())).call(|| format!("open({}, O_CREAT|O_EXCL)", file.display()))
+}
+
 /// The file's content; `None` if there is no file.
 fn read(file: &Path) -> Result<Option<String>> {
     match std::fs::read_to_string(file) {
@@ -127,10 +135,13 @@ impl Target {
     /// containerd itself judges its configuration.
     fn validate(&self, text: Option<&str>) -> Result<()> {
         let Some(text) = text else { return Ok(()) };
-        let copy = std::env::temp_dir().join(format!("conex-setup-{}.toml", std::process::id()));
-        std::fs::write(&copy, text).call(|| format!("write({})", copy.display()))?;
-        let answer = Command::new("containerd").arg("--config").arg(&copy).args(["config", "dump"]).output();
-        let _ = std::fs::remove_file(&copy);
+        // In a directory that nobody else can enter: in a shared one another user could wait with a symlink.
+        let dir = nix::unistd::mkdtemp(&std::env::temp_dir().join("conex-setup-XXXXXX")).call(|| "mkdtemp")?;
+        let copy = dir.join("config.toml");
+        let answer = write_new(&copy, text)
+            .map(|()| Command::new("containerd").arg("--config").arg(&copy).args(["config", "dump"]).output());
+        let _ = std::fs::remove_dir_all(&dir);
+        let answer = answer?;
         let answer = answer.call(|| {
             "exec(containerd): it must be installed, to check the file; or append what `conex setup containerd` prints"
         })?;
@@ -156,7 +167,10 @@ impl Target {
         };
         let backup = beside(".before-conex");
         if let (Some(_), false) = (before, undo) {
-            std::fs::copy(&file, &backup).call(|| format!("copy({}, {})", file.display(), backup.display()))?;
+            let (text, mode) = (std::fs::read(&file), std::fs::metadata(&file).map(|m| m.permissions()));
+            let text = text.call(|| format!("read({})", file.display()))?;
+            write_new(&backup, &text)?;
+            let _ = mode.and_then(|mode| std::fs::set_permissions(&backup, mode));
         }
         match after {
             None => std::fs::remove_file(&file).call(|| format!("unlink({})", file.display()))?,
@@ -165,7 +179,7 @@ impl Target {
                     std::fs::create_dir_all(dir).call(|| format!("mkdir({})", dir.display()))?;
                 }
                 let fresh = beside(".conex-new");
-                std::fs::write(&fresh, text).call(|| format!("write({})", fresh.display()))?;
+                write_new(&fresh, text)?;
                 if let Ok(old) = std::fs::metadata(&file) {
                     let _ = std::fs::set_permissions(&fresh, old.permissions());
                 }

@@ -91,6 +91,7 @@ pub fn poststart(root: &std::path::Path, state: &State, hooks: &Hooks) -> Result
         bundle: &state.bundle,
         annotations: &state.annotations,
     };
-    let ran = hooks::run(&hooks.poststart, "poststart", &document, Some(&state.bundle));
+    let setting = hooks::Setting { cwd: Some(&state.bundle), ..hooks::Setting::default() };
+    let ran = hooks::run(&hooks.poststart, "poststart", &document, &setting);
     ran.map_err(|e| undo::with(e, delete::once_ended(root, state, hooks).unwrap_or_else(|e| vec![e])))
 }

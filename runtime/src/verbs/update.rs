@@ -40,7 +40,7 @@ pub fn main(env: &mut Env) -> Result<i32> {
     if !check.errors.is_empty() {
         return Err(bundle::join(bundle::locate(&text, check.errors)));
     }
-    let group = Group::open(&state.cgroups);
+    let group = Group::open_all(&state.cgroups)?;
     if resources.memory.as_ref().and_then(|m| m.check_before_update) == Some(true) {
         group.refuse_below_usage(&writes)?;
     }

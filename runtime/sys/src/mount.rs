@@ -106,9 +106,12 @@ pub fn fsmount(fs: BorrowedFd, attrs: u64) -> Result<OwnedFd> {
 }
 
 /// open_tree(2) with OPEN_TREE_CLONE: a detached bind of `path` below `dir`, with everything under it if
-/// `recursive`. An empty path means `dir` itself.
-pub fn open_tree_clone(dir: BorrowedFd, path: &Path, recursive: bool) -> Result<OwnedFd> {
+/// `recursive`. An empty path means `dir` itself; `follow` is about a symlink at the end of the path.
+pub fn open_tree_clone(dir: BorrowedFd, path: &Path, recursive: bool, follow: bool) -> Result<OwnedFd> {
     let mut flags = OPEN_TREE_CLONE | libc::O_CLOEXEC as libc::c_uint;
+    if !follow {
+        flags |= libc::AT_SYMLINK_NOFOLLOW as libc::c_uint;
+    }
     if recursive {
         flags |= AT_RECURSIVE;
     }

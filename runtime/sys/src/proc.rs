@@ -64,6 +64,15 @@ pub fn set_keepcaps(on: bool) -> Result<()> {
     prctl(libc::PR_SET_KEEPCAPS, on as libc::c_ulong, 0).map(drop)
 }
 
+/// True if a capability, by its number, is in the bounding set; `EINVAL` beyond the kernel's last one.
+pub fn bounding_has(capability: u32) -> Result<bool> {
+    prctl(libc::PR_CAPBSET_READ, libc::c_ulong::from(capability), 0).map(|v| v == 1)
+}
+
+pub fn bounding_drop(capability: u32) -> Result<()> {
+    prctl(libc::PR_CAPBSET_DROP, libc::c_ulong::from(capability), 0).map(drop)
+}
+
 pub fn set_child_subreaper() -> Result<()> {
     prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0).map(drop)
 }

@@ -94,7 +94,7 @@ fn child(rootfs: &Path, groups: &[PathBuf], go: &OwnedFd) {
     let tasks: Vec<OwnedFd> = v1.map(|g| open(&g.join("tasks"), OFlag::O_WRONLY, Mode::empty()).unwrap()).collect();
     mount(none, "/", none, MsFlags::MS_SLAVE | MsFlags::MS_REC, none).unwrap();
     let target = open(rootfs, OFlag::O_PATH | OFlag::O_DIRECTORY, Mode::empty()).unwrap();
-    let root = open_tree_clone(target.as_fd(), Path::new(""), true).unwrap();
+    let root = open_tree_clone(target.as_fd(), Path::new(""), true, true).unwrap();
     move_mount(root.as_fd(), target.as_fd()).unwrap();
     let safe = ATTR_NOSUID | ATTR_NOEXEC | ATTR_NODEV;
     let dir =
@@ -123,7 +123,7 @@ fn child(rootfs: &Path, groups: &[PathBuf], go: &OwnedFd) {
         let name = group.parent().unwrap().file_name().unwrap().to_str().unwrap();
         dir(&cgroup, name);
         let at = openat(&cgroup, name, OFlag::O_PATH, Mode::empty()).unwrap();
-        let tree = open_tree_clone(nix::fcntl::AT_FDCWD, group, false).unwrap();
+        let tree = open_tree_clone(nix::fcntl::AT_FDCWD, group, false, true).unwrap();
         mount_setattr(tree.as_fd(), false, &MountAttr { set: safe | ATTR_RDONLY, ..MountAttr::default() }).unwrap();
         move_mount(tree.as_fd(), at.as_fd()).unwrap();
     }
@@ -165,7 +165,7 @@ fn protect(root: BorrowedFd) {
         let Ok(target) = openat(root, path, OFlag::O_PATH, Mode::empty()) else {
             continue;
         };
-        let tree = open_tree_clone(target.as_fd(), Path::new(""), false).unwrap();
+        let tree = open_tree_clone(target.as_fd(), Path::new(""), false, true).unwrap();
         mount_setattr(tree.as_fd(), false, &MountAttr { set: ATTR_RDONLY, ..MountAttr::default() }).unwrap();
         move_mount(tree.as_fd(), target.as_fd()).unwrap();
     }
@@ -187,8 +187,8 @@ fn protect(root: BorrowedFd) {
         };
         let is_dir = nix::sys::stat::fstat(&target).unwrap().st_mode & libc::S_IFMT == libc::S_IFDIR;
         let tree = match (&empty, is_dir) {
-            (_, false) => open_tree_clone(null.as_fd(), Path::new(""), false).unwrap(),
-            (Some(fd), true) => open_tree_clone(fd.as_fd(), Path::new(""), false).unwrap(),
+            (_, false) => open_tree_clone(null.as_fd(), Path::new(""), false, true).unwrap(),
+            (Some(fd), true) => open_tree_clone(fd.as_fd(), Path::new(""), false, true).unwrap(),
             (None, true) => {
                 let fs = fsopen("tmpfs").unwrap();
                 fscreate(fs.as_fd()).unwrap();

@@ -135,6 +135,23 @@ impl Group {
         Group { dirs }
     }
 
+    /// Opens every recorded directory.
+    ///
+    /// # Errors
+    /// One of them is gone: whoever removed it has taken the container's limits and device rules with it, and nothing may
+    /// be said or done as if it were there.
+    pub fn open_all(paths: &[PathBuf]) -> Result<Group> {
+        let group = Group::open(paths);
+        let there = |p: &&PathBuf| group.dirs.iter().any(|d| d.path == **p);
+        match paths.iter().find(|p| !there(p)) {
+            None => Ok(group),
+            Some(path) => {
+                let what = format!("the container's cgroup {} does not exist any more", path.display());
+                Err(Error { errno: Some(Errno::ENOENT), ..Error::new(Kind::System, what) })
+            }
+        }
+    }
+
     /// The v2 directory: the target of CLONE_INTO_CGROUP, of cgroup.kill and of device programs.
     pub fn unified(&self) -> Option<&Dir> {
         self.dirs.iter().find(|d| d.hierarchy.v2)
@@ -167,13 +184,12 @@ impl Group {
 
     /// Moves a process into every directory that it was not born in and does not enter by its [`Group::tasks`].
     pub fn join(&self, pid: i32) -> Result<()> {
-        let inside = |d: &Dir| self.by_itself(d) || (d.hierarchy.v2 && d.holds(pid));
-        for dir in self.dirs.iter().filter(|d| !inside(d)) {
-            write_at(dir.fd.as_fd(), "cgroup.procs", &pid.to_string())
-                .call(|| format!("write({}/cgroup.procs, {pid})", dir.path.display()))
-                .map_err(|e| e.at("linux.cgroupsPath"))?;
-        }
-        Ok(())
+        self.to_join(pid).try_for_each(|dir| dir.join(pid))
+    }
+
+    /// The directories of [`Group::join`].
+    pub fn to_join(&self, pid: i32) -> impl Iterator<Item = &Dir> {
+        self.dirs.iter().filter(move |d| !(self.by_itself(d) || d.hierarchy.v2 && d.holds(pid)))
     }
 
     /// True if the v2 cgroup has room for so many further processes.
@@ -327,6 +343,13 @@ impl Dir {
             )),
             _ => Ok(()),
         }
+    }
+
+    /// Moves a process here.
+    pub fn join(&self, pid: i32) -> Result<()> {
+        write_at(self.fd.as_fd(), "cgroup.procs", &pid.to_string())
+            .call(|| format!("write({}/cgroup.procs, {pid})", self.path.display()))
+            .map_err(|e| e.at("linux.cgroupsPath"))
     }
 
     /// True if the process is in this very directory.
