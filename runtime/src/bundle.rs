@@ -2,6 +2,10 @@
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::oci::config::{Process, Spec};
+use nix::fcntl::OFlag;
+use nix::sys::stat::Mode;
+use std::io::Read;
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 pub struct Bundle {
@@ -17,29 +21,49 @@ const MAX: u64 = 64 << 20;
 /// Reads `<dir>/config.json`.
 pub fn open(dir: &Path) -> Result<Bundle> {
     let path = dir.canonicalize().call(|| format!("bundle {}", dir.display()))?;
-    let text = read(&path.join("config.json"))?;
+    let text = read(&path.join("config.json"), false)?;
     let spec = parse::<Spec>(&text, "config.json")?;
     Ok(Bundle { path, text, spec })
 }
 
 /// Reads a process object from a file, for `exec --process`.
 pub fn process(path: &Path) -> Result<Process> {
-    let text = read(path)?;
+    let text = read(path, true)?;
     parse(&text, &path.display().to_string())
 }
 
-fn read(path: &Path) -> Result<Vec<u8>> {
-    let size = path.metadata().call(|| format!("open({})", path.display()))?.len();
-    if size > MAX {
-        return Err(Error::new(Kind::Invalid, format!("{}: {size} bytes; at most {MAX} are read", path.display())));
+/// A document of bounded size. `pipe`: somebody may write it to a pipe for us (`-p <(…)`); otherwise the open must not
+/// wait for a writer that never comes.
+///
+/// # Errors
+/// A device or a directory; more than [`MAX`] bytes.
+pub fn read(path: &Path, pipe: bool) -> Result<Vec<u8>> {
+    let call = || format!("open({})", path.display());
+    let bad = |what: String| Error::new(Kind::Invalid, format!("{}: {what}", path.display()));
+    let wait = if pipe { OFlag::empty() } else { OFlag::O_NONBLOCK };
+    let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NOCTTY | wait;
+    let file = std::fs::File::from(nix::fcntl::open(path, flags, Mode::empty()).call(call)?);
+    let kind = file.metadata().call(call)?.file_type();
+    if !(kind.is_file() || pipe && kind.is_fifo()) {
+        return Err(bad("not a regular file".into()));
     }
-    std::fs::read(path).call(|| format!("open({})", path.display()))
+    read_all(file).call(call)?.ok_or_else(|| bad(format!("at most {MAX} bytes are read")))
 }
 
-/// Parses. serde_json says at which line and column it failed; the path of the value there is found by walking the
-/// text once more, so that a good document pays nothing for it.
-pub fn parse<T: serde::de::DeserializeOwned>(text: &[u8], name: &str) -> Result<T> {
-    serde_json::from_slice(text).map_err(|e| {
+/// The whole of a stream; `None` if it is larger than [`MAX`].
+pub fn read_all(from: impl Read) -> std::io::Result<Option<Vec<u8>>> {
+    let mut bytes = Vec::new();
+    from.take(MAX + 1).read_to_end(&mut bytes)?;
+    Ok((bytes.len() as u64 <= MAX).then_some(bytes))
+}
+
+/// Parses; `null` is a document with nothing in it. serde_json says at which line and column it failed; the path of the
+/// value there is found by walking the text once more, so that a good document pays nothing for it.
+pub fn parse<T: serde::de::DeserializeOwned + Default>(text: &[u8], name: &str) -> Result<T> {
+    // Where bytes are no UTF-8, they go on as [`crate::text`] writes them.
+    let converted = crate::text::from_bytes(text);
+    serde_json::from_str::<Option<T>>(&converted).map(Option::unwrap_or_default).map_err(|e| {
+        let text = converted.as_bytes();
         let path = if e.is_data() { path_at(text, e.line(), e.column()) } else { String::new() };
         Error::new(Kind::Invalid, format!("{name}: {e}")).at(path)
     })
@@ -53,7 +77,7 @@ fn path_at(text: &[u8], line: usize, column: usize) -> String {
     };
     let mut scan = Scan { text, at: 0 };
     let mut path = String::new();
-    let _ = scan.path_to(start + column.saturating_sub(1), &mut path);
+    let _ = scan.path_to(start + column.saturating_sub(1), &mut path, 0);
     path
 }
 
@@ -147,7 +171,11 @@ impl Scan<'_> {
         self.text.get(self.at).copied()
     }
 
+    /// A string; `None` if there is none.
     fn string(&mut self) -> Option<&[u8]> {
+        if self.text.get(self.at) != Some(&b'"') {
+            return None;
+        }
         let from = self.at + 1;
         self.at = from;
         loop {
@@ -161,35 +189,50 @@ impl Scan<'_> {
         self.text.get(from..self.at - 1)
     }
 
+    /// Over a value, however deep it is.
     fn skip(&mut self) -> Option<()> {
-        match self.space()? {
-            b'"' => {
-                self.string()?;
-            }
-            open @ (b'{' | b'[') => {
-                let close = if open == b'{' { b'}' } else { b']' };
-                self.at += 1;
-                while self.space()? != close {
-                    self.skip()?;
+        let mut depth = 0usize;
+        loop {
+            match self.space()? {
+                b'"' => {
+                    self.string()?;
                 }
-                self.at += 1;
-            }
-            _ => {
-                while self.text.get(self.at).is_some_and(|b| !b",:}] \t\r\n".contains(b)) {
+                b'{' | b'[' => {
+                    depth += 1;
                     self.at += 1;
+                    if !matches!(self.space()?, b'}' | b']') {
+                        continue;
+                    }
                 }
+                b'}' | b']' => {}
+                _ => {
+                    while self.text.get(self.at).is_some_and(|b| !b",:}] \t\r\n".contains(b)) {
+                        self.at += 1;
+                    }
+                }
+            }
+            // A value is over, and with it all that end here.
+            while depth > 0 && matches!(self.space()?, b'}' | b']') {
+                depth -= 1;
+                self.at += 1;
+            }
+            if depth == 0 {
+                return Some(());
             }
         }
-        Some(())
     }
 
-    /// Goes down to the value that covers `offset`; true if this one does.
-    fn path_to(&mut self, offset: usize, path: &mut String) -> Option<bool> {
+    /// Goes down to the value that covers `offset`; true if this one does. What ended before it has been passed already, and
+    /// of a value of another kind than expected serde_json tells the place right before it. No deeper than serde_json reads what it knows.
+    fn path_to(&mut self, offset: usize, path: &mut String, depth: u32) -> Option<bool> {
         let open = self.space()?;
-        let from = self.at;
-        if open != b'{' && open != b'[' {
+        if open != b'{' && open != b'[' || depth > 130 {
             self.skip()?;
-            return Some(from <= offset && offset <= self.at);
+            return Some(offset < self.at);
+        }
+        if offset < self.at {
+            self.skip()?;
+            return Some(true);
         }
         self.at += 1;
         let mut index = 0;
@@ -208,13 +251,13 @@ impl Scan<'_> {
                 *path += &format!("[{index}]");
                 index += 1;
             }
-            if self.path_to(offset, path)? {
+            if self.path_to(offset, path, depth + 1)? {
                 return Some(true);
             }
             path.truncate(before);
         }
         self.at += 1;
-        Some(from <= offset && offset <= self.at)
+        Some(offset < self.at)
     }
 
     fn enter_key(&mut self, key: &str) -> Option<()> {
@@ -263,6 +306,46 @@ mod tests {
         assert_eq!(position(TEXT, "linux.n[3].p"), Some((4, 10)));
         assert_eq!(position(TEXT, "nothing"), Some((1, 1)));
         assert_eq!(position(TEXT, ""), None);
+    }
+
+    #[test]
+    fn depth_is_no_danger() {
+        for open in ["[", "{\"x\":", "[[],{},"] {
+            let (count, close) = (200_000, if open.starts_with('{') { "}" } else { "]" });
+            let deep = format!("{}1{}", open.repeat(count), close.repeat(count));
+            let text = format!("{{\"unknown\": {deep}, \"hostname\": 5}}");
+            assert_eq!(position(text.as_bytes(), "hostname").map(|p| p.0), Some(1), "{open}");
+            let e = parse::<Spec>(text.as_bytes(), "config.json").unwrap_err();
+            assert_eq!(e.field, "hostname", "{open}: {}", &e.what[..60]);
+            let known = format!("{{\"mounts\": {deep}}}");
+            assert!(parse::<Spec>(known.as_bytes(), "config.json").is_err());
+        }
+        for text in ["{", "[", "{\"a\"", "{\"a\":", "]", "}", "{]", "\"", "", "{\"a\":[1,", "{5:1}"] {
+            let _ = (position(text.as_bytes(), "a[1].b"), path_at(text.as_bytes(), 1, 3));
+        }
+    }
+
+    #[test]
+    fn arrays_are_no_objects_and_null_is_nothing() {
+        for (text, field) in [
+            ("{\"linux\":[]}", "linux"),
+            ("{\"process\":[true]}", "process"),
+            ("{\"linux\":{\"resources\":[[]]}}", "linux.resources"),
+            ("{\"mounts\":[[]]}", "mounts[0]"),
+        ] {
+            let e = parse::<Spec>(text.as_bytes(), "config.json").unwrap_err();
+            assert!(e.field == field && e.what.contains("expected an object"), "{text}: {e}");
+        }
+        assert!(parse::<Spec>(b"[]", "config.json").unwrap_err().what.contains("expected an object"));
+        for text in ["null", "{}", "{\"root\":null,\"mounts\":null,\"annotations\":null,\"ociVersion\":null}"] {
+            assert_eq!(parse::<Spec>(text.as_bytes(), "config.json").unwrap(), Spec::default(), "{text}");
+        }
+    }
+
+    #[test]
+    fn bytes_that_are_no_text_pass() {
+        let spec = parse::<Spec>(b"{\"process\":{\"args\":[\"a\xffb\"]}}", "config.json").unwrap();
+        assert_eq!(crate::text::bytes(&spec.process.unwrap().args[0]).as_ref(), b"a\xffb");
     }
 
     #[test]

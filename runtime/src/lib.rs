@@ -20,6 +20,7 @@ pub mod root;
 pub mod seccomp;
 pub mod state;
 pub mod sync;
+pub mod text;
 pub mod verbs;
 
 pub use error::{Error, Result};

@@ -5,13 +5,16 @@ use conex::cli::{self, Args};
 use conex::error::{Error, Kind, Result};
 use conex::log::Log;
 use conex::plan::cgroup::Driver;
+use conex::text;
 use conex::verbs::{self, Env};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
     open_standard_fds();
-    let argv: Vec<String> = std::env::args_os().skip(1).map(|a| a.to_string_lossy().into_owned()).collect();
+    let argv: Vec<String> =
+        std::env::args_os().skip(1).map(|a| text::from_bytes(a.as_bytes()).into_owned()).collect();
     let (global, rest) = match cli::parse_global(&argv) {
         Ok(parsed) => parsed,
         Err(e) => {
@@ -27,7 +30,7 @@ fn main() -> ExitCode {
             return ExitCode::from(1);
         }
     };
-    let log = Log::new(global.value("log").map(PathBuf::from), json, global.is_set("debug"));
+    let log = Log::new(global.value("log").map(|p| text::path(p).into_owned()), json, global.is_set("debug"));
     match run(&global, rest, log) {
         Ok(code) => ExitCode::from(code as u8),
         Err(code) => ExitCode::from(code),
@@ -138,7 +141,7 @@ fn version() -> String {
 fn root(global: &Args) -> Result<PathBuf> {
     let given = global.value("root").filter(|r| !r.is_empty());
     let path = match given {
-        Some(root) => std::path::absolute(root).unwrap_or_else(|_| root.into()),
+        Some(root) => std::path::absolute(text::path(root)).unwrap_or_else(|_| text::path(root).into_owned()),
         None => {
             let rootless = conex::host::facts::of_a_user();
             match std::env::var_os("XDG_RUNTIME_DIR").filter(|d| rootless && !d.is_empty()) {

@@ -44,7 +44,9 @@ impl Status {
 pub struct State {
     pub oci_version: String,
     pub id: String,
+    #[serde(with = "crate::text::serde_path")]
     pub bundle: PathBuf,
+    #[serde(with = "crate::text::serde_path")]
     pub rootfs: PathBuf,
     pub annotations: BTreeMap<String, String>,
     /// RFC 3339 with nanoseconds, UTC.
@@ -55,8 +57,10 @@ pub struct State {
     /// `None` while creating.
     pub init: Option<Identity>,
     /// The container's cgroup directories, one per hierarchy.
+    #[serde(with = "crate::text::serde_paths")]
     pub cgroups: Vec<PathBuf>,
     /// Those of [`State::cgroups`] that this container made, which undo removes.
+    #[serde(with = "crate::text::serde_paths")]
     pub made_cgroups: Vec<PathBuf>,
     /// While creating: what the other ones of [`State::cgroups`] held before their limits were changed.
     pub cgroups_before: Vec<Before>,

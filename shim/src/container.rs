@@ -37,14 +37,24 @@ pub struct Container {
 #[derive(Default, Deserialize)]
 #[serde(default)]
 pub struct Config {
+    #[serde(deserialize_with = "nullable")]
     pub annotations: BTreeMap<String, String>,
+    #[serde(deserialize_with = "nullable")]
     pub linux: Linux,
+}
+
+/// `null` is the same as absent, as the runtime has it.
+fn nullable<'de, T: Deserialize<'de> + Default, D: serde::Deserializer<'de>>(
+    d: D,
+) -> std::result::Result<T, D::Error> {
+    Ok(Option::deserialize(d)?.unwrap_or_default())
 }
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
 #[serde(rename_all = "camelCase")]
 pub struct Linux {
+    #[serde(deserialize_with = "nullable")]
     namespaces: Vec<Namespace>,
     cgroups_path: Option<String>,
 }
@@ -62,7 +72,7 @@ impl Config {
 struct Namespace {
     #[serde(rename = "type")]
     kind: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "nullable")]
     path: String,
 }
 
@@ -70,8 +80,9 @@ impl Config {
     /// Reads `<bundle>/config.json`.
     pub fn read(bundle: &Path) -> Result<Config> {
         let path = bundle.join("config.json");
-        let text = std::fs::read(&path).call(|| format!("open({})", path.display()))?;
-        serde_json::from_slice(&text).call(|| path.display().to_string())
+        // A FIFO or a device there must not stop the shim.
+        let text = conex::bundle::read(&path, false).map_err(|e| status::invalid(e.to_string()))?;
+        serde_json::from_str(&conex::text::from_bytes(&text)).call(|| path.display().to_string())
     }
 
     pub fn shares_pid(&self) -> bool {

@@ -11,7 +11,7 @@ use nix::sys::socket::{recv, sendmsg, ControlMessage, MsgFlags};
 use std::cell::Cell;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::rc::Rc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 use tokio::io::Interest;
 use tokio::sync::Notify;
 
@@ -106,6 +106,7 @@ fn fd_ready(socket: &OwnedFd) -> std::io::Result<tokio::io::unix::AsyncFd<std::o
 fn parse(text: &str) -> Option<(i32, Exit)> {
     let mut words = text.split(' ');
     let (pid, status) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
-    let since = Duration::new(words.next()?.parse().ok()?, words.next()?.parse().ok()?);
-    Some((pid, Exit { status, at: SystemTime::UNIX_EPOCH + since }))
+    let (seconds, nanos): (u64, u32) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
+    let since = Duration::from_secs(seconds).checked_add(Duration::from_nanos(u64::from(nanos)))?;
+    Some((pid, Exit { status, at: crate::upgrade::after_epoch(since) }))
 }

@@ -368,6 +368,11 @@ fn alive_again(service: &Service, p: SavedProcess) -> Process {
     out
 }
 
+/// A time since the epoch; the epoch itself for one that cannot be.
+pub fn after_epoch(since: Duration) -> SystemTime {
+    SystemTime::UNIX_EPOCH.checked_add(since).unwrap_or(SystemTime::UNIX_EPOCH)
+}
+
 /// For times in a document: since the epoch, which every build counts alike.
 pub mod epoch {
     use super::{Duration, SystemTime};
@@ -378,6 +383,7 @@ pub mod epoch {
     }
 
     pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<SystemTime, D::Error> {
-        Ok(SystemTime::UNIX_EPOCH + Duration::deserialize(d)?)
+        // A time beyond what the system counts is no reason to give up all containers.
+        Ok(super::after_epoch(Duration::deserialize(d)?))
     }
 }

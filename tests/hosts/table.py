@@ -24,8 +24,6 @@ def verdicts(host):
         out[name] = verdict
     for name, reason in re.findall(r"^  ([a-z_0-9]+(?: \([^)]*\))?): (.+)$", text, re.M):
         skips[name] = reason
-    for names in re.findall(r"^FLAKY, failed and then passed: (.*)$", text, re.M):
-        out.update((name, "ok") for name in names.split())
     for name in out:
         if name.split("::")[-1] in skips:
             out[name] = "skip"

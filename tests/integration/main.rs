@@ -10,6 +10,7 @@ mod fallbacks;
 mod faults;
 mod harness;
 mod identity;
+mod inputs;
 mod invalid;
 mod lifecycle;
 mod mounts;

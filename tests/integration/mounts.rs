@@ -31,7 +31,9 @@ fn no_way_leads_into_proc() {
             let r = b.run();
             assert_ne!(r.code, 0, "{target} {kind}: {}", r.out);
             if is_conex() && !(kind == "tmpfs" && target.ends_with("environ")) {
-                assert!(r.err.contains("because it is inside /proc"), "{target} {kind}: {}", r.err);
+                // Without openat2 no symlink of a procfs is followed at all.
+                let masked = std::env::var_os("CONEX_MASK").is_some() && r.err.contains("ELOOP");
+                assert!(masked || r.err.contains("because it is inside /proc"), "{target} {kind}: {}", r.err);
                 assert!(r.err.contains(".destination"), "{target} {kind}: {}", r.err);
             }
             b.assert_gone();
@@ -219,6 +221,7 @@ fn read_only_paths_are_in_force() {
         *b.at("linux.readonlyPaths") = json!(paths);
         b
     };
+    let recursive = !lacks("mount_setattr", "read_only_paths_are_in_force (below, and the root)");
     assert_eq!(bundle(&[]).run().ok().out, "/a open\n/a/b open\n/a/vol open\n/l open\nend\n");
     for paths in
         [&["/a"][..], &["/a", "/a"], &["/a/b", "/a"], &["/a", "/a/b"], &["/not", "/a"], &["/a/vol/../../a"]]
@@ -229,12 +232,14 @@ fn read_only_paths_are_in_force() {
         }
         let b = bundle(paths);
         let r = b.run().ok();
+        // Before Linux 5.12 what is mounted below stays as it is.
+        let below = if recursive { "" } else { "/a/vol open\n" };
         if is_conex() {
-            assert_eq!(r.out, "end\n", "{paths:?}");
+            assert_eq!(r.out, format!("{below}end\n"), "{paths:?}");
         }
     }
     assert_eq!(bundle(&["/l"]).run().ok().out, "/a open\n/a/vol open\nend\n");
-    if !is_conex() || lacks("mount_setattr", "read_only_paths_are_in_force (the root)") {
+    if !is_conex() || !recursive {
         return;
     }
     for path in ["/", "/.", "/a/..", "//"] {

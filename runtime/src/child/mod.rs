@@ -292,7 +292,7 @@ fn root_file_system(
 
 /// Makes a working directory that the image lacks, as runc does and engines rely on, while the root can be written.
 fn working_directory(root: &Root, p: &crate::plan::process::Process) -> Result<()> {
-    let path = std::path::Path::new(&p.cwd);
+    let path = &*crate::text::path(&p.cwd);
     match root.open(path, nix::fcntl::OFlag::O_DIRECTORY) {
         Err(Errno::ENOENT) => root.make_dir(path).map(drop).at(|| format!("{}.cwd", p.field)),
         // Whatever else is wrong with it is said when it is entered.

@@ -4,6 +4,7 @@ use super::tree::{self, by_fd, cwd, Tree};
 use crate::error::{Context, Error, Kind as ErrorKind, Named, Result};
 use crate::plan::mounts::{CgroupView, Kind, Mount};
 use crate::root::Root;
+use crate::text;
 use conex_sys::fd::{openat2, RESOLVE_IN_ROOT, RESOLVE_NO_SYMLINKS};
 use conex_sys::mount::{self as sys, MountAttr, ATTR_NODEV, ATTR_NOEXEC, ATTR_NOSUID, ATTR_RDONLY};
 use nix::errno::Errno;
@@ -80,8 +81,7 @@ fn outside_proc(root: &Root, m: &Mount, target: BorrowedFd) -> Result<()> {
         return Ok(());
     }
     let straight = || {
-        let resolve = RESOLVE_IN_ROOT | RESOLVE_NO_SYMLINKS;
-        let direct = openat2(root.as_fd(), &m.destination, OFlag::O_PATH.bits(), 0, resolve).ok()?;
+        let direct = no_symlinks(root, &m.destination, OFlag::empty()).ok()?;
         let (a, b) = (fstat(&direct).ok()?, fstat(target).ok()?);
         Some((a.st_dev, a.st_ino) == (b.st_dev, b.st_ino))
     };
@@ -100,7 +100,7 @@ fn is_dir(fd: BorrowedFd) -> Result<bool> {
 fn bind(root: &Root, m: &Mount, source: Option<OwnedFd>, recursive: bool) -> Result<OwnedFd> {
     let tree = match source {
         Some(fd) => Tree::Detached(fd),
-        None => tree::bind_with(cwd(), Path::new(&m.source), recursive, !m.source_nofollow)
+        None => tree::bind_with(cwd(), &text::path(&m.source), recursive, !m.source_nofollow)
             .map_err(|e| e.at(format!("{}.source", m.field)))?,
     };
     let directory = is_dir(tree.fd())?;
@@ -134,30 +134,34 @@ fn target(root: &Root, m: &Mount, kind: &str) -> Result<OwnedFd> {
         let target = root.make_dir(&m.destination).at(field)?;
         return outside_proc(root, m, target.as_fd()).map(|()| target);
     }
-    let made = root.make_dir(&m.destination).at(field)?;
-    let resolve = RESOLVE_IN_ROOT | RESOLVE_NO_SYMLINKS;
-    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY;
-    match openat2(root.as_fd(), &m.destination, flags.bits(), 0, resolve) {
-        Ok(fd) => Ok(fd),
-        Err(Errno::ENOSYS) => no_symlinks(root, &m.destination).map(|()| made).at(field),
+    root.make_dir(&m.destination).at(field)?;
+    match no_symlinks(root, &m.destination, OFlag::O_DIRECTORY) {
         Err(e @ (Errno::ELOOP | Errno::ENOTDIR)) => {
             let what = format!("{kind} must be mounted on an ordinary directory, not through a symlink");
             Err(Error { errno: Some(e), ..Error::new(ErrorKind::System, what) }.at(field()))
         }
-        Err(e) => {
-            Err(Error::call(e, format!("openat2(rootfs, {:?}, RESOLVE_NO_SYMLINKS)", m.destination)).at(field()))
-        }
+        other => other.call(|| format!("openat2(rootfs, {:?}, RESOLVE_NO_SYMLINKS)", m.destination)).at(field),
     }
 }
 
-fn no_symlinks(root: &Root, path: &Path) -> Result<()> {
-    let mut at = root.open(Path::new(""), OFlag::O_DIRECTORY).call(|| "open(rootfs)")?;
-    for name in path.components() {
-        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        at = nix::fcntl::openat(&at, name.as_os_str(), flags, Mode::empty())
-            .call(|| format!("openat(rootfs, {path:?}, O_NOFOLLOW)"))?;
+/// What is at a clean path, if no part of it is a symlink.
+fn no_symlinks(root: &Root, path: &Path, last: OFlag) -> nix::Result<OwnedFd> {
+    let flags = OFlag::O_PATH | OFlag::O_CLOEXEC | last;
+    match openat2(root.as_fd(), path, flags.bits(), 0, RESOLVE_IN_ROOT | RESOLVE_NO_SYMLINKS) {
+        Err(Errno::ENOSYS) => {}
+        other => return other,
     }
-    Ok(())
+    let mut at = root.open(Path::new(""), OFlag::O_DIRECTORY)?;
+    let mut names = path.components().peekable();
+    while let Some(name) = names.next() {
+        let flags =
+            if names.peek().is_some() { OFlag::O_PATH | OFlag::O_CLOEXEC | OFlag::O_DIRECTORY } else { flags };
+        at = nix::fcntl::openat(&at, name.as_os_str(), flags | OFlag::O_NOFOLLOW, Mode::empty())?;
+    }
+    match SFlag::from_bits_truncate(fstat(&at)?.st_mode) & SFlag::S_IFMT {
+        SFlag::S_IFLNK => Err(Errno::ELOOP),
+        _ => Ok(at),
+    }
 }
 
 fn file_system(root: &Root, m: &Mount, kind: &str, attr: MountAttr, cgroups: &[PathBuf]) -> Result<OwnedFd> {
@@ -207,11 +211,11 @@ fn new_mount(
         Error::call(e, call)
     };
     if !source.is_empty() {
-        sys::fsconfig(fs.as_fd(), "source", Some(source))
+        sys::fsconfig(fs.as_fd(), "source", Some(&text::bytes(source)))
             .map_err(|e| fail(e, format!("fsconfig({kind}, source, {source:?})")))?;
     }
     for (key, value) in data {
-        sys::fsconfig(fs.as_fd(), key, value.as_deref()).map_err(|e| {
+        sys::fsconfig(fs.as_fd(), key, value.as_deref().map(text::bytes).as_deref()).map_err(|e| {
             let shown = value.as_ref().map_or(key.clone(), |v| format!("{key}={v}"));
             fail(e, format!("fsconfig({kind}, {shown})")).at(format!("{}.options", m.field))
         })?;
@@ -267,20 +271,21 @@ fn legacy_mount(
         _ => None,
     };
     let mut flags = tree::mount_flags(attr);
-    let mut text = Vec::new();
+    let mut words = Vec::new();
     for (key, value) in data {
         match (flag_of(key), value) {
             (Some(flag), None) => flags |= flag,
-            (_, None) => text.push(key.clone()),
-            (_, Some(v)) => text.push(format!("{key}={v}")),
+            (_, None) => words.push(key.clone()),
+            (_, Some(v)) => words.push(format!("{key}={v}")),
         }
     }
-    let (text, at) = (text.join(","), by_fd(target));
+    let (words, at) = (words.join(","), by_fd(target));
     let late = m.tmpcopyup && flags.contains(nix::mount::MsFlags::MS_RDONLY);
     flags.set(nix::mount::MsFlags::MS_RDONLY, flags.contains(nix::mount::MsFlags::MS_RDONLY) && !late);
     let source = if m.source.is_empty() { kind } else { m.source.as_str() };
-    nix::mount::mount(Some(source), at.as_str(), Some(kind), flags, Some(text.as_str()))
-        .call(|| format!("mount({source:?}, target, {kind:?}, {flags:?}, {text:?})"))?;
+    let (given, data) = (text::os(source), text::os(&words));
+    nix::mount::mount(Some(&*given), at.as_str(), Some(kind), flags, Some(&*data))
+        .call(|| format!("mount({source:?}, target, {kind:?}, {flags:?}, {words:?})"))?;
     let fd = tree::reopen(target)?;
     if m.tmpcopyup {
         copy_up(target, fd.as_fd())?;
@@ -297,7 +302,7 @@ fn remount(root: &Root, m: &Mount) -> Result<OwnedFd> {
     if !m.data.is_empty() {
         let fs = sys::fspick(fd.as_fd()).call(|| "fspick")?;
         for (key, value) in &m.data {
-            sys::fsconfig(fs.as_fd(), key, value.as_deref())
+            sys::fsconfig(fs.as_fd(), key, value.as_deref().map(text::bytes).as_deref())
                 .call(|| format!("fsconfig({key}) [{}]", sys::fslog(fs.as_fd())))?;
         }
         sys::fsreconfigure(fs.as_fd()).call(|| format!("fsconfig(RECONFIGURE) [{}]", sys::fslog(fs.as_fd())))?;

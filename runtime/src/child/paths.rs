@@ -46,7 +46,7 @@ pub fn attach_root(rootfs: &Rootfs) -> Result<Root> {
 /// The deepest mount point above a path (proc_pid_mountinfo(5), fifth field).
 fn mount_point_of(path: &Path) -> Result<PathBuf> {
     let path = path.canonicalize().call(|| format!("realpath({})", path.display()))?;
-    let text = std::fs::read_to_string("/proc/self/mountinfo").call(|| "open(/proc/self/mountinfo)")?;
+    let text = crate::text::read("/proc/self/mountinfo").call(|| "open(/proc/self/mountinfo)")?;
     let points =
         text.lines().filter_map(|l| l.split(' ').nth(4)).map(|p| PathBuf::from(crate::host::facts::unescape(p)));
     points
@@ -95,7 +95,7 @@ pub fn move_root(root: &Root) -> Result<()> {
 
 /// Where the whole of a procfs or sysfs is mounted outside the rootfs, the latest first.
 fn full_views(rootfs: &Path) -> Result<Vec<PathBuf>> {
-    let text = std::fs::read_to_string("/proc/self/mountinfo").call(|| "open(/proc/self/mountinfo)")?;
+    let text = crate::text::read("/proc/self/mountinfo").call(|| "open(/proc/self/mountinfo)")?;
     let mut out: Vec<PathBuf> = text
         .lines()
         .filter_map(|line| {
@@ -126,7 +126,7 @@ pub fn readonly_root(root: &Root, recursive: bool) -> Result<()> {
 /// Paths that are not there need no protection; one that cannot be looked at must not be left open. `..` is taken as the
 /// kernel takes it: what the container's programs reach by that path is meant.
 fn find(root: &Root, path: &str) -> Result<Option<OwnedFd>> {
-    match root.open_as_given(Path::new(path), OFlag::empty()) {
+    match root.open_as_given(&crate::text::path(path), OFlag::empty()) {
         Err(Errno::ENOENT | Errno::ENOTDIR) => Ok(None),
         other => other.map(Some).call(|| format!("openat2(rootfs, {path:?}, O_PATH, RESOLVE_IN_ROOT)")),
     }
@@ -218,7 +218,7 @@ fn empty_dir(target: std::os::fd::BorrowedFd) -> Result<OwnedFd> {
         other => other.call(|| "fsopen(tmpfs)")?,
     };
     for (key, value) in [("nr_blocks", Some("1")), ("nr_inodes", Some("1")), ("mode", Some("0755")), ("ro", None)] {
-        fsconfig(fs.as_fd(), key, value).call(|| format!("fsconfig(tmpfs, {key})"))?;
+        fsconfig(fs.as_fd(), key, value.map(str::as_bytes)).call(|| format!("fsconfig(tmpfs, {key})"))?;
     }
     fscreate(fs.as_fd()).call(|| "fsconfig(tmpfs, FSCONFIG_CMD_CREATE)")?;
     let fd = fsmount(fs.as_fd(), attrs).call(|| "fsmount(tmpfs)")?;

@@ -7,6 +7,7 @@ use crate::plan::process::Process;
 use crate::plan::Plan;
 use crate::seccomp::Filter;
 use crate::sync::{Channel, Message};
+use crate::text;
 use conex_sys::seccomp::Insn;
 use conex_sys::{fd, proc, sched, signal};
 use nix::errno::Errno;
@@ -108,7 +109,7 @@ fn scheduling(p: &Process) -> Result<()> {
 /// The working directory, entered as root; a user's own directory that root may not enter (a squashed network file
 /// system) is entered again after the switch. A missing one was made with the container's mounts, for exec it is an error.
 fn change_dir(p: &Process) -> Result<bool> {
-    match nix::unistd::chdir(Path::new(&p.cwd)) {
+    match nix::unistd::chdir(&*text::path(&p.cwd)) {
         Ok(()) => Ok(true),
         Err(Errno::EACCES | Errno::EPERM) => Ok(false),
         Err(e) => {
@@ -143,9 +144,9 @@ fn home(p: &Process) -> Option<String> {
     // The file is the image's: bounded, and its lines are only compared.
     let found = passwd().and_then(|f| {
         use std::io::Read;
-        let mut text = String::new();
-        f.take(1 << 20).read_to_string(&mut text).ok()?;
-        text.lines().find_map(|line| {
+        let mut bytes = Vec::new();
+        f.take(1 << 20).read_to_end(&mut bytes).ok()?;
+        text::from_bytes(&bytes).lines().find_map(|line| {
             let fields: Vec<_> = line.split(':').collect();
             (fields.len() >= 6 && fields[2].parse() == Ok(p.uid)).then(|| fields[5].to_string())
         })
@@ -171,7 +172,8 @@ fn look_up(p: &Process) -> Result<PathBuf> {
         Ok(_) => nix::unistd::eaccess(path, nix::unistd::AccessFlags::X_OK),
     };
     if name.contains('/') {
-        return check(Path::new(name)).map(|()| PathBuf::from(name)).map_err(|e| match e {
+        let path = text::path(name).into_owned();
+        return check(&path).map(|()| path).map_err(|e| match e {
             Errno::ENOENT => {
                 Error::new(Kind::System, format!("exec: {name:?}: stat {name}: no such file or directory"))
                     .at(format!("{}.args[0]", p.field))
@@ -182,7 +184,7 @@ fn look_up(p: &Process) -> Result<PathBuf> {
     let path = p.env.iter().find_map(|e| e.strip_prefix("PATH=")).unwrap_or("");
     let mut denied = false;
     for dir in path.split(':').filter(|_| !path.is_empty()) {
-        let candidate = Path::new(if dir.is_empty() { "." } else { dir }).join(name);
+        let candidate = text::path(if dir.is_empty() { "." } else { dir }).join(text::path(name));
         match check(&candidate) {
             Ok(()) => return Ok(candidate),
             Err(Errno::EACCES) => denied = true,
@@ -219,7 +221,7 @@ fn settle(p: &Process, procfs: Option<Procfs>) -> Result<Image> {
     console::hand_over_stdio(p);
     identity::switch(p)?;
     if !entered {
-        nix::unistd::chdir(Path::new(&p.cwd)).call(|| format!("chdir({})", p.cwd)).at(field)?;
+        nix::unistd::chdir(&*text::path(&p.cwd)).call(|| format!("chdir({})", p.cwd)).at(field)?;
     }
     verify_cwd().at(field)?;
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(p.umask));
@@ -228,12 +230,10 @@ fn settle(p: &Process, procfs: Option<Procfs>) -> Result<Image> {
     if let Some(home) = home(p) {
         crate::plan::process::set_env(&mut env, "HOME", &home);
     }
-    // The plan has refused every string with a NUL.
-    let c = |s: &str| CString::new(s).unwrap_or_default();
     Ok(Image {
-        path: c(&path.to_string_lossy()),
-        args: p.args.iter().map(|s| c(s)).collect(),
-        env: env.iter().map(|s| c(s)).collect(),
+        path: text::c(&text::of_path(&path)),
+        args: p.args.iter().map(|s| text::c(s)).collect(),
+        env: env.iter().map(|s| text::c(s)).collect(),
         environment: env,
     })
 }

@@ -7,7 +7,7 @@ use super::Value;
 /// # Errors
 /// What is wrong, for the user.
 pub fn parse(text: &str) -> Result<Value, String> {
-    let mut p = Parser { rest: text };
+    let mut p = Parser { rest: text, depth: 0 };
     let value = p.value(None)?;
     match p.rest.trim() {
         "" => Ok(value),
@@ -17,7 +17,11 @@ pub fn parse(text: &str) -> Result<Value, String> {
 
 struct Parser<'a> {
     rest: &'a str,
+    depth: u32,
 }
+
+/// D-Bus Specification, "Valid Signatures": arrays nest no deeper.
+const DEEPEST: u32 = 32;
 
 const TYPES: [(&str, char); 9] = [
     ("boolean", 'b'),
@@ -33,6 +37,16 @@ const TYPES: [(&str, char); 9] = [
 
 impl Parser<'_> {
     fn value(&mut self, wanted: Option<char>) -> Result<Value, String> {
+        self.depth += 1;
+        if self.depth > DEEPEST {
+            return Err(format!("more than {DEEPEST} levels deep"));
+        }
+        let value = self.one(wanted);
+        self.depth -= 1;
+        value
+    }
+
+    fn one(&mut self, wanted: Option<char>) -> Result<Value, String> {
         self.rest = self.rest.trim_start();
         match self.rest.chars().next() {
             None => Err("no value".into()),
@@ -160,6 +174,9 @@ mod tests {
             ("1.5", Value::Double(1.5)),
         ] {
             assert_eq!(parse(text).unwrap(), want, "{text}");
+        }
+        for deep in ["[", "uint32 ", "@as ", "@u "] {
+            assert!(parse(&deep.repeat(100_000)).is_err(), "{deep}");
         }
         for bad in [
             "",

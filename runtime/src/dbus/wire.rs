@@ -206,6 +206,10 @@ pub fn decode(bytes: &[u8]) -> Option<Message> {
 /// The first complete type of a signature, and the rest.
 fn split(signature: &str) -> Option<(&str, &str)> {
     let bytes = signature.as_bytes();
+    // D-Bus Specification, "Valid Signatures": at most 255 bytes, all of them ASCII.
+    if !signature.is_ascii() || bytes.len() > 255 {
+        return None;
+    }
     let mut end = 0;
     while bytes.get(end) == Some(&b'a') {
         end += 1;
@@ -277,6 +281,8 @@ impl Reader<'_> {
             b'v' => {
                 let length = self.take::<1>()?[0] as usize;
                 let inner = self.text(length)?;
+                // One complete type.
+                split(&inner).filter(|(_, rest)| rest.is_empty())?;
                 Value::Variant(Box::new(self.value(&inner, depth + 1)?))
             }
             b'a' => {
@@ -323,6 +329,17 @@ mod tests {
             bytes[n] ^= 0xff;
             let _ = decode(&bytes);
             bytes[n] ^= 0xff;
+        }
+    }
+
+    #[test]
+    fn signatures_that_are_none() {
+        for bad in ["\u{fc}", "a\u{fc}", "(u\u{fc}", "(", "a", "((((", ")", "aaaaaaaaaaa(", &"a".repeat(300)] {
+            assert!(split(bad).is_none() || bad == ")", "{bad}");
+            let mut reader = Reader { bytes: &[0; 64], at: 0 };
+            let _ = reader.value(bad, 0);
+            let variant = [&[bad.len() as u8], bad.as_bytes(), &[0; 40]].concat();
+            let _ = Reader { bytes: &variant, at: 0 }.value("v", 0);
         }
     }
 

@@ -154,10 +154,10 @@ fn own_cgroup_of_init(exec: &Exec) -> Option<Group> {
 /// Where init is in the v2 hierarchy, relative to its root; never the root itself.
 fn path_of_init(exec: &Exec) -> Option<PathBuf> {
     let init = exec.state.init.unwrap_or_default();
-    let text = std::fs::read_to_string(format!("/proc/{}/cgroup", init.pid)).ok()?;
+    let text = crate::text::read(format!("/proc/{}/cgroup", init.pid)).ok()?;
     let path = text.lines().find_map(|l| l.strip_prefix("0::/")).filter(|p| !p.is_empty())?;
     // What was read can be another process's otherwise.
-    crate::identity::alive(init).then(|| PathBuf::from(path))
+    crate::identity::alive(init).then(|| crate::text::path(path).into_owned())
 }
 
 /// The first hop: enters every namespace of the container in one call, not yet visible inside, and clones the

@@ -129,7 +129,7 @@ pub fn hierarchies() -> Vec<Hierarchy> {
     if statfs(unified).is_ok_and(|s| s.filesystem_type() == CGROUP2_SUPER_MAGIC) {
         return vec![v2(unified.to_path_buf())];
     }
-    let text = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let text = crate::text::read("/proc/self/mountinfo").unwrap_or_default();
     parse_mountinfo(&text)
 }
 
@@ -183,7 +183,7 @@ fn parse_mountinfo(text: &str) -> Vec<Hierarchy> {
 /// mountinfo writes space, tab, newline and backslash as octal.
 pub fn unescape(text: &str) -> std::ffi::OsString {
     let mut out = Vec::new();
-    let bytes = text.as_bytes();
+    let bytes = crate::text::bytes(text);
     let mut i = 0;
     while i < bytes.len() {
         let octal = bytes.get(i + 1..i + 4).and_then(|d| std::str::from_utf8(d).ok());

@@ -2,6 +2,7 @@
 
 use crate::error::{Context, Error, Kind, Named, Result};
 use crate::oci::config::Hook;
+use crate::text;
 use conex_sys::clone::{clone3, exit_now, Forked};
 use conex_sys::proc::{self, Waited};
 use nix::errno::Errno;
@@ -22,6 +23,7 @@ pub struct StateDocument<'a> {
     pub id: &'a str,
     pub status: &'a str,
     pub pid: i32,
+    #[serde(with = "crate::text::shown")]
     pub bundle: &'a Path,
     pub annotations: &'a BTreeMap<String, String>,
 }
@@ -75,14 +77,14 @@ fn one(hook: &Hook, state: &[u8], setting: &Setting) -> Result<()> {
     // Files in memory, not pipes: a hook that reads nothing or prints much can neither block us nor kill us.
     let input = memory_file(state)?;
     let (mut output, mut failure) = (memory_file(b"")?, memory_file(b"")?);
-    let mut command = Command::new(&hook.path);
+    let mut command = Command::new(text::os(&hook.path));
     if let Some((argv0, rest)) = hook.args.split_first() {
-        command.arg0(argv0).args(rest);
+        command.arg0(text::os(argv0)).args(rest.iter().map(|a| text::os(a)));
     }
     command.env_clear();
     let own = hook.env.as_ref().map(|env| env.0.as_slice());
     for (name, value) in own.or(setting.env).unwrap_or_default().iter().filter_map(|e| e.split_once('=')) {
-        command.env(name, value);
+        command.env(text::os(name), text::os(value));
     }
     if let Some(dir) = setting.cwd {
         command.current_dir(dir);
@@ -105,12 +107,12 @@ fn one(hook: &Hook, state: &[u8], setting: &Setting) -> Result<()> {
         Forked::Parent { pid, pidfd } => (pid, pidfd),
     };
     let status = wait(pid, pidfd.as_fd(), hook.timeout)?;
-    let failed = text(&mut failure);
+    let failed = beginning(&mut failure);
     if !failed.is_empty() {
         return Err(Error::new(Kind::System, failed));
     }
-    let text = text(&mut output);
-    let printed = if text.is_empty() { String::new() } else { format!(", output: {text}") };
+    let printed = beginning(&mut output);
+    let printed = if printed.is_empty() { printed } else { format!(", output: {printed}") };
     let how = match status {
         Waited::Running => {
             let seconds = hook.timeout.unwrap_or(0) as f64;
@@ -127,7 +129,7 @@ fn one(hook: &Hook, state: &[u8], setting: &Setting) -> Result<()> {
 }
 
 /// The beginning of what was written to a file in memory.
-fn text(file: &mut std::fs::File) -> String {
+fn beginning(file: &mut std::fs::File) -> String {
     let mut bytes = Vec::new();
     let _ = file.rewind();
     let _ = Read::by_ref(file).take(4096).read_to_end(&mut bytes);

@@ -27,9 +27,9 @@ pub fn address(path: &Path) -> Result<(Option<OwnedFd>, UnixAddr)> {
             let flags = nix::fcntl::OFlag::O_PATH | nix::fcntl::OFlag::O_DIRECTORY | nix::fcntl::OFlag::O_CLOEXEC;
             let fd = nix::fcntl::open(dir, flags, nix::sys::stat::Mode::empty())
                 .call(|| format!("open({})", dir.display()))?;
-            let name = path.file_name().unwrap_or_default().to_string_lossy();
-            let short = format!("/proc/self/fd/{}/{name}", fd.as_raw_fd());
-            let address = UnixAddr::new(short.as_str()).call(|| format!("sockaddr_un({short})"))?;
+            let short =
+                Path::new(&format!("/proc/self/fd/{}", fd.as_raw_fd())).join(path.file_name().unwrap_or_default());
+            let address = UnixAddr::new(&short).call(|| format!("sockaddr_un({})", short.display()))?;
             Ok((Some(fd), address))
         }
         Err(e) => Err(Error::call(e, format!("sockaddr_un({})", path.display()))),
@@ -56,7 +56,7 @@ pub fn send_fd(socket: BorrowedFd, payload: &[u8], fd: BorrowedFd) -> Result<()>
 /// may be one that waits for the agent.
 pub fn seccomp(listener: &Listener, number: i32, pidfd: BorrowedFd, state: &[u8], pid: i32) -> Result<()> {
     let field = "linux.seccomp.listenerPath";
-    let socket = connect_stream(Path::new(&listener.path)).at(|| field)?;
+    let socket = connect_stream(&crate::text::path(&listener.path)).at(|| field)?;
     let fd = fetch(pidfd, number)?;
     let state: serde_json::Value = serde_json::from_slice(state).unwrap_or_default();
     let document = serde_json::json!({

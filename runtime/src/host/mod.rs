@@ -243,7 +243,9 @@ fn forbidden(e: &Error) -> bool {
 /// Goes on without a cgroup. Each limit that will not hold is named: as a warning, or as an error if the caller wants
 /// none of them lost (`--rootless=false`).
 fn without_cgroup(plan: &Plan, state: &mut State, warnings: &mut Vec<Error>) -> Result<Group> {
-    let mut fields: Vec<&String> = plan.cgroup.writes.iter().map(|w| &w.field).collect();
+    let told: std::collections::HashSet<String> = warnings.iter().map(|w| w.field.clone()).collect();
+    let mut fields: Vec<&String> =
+        plan.cgroup.writes.iter().map(|w| &w.field).filter(|f| !told.contains(*f)).collect();
     fields.dedup();
     for field in fields {
         let what = "not applied: this user may not make a cgroup, and none was delegated";
@@ -251,9 +253,7 @@ fn without_cgroup(plan: &Plan, state: &mut State, warnings: &mut Vec<Error>) -> 
         if plan.cgroup.required {
             return Err(problem);
         }
-        if !warnings.contains(&problem) {
-            warnings.push(problem);
-        }
+        warnings.push(problem);
     }
     state.cgroups.clear();
     state.made_cgroups.clear();
@@ -342,7 +342,7 @@ fn open_sources(plan: &Plan) -> Result<Vec<Option<Source>>> {
             continue;
         };
         if m.copy_symlink {
-            if let Ok(to) = std::fs::read_link(&m.source) {
+            if let Ok(to) = std::fs::read_link(crate::text::path(&m.source)) {
                 out.push(Some(Source::Link(to)));
                 continue;
             }
@@ -359,7 +359,8 @@ fn open_sources(plan: &Plan) -> Result<Vec<Option<Source>>> {
 
 fn open_source(m: &crate::plan::mounts::Mount, recursive: bool, plan: &Plan) -> Result<Option<OwnedFd>> {
     use conex_sys::mount::{mount_setattr, MountAttr, ATTR_IDMAP};
-    let tree = child::tree::bind_with(child::tree::cwd(), Path::new(&m.source), recursive, !m.source_nofollow)?;
+    let tree =
+        child::tree::bind_with(child::tree::cwd(), &crate::text::path(&m.source), recursive, !m.source_nofollow)?;
     let child::tree::Tree::Detached(fd) = tree else {
         // A kernel without open_tree: the child tries by itself.
         return if m.idmap.is_none() {

@@ -94,7 +94,7 @@ fn overlay() -> nix::Result<OwnedFd> {
         return Err(nix::errno::Errno::ENOENT);
     }
     let fs = mount::fsopen("overlay")?;
-    mount::fsconfig(fs.as_fd(), "lowerdir", Some(&format!("{other}:{dir}")))?;
+    mount::fsconfig(fs.as_fd(), "lowerdir", Some(format!("{other}:{dir}").as_bytes()))?;
     mount::fscreate(fs.as_fd())?;
     let attrs = mount::ATTR_RDONLY | mount::ATTR_NOSUID | mount::ATTR_NODEV;
     let root = mount::fsmount(fs.as_fd(), attrs)?;

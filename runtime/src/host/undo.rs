@@ -94,7 +94,7 @@ fn kill_leftovers(state: &State) {
 /// How many mounts are stacked on exactly this path (proc_pid_mountinfo(5)).
 pub fn mounts_at(path: &Path) -> usize {
     let path = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
-    let text = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let text = crate::text::read("/proc/self/mountinfo").unwrap_or_default();
     text.lines()
         .filter(|l| l.split(' ').nth(4).is_some_and(|p| Path::new(&super::facts::unescape(p)) == path))
         .count()

@@ -8,7 +8,7 @@ use serde::{Deserialize, Deserializer};
 use std::collections::BTreeMap;
 use std::ops::Deref;
 
-/// A JSON array; `null` counts as empty, because Go writes nil slices so.
+/// A JSON array.
 #[derive(Clone, Debug, PartialEq)]
 pub struct List<T>(pub Vec<T>);
 
@@ -27,11 +27,11 @@ impl<T> Deref for List<T> {
 
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for List<T> {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        Ok(List(Option::<Vec<T>>::deserialize(d)?.unwrap_or_default()))
+        Vec::deserialize(d).map(List)
     }
 }
 
-/// A JSON object of strings; `null` counts as empty.
+/// A JSON object of strings.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Dict(pub BTreeMap<String, String>);
 
@@ -44,7 +44,27 @@ impl Deref for Dict {
 
 impl<'de> Deserialize<'de> for Dict {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        Ok(Dict(Option::deserialize(d)?.unwrap_or_default()))
+        BTreeMap::deserialize(d).map(Dict)
+    }
+}
+
+/// A field: Go and C take `null` for absent, and generators write it.
+fn nullable<'de, T: Deserialize<'de> + Default, D: Deserializer<'de>>(d: D) -> Result<T, D::Error> {
+    Ok(Option::deserialize(d)?.unwrap_or_default())
+}
+
+/// Reads a structure from a JSON object only: serde's own reading takes an array, by position, as well.
+struct Object<T>(std::marker::PhantomData<T>);
+
+impl<'de, T: Deserialize<'de>> serde::de::Visitor<'de> for Object<T> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: serde::de::MapAccess<'de>>(self, map: A) -> Result<T, A::Error> {
+        T::deserialize(serde::de::value::MapAccessDeserializer::new(map))
     }
 }
 
@@ -52,8 +72,20 @@ macro_rules! spec {
     ($(#[$doc:meta])* $name:ident { $($(#[$fdoc:meta])* $field:ident: $ty:ty),* $(,)? }) => {
         $(#[$doc])*
         #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-        #[serde(default, rename_all = "camelCase")]
-        pub struct $name { $($(#[$fdoc])* pub $field: $ty,)* }
+        #[serde(default, rename_all = "camelCase", remote = "Self")]
+        pub struct $name { $($(#[$fdoc])* #[serde(deserialize_with = "nullable")] pub $field: $ty,)* }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+                struct Fields($name);
+                impl<'de> Deserialize<'de> for Fields {
+                    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+                        $name::deserialize(d).map(Fields)
+                    }
+                }
+                d.deserialize_map(Object::<Fields>(std::marker::PhantomData)).map(|fields| fields.0)
+            }
+        }
     };
 }
 

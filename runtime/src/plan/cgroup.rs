@@ -107,7 +107,7 @@ fn path(given: &str, id: &str, check: &mut Check) -> Option<(PathBuf, bool)> {
     }
     let (path, relative) = match given {
         "" => (PathBuf::from(id), true),
-        p => (clean(Path::new(p)), !p.starts_with('/')),
+        p => (clean(&crate::text::path(p)), !p.starts_with('/')),
     };
     if path.as_os_str().is_empty() {
         check.bad(field, format!("{given:?} is the root cgroup, which no container may use"));

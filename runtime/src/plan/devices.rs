@@ -4,6 +4,7 @@ use super::mounts::{Kind, Mount};
 use super::Check;
 use crate::oci::config::Linux;
 use crate::root::clean;
+use std::collections::HashMap;
 use std::path::PathBuf;
 
 /// What to put into the container's /dev.
@@ -48,6 +49,8 @@ pub(super) fn nodes(linux: &Linux, mounts: &[Mount], check: &mut Check) -> Nodes
             })
             .collect();
     }
+    let mut places: HashMap<PathBuf, usize> =
+        out.list.iter().enumerate().map(|(i, n)| (n.path.clone(), i)).collect();
     for (i, d) in linux.devices.iter().enumerate() {
         let field = format!("linux.devices[{i}]");
         let kind = match d.kind.as_str() {
@@ -59,7 +62,7 @@ pub(super) fn nodes(linux: &Linux, mounts: &[Mount], check: &mut Check) -> Nodes
                 continue;
             }
         };
-        if !d.path.starts_with('/') || clean(d.path.as_ref()).as_os_str().is_empty() {
+        if !d.path.starts_with('/') || clean(&crate::text::path(&d.path)).as_os_str().is_empty() {
             check.bad(format!("{field}.path"), format!("{:?} is not the absolute path of a file", d.path));
             continue;
         }
@@ -71,7 +74,7 @@ pub(super) fn nodes(linux: &Linux, mounts: &[Mount], check: &mut Check) -> Nodes
             check.bad(format!("{field}.fileMode"), "more than permission bits");
         }
         let node = Node {
-            path: clean(d.path.as_ref()),
+            path: clean(&crate::text::path(&d.path)),
             // Some engines store the type bits as well (runc: & 07777).
             mode: kind | (d.file_mode.unwrap_or(0o666) & 0o7777),
             major: d.major as u32,
@@ -80,9 +83,12 @@ pub(super) fn nodes(linux: &Linux, mounts: &[Mount], check: &mut Check) -> Nodes
             gid: d.gid.unwrap_or(0),
             field,
         };
-        match out.list.iter_mut().find(|n| n.path == node.path) {
-            Some(same) => *same = node,
-            None => out.list.push(node),
+        match places.get(&node.path) {
+            Some(at) => out.list[*at] = node,
+            None => {
+                places.insert(node.path.clone(), out.list.len());
+                out.list.push(node);
+            }
         }
     }
     out

@@ -25,21 +25,44 @@ use std::path::{Path, PathBuf};
 pub struct Check {
     pub errors: Vec<Error>,
     pub warnings: Vec<Error>,
+    /// How many of each came when there were [`MOST`] already.
+    more: (usize, usize),
+}
+
+/// A generated document can have the same fault 20,000 times, and each place is looked up in the text.
+const MOST: usize = 20;
+
+fn add(list: &mut Vec<Error>, more: &mut usize, e: Error) {
+    if list.len() < MOST {
+        list.push(e);
+    } else {
+        *more += 1;
+    }
+}
+
+fn told(mut list: Vec<Error>, more: usize, name: &str) -> Vec<Error> {
+    if more > 0 {
+        list.push(Error::invalid("", format!("and {more} more {name}")));
+    }
+    list
 }
 
 impl Check {
     pub fn bad(&mut self, field: impl Into<String>, what: impl Into<String>) {
-        self.errors.push(Error::invalid(field, what));
+        add(&mut self.errors, &mut self.more.0, Error::invalid(field, what));
     }
     pub fn unsupported(&mut self, field: impl Into<String>, what: impl Into<String>) {
-        self.errors.push(Error::unsupported(field, what));
+        add(&mut self.errors, &mut self.more.0, Error::unsupported(field, what));
     }
     pub fn warn(&mut self, field: impl Into<String>, what: impl Into<String>) {
-        self.warnings.push(Error::invalid(field, what));
+        add(&mut self.warnings, &mut self.more.1, Error::invalid(field, what));
     }
-    /// Keeps the value of a result, or its error.
-    pub fn keep<T>(&mut self, result: crate::Result<T>) -> Option<T> {
-        result.map_err(|e| self.errors.push(e)).ok()
+    /// The warnings, or the problems if there are any.
+    pub fn finish(self) -> Result<Vec<Error>, Vec<Error>> {
+        if self.errors.is_empty() {
+            return Ok(told(self.warnings, self.more.1, "warnings"));
+        }
+        Err(told(self.errors, self.more.0, "problems"))
     }
 }
 
@@ -132,9 +155,7 @@ pub fn make(spec: &Spec, options: &Options, facts: &Facts) -> Result<Plan, Vec<E
     for (list, name) in [(&linux.masked_paths, "maskedPaths"), (&linux.readonly_paths, "readonlyPaths")] {
         paths(list, name, &namespaces, &mut check);
     }
-    if !check.errors.is_empty() {
-        return Err(check.errors);
-    }
+    let warnings = check.finish()?;
     let (Some(rootfs), Some(process), Some(cgroup)) = (rootfs, process, cgroup) else {
         return Err(vec![Error::invalid("", "the document has neither a plan nor a problem")]);
     };
@@ -156,7 +177,7 @@ pub fn make(spec: &Spec, options: &Options, facts: &Facts) -> Result<Plan, Vec<E
         cgroup,
         hooks: spec.hooks.clone().unwrap_or_default(),
         rdt,
-        warnings: check.warnings,
+        warnings,
     })
 }
 
@@ -189,7 +210,7 @@ fn rootfs(spec: &Spec, options: &Options, facts: &Facts, private: bool, check: &
         check.bad("root.path", "required: the directory of the root file system");
         return None;
     }
-    let path = options.bundle.join(&root.path);
+    let path = options.bundle.join(crate::text::path(&root.path));
     match (facts.kind_of)(&path) {
         None => {
             check.bad("root.path", format!("{}: no such file or directory", path.display()));
@@ -274,6 +295,7 @@ fn net_devices(
     check: &mut Check,
 ) -> Vec<NetDevice> {
     let mut out: Vec<NetDevice> = Vec::new();
+    let mut names = std::collections::HashSet::new();
     for (host_name, device) in &linux.net_devices {
         let field = format!("linux.netDevices[{host_name:?}]");
         if !namespaces.private(libc::CLONE_NEWNET) {
@@ -289,7 +311,7 @@ fn net_devices(
                 check.bad(at, format!("{n:?} is not a network device name"));
             }
         }
-        if out.iter().any(|d| d.name == name && !name.contains('%')) {
+        if !names.insert(name.clone()) && !name.contains('%') {
             check.bad(format!("{field}.name"), format!("{name:?} is used twice"));
         }
         out.push(NetDevice { host_name: host_name.clone(), name, field });

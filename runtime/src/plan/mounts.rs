@@ -6,6 +6,7 @@ use super::{Check, Options};
 use crate::host::facts::{Facts, Hierarchy};
 use crate::oci::config::{self, Spec};
 use crate::root::clean;
+use crate::text;
 use conex_sys::mount::*;
 use std::path::{Path, PathBuf};
 
@@ -108,7 +109,7 @@ fn one(
 ) -> Option<Mount> {
     let mut out = Mount {
         field: field.to_string(),
-        destination: clean(Path::new(&m.destination)),
+        destination: clean(&text::path(&m.destination)),
         kind: Kind::Fs(m.kind.clone().unwrap_or_default()),
         source: m.source.clone().unwrap_or_default(),
         attr: MountAttr::default(),
@@ -174,11 +175,12 @@ fn kind(out: &mut Mount, m: &config::Mount, field: &str, options: &Options, chec
                 return None;
             }
             // config.md: a relative source is relative to the bundle.
-            out.source = options.bundle.join(&out.source).to_string_lossy().into_owned();
+            out.source = text::of_path(&options.bundle.join(text::path(&out.source)));
             // mount(2): the kernel ignores options of the file system with a bind mount. One that restricts or redirects
             // would be lost so; the flags of a superblock do neither.
-            for (name, _) in &out.data {
-                let i = m.options.iter().position(|o| o.split('=').next() == Some(name)).unwrap_or(0);
+            let data: std::collections::HashSet<&str> = out.data.iter().map(|(name, _)| name.as_str()).collect();
+            let names = m.options.iter().map(|o| o.split('=').next().unwrap_or(o));
+            for (i, name) in names.enumerate().filter(|(_, name)| data.contains(name)) {
                 let field = format!("{field}.options[{i}]");
                 if is_super(name) {
                     check.warn(
@@ -254,7 +256,7 @@ fn notify_mount(dir: &Path) -> Mount {
         field: "NOTIFY_SOCKET".into(),
         destination: "run/notify".into(),
         kind: Kind::Bind { recursive: false },
-        source: dir.to_string_lossy().into_owned(),
+        source: text::of_path(dir),
         attr: MountAttr { set: ATTR_NOSUID | ATTR_NODEV | ATTR_NOEXEC | ATTR_RDONLY, ..MountAttr::default() },
         recursive: MountAttr::default(),
         propagation: Vec::new(),

@@ -77,7 +77,7 @@ impl Maps {
     pub fn to_host(list: &[IdMapping], id: u32) -> Option<u32> {
         list.iter()
             .find(|m| id >= m.container_id && u64::from(id) < u64::from(m.container_id) + u64::from(m.size))
-            .map(|m| m.host_id + (id - m.container_id))
+            .and_then(|m| m.host_id.checked_add(id - m.container_id))
     }
 }
 
@@ -118,11 +118,11 @@ fn join(out: &mut Namespaces, flag: i32, path: &str, field: &str, facts: &Facts,
         return;
     }
     let file = KINDS.iter().find(|k| k.2 == flag).map_or("", |k| k.1);
-    if flag != libc::CLONE_NEWNS && (facts.own_namespace)(std::path::Path::new(path), file) {
+    if flag != libc::CLONE_NEWNS && (facts.own_namespace)(&crate::text::path(path), file) {
         // The runtime's own: nothing to join, and above all not private. A sysctl or a host name would be the host's.
         return;
     }
-    out.join.push(Join { flag, path: path.into(), field });
+    out.join.push(Join { flag, path: crate::text::path(path).into_owned(), field });
 }
 
 fn user(linux: &Linux, out: &mut Namespaces, facts: &Facts, check: &mut Check) {

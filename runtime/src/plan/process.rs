@@ -251,6 +251,7 @@ fn rlimits(list: &[config::Rlimit], field: &str, check: &mut Check) -> Vec<Rlimi
         };
         if out.iter().any(|r| r.resource == *resource) {
             check.bad(format!("{field}.type"), format!("{} is given twice (runtime-spec: MUST error)", limit.kind));
+            continue;
         }
         if limit.soft > limit.hard {
             check.bad(format!("{field}.soft"), format!("{} is above the hard limit {}", limit.soft, limit.hard));

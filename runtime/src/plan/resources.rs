@@ -260,6 +260,11 @@ pub fn weight(shares: u64) -> u64 {
     }
 }
 
+/// blkio.weight (10 to 1000) as io.weight (1 to 10000).
+pub fn io_weight(weight: u64) -> u64 {
+    1 + weight.clamp(10, 1000).saturating_sub(10) * 9999 / 990
+}
+
 fn pids(limit: i64, out: &mut Out) {
     // 0 would let nothing run; runc writes 1, because systemd's TasksMax cannot be 0 either.
     out.put("pids", "pids.limit", "pids.max", max(if limit == 0 { 1 } else { limit }));

@@ -214,7 +214,7 @@ pub fn limits(writes: &[Write], cpu: (Option<u64>, u64)) -> Vec<(&'static str, V
             "cpuset.mems" => out.extend(bits(v).map(|b| ("AllowedMemoryNodes", b))),
             "blkio.bfq.weight|blkio.weight" => out.push(("BlockIOWeight", Value::U64(number(v)))),
             "io.bfq.weight|io.weight" if !v.contains(' ') => {
-                out.push(("IOWeight", Value::U64(1 + number(v).saturating_sub(10) * 9999 / 990)));
+                out.push(("IOWeight", Value::U64(super::resources::io_weight(number(v)))));
             }
             "cpu.max" => {
                 let (q, p) = v.split_once(' ').unwrap_or((v, "keep"));
@@ -231,7 +231,8 @@ pub fn limits(writes: &[Write], cpu: (Option<u64>, u64)) -> Vec<(&'static str, V
         out.push(("CPUQuotaPeriodUSec", Value::U64(period)));
         // Exact, because systemd writes the file again whenever it looks at the unit. A reload reads it back from
         // percents, with two decimals or (before systemd 250) none: less than one would become no limit at all.
-        let rate = quota.map_or(u64::MAX, |q| (q * 1_000_000 / period.max(1)).max(10_000));
+        let per_second = |q: u64| u64::try_from(u128::from(q) * 1_000_000 / u128::from(period.max(1)));
+        let rate = quota.map_or(u64::MAX, |q| per_second(q).unwrap_or(u64::MAX).max(10_000));
         out.push(("CPUQuotaPerSecUSec", Value::U64(rate)));
     }
     out

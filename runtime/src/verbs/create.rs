@@ -9,6 +9,7 @@ use crate::identity::identity;
 use crate::plan::{self, Options, Plan};
 use crate::state::{Entry, State, Store};
 use crate::sync::Message;
+use crate::text;
 use nix::errno::Errno;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -42,12 +43,13 @@ pub struct Made {
 impl Request {
     pub fn new(env: &Env, id: String, dir: &str, detached: bool) -> Result<Request> {
         crate::state::check_id(&id)?;
-        let bundle = bundle::open(Path::new(dir))?;
-        let path =
-            |name: &str| env.args.value(name).filter(|v| !v.is_empty()).map(|v| absolute(Path::new(v))).transpose();
+        let bundle = bundle::open(&text::path(dir))?;
+        let path = |name: &str| {
+            env.args.value(name).filter(|v| !v.is_empty()).map(|v| absolute(&text::path(v))).transpose()
+        };
         let preserve_fds = env.args.number::<u32>("preserve-fds")?.unwrap_or(0);
         let listen_fds = listen_fds();
-        check_preserved(listen_fds + preserve_fds)?;
+        check_preserved(listen_fds.saturating_add(preserve_fds))?;
         let notify_dir = notify::host_socket().map(|_| notify::directory(&env.root.join(&id)));
         let request = Request {
             options: Options {
@@ -98,6 +100,10 @@ pub fn listen_fds() -> u32 {
 }
 
 pub fn check_preserved(count: u32) -> Result<()> {
+    // No table of descriptors is larger (fs.nr_open), and nothing that is added to the number may wrap.
+    if count > 1 << 30 {
+        return Err(Error::new(Kind::Invalid, format!("--preserve-fds: {count} descriptors cannot be open")));
+    }
     for n in 3..3 + count {
         if !conex_sys::fd::is_open(n as i32) {
             return Err(Error::new(
@@ -246,7 +252,9 @@ pub fn write_pid_file(path: &Path, pid: i32) -> Result<()> {
     let name = path
         .file_name()
         .ok_or_else(|| Error::new(Kind::Invalid, format!("--pid-file {}: not a file name", path.display())))?;
-    let temporary = path.with_file_name(format!(".{}", name.to_string_lossy()));
+    let mut temporary = std::ffi::OsString::from(".");
+    temporary.push(name);
+    let temporary = path.with_file_name(temporary);
     let _ = std::fs::remove_file(&temporary);
     let mut file = std::fs::OpenOptions::new()
         .write(true)

@@ -13,6 +13,7 @@ use crate::oci::config::{Capabilities, List, Process, Spec};
 use crate::plan::namespaces::Maps;
 use crate::plan::{process, Check};
 use crate::state::{State, Status};
+use crate::text;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
@@ -83,13 +84,13 @@ fn run(env: &Env, exec: &Exec, console: Option<PathBuf>, detach: bool) -> Result
 }
 
 fn path_flag(env: &Env, name: &str) -> Result<Option<PathBuf>> {
-    env.args.value(name).filter(|v| !v.is_empty()).map(|v| absolute(Path::new(v))).transpose()
+    env.args.value(name).filter(|v| !v.is_empty()).map(|v| absolute(&text::path(v))).transpose()
 }
 
 /// The process object: a file as it is, or the container's own with the flags on top.
 fn wanted(env: &Env, spec: &Spec) -> Result<Process> {
     if let Some(file) = env.args.value("process") {
-        return bundle::process(Path::new(file));
+        return bundle::process(&text::path(file));
     }
     let command = &env.args.rest[1..];
     if command.is_empty() {
@@ -168,10 +169,7 @@ fn plan(env: &Env, spec: &Spec, wanted: &Process, state: &State) -> Result<proce
     p.personality = process::personality(&linux, &mut check);
     p.preserve_fds = env.args.number::<u32>("preserve-fds")?.unwrap_or(0);
     check_preserved(p.preserve_fds)?;
-    if check.errors.is_empty() {
-        return Ok(p);
-    }
-    Err(bundle::join(check.errors))
+    check.finish().map(|_| p).map_err(bundle::join)
 }
 
 /// `[controller[,controller…]:]path`.
@@ -187,7 +185,7 @@ fn sub_cgroups(env: &Env) -> Result<Vec<(Vec<String>, PathBuf)>> {
                 format!("--cgroup {text:?}: the path must stay below the container's cgroup"),
             ));
         }
-        Ok((controllers, path.into()))
+        Ok((controllers, text::path(path).into_owned()))
     };
     env.args.values("cgroup").iter().map(parse).collect()
 }

@@ -6,7 +6,6 @@ use crate::error::{Context, Result};
 use crate::host::foreground::{self, Console, RawTerminal};
 use crate::host::{self, notify, Start};
 use std::os::fd::AsFd;
-use std::path::Path;
 
 pub fn main(env: &mut Env) -> Result<i32> {
     host::seal::ensure()?;
@@ -75,7 +74,7 @@ fn target(env: &Env) -> Result<(String, String)> {
     if !arg.contains('/') {
         return Ok((arg, env.args.value("bundle").unwrap_or(".").to_string()));
     }
-    let path = Path::new(&arg).canonicalize().call(|| format!("bundle {arg}"))?;
+    let path = crate::text::path(&arg).canonicalize().call(|| format!("bundle {arg}"))?;
     let name: String = path
         .file_name()
         .map_or("bundle".into(), |n| n.to_string_lossy().into_owned())

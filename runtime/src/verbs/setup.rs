@@ -33,7 +33,7 @@ pub fn main(env: &mut Env) -> Result<i32> {
     }
     let program = std::env::current_exe().call(|| "readlink(/proc/self/exe)")?;
     let target = Target {
-        file: env.args.value("config").unwrap_or(default).into(),
+        file: crate::text::path(env.args.value("config").unwrap_or(default)).into_owned(),
         engine,
         program: program.display().to_string(),
         shim: env.args.is_set("shim"),

@@ -3,11 +3,10 @@
 use super::Env;
 use crate::error::{Context, Error, Kind, Result};
 use serde_json::{json, Value};
-use std::path::Path;
 
 pub fn main(env: &mut Env) -> Result<i32> {
     let dir = env.args.value("bundle").unwrap_or(".");
-    let path = Path::new(dir).join("config.json");
+    let path = crate::text::path(dir).join("config.json");
     let mut document = default_document();
     if env.args.is_set("rootless") {
         rootless(&mut document);

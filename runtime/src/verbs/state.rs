@@ -14,7 +14,9 @@ pub struct Document<'a> {
     id: &'a str,
     pid: i32,
     status: &'static str,
+    #[serde(with = "crate::text::shown")]
     bundle: &'a std::path::Path,
+    #[serde(with = "crate::text::shown")]
     rootfs: &'a std::path::Path,
     created: &'a str,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]

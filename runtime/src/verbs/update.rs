@@ -12,7 +12,6 @@ use crate::oci::config::*;
 use crate::plan::resources::Write;
 use crate::plan::{self, Check};
 use crate::state::{State, Status};
-use std::io::Read;
 
 pub fn main(env: &mut Env) -> Result<i32> {
     let entry = env.store()?.find(env.id())?;
@@ -37,9 +36,8 @@ pub fn main(env: &mut Env) -> Result<i32> {
     let facts = Facts::read(&spec);
     let mut check = Check::default();
     let writes = plan::cgroup::writes(&resources, &facts.cgroup, &mut check);
-    if !check.errors.is_empty() {
-        return Err(bundle::join(bundle::locate(&text, check.errors)));
-    }
+    let warnings = check.finish().map_err(|errors| bundle::join(bundle::locate(&text, errors)))?;
+    let document = remembered(&entry, &text, &writes)?;
     let group = Group::open_all(&state.cgroups)?;
     if resources.memory.as_ref().and_then(|m| m.check_before_update) == Some(true) {
         group.refuse_below_usage(&writes)?;
@@ -52,8 +50,10 @@ pub fn main(env: &mut Env) -> Result<i32> {
         let _ = put_back(&before);
         return Err(e);
     }
-    remember(&entry, &text, &writes)?;
-    for w in check.warnings {
+    if let Some(document) = document {
+        entry.write("config.json", &document)?;
+    }
+    for w in warnings {
         env.log.warn(w.to_string());
     }
     Ok(0)
@@ -70,12 +70,12 @@ fn tell_systemd(state: &State, group: &Group, writes: &[Write]) -> Result<()> {
 }
 
 fn from_file(file: &str) -> Result<(Resources, Vec<u8>)> {
-    let mut text = Vec::new();
-    if file == "-" {
-        std::io::stdin().take(64 << 20).read_to_end(&mut text).call(|| "read(stdin)")?;
-    } else {
-        text = std::fs::read(file).call(|| format!("open({file})"))?;
-    }
+    let text = match file {
+        "-" => bundle::read_all(std::io::stdin())
+            .call(|| "read(stdin)")?
+            .ok_or_else(|| Error::new(Kind::Invalid, "stdin: the document is too large"))?,
+        file => bundle::read(&crate::text::path(file), true)?,
+    };
     let resources = bundle::parse(&text, if file == "-" { "stdin" } else { file })?;
     Ok((resources, text))
 }
@@ -140,17 +140,23 @@ fn size(flag: &str, text: &str) -> Result<i64> {
     Ok((number * (1u64 << unit) as f64) as i64)
 }
 
-/// Keeps the document in step with what is in force. What came as JSON is merged into it; flags have no document of
-/// their own, and the cgroup files hold their values.
-fn remember(entry: &crate::state::Entry, new: &[u8], writes: &[Write]) -> Result<()> {
+/// The document in step with what will be in force, made before anything is changed. What came as JSON is merged into it;
+/// flags have no document of their own, and the cgroup files hold their values.
+fn remembered(entry: &crate::state::Entry, new: &[u8], writes: &[Write]) -> Result<Option<Vec<u8>>> {
+    use serde_json::Value;
     if new.is_empty() || writes.is_empty() {
-        return Ok(());
+        return Ok(None);
     }
-    let broken = |e: serde_json::Error| Error::new(Kind::System, format!("config.json: {e}"));
-    let mut document: serde_json::Value = serde_json::from_slice(&entry.read("config.json")?).map_err(broken)?;
-    let new: serde_json::Value = serde_json::from_slice(new).map_err(broken)?;
-    merge(&mut document["linux"]["resources"], new);
-    entry.write("config.json", document.to_string().as_bytes())
+    // A document that is deeper than this reader goes is as it was: only what nobody knows can be so deep.
+    let read = |text: &[u8]| serde_json::from_str::<Value>(&crate::text::from_bytes(text)).ok();
+    let (Some(mut document), Some(new)) = (read(&entry.read("config.json")?), read(new)) else { return Ok(None) };
+    let linux = document.as_object_mut().map(|d| d.entry("linux").or_insert(Value::Null));
+    let Some(linux) = linux else { return Ok(None) };
+    if !linux.is_object() {
+        *linux = Value::Object(serde_json::Map::new());
+    }
+    merge(&mut linux["resources"], new);
+    Ok(Some(crate::text::bytes(&document.to_string()).into_owned()))
 }
 
 fn merge(old: &mut serde_json::Value, new: serde_json::Value) {

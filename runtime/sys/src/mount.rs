@@ -42,7 +42,7 @@ pub fn fsopen(fstype: &str) -> Result<OwnedFd> {
 }
 
 /// fsconfig(2): sets `key` to `value`, or as a flag without one.
-pub fn fsconfig(fs: BorrowedFd, key: &str, value: Option<&str>) -> Result<()> {
+pub fn fsconfig(fs: BorrowedFd, key: &str, value: Option<&[u8]>) -> Result<()> {
     let key = CString::new(key).map_err(|_| Errno::EINVAL)?;
     let value = value.map(CString::new).transpose().map_err(|_| Errno::EINVAL)?;
     let (cmd, ptr) = match &value {

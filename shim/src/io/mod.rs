@@ -13,6 +13,7 @@ use nix::sys::stat::Mode;
 use serde::{Deserialize, Serialize};
 use std::cell::RefCell;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::DirBuilderExt;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -81,10 +82,16 @@ pub fn sink(uri: &str) -> Result<Sink> {
         "file" => {
             let path = path.split('?').next().unwrap_or(path);
             if let Some(parent) = std::path::Path::new(path).parent() {
-                std::fs::create_dir_all(parent).call(|| format!("mkdir({})", parent.display()))?;
+                let made = std::fs::DirBuilder::new().recursive(true).mode(0o755).create(parent);
+                made.call(|| format!("mkdir({})", parent.display()))?;
             }
-            let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_APPEND | CLOEXEC;
+            // An open that waits (a FIFO without a reader) would stop every task of this process.
+            let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_APPEND | OFlag::O_NONBLOCK | CLOEXEC;
             let file = open(path, flags, Mode::from_bits_truncate(0o644)).call(|| format!("open({path})"))?;
+            let kind = nix::sys::stat::fstat(&file).call(|| format!("fstat({path})"))?.st_mode & libc::S_IFMT;
+            if !matches!(kind, libc::S_IFREG | libc::S_IFCHR) {
+                return Err(invalid(format!("file://{path}: neither a regular file nor a device")));
+            }
             Ok(Sink::File(file))
         }
         "binary" => Ok(Sink::Binary(path.to_string())),

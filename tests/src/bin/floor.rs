@@ -78,7 +78,7 @@ fn main() {
 fn file_system(root: BorrowedFd, kind: &str, at: &str, attrs: u64, data: &[(&str, &str)]) -> OwnedFd {
     let fs = fsopen(kind).unwrap();
     for (key, value) in data {
-        fsconfig(fs.as_fd(), key, if value.is_empty() { None } else { Some(value) }).unwrap();
+        fsconfig(fs.as_fd(), key, if value.is_empty() { None } else { Some(value.as_bytes()) }).unwrap();
     }
     fscreate(fs.as_fd()).unwrap();
     let fd = fsmount(fs.as_fd(), attrs).unwrap();

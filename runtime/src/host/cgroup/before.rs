@@ -18,6 +18,7 @@ use std::path::PathBuf;
 /// One file of a cgroup and what to write there.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Before {
+    #[serde(with = "crate::text::serde_path")]
     pub dir: PathBuf,
     /// [`DEVICES`] and [`PROGRAM`] are not written as they are.
     pub file: String,

@@ -134,7 +134,7 @@ fn pair(a: &str, b: &str) -> bool {
 
 fn apply_one(dir: &Dir, write: &Write) -> Result<()> {
     let file = file_of(dir, write);
-    let value = value_for(dir, file, &write.value);
+    let value = value_for(dir, file, write);
     let call = || format!("write({}/{file}, {value})", dir.path.display());
     match write_at(dir.as_fd(), file, &value) {
         Ok(()) => Ok(()),
@@ -197,12 +197,13 @@ pub(super) fn previous(dir: &Dir, write: &Write) -> Option<(String, String)> {
 }
 
 /// Values that depend on the file: weights by its scale, and the half of cpu.max that stays.
-fn value_for(dir: &Dir, file: &str, value: &str) -> String {
+fn value_for(dir: &Dir, file: &str, write: &Write) -> String {
+    let value = write.value.as_str();
     match file {
-        // io.weight runs from 1 to 10000 where blkio.weight runs from 10 to 1000.
-        "io.weight" => {
+        // blockIO's weights, for whichever file there is; a `unified` one is written as it is.
+        "io.weight" if write.file != file => {
             let (device, weight) = value.rsplit_once(' ').map_or(("", value), |(d, w)| (d, w));
-            let weight = weight.parse::<u64>().map_or(100, |w| 1 + w.saturating_sub(10) * 9999 / 990);
+            let weight = weight.parse::<u64>().map_or(100, crate::plan::resources::io_weight);
             format!("{device} {weight}").trim().to_string()
         }
         "cpu.max" if value.contains("keep") => {

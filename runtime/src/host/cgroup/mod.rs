@@ -30,11 +30,8 @@ pub struct Dir {
 
 /// The directories of a planned cgroup, whether they exist or not. `base` is where the paths of a systemd unit begin.
 pub fn paths(plan: &Cgroup, hierarchies: &[Hierarchy], base: &Path) -> Result<Vec<PathBuf>> {
-    let own = if plan.relative {
-        std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default()
-    } else {
-        String::new()
-    };
+    let own =
+        if plan.relative { crate::text::read("/proc/self/cgroup").unwrap_or_default() } else { String::new() };
     hierarchies
         .iter()
         .map(|h| {
@@ -58,7 +55,7 @@ fn own_path(text: &str, h: &Hierarchy) -> Option<PathBuf> {
         let same = if h.v2 { controllers.is_empty() } else { controllers == h.controllers.join(",") };
         same.then_some(path)
     })?;
-    let path = Path::new(line);
+    let path = &*crate::text::path(line);
     Some(if h.v2 { path.parent().unwrap_or(path).to_path_buf() } else { path.to_path_buf() })
 }
 

@@ -1,0 +1,147 @@
+//! Text that need not be UTF-8: arguments, variables and paths are bytes to the kernel, and pass through unchanged.
+//!
+//! Inside the program they are `String`s. A byte that is no part of UTF-8 is the character `U+10FF00` plus the byte, and
+//! a character of that range, which is private to nobody, is its four bytes so. What comes in by [`from_bytes`] goes out by
+//! [`bytes`] and the others as it was.
+
+use std::borrow::Cow;
+use std::ffi::{CString, OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+
+const FIRST: u32 = 0x10_FF00;
+
+/// The byte that a character stands for.
+fn byte_of(c: char) -> Option<u8> {
+    u8::try_from(u32::from(c).checked_sub(FIRST)?).ok().filter(|b| *b >= 0x80)
+}
+
+fn char_of(byte: u8) -> char {
+    char::from_u32(FIRST + u32::from(byte)).unwrap_or(char::REPLACEMENT_CHARACTER)
+}
+
+/// True if nothing has to be written in another way.
+fn is_plain(text: &str) -> bool {
+    // All characters of the range begin with this byte.
+    !text.as_bytes().contains(&0xf4) || !text.chars().any(|c| byte_of(c).is_some())
+}
+
+pub fn from_bytes(bytes: &[u8]) -> Cow<'_, str> {
+    if let Ok(text) = std::str::from_utf8(bytes) {
+        if is_plain(text) {
+            return Cow::Borrowed(text);
+        }
+    }
+    let mut out = String::with_capacity(bytes.len() + 16);
+    for chunk in bytes.utf8_chunks() {
+        for c in chunk.valid().chars() {
+            match byte_of(c) {
+                None => out.push(c),
+                Some(_) => out.extend(c.encode_utf8(&mut [0; 4]).bytes().map(char_of)),
+            }
+        }
+        out.extend(chunk.invalid().iter().map(|b| char_of(*b)));
+    }
+    Cow::Owned(out)
+}
+
+pub fn bytes(text: &str) -> Cow<'_, [u8]> {
+    if is_plain(text) {
+        return Cow::Borrowed(text.as_bytes());
+    }
+    let mut out = Vec::with_capacity(text.len());
+    for c in text.chars() {
+        match byte_of(c) {
+            Some(byte) => out.push(byte),
+            None => out.extend(c.encode_utf8(&mut [0; 4]).as_bytes()),
+        }
+    }
+    Cow::Owned(out)
+}
+
+pub fn os(text: &str) -> Cow<'_, OsStr> {
+    match bytes(text) {
+        Cow::Borrowed(b) => Cow::Borrowed(OsStr::from_bytes(b)),
+        Cow::Owned(b) => Cow::Owned(OsString::from_vec(b)),
+    }
+}
+
+pub fn path(text: &str) -> Cow<'_, Path> {
+    match os(text) {
+        Cow::Borrowed(o) => Cow::Borrowed(Path::new(o)),
+        Cow::Owned(o) => Cow::Owned(PathBuf::from(o)),
+    }
+}
+
+pub fn of_path(path: &Path) -> String {
+    from_bytes(path.as_os_str().as_bytes()).into_owned()
+}
+
+/// A file of the kernel's, some of whose words are names that anybody chose.
+pub fn read(path: impl AsRef<Path>) -> std::io::Result<String> {
+    std::fs::read(path).map(|bytes| from_bytes(&bytes).into_owned())
+}
+
+/// As execve takes it; the plan has refused every string with a NUL.
+pub fn c(text: &str) -> CString {
+    CString::new(bytes(text).as_ref()).unwrap_or_default()
+}
+
+/// Paths in a JSON document of ours.
+pub mod serde_path {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+    use std::path::{Path, PathBuf};
+
+    pub fn serialize<S: Serializer>(path: &Path, s: S) -> Result<S::Ok, S::Error> {
+        super::of_path(path).serialize(s)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<PathBuf, D::Error> {
+        String::deserialize(d).map(|text| super::path(&text).into_owned())
+    }
+}
+
+/// Paths in a document for others, who cannot be told what is no text.
+pub mod shown {
+    use serde::{Serialize, Serializer};
+    use std::path::Path;
+
+    pub fn serialize<S: Serializer>(path: &&Path, s: S) -> Result<S::Ok, S::Error> {
+        path.to_string_lossy().serialize(s)
+    }
+}
+
+/// The same for a list.
+pub mod serde_paths {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+    use std::path::PathBuf;
+
+    pub fn serialize<S: Serializer>(list: &[PathBuf], s: S) -> Result<S::Ok, S::Error> {
+        list.iter().map(|p| super::of_path(p)).collect::<Vec<_>>().serialize(s)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<PathBuf>, D::Error> {
+        let list = Vec::<String>::deserialize(d)?;
+        Ok(list.iter().map(|text| super::path(text).into_owned()).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_byte_comes_back() {
+        let all: Vec<u8> = (0..=255).collect();
+        let private = "x\u{10ff80}\u{10ffff}\u{10ff7f}\u{10fffe}y".as_bytes();
+        for input in
+            [&all[..], b"plain", "gr\u{fc}n".as_bytes(), b"\xff\xfe", b"a\xc3", b"\xf4\x8f\xbe", private, b""]
+        {
+            let text = from_bytes(input);
+            assert_eq!(bytes(&text).as_ref(), input);
+            assert_eq!(path(&of_path(Path::new(OsStr::from_bytes(input)))).as_os_str().as_bytes(), input);
+        }
+        assert!(matches!(from_bytes(b"plain"), Cow::Borrowed("plain")));
+        assert!(matches!(bytes("gr\u{fc}n \u{1f980}"), Cow::Borrowed(_)));
+    }
+}

@@ -1,0 +1,560 @@
+//! Inputs that nobody meant: deep, long, of another shape, no text, from a device or a pipe. Each ends in a clear error
+//! within seconds, and leaves nothing.
+
+use crate::harness::*;
+use serde_json::{json, Value};
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// A document as text, with the mark `"@"` replaced.
+fn with(b: &Box, text: &str) -> String {
+    serde_json::to_string(&b.config).unwrap().replace("\"@\"", text)
+}
+
+fn deep(open: &str) -> String {
+    let close = if open.starts_with('{') { "}" } else { "]" };
+    format!("{}0{}", open.repeat(300_000), close.repeat(300_000))
+}
+
+#[test]
+fn depth_overflows_nothing() {
+    for open in ["[", "{\"x\":"] {
+        let mut b = Box::sh("sleep 100");
+        // Nobody knows the field: skipped. With another fault the place of that one is told.
+        *b.at("unknown") = json!("@");
+        std::fs::write(b.dir.join("config.json"), with(&b, &deep(open))).unwrap();
+        let file = |name: &str| std::fs::File::create(b.dir.join(name)).unwrap();
+        let mut c = b.command(&["create", &b.id]);
+        let ran = c.stdin(Stdio::null()).stdout(file("out")).stderr(file("err")).status().unwrap();
+        assert!(ran.success(), "{:?}: {}", ran, std::fs::read_to_string(b.dir.join("err")).unwrap());
+        b.verb("start", &[], &[]).ok();
+        // What engines pass on unread.
+        let process =
+            format!("{{\"unknown\":{},\"cwd\":\"/\",\"args\":[\"/bin/true\"],\"user\":{{}}}}", deep(open));
+        std::fs::write(b.dir.join("process.json"), &process).unwrap();
+        if is_conex() {
+            b.verb("exec", &["-p", "process.json"], &[]).ok();
+        }
+        std::fs::write(b.dir.join("process.json"), process.replace("\"/\"", "7")).unwrap();
+        let r = b.verb("exec", &["-p", "process.json"], &[]);
+        assert!((1..=255).contains(&r.code), "{}", r.code);
+        if is_conex() {
+            r.fails_with("cwd");
+        }
+        let resources = format!("{{\"unknown\":{},\"pids\":{{\"limit\":77}}}}", deep(open));
+        std::fs::write(b.dir.join("r.json"), &resources).unwrap();
+        if is_conex() {
+            b.verb("update", &["-r", "r.json"], &[]).ok();
+            assert_eq!(b.cgroup_file("pids", "pids.max"), "77");
+        }
+        std::fs::write(b.dir.join("r.json"), resources.replace("77", "\"x\"")).unwrap();
+        let r = b.verb("update", &["-r", "r.json"], &[]);
+        assert!((1..=255).contains(&r.code), "{}", r.code);
+        b.verb("delete", &["--force"], &[]).ok();
+        *b.at("hostname") = json!(7);
+        std::fs::write(b.dir.join("config.json"), with(&b, &deep(open))).unwrap();
+        let r = b.verb("create", &[], &[]);
+        assert_eq!(r.code, 1, "{}", r.err);
+        if is_conex() {
+            r.fails_with("hostname");
+        }
+        b.assert_gone();
+    }
+    if is_conex() {
+        let mut b = Box::sh("true");
+        for value in ["[", "uint32 ", "@as "] {
+            b.config["annotations"] = json!({"org.systemd.property.CollectMode": value.repeat(200_000)});
+            b.write_config();
+            // The annotation is only read with the systemd driver, which this host need not have.
+            let mut c = b.command(&["--systemd-cgroup", "create", &b.id]);
+            let r = finish(&mut c, b"");
+            assert_eq!(r.code, 1, "{}", &r.err[..r.err.len().min(200)]);
+        }
+        b.assert_gone();
+    }
+}
+
+/// A structure of the document is an object. Anything else is an error in the reader's words, before anything is changed.
+#[test]
+fn another_shape_changes_nothing() {
+    if !is_conex() {
+        return;
+    }
+    let b = Box::sh("sleep 100");
+    b.up();
+    let before = b.cgroup_file("pids", "pids.max");
+    for (text, field) in [
+        ("[]", ""),
+        ("[[1]]", ""),
+        ("{\"pids\":[5]}", "pids"),
+        ("{\"memory\":[],\"pids\":{\"limit\":5}}", "memory"),
+        ("{\"devices\":{},\"pids\":{\"limit\":5}}", "devices"),
+        ("{\"unified\":[],\"pids\":{\"limit\":5}}", "unified"),
+        ("5", ""),
+        ("\"x\"", ""),
+        ("{\"pids\":{\"limit\":5}", ""),
+    ] {
+        std::fs::write(b.dir.join("r.json"), text).unwrap();
+        b.verb("update", &["-r", "r.json"], &[]).fails_with(field);
+        assert_eq!(b.cgroup_file("pids", "pids.max"), before, "{text}");
+    }
+    for text in ["null", "{}", "{\"pids\":null,\"memory\":null,\"unified\":null,\"rdma\":null}"] {
+        std::fs::write(b.dir.join("r.json"), text).unwrap();
+        b.verb("update", &["-r", "r.json"], &[]).ok();
+    }
+    for (path, value) in [
+        ("linux", json!([])),
+        ("process", json!([true])),
+        ("linux.resources", json!([[]])),
+        ("mounts.0", json!(["/proc"])),
+        ("hooks", json!([])),
+        ("process.user", json!([0, 0])),
+        ("root", json!(["rootfs"])),
+    ] {
+        let mut b = Box::sh("true");
+        *b.at(path) = value;
+        b.run().fails_with("expected an object");
+        b.assert_gone();
+    }
+}
+
+/// Go and C take null for absent, and generators write it: for every field at every place.
+#[test]
+fn null_is_absent_everywhere() {
+    fn fields(value: &Value, path: String, out: &mut Vec<String>) {
+        match value {
+            Value::Object(map) => {
+                for (key, value) in map {
+                    let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+                    out.push(path.clone());
+                    fields(value, path, out);
+                }
+            }
+            Value::Array(list) => {
+                list.iter().enumerate().for_each(|(i, value)| fields(value, format!("{path}.{i}"), out))
+            }
+            _ => {}
+        }
+    }
+    let mut full = Box::sh("true");
+    let extra = json!({
+        "process": {
+            "terminal": false, "consoleSize": {"height": 5, "width": 5}, "apparmorProfile": "", "selinuxLabel": "",
+            "oomScoreAdj": 5, "scheduler": {"policy": "SCHED_OTHER", "nice": 1, "flags": []},
+            "ioPriority": {"class": "IOPRIO_CLASS_BE", "priority": 4}, "rlimits": [],
+            "execCPUAffinity": {"initial": "", "final": ""}, "user": {"umask": 18, "additionalGids": [5]},
+            "capabilities": {"ambient": [], "inheritable": []},
+        },
+        "root": {"readonly": true}, "domainname": "d", "annotations": {},
+        "hooks": {"prestart": [], "createRuntime": [], "createContainer": [], "startContainer": [], "poststart": [], "poststop": []},
+        "linux": {
+            "timeOffsets": {}, "netDevices": {}, "sysctl": {}, "rootfsPropagation": "", "mountLabel": "", "uidMappings": [],
+            "gidMappings": [], "devices": [{"path": "/dev/x", "type": "c", "major": 1, "minor": 3, "fileMode": 438, "uid": 0, "gid": 0}],
+            "seccomp": {"defaultAction": "SCMP_ACT_ALLOW", "architectures": [], "flags": [], "listenerPath": "", "listenerMetadata": "", "syscalls": []},
+            "resources": {"memory": {"limit": 100000000, "swappiness": 10}, "cpu": {"shares": 100, "cpus": "", "mems": ""}, "pids": {"limit": 50},
+                "blockIO": {"weightDevice": [], "throttleReadBpsDevice": []}, "hugepageLimits": [], "network": {"priorities": []}, "rdma": {}, "unified": {}},
+        },
+    });
+    fn merge(to: &mut Value, from: &Value) {
+        match (to, from) {
+            (Value::Object(to), Value::Object(from)) => {
+                from.iter().for_each(|(k, v)| merge(to.entry(k.clone()).or_insert(Value::Null), v))
+            }
+            (to, from) => *to = from.clone(),
+        }
+    }
+    merge(&mut full.config, &extra);
+    // Required, or required by another one.
+    let needed = [
+        "ociVersion",
+        "root",
+        "root.path",
+        "process.cwd",
+        "process.args",
+        "linux.namespaces",
+        "linux",
+        "linux.seccomp.defaultAction",
+        "process.capabilities.permitted",
+        "process.scheduler.policy",
+        "process.ioPriority.class",
+    ];
+    let mut list = Vec::new();
+    fields(&full.config, String::new(), &mut list);
+    let mut tried = 0;
+    for path in list {
+        if needed.contains(&path.as_str())
+            || path.rsplit('.').nth(1).is_some_and(|i| i.parse::<usize>().is_ok())
+            || path == "process.env" && !is_conex()
+        {
+            continue;
+        }
+        let saved = std::mem::replace(full.at(&path), Value::Null);
+        let r = full.run();
+        // Without its PATH or its mounts the program may not be found; the document was read.
+        let read = r.code == 0 || matches!(path.as_str(), "process.env" | "process" | "mounts");
+        assert!(read && !r.err.contains("invalid type"), "{path}: {}", r.err);
+        *full.at(&path) = saved;
+        tried += 1;
+    }
+    assert!(tried > 60, "{tried}");
+    if is_conex() {
+        *full.at("ociVersion") = Value::Null;
+        full.run().fails_with("ociVersion: required");
+    }
+}
+
+/// The time for a document grows with its length, not with the square of it.
+#[test]
+fn long_documents_take_no_minutes() {
+    let many = |item: &dyn Fn(usize) -> Value| json!((0..20_000).map(item).collect::<Vec<_>>());
+    let cases: Vec<(&str, Value)> = vec![
+        ("process.env", many(&|i| json!(format!("novalue{i}")))),
+        ("process.env", many(&|i| json!(format!("A{i}=x")))),
+        ("process.capabilities.bounding", many(&|i| json!(format!("CAP_{i}")))),
+        ("process.rlimits", many(&|_| json!({"type": "RLIMIT_CORE", "soft": 1, "hard": 1}))),
+        ("process.user.additionalGids", many(&|i| json!(i))),
+        ("linux.devices", many(&|i| json!({"path": format!("/dev/x/{i}"), "type": "x"}))),
+        ("linux.devices", many(&|i| json!({"path": "/dev/same", "type": "c", "major": 1, "minor": i}))),
+        ("linux.resources.devices", many(&|i| json!({"allow": true, "type": "c", "major": i, "access": "q"}))),
+        ("mounts", many(&|i| json!({"destination": format!("/m{i}")}))),
+        ("mounts.0.options", many(&|i| json!(format!("o{i}=1")))),
+        ("linux.uidMappings", many(&|i| json!({"containerID": i, "hostID": i, "size": 1}))),
+        ("linux.namespaces", many(&|_| json!({"type": "pid"}))),
+        ("linux.maskedPaths", many(&|i| json!(format!("relative{i}")))),
+        (
+            "linux.seccomp",
+            json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": many(&|i| json!({"names": [format!("call{i}")], "action": "SCMP_ACT_ERRNO"}))}),
+        ),
+        (
+            "linux.seccomp",
+            json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": many(&|i| json!(format!("call{i}"))), "action": "SCMP_ACT_ERRNO"}]}),
+        ),
+        (
+            "linux.seccomp",
+            json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["read"], "action": "SCMP_ACT_ERRNO", "args": many(&|i| json!({"index": i, "op": "SCMP_CMP_EQ", "value": i}))}]}),
+        ),
+        ("hooks", json!({"poststop": many(&|i| json!({"path": format!("x{i}")}))})),
+        (
+            "annotations",
+            json!((0..20_000).map(|i| (format!("k{i}"), "v")).collect::<std::collections::BTreeMap<_, _>>()),
+        ),
+        (
+            "linux.sysctl",
+            json!((0..20_000).map(|i| (format!("vm.k{i}"), "v")).collect::<std::collections::BTreeMap<_, _>>()),
+        ),
+        (
+            "linux.netDevices",
+            json!((0..20_000)
+                .map(|i| (format!("eth{i}x"), json!({})))
+                .collect::<std::collections::BTreeMap<_, _>>()),
+        ),
+        (
+            "linux.resources.unified",
+            json!((0..20_000).map(|i| (format!("cpu/{i}"), "1")).collect::<std::collections::BTreeMap<_, _>>()),
+        ),
+    ];
+    for (path, value) in cases {
+        let mut b = Box::sh("true");
+        if path.starts_with("linux.seccomp") {
+            b.config["linux"]["seccomp"] = json!({});
+        }
+        *b.at(path) = value;
+        b.write_config();
+        let begin = Instant::now();
+        let r = b.verb("run", &[], &[]);
+        let took = begin.elapsed();
+        assert!(took < Duration::from_secs(5), "{path}: {took:?}");
+        assert!(r.err.len() < 40_000, "{path}: an error of {} bytes", r.err.len());
+        b.assert_gone();
+    }
+}
+
+/// A document is a regular file: neither a device without an end nor a pipe without a writer is waited for.
+#[test]
+fn documents_that_are_no_files() {
+    if !is_conex() {
+        return;
+    }
+    let b = Box::sh("sleep 100");
+    b.up();
+    let other = Box::sh("true");
+    for kind in ["/dev/zero", "fifo", "directory", "/dev/tty", "socket"] {
+        let config = other.dir.join("config.json");
+        let _ = std::fs::remove_file(&config);
+        let _socket = match kind {
+            "fifo" => nix::unistd::mkfifo(&config, nix::sys::stat::Mode::S_IRUSR).map(|()| None).unwrap(),
+            "directory" => std::fs::create_dir(&config).map(|()| None).unwrap(),
+            "socket" => Some(std::os::unix::net::UnixListener::bind(&config).unwrap()),
+            device => std::os::unix::fs::symlink(device, &config).map(|()| None).unwrap(),
+        };
+        let begin = Instant::now();
+        other.verb("run", &[], &[]).fails_with("config.json");
+        let path = config.to_str().unwrap();
+        if kind != "fifo" {
+            b.verb("exec", &["-p", path], &[]).fails_with("config.json");
+            b.verb("update", &["-r", path], &[]).fails_with("config.json");
+        }
+        assert!(begin.elapsed() < Duration::from_secs(5), "{kind}");
+        if kind == "directory" {
+            std::fs::remove_dir(&config).unwrap();
+        }
+    }
+    // A pipe that somebody writes to is what a shell's <( ) gives.
+    let line = format!(
+        "exec {} --root {} exec -p <(echo '{{\"cwd\":\"/\",\"args\":[\"echo\",\"piped\"],\"env\":[\"PATH=/bin\"]}}') {}",
+        runtime().display(),
+        b.state_root().display(),
+        b.id
+    );
+    let r = finish(Command::new("/bin/bash").args(["-c", &line]).current_dir(&b.dir), b"");
+    assert_eq!(r.out, "piped\n", "{}", r.err);
+}
+
+/// Arguments, variables and paths are bytes to the kernel.
+#[test]
+fn what_is_no_text_passes_unchanged() {
+    if !is_conex() {
+        // Go replaces what is no UTF-8 on its way through JSON.
+        return;
+    }
+    let odd = OsString::from_vec(b"o\xff\xfe\xc3d".to_vec());
+    let odd_dir =
+        std::env::temp_dir().join(OsString::from_vec(format!("conex-{}-", std::process::id()).into_bytes()));
+    let odd_dir = OsString::from_vec([odd_dir.as_os_str().as_bytes(), odd.as_bytes()].concat());
+    let mut b = Box::sh("true");
+    // The whole bundle lies below a name that is no text.
+    std::fs::rename(&b.dir, &odd_dir).unwrap();
+    b.dir = odd_dir.clone().into();
+    std::fs::create_dir(b.dir.join("vol")).unwrap();
+    std::fs::write(b.dir.join("vol").join(&odd), "content\n").unwrap();
+    std::fs::create_dir(b.rootfs().join(&odd)).unwrap();
+    let raw = |text: &str| [b"\"".as_slice(), text.as_bytes(), odd.as_bytes(), b"\""].concat();
+    // sh -c 'script' name argument: what is printed is compared as bytes.
+    *b.at("process.args") = json!([
+        "/bin/sh",
+        "-c",
+        "echo \"$1|$V|$PWD\"; cd /m; echo *; cat *; head -c 4 /masked/*; sleep 100",
+        "sh",
+        "@arg"
+    ]);
+    *b.at("process.env") = json!(["PATH=/bin", "@env"]);
+    *b.at("process.cwd") = json!("@cwd");
+    b.push("mounts", json!({"destination": "/m", "source": "vol", "options": ["bind"]}));
+    b.push("mounts", json!({"destination": "@dest", "source": "@source", "options": ["bind"]}));
+    b.push("linux.maskedPaths", json!("@masked"));
+    let mut text = serde_json::to_vec(&b.config).unwrap();
+    for (mark, with) in [
+        ("\"@arg\"", raw("")),
+        ("\"@env\"", raw("V=")),
+        ("\"@cwd\"", raw("/")),
+        ("\"@dest\"", raw("/copied/")),
+        ("\"@source\"", raw("vol/")),
+        ("\"@masked\"", raw("/masked/")),
+    ] {
+        let at = text.windows(mark.len()).position(|w| w == mark.as_bytes()).unwrap();
+        text.splice(at..at + mark.len(), with);
+    }
+    std::fs::create_dir(b.rootfs().join("masked")).unwrap();
+    std::fs::write(b.rootfs().join("masked").join(&odd), "secret").unwrap();
+    std::fs::write(b.dir.join("config.json"), text).unwrap();
+    let file = |name: &str| std::fs::File::create(b.dir.join(name)).unwrap();
+    let pid_file = OsString::from_vec([b"pid-".as_slice(), odd.as_bytes()].concat());
+    let mut c = b.command(&["run", "--detach"]);
+    c.arg("--bundle").arg(&b.dir).arg("--pid-file").arg(&pid_file).arg(&b.id);
+    let ran = c.stdin(Stdio::null()).stdout(file("out")).stderr(file("err")).status().unwrap();
+    assert!(ran.success(), "{}", String::from_utf8_lossy(&std::fs::read(b.dir.join("err")).unwrap()));
+    let want = [odd.as_bytes(), b"|", odd.as_bytes(), b"|/", odd.as_bytes(), b"\n", odd.as_bytes(), b"\ncontent\n"]
+        .concat();
+    until(|| std::fs::read(b.dir.join("out")).unwrap() == want, "the bytes of the document");
+    assert_eq!(std::fs::read(b.rootfs().join("copied").join(&odd)).unwrap(), b"", "the mount point");
+    assert!(b.dir.join(&pid_file).exists());
+    // The same on the command line of exec.
+    let mut c = b.command(&["exec", "--env"]);
+    c.arg(OsString::from_vec([b"W=".as_slice(), odd.as_bytes()].concat())).arg("--cwd");
+    c.arg(OsString::from_vec([b"/".as_slice(), odd.as_bytes()].concat())).arg(&b.id);
+    let out = c.args(["sh", "-c", "echo \"$1|$W|$PWD\"", "sh"]).arg(&odd).output().unwrap();
+    let want = [odd.as_bytes(), b"|", odd.as_bytes(), b"|/", odd.as_bytes(), b"\n"].concat();
+    assert_eq!(out.stdout, want, "{}", String::from_utf8_lossy(&out.stderr));
+    // What is to be printed as JSON is readable.
+    assert!(b.state()["bundle"].as_str().unwrap().contains("conex-"));
+    b.verb("kill", &[], &["KILL"]).ok();
+    b.wait_status("stopped");
+    b.verb("delete", &[], &[]).ok();
+    assert_ne!(odd, OsStr::new(""));
+}
+
+/// A small generator whose sequence a failure can be told by.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, n: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 % n.max(1) as u64) as usize
+    }
+}
+
+/// One random change somewhere in the document.
+fn mutate(value: &mut Value, rnd: &mut Random) {
+    let deeper = rnd.below(8) != 0;
+    match value {
+        Value::Object(map) if !map.is_empty() && deeper => {
+            let key = map.keys().nth(rnd.below(map.len())).unwrap().clone();
+            match rnd.below(14) {
+                0 => drop(map.remove(&key)),
+                1 => {
+                    let taken = map[&key].clone();
+                    map.insert(format!("{key}x"), taken);
+                }
+                _ => mutate(&mut map[&key], rnd),
+            }
+        }
+        Value::Array(list) if !list.is_empty() && deeper => {
+            let i = rnd.below(list.len());
+            match rnd.below(10) {
+                0 => drop(list.remove(i)),
+                1 => list.push(list[i].clone()),
+                2 => list.reverse(),
+                _ => mutate(&mut list[i], rnd),
+            }
+        }
+        other => {
+            let numbers =
+                [0i64, -1, 1, 7, 255, 4096, 65_536, i64::from(i32::MAX), i64::from(u32::MAX), i64::MAX, i64::MIN];
+            let texts = [
+                "",
+                "/",
+                "..",
+                "x",
+                "a/b",
+                "\u{0}",
+                "\n",
+                "r\u{fc}",
+                "0-3,7",
+                "rw",
+                "ro",
+                "bind",
+                "SCMP_ACT_ERRNO",
+                "pid",
+                "proc",
+                "tmpfs",
+                "0",
+                "-1",
+                "max",
+                "%d",
+                "a=b",
+                "=",
+            ];
+            *other = match rnd.below(9) {
+                0 => Value::Null,
+                1 => json!(rnd.below(2) == 0),
+                2 | 3 => json!(numbers[rnd.below(numbers.len())]),
+                4 => json!([]),
+                5 => json!({}),
+                6 => json!(texts[rnd.below(texts.len())].repeat([1, 2, 5000][rnd.below(3)])),
+                7 => json!(1.5e300),
+                _ => json!(texts[rnd.below(texts.len())]),
+            };
+        }
+    }
+}
+
+/// Nothing of the machine is within reach: no hook runs, the cgroup is the test's, and no namespace is a path.
+fn tame(config: &mut Value, id: &str) {
+    if let Some(map) = config.as_object_mut() {
+        map.remove("hooks");
+        if let Some(linux) = map.get_mut("linux").and_then(Value::as_object_mut) {
+            linux.insert("cgroupsPath".into(), json!(format!("/conex-test/{id}")));
+            for key in ["netDevices", "intelRdt"] {
+                linux.remove(key);
+            }
+        } else {
+            map.insert("linux".into(), json!({"cgroupsPath": format!("/conex-test/{id}")}));
+        }
+    }
+}
+
+/// 5,000 documents, each a few random changes away from good ones, in namespaces where everything but the bundle is
+/// read-only. Each ends in time by an exit status of its own, and create and delete leave nothing.
+#[test]
+fn mutated_documents_leave_nothing_and_stop_nothing() {
+    if !is_conex() {
+        return;
+    }
+    let seeds: Vec<Value> = {
+        let mut full = Box::sh("true");
+        *full.at("linux.seccomp") = json!({"defaultAction": "SCMP_ACT_ALLOW", "architectures": ["SCMP_ARCH_X86_64"], "syscalls": [{"names": ["mkdir"], "action": "SCMP_ACT_ERRNO", "errnoRet": 1, "args": [{"index": 1, "value": 5, "op": "SCMP_CMP_EQ"}]}]});
+        *full.at("process.rlimits") = json!([{"type": "RLIMIT_NOFILE", "soft": 100, "hard": 100}]);
+        full.push(
+            "mounts",
+            json!({"destination": "/m", "source": "rootfs/tmp", "options": ["rbind", "ro", "rprivate"]}),
+        );
+        *full.at("linux.sysctl") = json!({"net.ipv4.ip_forward": "1"});
+        *full.at("annotations") = json!({"a": "b"});
+        let text =
+            std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/data/docker-config.json")).unwrap();
+        let mut docker: Value = serde_json::from_str(&text).unwrap();
+        docker["root"]["path"] = json!("rootfs");
+        docker["mounts"].as_array_mut().unwrap().retain(|m| m["type"] != "bind");
+        vec![Box::sh("true").config.clone(), full.config.clone(), docker]
+    };
+    let own = std::env::var_os("OWN_HOST").is_some();
+    let count = if own { 500 } else { 5000 };
+    let b = Box::sh("true");
+    let line = format!(
+        "mount -o bind,remount,ro / && mount --bind {dir} {dir} && mount -o bind,remount,rw {dir} && ip link set lo up; cd {dir}; while read n; do \
+         cp doc/$n config.json; timeout -s KILL 20 {conex} --root {dir}/state create {id} >out 2>&1 </dev/null; echo $? >code/$n; \
+         timeout -s KILL 20 {conex} --root {dir}/state delete --force {id} >out2 2>&1; echo $? >>code/$n; \
+         [ $(tail -n1 code/$n) = 0 ] || cat out2 >>code/$n; [ -z \"$(ls state 2>/dev/null)\" ] || {{ echo state left >>code/$n; cat out >>code/$n; }}; done",
+        dir = b.dir.display(),
+        conex = runtime().display(),
+        id = b.id,
+    );
+    for name in ["doc", "code"] {
+        std::fs::create_dir(b.dir.join(name)).unwrap();
+    }
+    let mut rnd = Random(0x1234_5678_9abc_def1);
+    let mut names = String::new();
+    for n in 0..count {
+        let mut config = seeds[rnd.below(seeds.len())].clone();
+        for _ in 0..=rnd.below(4) {
+            mutate(&mut config, &mut rnd);
+        }
+        tame(&mut config, &b.id);
+        let mut text = serde_json::to_vec(&config).unwrap();
+        // Also bytes: a document need not be JSON at all.
+        if rnd.below(10) == 0 {
+            let at = rnd.below(text.len());
+            text[at] = [0, 0xff, b'{', b'"', b'\\', b','][rnd.below(6)];
+            // A broken path of the cgroup or the rootfs would not be this test's any more.
+            if serde_json::from_slice::<Value>(&text).is_ok() {
+                text = serde_json::to_vec(&config).unwrap();
+            }
+        }
+        std::fs::write(b.dir.join("doc").join(n.to_string()), text).unwrap();
+        names += &format!("{n}\n");
+    }
+    let mut c = Command::new("unshare");
+    c.args(["--mount", "--net", "--ipc", "--uts", "--propagation", "private", "sh", "-c", &line]);
+    let r = finish_within(&mut c, names.as_bytes(), 600);
+    assert_eq!(r.code, 0, "{}{}", r.out, r.err);
+    let (mut made, mut refused) = (0, 0);
+    for n in 0..count {
+        let text = std::fs::read_to_string(b.dir.join("code").join(n.to_string())).unwrap();
+        let document =
+            || String::from_utf8_lossy(&std::fs::read(b.dir.join("doc").join(n.to_string())).unwrap()).into_owned();
+        let mut lines = text.lines();
+        match lines.next() {
+            Some("0") => made += 1,
+            Some("1") => refused += 1,
+            other => panic!("create of document {n} ended with {other:?}: {}", document()),
+        }
+        assert_eq!(lines.next(), Some("0"), "delete after document {n}: {text}\n{}", document());
+        assert_eq!(lines.next(), None, "document {n}: {text}\n{}", document());
+    }
+    assert!(made > count / 10 && refused > count / 10, "{made} made, {refused} refused");
+    b.assert_gone();
+}
