@@ -62,7 +62,7 @@ pub fn read_all(from: impl Read) -> std::io::Result<Option<Vec<u8>>> {
 pub fn parse<T: serde::de::DeserializeOwned + Default>(text: &[u8], name: &str) -> Result<T> {
     // Where bytes are no UTF-8, they go on as [`crate::text`] writes them.
     let converted = crate::text::from_bytes(text);
-    serde_json::from_str::<Option<T>>(&converted).map(Option::unwrap_or_default).map_err(|e| {
+    serde_json::from_slice::<Option<T>>(converted.as_bytes()).map(Option::unwrap_or_default).map_err(|e| {
         let text = converted.as_bytes();
         let path = if e.is_data() { path_at(text, e.line(), e.column()) } else { String::new() };
         Error::new(Kind::Invalid, format!("{name}: {e}")).at(path)

@@ -6,6 +6,11 @@
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 
+/// Tells whoever waits at standard error why an operation takes its time.
+pub fn notice(message: &str) {
+    let _ = writeln!(std::io::stderr(), "conex: {message}");
+}
+
 pub struct Log {
     pub path: Option<PathBuf>,
     pub json: bool,

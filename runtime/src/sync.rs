@@ -132,6 +132,15 @@ impl Channel {
         }
     }
 
+    /// True if there is a message, or the end of stream, within so many milliseconds.
+    pub fn waiting(&self, millis: u16) -> Result<bool> {
+        use nix::poll::{poll, PollFd, PollFlags};
+        match poll(&mut [PollFd::new(self.fd.as_fd(), PollFlags::POLLIN)], millis) {
+            Err(Errno::EINTR) => Ok(false),
+            other => other.call(|| "poll").map(|n| n > 0),
+        }
+    }
+
     /// The next message, which must satisfy `want`. `Failed` becomes its error, end of stream an error of its own.
     pub fn expect<T>(
         &self,

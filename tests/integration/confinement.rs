@@ -188,6 +188,36 @@ fn a_vanished_cgroup() {
     }
 }
 
+/// In a cgroup that is frozen, by its own freezer or by one above, nothing would run and everything be waited for.
+#[test]
+fn a_frozen_ancestor() {
+    let mut b = Box::sh("sleep 100");
+    let parent = format!("frozen-{}", b.id);
+    *b.at("linux.cgroupsPath") = json!(format!("/conex-test/{parent}/{}", b.id));
+    let dir = cgroup_path("freezer", &parent);
+    std::fs::create_dir_all(&dir).unwrap();
+    let (file, on, off) = if v2() { ("cgroup.freeze", "1", "0") } else { ("freezer.state", "FROZEN", "THAWED") };
+    std::fs::write(dir.join(file), on).unwrap();
+    if is_conex() {
+        // runc waits for ever.
+        let begin = std::time::Instant::now();
+        let r = b.create();
+        assert!(r.code == 1 && r.err.contains("frozen") && r.err.contains(&parent), "{}", r.err);
+        assert!(begin.elapsed().as_secs() < 20, "{:?}", begin.elapsed());
+        assert!(!b.state_root().join(&b.id).exists());
+    }
+    std::fs::write(dir.join(file), off).unwrap();
+    b.up();
+    b.verb("delete", &["--force"], &[]).ok();
+    // conex takes what it made; the parent in this tree was there before.
+    for h in hierarchies() {
+        let dir = h.join("conex-test").join(&parent);
+        let _ = std::fs::remove_dir(dir.join(&b.id));
+        let _ = std::fs::remove_dir(&dir);
+        assert!(!dir.exists(), "{}", dir.display());
+    }
+}
+
 #[test]
 fn exec_in_a_cgroup_that_is_asked_for() {
     let b = Box::sh("sleep 100");

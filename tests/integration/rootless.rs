@@ -74,6 +74,24 @@ fn a_container_of_an_ordinary_user() {
     b.assert_gone();
 }
 
+/// Made inside the user namespace: its root may, the user may not.
+#[test]
+fn a_time_namespace_of_an_ordinary_user() {
+    for whole in [false, true] {
+        let mut b = rootless("read up idle < /proc/uptime; test ${up%.*} -gt 1000000 && echo shifted");
+        b.at("linux").as_object_mut().unwrap().remove("cgroupsPath");
+        if whole {
+            // All namespaces at once, as Docker has them.
+            b.push("linux.devices", json!({"path": "/dev/x", "type": "p", "major": 0, "minor": 0}));
+        }
+        b.push("linux.namespaces", json!({"type": "time"}));
+        *b.at("linux.timeOffsets") = json!({"boottime": {"secs": 1_000_000}});
+        let r = run(&b);
+        assert_eq!(r.out, "shifted\n", "{}", r.err);
+        b.assert_gone();
+    }
+}
+
 /// As rootless Podman calls it: root of a user namespace that the runtime did not make, with a network namespace of that
 /// one, and with or without a further user namespace.
 #[test]

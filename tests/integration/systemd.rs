@@ -256,6 +256,197 @@ fn paths_that_are_no_unit() {
     b.assert_gone();
 }
 
+/// Every value as the kernel takes it; systemd applies its own view at a reload, and must not undo one of them.
+#[test]
+fn no_limit_is_lost_at_a_reload() {
+    let name = "no_limit_is_lost_at_a_reload";
+    let Some(mut b) = unit(name, "sleep 100") else { return };
+    if !v2() {
+        return skip(name, "a pure cgroup v2 host");
+    }
+    let _turn = turn();
+    *b.at("linux.resources.unified") = json!({
+        "memory.high": "48M", "memory.max": "0x4000000", "memory.low": "1m", "memory.min": "4096", "pids.max": "0x20",
+        "cpu.weight": "0x37", "memory.oom.group": "1", "cpu.max": "30000",
+    });
+    b.up();
+    let files = [
+        "memory.high",
+        "memory.max",
+        "memory.low",
+        "memory.min",
+        "pids.max",
+        "cpu.weight",
+        "cpu.max",
+        "memory.oom.group",
+    ];
+    let now = |b: &Box| files.map(|f| file(b, "", f, f));
+    let steps = |b: &Box, what: &str| {
+        let want = now(b);
+        for step in [
+            &["daemon-reload"][..],
+            &["daemon-reexec"],
+            &["set-property", "--runtime", &super::systemd::name(b), "CPUWeight=55"],
+            &["daemon-reload"],
+        ] {
+            systemctl(step).ok();
+            let _ = systemctl(&["is-system-running", "--wait"]);
+            // The last step changes what the container was not given.
+            let after = now(b);
+            for (i, f) in files.iter().enumerate() {
+                assert!(
+                    after[i] == want[i] || *f == "cpu.weight",
+                    "{what}, after {step:?}: {f} was {}, is {}",
+                    want[i],
+                    after[i]
+                );
+            }
+        }
+    };
+    let want = ["50331648", "67108864", "1048576", "4096", "32", "55", "30000 100000", "1"];
+    assert_eq!(now(&b), want);
+    steps(&b, "created");
+    let resources = json!({
+        "memory": {"limit": 80 << 20}, "cpu": {"quota": 500_000, "period": 1_000_000}, "pids": {"limit": 50},
+        "unified": {"memory.high": "60M", "memory.low": "max"},
+    });
+    std::fs::write(b.dir.join("r.json"), resources.to_string()).unwrap();
+    b.verb("update", &["-r", "r.json"], &[]).ok();
+    let updated = now(&b);
+    assert_eq!((updated[0].as_str(), updated[1].as_str(), updated[2].as_str()), ("62914560", "83886080", "max"));
+    assert_eq!((updated[4].as_str(), updated[6].as_str()), ("50", "500000 1000000"));
+    steps(&b, "updated");
+    // One half of the bandwidth stays what it was to the microsecond.
+    for (period, want) in [("333333", "500000 333333"), ("1000000", "500000 1000000")] {
+        b.verb("update", &["--cpu-period", period], &[]).ok();
+        assert_eq!(file(&b, "", "cpu.max", "cpu.max"), want);
+    }
+    b.verb("update", &["--cpu-quota", "1000"], &[]).ok();
+    b.verb("update", &["--cpu-period", "200000"], &[]).ok();
+    assert_eq!(file(&b, "", "cpu.max", "cpu.max"), "1000 200000");
+    b.verb("update", &["--cpu-idle", "1"], &[]).ok();
+    b.verb("update", &["--cpu-idle", "0"], &[]).ok();
+    systemctl(&["daemon-reload"]).ok();
+    assert_eq!(file(&b, "", "cpu.idle", "cpu.idle"), "0");
+    // What fails leaves the unit as it was.
+    let weight = show(&b, "IOWeight");
+    let tasks = show(&b, "TasksMax");
+    let failed = b.verb(
+        "update",
+        &["--blkio-weight", "500", "--pids-limit", "60", "--memory", "79M", "--cpuset-cpus", "4000"],
+        &[],
+    );
+    assert_ne!(failed.code, 0);
+    assert_eq!((show(&b, "IOWeight"), show(&b, "TasksMax")), (weight, tasks));
+    // runc's events count memory and swap together.
+    let r = b.verb("events", &["--stats"], &[]).ok();
+    let stats: serde_json::Value = serde_json::from_str(&r.out).unwrap();
+    let swap = |key: &str| stats["data"]["memory"]["swap"][key].as_u64().unwrap();
+    assert!(
+        swap("usage") >= stats["data"]["memory"]["usage"]["usage"].as_u64().unwrap() && swap("limit") >= 80 << 20,
+        "{stats}"
+    );
+    b.verb("delete", &["--force"], &[]).ok();
+    gone(&b);
+}
+
+/// `systemctl freeze` is not the end of a container: it is resumed and deleted, and the unit is forgotten.
+#[test]
+fn a_frozen_unit() {
+    let name = "a_frozen_unit";
+    let Some(b) = unit(name, "while true; do :; done") else { return };
+    if !v2() {
+        return skip(name, "a pure cgroup v2 host");
+    }
+    let _turn = turn();
+    for i in 0..12 {
+        b.up();
+        systemctl(&["freeze", &super::systemd::name(&b)]).ok();
+        assert_eq!(b.status(), "paused");
+        if i % 3 == 0 {
+            b.verb("resume", &[], &[]).ok();
+            assert_eq!((b.status(), show(&b, "FreezerState")), ("running".into(), "running".into()));
+        }
+        if i % 2 == 0 {
+            let _ = systemctl(&["freeze", &super::systemd::name(&b)]);
+        }
+        b.verb("delete", &["--force"], &[]).ok();
+        gone(&b);
+    }
+    // The container's own pause is none of systemd's.
+    b.up();
+    b.verb("pause", &[], &[]).ok();
+    b.verb("delete", &["--force"], &[]).ok();
+    gone(&b);
+}
+
+/// In a slice that is frozen create gives up, says whose freezer it is, and leaves nothing.
+#[test]
+fn a_frozen_slice() {
+    let name = "a_frozen_slice";
+    let Some(b) = unit(name, "sleep 100") else { return };
+    if !v2() {
+        return skip(name, "a pure cgroup v2 host");
+    }
+    let _turn = turn();
+    systemctl(&["start", &slice(&b)]).ok();
+    systemctl(&["freeze", &slice(&b)]).ok();
+    b.write_config();
+    let begin = std::time::Instant::now();
+    let mut c = b.command(&["create", &b.id]);
+    let r = finish_within(c.stdin(Stdio::null()), b"", 120);
+    assert!(r.code == 1 && (r.err.contains("frozen") || r.err.contains(&slice(&b))), "{}", r.err);
+    assert!(begin.elapsed().as_secs() < 90, "{:?}", begin.elapsed());
+    systemctl(&["thaw", &slice(&b)]).ok();
+    let _ = b.verb("delete", &["--force"], &[]);
+    gone(&b);
+}
+
+/// A systemd that has hung is waited for once, not with each call, and the error says since when.
+#[test]
+fn a_systemd_that_does_not_answer() {
+    if !is_conex() {
+        return;
+    }
+    let mut b = Box::sh("true");
+    *b.at("linux.cgroupsPath") = json!("system.slice:conex-test:hung");
+    b.write_config();
+    // Sockets that take connections and say nothing, in a mount namespace of their own.
+    let line = format!(
+        "mount -t tmpfs tmpfs /run && mkdir -p /run/systemd/system /run/dbus && exec \"$@\" --root {}/state --systemd-cgroup create {} </dev/null",
+        b.dir.display(),
+        b.id
+    );
+    let listen = "import socket,os,sys\nl=[]\nfor p in ('/run/systemd/private','/run/dbus/system_bus_socket'):\n s=socket.socket(socket.AF_UNIX); s.bind(p); s.listen(50); s.set_inheritable(True); l.append(s)\nos.execv(sys.argv[1], sys.argv[1:])";
+    let mut c = Command::new("unshare");
+    c.args(["--mount", "--propagation", "private", "sh", "-c", &line, "sh"]);
+    if Command::new("python3").arg("--version").output().is_err() {
+        return skip("a_systemd_that_does_not_answer", "python3");
+    }
+    c.args(["python3", "-c", listen]).arg(runtime()).current_dir(&b.dir);
+    let begin = std::time::Instant::now();
+    let r = finish_within(&mut c, b"", 100);
+    assert!(r.code == 1 && r.err.contains("has not answered since"), "{}", r.err);
+    assert!(r.err.contains("waiting"), "nobody was told: {}", r.err);
+    assert!(begin.elapsed().as_secs() < 40, "{:?}", begin.elapsed());
+    b.assert_gone();
+}
+
+/// Without a cgroup namespace /proc/self/cgroup is a path in the whole tree, and so the whole tree is to be seen.
+#[test]
+fn the_whole_tree_without_a_cgroup_namespace() {
+    let name = "the_whole_tree_without_a_cgroup_namespace";
+    let mut b = Box::sh("p=$(sed -n s,^0::,,p /proc/self/cgroup); cat /sys/fs/cgroup$p/cgroup.procs | wc -l; ls /sys/fs/cgroup/cgroup.procs; (mkdir /sys/fs/cgroup/x) 2>/dev/null || echo ro");
+    if !v2() {
+        return skip(name, "a pure cgroup v2 host");
+    }
+    b.drop_namespace("cgroup");
+    b.push("mounts", json!({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": ["nosuid", "noexec", "nodev", "ro"]}));
+    let out = b.run().ok().out;
+    let processes: u32 = out.lines().next().unwrap().parse().unwrap();
+    assert!(processes >= 1 && out.ends_with("/sys/fs/cgroup/cgroup.procs\nro\n"), "{out}");
+}
+
 /// A mount of cgroup2 shows the tree from the cgroup namespace that it was made in.
 #[test]
 fn the_container_sees_its_own_cgroup_alone() {

@@ -40,6 +40,8 @@ pub struct Inherited {
     /// before the mounts. With v1 the mounts are bound from the host's, while the cgroups are made.
     pub cgroup_first: bool,
     pub into_cgroup: Option<OwnedFd>,
+    /// Without the host's root only the child can make the time namespace.
+    pub makes_time_namespace: bool,
 }
 
 /// The child's whole life; never returns. What goes wrong is sent to the host, or to `start`.
@@ -58,6 +60,7 @@ pub fn main(plan: &Plan, inherited: Inherited) -> ! {
             has_runtime_hooks: inherited.has_runtime_hooks,
             cgroup_first: inherited.cgroup_first,
             into_cgroup: inherited.into_cgroup,
+            makes_time_namespace: inherited.makes_time_namespace,
             umask: nix::sys::stat::Mode::empty(),
         },
     );
@@ -89,6 +92,7 @@ struct Rest {
     has_runtime_hooks: bool,
     cgroup_first: bool,
     into_cgroup: Option<OwnedFd>,
+    makes_time_namespace: bool,
     /// The caller's.
     umask: nix::sys::stat::Mode,
 }
@@ -160,6 +164,9 @@ fn init(
         second_hop(plan, report, &mut rest)?;
     }
     user_namespace(plan, report)?;
+    if rest.makes_time_namespace {
+        time_namespace(plan)?;
+    }
     for (fd, flag, field) in std::mem::take(&mut rest.joins) {
         proc::setns(fd.as_fd(), flag).call(|| "setns(CLONE_NEWNS)").at(|| field)?;
     }
@@ -220,6 +227,16 @@ fn second_hop(plan: &Plan, report: &Report, rest: &mut Rest) -> Result<()> {
     drop(teller);
     // The end: the other one has told and is gone.
     nix::unistd::read(&told, &mut [0]).map(drop).call(|| "read(pipe)")
+}
+
+/// Without the host's root only the user namespace's may make one. This process enters it: what unshare(2) makes is for
+/// children. Before the change of identity, after which its files in /proc are somebody else's.
+fn time_namespace(plan: &Plan) -> Result<()> {
+    crate::host::new_time(&plan.namespaces)?;
+    let path = "/proc/self/ns/time_for_children";
+    let flags = nix::fcntl::OFlag::O_RDONLY | nix::fcntl::OFlag::O_CLOEXEC;
+    let fd = nix::fcntl::open(path, flags, nix::sys::stat::Mode::empty()).call(|| format!("open({path})"))?;
+    proc::setns(fd.as_fd(), CLONE_NEWTIME).call(|| "setns(CLONE_NEWTIME)").at(|| "linux.namespaces")
 }
 
 /// Barrier 1: the host writes the maps, then this process is root inside.

@@ -311,13 +311,21 @@ fn remount(root: &Root, m: &Mount) -> Result<OwnedFd> {
 }
 
 /// The container's cgroups on a v1 or hybrid host: a tmpfs with one bind mount per hierarchy and a symlink per
-/// controller of a shared one. On a pure v2 host without a cgroup namespace: the container's own directory.
+/// controller of a shared one. On a pure v2 host without a cgroup namespace: the
+/// whole tree, as runc and crun show it to node agents.
 fn cgroup(root: &Root, m: &Mount, views: &[CgroupView], cgroups: &[PathBuf]) -> Result<OwnedFd> {
     let target = root.make_dir(&m.destination).at(|| format!("{}.destination", m.field))?;
     outside_proc(root, m, target.as_fd())?;
     if let [CgroupView { v2: true, .. }] = views {
-        let source = cgroups.first().map_or(Path::new("/sys/fs/cgroup"), |p| p);
-        let tree = tree::bind(cwd(), source, true)?;
+        // The whole tree: /proc/self/cgroup says where in it the container is. A user namespace may not mount it, and
+        // with other options of the superblock nobody may.
+        let tree = match new_mount("cgroup2", &m.source, &m.data, m.attr.set, m) {
+            Ok(fd) => Tree::Detached(fd),
+            Err(e) if e.errno == Some(Errno::EPERM) => {
+                tree::bind(cwd(), cgroups.first().map_or(Path::new("/sys/fs/cgroup"), |p| p), true)?
+            }
+            Err(_) => tree::bind(cwd(), Path::new("/sys/fs/cgroup"), true)?,
+        };
         return tree.attach_with(target.as_fd(), &[(true, m.attr)]);
     }
     let attrs = m.attr.set & (ATTR_NOSUID | ATTR_NODEV | ATTR_NOEXEC);

@@ -11,7 +11,8 @@ use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::sync::Mutex;
+use std::time::{Duration, Instant, SystemTime};
 use wire::Message;
 pub use wire::Value;
 
@@ -34,6 +35,14 @@ impl From<Failure> for Error {
     }
 }
 
+/// Since when the service has not answered this program, over whatever connection: one that hangs is waited for once, not
+/// with each call and each address.
+static SILENT: Mutex<Option<(Instant, SystemTime)>> = Mutex::new(None);
+
+fn silence() -> std::sync::MutexGuard<'static, Option<(Instant, SystemTime)>> {
+    SILENT.lock().unwrap_or_else(|e| e.into_inner())
+}
+
 pub struct Connection {
     stream: UnixStream,
     /// Read, but not yet taken.
@@ -44,6 +53,8 @@ pub struct Connection {
     destination: &'static str,
     signals: VecDeque<Message>,
     limit: Duration,
+    /// Whoever waits here has been told why.
+    told: bool,
 }
 
 impl Connection {
@@ -65,6 +76,7 @@ impl Connection {
             destination,
             signals: VecDeque::new(),
             limit,
+            told: false,
         };
         c.authenticate().map_err(|e| e.during(&format!("D-Bus at {}", path.display())))?;
         if !direct {
@@ -79,7 +91,7 @@ impl Connection {
     /// (sd-bus reads both into one buffer and then waits for the socket), so nothing may follow before its OK.
     fn authenticate(&mut self) -> Result<()> {
         self.send(b"\0AUTH EXTERNAL\r\nDATA\r\nBEGIN\r\n")?;
-        let deadline = Instant::now() + self.limit;
+        let deadline = self.deadline();
         let mut answer = Vec::new();
         loop {
             let mut byte = [0];
@@ -95,7 +107,13 @@ impl Connection {
             answer.clear();
             match line.split(' ').next() {
                 Some("DATA") => {}
-                Some("OK") => return Ok(()),
+                Some("OK") => {
+                    // A bus is not the service.
+                    if self.direct {
+                        *silence() = None;
+                    }
+                    return Ok(());
+                }
                 _ => return Err(Error::new(Kind::System, format!("authentication refused: {line}"))),
             }
         }
@@ -111,18 +129,36 @@ impl Connection {
         self.stream.write_all(bytes).call(|| "write(D-Bus)")
     }
 
+    /// Until when the service may be silent, from now on or since an earlier call.
+    fn deadline(&self) -> Instant {
+        silence().get_or_insert_with(|| (Instant::now(), SystemTime::now())).0 + self.limit
+    }
+
+    /// What a person who waits is told, once, and what the error says.
+    fn unanswered(&self) -> String {
+        let since = silence().map_or(SystemTime::now(), |(_, at)| at);
+        format!("{} has not answered since {}", self.destination, crate::log::rfc3339(since, 0))
+    }
+
     fn receive(&mut self, out: &mut [u8], deadline: Instant) -> Result<()> {
         let mut chunk = [0; 4096];
         while self.buffer.len() < out.len() {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                return Err(Error::new(Kind::System, format!("no answer within {:?}", self.limit)));
+                return Err(Error::new(Kind::System, format!("{} ({:?})", self.unanswered(), self.limit)));
             }
-            self.stream.set_read_timeout(Some(left)).call(|| "setsockopt(SO_RCVTIMEO)")?;
+            let first = if self.told { left } else { left.min(Duration::from_secs(1)) };
+            self.stream.set_read_timeout(Some(first)).call(|| "setsockopt(SO_RCVTIMEO)")?;
             match self.stream.read(&mut chunk) {
                 Ok(0) => return Err(Error::call(nix::errno::Errno::ECONNRESET, "read(D-Bus)")),
                 Ok(n) => self.buffer.extend(&chunk[..n]),
-                Err(e) if matches!(e.kind(), std::io::ErrorKind::Interrupted | std::io::ErrorKind::WouldBlock) => {}
+                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => {
+                    if !std::mem::replace(&mut self.told, true) {
+                        let left = deadline.saturating_duration_since(Instant::now()).as_secs();
+                        crate::log::notice(&format!("{}; waiting {left} s more", self.unanswered()));
+                    }
+                }
                 Err(e) => return Err(e).call(|| "read(D-Bus)"),
             }
         }
@@ -167,12 +203,22 @@ impl Connection {
         let during = |e: Error| e.during(&format!("D-Bus call {interface}.{member}"));
         let to = (!self.direct).then_some(to);
         self.send(&wire::call(serial, to, path, interface, member, arguments)).map_err(during)?;
-        let deadline = Instant::now() + self.limit;
+        let of_service = to == Some(self.destination) || self.direct;
+        let deadline = if of_service { self.deadline() } else { Instant::now() + self.limit };
+        let answered = || {
+            if of_service {
+                *silence() = None;
+            }
+        };
         loop {
             let m = self.message(deadline).map_err(during)?;
             match m.kind {
-                2 if m.reply_serial == serial => return Ok(m.body),
+                2 if m.reply_serial == serial => {
+                    answered();
+                    return Ok(m.body);
+                }
                 3 if m.reply_serial == serial => {
+                    answered();
                     let text = m.body.first().and_then(Value::as_str).unwrap_or("no reason given");
                     let what = format!("D-Bus call {interface}.{member}: {text} ({})", m.error_name);
                     return Err(Failure { error: Error::new(Kind::System, what), name: m.error_name });

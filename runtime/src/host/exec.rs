@@ -25,6 +25,8 @@ pub struct Exec<'a> {
     /// A verified pidfd of the container's init.
     pub init: OwnedFd,
     pub root: &'a std::path::Path,
+    /// `--ignore-paused`: it starts when the container is resumed.
+    pub ignore_paused: bool,
     /// `--cgroup`: directories below the container's, by hierarchy; empty for the container's own.
     pub sub_cgroups: Vec<(Vec<String>, PathBuf)>,
 }
@@ -251,7 +253,7 @@ fn converse(exec: &Exec, c: &mut Container, group: &Group) -> Result<()> {
     rlimits(pid, &exec.process.rlimits)?;
     super::tell(c, &Message::Enter(group.tasks()?))?;
     loop {
-        match c.sync.receive()? {
+        match c.next(Some(group).filter(|_| !exec.ignore_paused))? {
             None => return Err(Error::new(Kind::System, "the other side died during its preparation")),
             Some(Message::Failed(e)) => return Err(e),
             Some(Message::Terminal(fd)) => c.terminal = Some(fd),

@@ -32,6 +32,7 @@ use nix::sys::stat::Mode;
 use nix::unistd::Pid;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 /// A container whose init waits behind `Created`.
 pub struct Container {
@@ -45,15 +46,39 @@ pub struct Container {
 }
 
 impl Container {
-    /// Kills and reaps a process that nobody will hear of.
+    /// Kills and reaps a process that nobody will hear of. In a frozen v1 cgroup it ends when somebody thaws that, which is
+    /// not waited for.
     pub fn end(&self) {
         let _ = proc::pidfd_send_signal(self.pidfd.as_fd(), libc::SIGKILL);
-        let _ = proc::wait_pidfd(self.pidfd.as_fd(), false);
+        let _ = nix::poll::poll(&mut [PollFd::new(self.pidfd.as_fd(), PollFlags::POLLIN)], 5000u16);
+        let _ = proc::wait_pidfd(self.pidfd.as_fd(), true);
+    }
+
+    /// The next message. While none comes, a freezer is looked for: who is frozen says nothing.
+    ///
+    /// # Errors
+    /// It has been frozen for [`FROZEN`], and by whom.
+    pub fn next(&self, group: Option<&Group>) -> Result<Option<Message>> {
+        let mut since = None;
+        while let Some(group) = group {
+            if self.sync.waiting(1000)? {
+                break;
+            }
+            match group.check_thawed() {
+                Ok(()) => since = None,
+                Err(e) if since.get_or_insert_with(Instant::now).elapsed() > FROZEN => return Err(e),
+                Err(_) => {}
+            }
+        }
+        self.sync.receive()
     }
 }
 
-pub(crate) use spawn::clone_into;
+/// How long a container that is being made may stay frozen: somebody may pause and resume all of a slice.
+const FROZEN: Duration = Duration::from_secs(10);
+
 use spawn::spawn;
+pub(crate) use spawn::{clone_into, new_time};
 
 /// How the container will be started.
 pub enum Start {
@@ -99,6 +124,8 @@ fn build(plan: &Plan, entry: &Entry, state: &mut State, root: &Path, start: Star
         group = without_cgroup(plan, state, &mut warnings);
     }
     let mut group = group?;
+    // Before the child is born there: it would not run, nor be waited for without an end.
+    group.check_thawed()?;
     let pure_v2 = hierarchies.len() == 1 && hierarchies[0].v2;
     let cgroup_first = pure_v2 && manager.is_none();
     if cgroup_first {
@@ -131,6 +158,8 @@ fn build(plan: &Plan, entry: &Entry, state: &mut State, root: &Path, start: Star
         has_runtime_hooks: !plan.hooks.prestart.is_empty() || !plan.hooks.create_runtime.is_empty(),
         cgroup_first: pure_v2,
         into_cgroup: None,
+        makes_time_namespace: plan.namespaces.creates(crate::plan::namespaces::CLONE_NEWTIME)
+            && !facts::host_root(),
     };
     let mut c = spawn(plan, inherited, ours, &group)?;
     let rest = match &mut manager {
@@ -141,6 +170,7 @@ fn build(plan: &Plan, entry: &Entry, state: &mut State, root: &Path, start: Star
     c.warnings = warnings;
     let talked = rest.and_then(|rest| {
         group.dirs.extend(rest.dirs);
+        group.check_thawed()?;
         // The limits first: between "deny all" and the device rules that follow, a member could not make its nodes.
         if !cgroup_first {
             limit(plan, &group, entry, state)?;
@@ -407,7 +437,7 @@ fn converse(plan: &Plan, c: &mut Container, group: &Group) -> Result<()> {
         annotations: &plan.annotations,
     };
     loop {
-        match c.sync.receive()? {
+        match c.next(Some(group))? {
             None => return Err(Error::new(Kind::System, "the other side died during its preparation")),
             Some(Message::Failed(e)) => return Err(e),
             Some(Message::NeedMaps) => {

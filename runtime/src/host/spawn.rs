@@ -63,15 +63,9 @@ pub(super) fn spawn(
             entered.push((fd, join));
         }
     }
-    if ns.creates(CLONE_NEWTIME) {
-        // The offsets must be written before the first process is in the namespace.
+    if ns.creates(CLONE_NEWTIME) && super::facts::host_root() {
         home.remember(CLONE_NEWTIME)?;
-        proc::unshare(CLONE_NEWTIME).call(|| "unshare(CLONE_NEWTIME)").at(|| "linux.namespaces")?;
-        if let Some(text) = &ns.time_offsets {
-            std::fs::write("/proc/self/timens_offsets", text)
-                .call(|| format!("write(/proc/self/timens_offsets, {text:?})"))
-                .at(|| "linux.timeOffsets")?;
-        }
+        new_time(ns)?;
     }
     for (fd, join) in &entered {
         proc::setns(fd.as_fd(), join.flag)
@@ -103,6 +97,15 @@ pub(super) fn spawn(
         return Err(e);
     }
     Ok(c)
+}
+
+/// A time namespace for the children of this process; the offsets must be written before the first one is in it.
+pub(crate) fn new_time(ns: &crate::plan::namespaces::Namespaces) -> Result<()> {
+    proc::unshare(CLONE_NEWTIME).call(|| "unshare(CLONE_NEWTIME)").at(|| "linux.namespaces")?;
+    let Some(text) = &ns.time_offsets else { return Ok(()) };
+    std::fs::write("/proc/self/timens_offsets", text)
+        .call(|| format!("write(/proc/self/timens_offsets, {text:?})"))
+        .at(|| "linux.timeOffsets")
 }
 
 /// clone3 with a cgroup, or without where the kernel cannot (before 5.7) or may not (from inside a user namespace):

@@ -29,7 +29,12 @@ pub fn container(state: &State, init: Option<BorrowedFd>) -> Vec<Error> {
     }
     // Mostly init was the last process, and the directories just go.
     let ended = state.init.is_none_or(|id| !alive(id));
-    let removed = ended && cgroup::remove_at_once(&state.made_cgroups);
+    // But a unit's are systemd's until it has let go of the unit.
+    let removed = ended && state.systemd_unit.is_none() && cgroup::remove_at_once(&state.made_cgroups);
+    if let Some(unit) = state.systemd_unit.as_ref().filter(|_| cgroup::is_frozen(&state.cgroups)) {
+        // What systemd has frozen cannot be killed on v1, and its unit cannot be stopped.
+        let _ = cgroup::systemd::thaw(unit);
+    }
     if !removed {
         kill_leftovers(state);
     }

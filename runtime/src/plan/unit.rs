@@ -188,44 +188,112 @@ fn in_microseconds(name: &str, value: Value) -> Result<(String, Value), String> 
     Ok((format!("{stem}USec"), Value::U64((seconds * 1e6) as u64)))
 }
 
+/// A number as the files of cgroup v2 take it: `max`, `16M`, `0x20`, `020` (memparse and kstrtoull of the kernel). `None` for
+/// what the kernel will refuse.
+pub fn number(file: &str, text: &str) -> Option<u64> {
+    let text = text.trim();
+    if text == "max" || text == "-1" {
+        return Some(u64::MAX);
+    }
+    let memory = file.starts_with("memory.");
+    let (digits, unit) = match text.char_indices().last().filter(|_| memory) {
+        Some((at, c)) => match "KMGTPE"
+            .find(c.to_ascii_uppercase())
+            .filter(|_| !text.starts_with("0x") || !c.is_ascii_hexdigit())
+        {
+            Some(power) => (&text[..at], 10 * (power as u32 + 1)),
+            None => (text, 0),
+        },
+        None => (text, 0),
+    };
+    let digits = digits.strip_prefix('+').unwrap_or(digits);
+    let (digits, radix) = match digits.strip_prefix("0x").or(digits.strip_prefix("0X")) {
+        Some(hex) => (hex, 16),
+        None if digits.len() > 1 && digits.starts_with('0') => (&digits[1..], 8),
+        None => (digits, 10),
+    };
+    let plain = digits.bytes().all(|b| b.is_ascii_alphanumeric());
+    u64::from_str_radix(digits, radix).ok().filter(|_| plain)?.checked_mul(1u64.checked_shl(unit)?)
+}
+
+/// Files of one number that are a property of a unit.
+const NUMBERS: [(&str, &str); 10] = [
+    ("memory.max", "MemoryMax"),
+    ("memory.low", "MemoryLow"),
+    ("memory.high", "MemoryHigh"),
+    ("memory.min", "MemoryMin"),
+    ("memory.swap.max", "MemorySwapMax"),
+    // systemd 253.
+    ("memory.zswap.max", "MemoryZSwapMax"),
+    ("memory.limit_in_bytes", "MemoryLimit"),
+    ("pids.max", "TasksMax"),
+    ("cpu.weight", "CPUWeight"),
+    ("cpu.shares", "CPUShares"),
+];
+
+/// The rates of io.max and their properties.
+const RATES: [(&str, &str); 4] = [
+    ("rbps", "IOReadBandwidthMax"),
+    ("wbps", "IOWriteBandwidthMax"),
+    ("riops", "IOReadIOPSMax"),
+    ("wiops", "IOWriteIOPSMax"),
+];
+
 /// The properties that say the same as the writes, so that systemd, when it applies its own view again
 /// (daemon-reload), puts back what the document asks for. `cpu` is the quota and the period in force, for a write that
 /// gives only one of them.
+///
+/// systemd has no property for memory.oom.group of a scope (`OOMPolicy` is what a service does), hugetlb, rdma, misc and
+/// cpuset.cpus.partition; it does not touch these files either.
 pub fn limits(writes: &[Write], cpu: (Option<u64>, u64)) -> Vec<(&'static str, Value)> {
-    let mut out = Vec::new();
+    let mut out: Vec<(&'static str, Value)> = Vec::new();
     let (mut quota, mut period, mut bandwidth) = (cpu.0, cpu.1, false);
-    let number = |v: &str| if v == "max" || v == "-1" { u64::MAX } else { v.parse().unwrap_or(u64::MAX) };
-    let finite = |v: &str| v.parse::<u64>().ok();
+    let mut rates: [Vec<Value>; 4] = Default::default();
     for w in writes {
         let v = w.value.as_str();
+        if let Some((file, name)) = NUMBERS.iter().find(|(file, _)| *file == w.file) {
+            out.extend(number(file, v).map(|n| (*name, Value::U64(n))));
+            continue;
+        }
         match w.file.as_str() {
-            "memory.max" => out.push(("MemoryMax", Value::U64(number(v)))),
-            "memory.low" => out.push(("MemoryLow", Value::U64(number(v)))),
-            "memory.high" => out.push(("MemoryHigh", Value::U64(number(v)))),
-            "memory.min" => out.push(("MemoryMin", Value::U64(number(v)))),
-            "memory.swap.max" => out.push(("MemorySwapMax", Value::U64(number(v)))),
-            "memory.limit_in_bytes" => out.push(("MemoryLimit", Value::U64(number(v)))),
-            "pids.max" => out.push(("TasksMax", Value::U64(number(v)))),
-            "cpu.weight" => out.push(("CPUWeight", Value::U64(number(v)))),
-            "cpu.shares" => out.push(("CPUShares", Value::U64(number(v)))),
-            // systemd 252: the weight "idle".
-            "cpu.idle" if v == "1" => out.push(("CPUWeight", Value::U64(0))),
+            // systemd 252: the weight "idle", and back to the default unless a weight follows.
+            "cpu.idle" => match number("cpu.idle", v) {
+                Some(1) => out.push(("CPUWeight", Value::U64(0))),
+                Some(0) if !writes.iter().any(|w| w.file == "cpu.weight") => {
+                    out.push(("CPUWeight", Value::U64(100)));
+                }
+                _ => {}
+            },
+            "memory.zswap.writeback" => {
+                // systemd 256.
+                out.extend(number("", v).map(|n| ("MemoryZSwapWriteback", Value::Bool(n != 0))));
+            }
             "cpuset.cpus" => out.extend(bits(v).map(|b| ("AllowedCPUs", b))),
             "cpuset.mems" => out.extend(bits(v).map(|b| ("AllowedMemoryNodes", b))),
-            "blkio.bfq.weight|blkio.weight" => out.push(("BlockIOWeight", Value::U64(number(v)))),
-            "io.bfq.weight|io.weight" if !v.contains(' ') => {
-                out.push(("IOWeight", Value::U64(super::resources::io_weight(number(v)))));
+            "blkio.bfq.weight|blkio.weight" => {
+                out.extend(number("", v).map(|n| ("BlockIOWeight", Value::U64(n))));
             }
+            "io.bfq.weight|io.weight" if !v.contains(' ') => {
+                out.extend(number("", v).map(|n| ("IOWeight", Value::U64(super::resources::io_weight(n)))));
+            }
+            "io.weight" => {
+                let plain = v.strip_prefix("default ").unwrap_or(v);
+                out.extend(number("", plain).map(|n| ("IOWeight", Value::U64(n))));
+            }
+            "io.max" => io_max(v, &mut rates),
             "cpu.max" => {
-                let (q, p) = v.split_once(' ').unwrap_or((v, "keep"));
-                quota = if q == "keep" { quota } else { finite(q) };
-                period = if p == "keep" { period } else { number(p) };
+                let (q, p) = v.trim().split_once(char::is_whitespace).unwrap_or((v.trim(), "keep"));
+                quota = if q == "keep" { quota } else { number("", q).filter(|q| *q != u64::MAX) };
+                period = if p == "keep" { period } else { number("", p).unwrap_or(period) };
                 bandwidth = true;
             }
-            "cpu.cfs_quota_us" => (quota, bandwidth) = (finite(v), true),
-            "cpu.cfs_period_us" => (period, bandwidth) = (number(v), true),
+            "cpu.cfs_quota_us" => (quota, bandwidth) = (number("", v).filter(|q| *q != u64::MAX), true),
+            "cpu.cfs_period_us" => (period, bandwidth) = (number("", v).unwrap_or(period), true),
             _ => {}
         }
+    }
+    for ((_, name), list) in RATES.iter().zip(rates).filter(|(_, list)| !list.is_empty()) {
+        out.push((name, Value::Array("(st)".into(), list)));
     }
     if bandwidth {
         out.push(("CPUQuotaPeriodUSec", Value::U64(period)));
@@ -236,6 +304,18 @@ pub fn limits(writes: &[Write], cpu: (Option<u64>, u64)) -> Vec<(&'static str, V
         out.push(("CPUQuotaPerSecUSec", Value::U64(rate)));
     }
     out
+}
+
+/// `8:0 rbps=1048576 wiops=max`.
+fn io_max(text: &str, rates: &mut [Vec<Value>; 4]) {
+    let mut words = text.split_whitespace();
+    let device = words.next().unwrap_or_default();
+    for (key, value) in words.filter_map(|w| w.split_once('=')) {
+        let Some(place) = RATES.iter().position(|(k, _)| *k == key) else { continue };
+        if let Some(n) = number("", value) {
+            rates[place].push(Value::Struct(vec![Value::Str(format!("/dev/block/{device}")), Value::U64(n)]));
+        }
+    }
 }
 
 /// A list such as `0-3,7` as the bytes of a bit mask, lowest first.
@@ -339,6 +419,31 @@ mod tests {
     }
 
     #[test]
+    fn numbers_are_the_kernels() {
+        for (text, want) in [
+            ("max", Some(u64::MAX)),
+            ("16M", Some(16 << 20)),
+            ("1g", Some(1 << 30)),
+            ("0x20", Some(32)),
+            ("0x1E", Some(30)),
+            ("0x2K", Some(2048)),
+            ("020", Some(16)),
+            ("0", Some(0)),
+            (" 7\n", Some(7)),
+            ("16E", None),
+            ("x", None),
+            ("", None),
+            ("M", None),
+            ("-5", None),
+            ("1 2", None),
+        ] {
+            assert_eq!(number("memory.max", text), want, "{text:?}");
+        }
+        assert_eq!(number("pids.max", "0x20"), Some(32));
+        assert_eq!(number("pids.max", "1K"), None);
+    }
+
+    #[test]
     fn limits_are_told_twice() {
         let write = |file: &str, value: &str| Write {
             field: String::new(),
@@ -355,5 +460,12 @@ mod tests {
         assert_eq!(rate("max keep", (Some(50_000), 100_000)), Value::U64(u64::MAX));
         assert_eq!(limits(&[write("cpuset.cpus", "0,9")], (None, 1))[0].1, Value::bytes(&[1, 2]));
         assert_eq!(limits(&[write("pids.max", "max")], (None, 1))[0].1, Value::U64(u64::MAX));
+        assert_eq!(limits(&[write("memory.high", "16M")], (None, 1)), [("MemoryHigh", Value::U64(16 << 20))]);
+        assert_eq!(limits(&[write("cpu.idle", "0")], (None, 1)), [("CPUWeight", Value::U64(100))]);
+        assert_eq!(limits(&[write("cpu.idle", "0"), write("cpu.weight", "7")], (None, 1)).len(), 1);
+        assert_eq!(rate("50000", (None, 100_000)), Value::U64(500_000));
+        assert_eq!(rate("18446744073709551614 1000", (None, 1)), Value::U64(u64::MAX));
+        let io = limits(&[write("io.max", "8:0 rbps=7 wiops=max"), write("io.max", "8:16 rbps=9")], (None, 1));
+        assert_eq!((io[0].0, io[1].0, io.len()), ("IOReadBandwidthMax", "IOWriteIOPSMax", 2));
     }
 }

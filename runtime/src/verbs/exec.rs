@@ -46,7 +46,14 @@ pub fn main(env: &mut Env) -> Result<i32> {
         .init
         .map_or(Ok(None), pidfd)?
         .ok_or_else(|| Error::new(Kind::Status, "cannot exec in a stopped container"))?;
-    let exec = Exec { process: &planned, state: &state, init, root: &env.root, sub_cgroups: sub_cgroups(env)? };
+    let exec = Exec {
+        process: &planned,
+        state: &state,
+        init,
+        root: &env.root,
+        ignore_paused: env.args.is_set("ignore-paused"),
+        sub_cgroups: sub_cgroups(env)?,
+    };
     run(env, &exec, console, detach)
 }
 

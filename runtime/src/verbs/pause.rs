@@ -19,6 +19,10 @@ pub fn resume(env: &mut Env) -> Result<i32> {
     if status != Status::Paused && !crate::host::cgroup::is_frozen(&state.cgroups) {
         return Err(Error::new(Kind::Status, format!("container not paused: it is {}", status.name())));
     }
+    if let Some(unit) = &state.systemd_unit {
+        // `systemctl freeze`: systemd's own view must not stay behind.
+        crate::host::cgroup::systemd::thaw(unit)?;
+    }
     Group::open_all(&state.cgroups)?.freeze(false)?;
     Ok(0)
 }

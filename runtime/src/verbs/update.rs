@@ -2,6 +2,7 @@
 
 use super::Env;
 use crate::bundle;
+use crate::dbus::Value;
 use crate::error::{Context, Error, Kind, Result};
 use crate::host::cgroup::before::put_back;
 use crate::host::cgroup::systemd::Manager;
@@ -42,11 +43,16 @@ pub fn main(env: &mut Env) -> Result<i32> {
     if resources.memory.as_ref().and_then(|m| m.check_before_update) == Some(true) {
         group.refuse_below_usage(&writes)?;
     }
+    // What systemd is told it rounds, and it writes the file at once: the half that stays is read before.
+    let writes = if state.systemd_unit.is_some() { group.both_halves(writes) } else { writes };
     // Device rules are not part of an update: what a process has opened stays open.
-    let (before, unit) = (group.before(&writes, None, &[]), group.snapshot(&writes));
-    let changed = tell_systemd(&state, &group, &writes).and_then(|()| group.apply(&writes));
-    if let Err(e) = changed {
-        let _ = tell_systemd(&state, &group, &unit);
+    let before = group.before(&writes, None, &[]);
+    let mut unit = Unit::of(&state)?;
+    let told = unit.as_mut().map(|unit| unit.tell(&group, &writes)).transpose();
+    if let Err(e) = told.and_then(|_| group.apply(&writes)) {
+        if let Some(unit) = &mut unit {
+            unit.back();
+        }
         let _ = put_back(&before);
         return Err(e);
     }
@@ -59,14 +65,34 @@ pub fn main(env: &mut Env) -> Result<i32> {
     Ok(0)
 }
 
-/// The unit is told before the files are written: what systemd rounds or cannot express is set right afterwards.
-fn tell_systemd(state: &State, group: &Group, writes: &[Write]) -> Result<()> {
-    let Some(unit) = &state.systemd_unit else { return Ok(()) };
-    let properties = plan::unit::limits(writes, group.bandwidth());
-    if properties.is_empty() {
-        return Ok(());
+/// The unit of a container, told before the files are written: what systemd rounds or cannot express is set right
+/// afterwards.
+struct Unit<'a> {
+    name: &'a str,
+    manager: Manager,
+    before: Vec<(&'static str, Value)>,
+}
+
+impl Unit<'_> {
+    fn of(state: &State) -> Result<Option<Unit<'_>>> {
+        let Some(unit) = &state.systemd_unit else { return Ok(None) };
+        Ok(Some(Unit { name: &unit.name, manager: Manager::connect(unit.user)?, before: Vec::new() }))
     }
-    Manager::connect(unit.user)?.set(&unit.name, properties)
+
+    fn tell(&mut self, group: &Group, writes: &[Write]) -> Result<()> {
+        let properties = plan::unit::limits(writes, group.bandwidth());
+        if properties.is_empty() {
+            return Ok(());
+        }
+        let names: Vec<_> = properties.iter().map(|(name, _)| *name).collect();
+        self.before = self.manager.get(self.name, &names);
+        self.manager.set(self.name, properties)
+    }
+
+    /// After a failure: the unit keeps nothing of what is not in force.
+    fn back(&mut self) {
+        let _ = self.manager.set(self.name, std::mem::take(&mut self.before));
+    }
 }
 
 fn from_file(file: &str) -> Result<(Resources, Vec<u8>)> {
@@ -148,7 +174,7 @@ fn remembered(entry: &crate::state::Entry, new: &[u8], writes: &[Write]) -> Resu
         return Ok(None);
     }
     // A document that is deeper than this reader goes is as it was: only what nobody knows can be so deep.
-    let read = |text: &[u8]| serde_json::from_str::<Value>(&crate::text::from_bytes(text)).ok();
+    let read = |text: &[u8]| serde_json::from_slice::<Value>(crate::text::from_bytes(text).as_bytes()).ok();
     let (Some(mut document), Some(new)) = (read(&entry.read("config.json")?), read(new)) else { return Ok(None) };
     let linux = document.as_object_mut().map(|d| d.entry("linux").or_insert(Value::Null));
     let Some(linux) = linux else { return Ok(None) };

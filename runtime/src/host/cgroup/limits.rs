@@ -230,20 +230,30 @@ impl Group {
         (words.next().flatten(), words.next().flatten().unwrap_or(100_000))
     }
 
-    /// The values in force of the files that an update will write, in the form of a plan: for systemd to go back to.
-    pub fn snapshot(&self, writes: &[Write]) -> Vec<Write> {
-        let mut out: Vec<Write> = Vec::new();
-        for w in writes {
-            // Files of several entries or several names are none of a unit's properties with one value.
-            let several = w.file.contains('|') || w.file.contains("_device") || w.file == "io.max";
-            let Some(dir) = self.dir_of(w).filter(|_| !several && !out.iter().any(|o| o.file == w.file)) else {
-                continue;
-            };
-            if let Ok(value) = read_at(dir.as_fd(), &w.file) {
-                out.push(Write { value: value.trim().to_string(), ..w.clone() });
-            }
+    /// The same writes with quota and period both, where one of them was to stay as it is.
+    pub fn both_halves(&self, mut writes: Vec<Write>) -> Vec<Write> {
+        let (quota, period) = self.bandwidth();
+        let [quota_file, period_file] = ["cpu.cfs_quota_us", "cpu.cfs_period_us"];
+        let given = |writes: &[Write], file: &str| writes.iter().find(|w| w.file == file).cloned();
+        for w in writes.iter_mut().filter(|w| w.file == "cpu.max") {
+            let quota = quota.map_or("max".to_string(), |q| q.to_string());
+            w.value = w
+                .value
+                .split(' ')
+                .zip([quota, period.to_string()])
+                .map(|(v, now)| if v == "keep" { now } else { v.into() })
+                .collect::<Vec<_>>()
+                .join(" ");
         }
-        out
+        match (given(&writes, quota_file), given(&writes, period_file)) {
+            (Some(w), None) => writes.push(Write { file: period_file.into(), value: period.to_string(), ..w }),
+            (None, Some(w)) => {
+                let value = quota.map_or("-1".to_string(), |q| q.to_string());
+                writes.push(Write { file: quota_file.into(), value, ..w });
+            }
+            _ => {}
+        }
+        writes
     }
 
     /// The directory that a write goes to.

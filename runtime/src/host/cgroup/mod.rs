@@ -149,6 +149,19 @@ impl Group {
         }
     }
 
+    /// # Errors
+    /// What is in the cgroup would not run, and be waited for in vain.
+    pub fn check_thawed(&self) -> Result<()> {
+        match frozen_by(&self.dirs) {
+            None => Ok(()),
+            Some(path) => {
+                let what =
+                    format!("the cgroup {} is frozen: a container in or below it cannot start", path.display());
+                Err(Error::new(Kind::Status, what).at("linux.cgroupsPath"))
+            }
+        }
+    }
+
     /// The v2 directory: the target of CLONE_INTO_CGROUP, of cgroup.kill and of device programs.
     pub fn unified(&self) -> Option<&Dir> {
         self.dirs.iter().find(|d| d.hierarchy.v2)
@@ -383,6 +396,18 @@ impl Dir {
     pub fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
+}
+
+/// The cgroup whose freezer holds what is in one of these directories: itself, or one above it.
+pub fn frozen_by(dirs: &[Dir]) -> Option<PathBuf> {
+    let v1 = dirs.iter().find(|d| !d.hierarchy.v2 && d.hierarchy.has("freezer"));
+    let (dir, file) = match v1 {
+        Some(dir) => (dir, "freezer.self_freezing"),
+        None => (dirs.iter().find(|d| d.hierarchy.v2)?, "cgroup.freeze"),
+    };
+    let levels = dir.path.ancestors().take_while(|p| p.starts_with(&dir.hierarchy.mount_point));
+    let mut frozen = levels.filter(|p| read(&p.join(file)).is_ok_and(|t| t.trim() == "1"));
+    frozen.next().map(Path::to_path_buf)
 }
 
 /// True if one of the recorded directories is a frozen freezer.

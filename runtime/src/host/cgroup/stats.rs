@@ -127,9 +127,11 @@ impl Group {
         let stat = text(dir, "memory.stat");
         let raw: Map<String, Value> = pairs(&stat).map(|(k, v)| (k.to_string(), json!(v))).collect();
         if dir.hierarchy.v2 {
+            // v1 counts memory and swap together, and so does runc for both.
+            let sum = |swap: &str, memory: &str| number(dir, swap).saturating_add(number(dir, memory));
             let swap = json!({
-                "limit": number(dir, "memory.swap.max"),
-                "usage": number(dir, "memory.swap.current"),
+                "limit": sum("memory.swap.max", "memory.max"),
+                "usage": sum("memory.swap.current", "memory.current"),
                 "max": number(dir, "memory.swap.peak"),
                 "failcnt": 0,
             });

@@ -213,17 +213,51 @@ impl Manager {
             Err(f) => return Err(f.error),
         }
         self.watch_jobs()?;
-        let arguments = [Value::str(record.name.as_str()), Value::str("replace")];
-        let stopped = match self.manager("StopUnit", &arguments) {
-            Ok(reply) => {
-                let job = reply.first().and_then(Value::as_str).unwrap_or_default().to_string();
-                self.finish(&job, &record.name, "stop", Instant::now() + PATIENCE)
+        let deadline = Instant::now() + PATIENCE;
+        let stopped = loop {
+            let arguments = [Value::str(record.name.as_str()), Value::str("replace")];
+            let job = match self.manager("StopUnit", &arguments) {
+                Ok(reply) => reply.first().and_then(Value::as_str).unwrap_or_default().to_string(),
+                Err(f) if gone(&f) => return Ok(()),
+                Err(f) => break Err(f.error),
+            };
+            match self.finish(&job, &record.name, "stop", deadline) {
+                // Somebody has frozen it again; that is not the end of it.
+                Err(e) if e.what.ends_with("\"frozen\"") && Instant::now() < deadline => {
+                    if let Err(why) = self.thaw(&record.name) {
+                        break Err(e.during(&why.to_string()));
+                    }
+                }
+                other => break other,
             }
-            Err(f) if gone(&f) => return Ok(()),
-            Err(f) => Err(f.error),
         };
         let _ = self.manager("ResetFailedUnit", &[Value::str(record.name.as_str())]);
         stopped
+    }
+
+    /// Thaws a unit that `systemctl freeze` has frozen (systemd 246); nothing to do for another one.
+    pub fn thaw(&mut self, unit: &str) -> Result<()> {
+        match self.unit_property(unit, "FreezerState") {
+            Ok(state) if !matches!(state.as_str(), "" | "running" | "thawing") => {}
+            _ => return Ok(()),
+        }
+        self.manager("ThawUnit", &[Value::str(unit)]).map(drop).map_err(Error::from)
+    }
+
+    /// The values in force of these properties, for [`Manager::set`]: what an update that fails goes back to. One that this
+    /// systemd does not have is left out.
+    pub fn get(&mut self, unit: &str, names: &[&'static str]) -> Vec<(&'static str, Value)> {
+        let interface = format!("{SERVICE}.{}", if unit.ends_with(".slice") { "Slice" } else { "Scope" });
+        let path = object_path(unit);
+        let mut value = |name: &&'static str| {
+            let arguments = [Value::str(interface.as_str()), Value::str(*name)];
+            let out = self.again(&path, PROPERTIES, "Get", &arguments).ok()?;
+            match out.into_iter().next()? {
+                Value::Variant(v) => Some((*name, *v)),
+                other => Some((*name, other)),
+            }
+        };
+        names.iter().filter_map(&mut value).collect()
     }
 
     /// Tells systemd the new values. They last as long as the unit (`runtime`).
@@ -318,7 +352,7 @@ fn base(unit: &Unit, description: &str, pid: i32, v2: bool) -> Vec<(String, Valu
 /// Drops the property that this systemd does not know, if no limit is lost by it: the file of the cgroup is written
 /// all the same.
 fn without(properties: &mut Vec<(String, Value)>, f: &Failure) -> bool {
-    const NEWER: [&str; 8] = [
+    const NEWER: [&str; 10] = [
         "AllowedCPUs",
         "AllowedMemoryNodes",
         "CPUQuotaPeriodUSec",
@@ -327,6 +361,8 @@ fn without(properties: &mut Vec<(String, Value)>, f: &Failure) -> bool {
         "BlockIOWeight",
         "CPUShares",
         "MemoryLimit",
+        "MemoryZSwapMax",
+        "MemoryZSwapWriteback",
     ];
     let unknown = |name: &str| {
         f.error.what.contains(&format!("property {name},")) && f.error.what.contains("unknown property")
@@ -350,6 +386,11 @@ fn device_group(text: &str, kind: u8, major: u32) -> Option<String> {
         let (number, name) = l.trim().split_once(' ')?;
         (number.parse() == Ok(major)).then(|| name.to_string())
     })
+}
+
+/// Thaws the unit of a record, if it is there and frozen.
+pub fn thaw(record: &UnitRecord) -> Result<()> {
+    Manager::connect(record.user).and_then(|mut m| m.thaw(&record.name))
 }
 
 /// Stops the unit of a record; all that can be said if the manager cannot be reached is why.

@@ -15,7 +15,8 @@ pub(super) fn docker_document(entry: &Value) -> String {
 }
 
 fn parse(text: &str, file: &Path) -> Result<Value> {
-    let value: Value = serde_json::from_str(text).map_err(|e| bad(file, format_args!("not valid JSON: {e}")))?;
+    let value: Value =
+        serde_json::from_slice(text.as_bytes()).map_err(|e| bad(file, format_args!("not valid JSON: {e}")))?;
     let runtimes = value.get("runtimes");
     if !value.is_object() || runtimes.is_some_and(|r| !r.is_object()) {
         return Err(bad(file, "not a configuration of dockerd: an object is expected, and runtimes is one"));
