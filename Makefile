@@ -9,7 +9,7 @@ DESTDIR ?=
 export CONEX_COMMIT ?= $(shell git rev-parse --short HEAD 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: docs proto managers hosts help build run shell check test unit conformance conformance-update bench install deps deps-test deps-hosts deb deb-check forky clean
+.PHONY: fuzz docs proto managers hosts help build run shell check test unit conformance conformance-update bench install deps deps-test deps-hosts deb deb-check forky clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 22
@@ -61,6 +61,13 @@ bench: build forky bundles/shell/rootfs/bin/busybox ## conex, runc and crun agai
 proto: ## write the Rust types of proto/*.proto (needs protoc: protobuf-compiler)
 	@tests/packages.sh protobuf-compiler:/usr/bin/protoc
 	$(CARGO) run -p conex-proto --example generate -- proto/src/generated
+
+FUZZ_SECONDS ?= 600
+fuzz: deps deps-fuzz ## the fuzz targets of fuzz/, FUZZ_SECONDS in all (600), FUZZ_TARGETS of them
+	fuzz/run.sh $(FUZZ_SECONDS) $(FUZZ_TARGETS)
+
+deps-fuzz:
+	@tests/packages.sh g++:/usr/bin/g++ libseccomp-dev:/usr/include/seccomp.h
 
 managers: build deps-test ## Docker, containerd and Podman of Debian forky with runc, conex and its shim; writes docs/managers.md
 	tests/managers/run.sh $(CACHE) $(OUT) $(call program,shim)

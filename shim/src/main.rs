@@ -1,36 +1,7 @@
 //! containerd's shim for conex and any other OCI runtime: argv in, one action, exit status out.
 
-mod args;
-mod checkpoint;
-mod container;
-mod delete;
-mod dump;
-mod events;
-mod exit;
-mod frame;
-mod idmap;
-mod info;
-mod io;
-mod keep;
-mod log;
-mod metrics;
-mod oom;
-mod pod;
-mod process;
-mod reap;
-mod rootfs;
-mod runtime;
-mod sandbox;
-mod serve;
-mod server;
-mod service;
-mod start;
-mod status;
-mod store;
-mod task;
-mod upgrade;
-
-use args::Args;
+use containerd_shim_conex::args::Args;
+use containerd_shim_conex::{delete, info, keep, log, serve, start, status, upgrade};
 use std::io::Write;
 
 fn main() {

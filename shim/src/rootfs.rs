@@ -29,7 +29,7 @@ pub fn mount_all(mounts: &[Mount], rootfs: &Path) -> Result<()> {
 }
 
 /// Where a mount goes: the rootfs, or a place below it that cannot lead out of it.
-fn target(rootfs: &Path, below: &str) -> PathBuf {
+pub fn target(rootfs: &Path, below: &str) -> PathBuf {
     let parts = Path::new(below).components().filter(|c| matches!(c, std::path::Component::Normal(_)));
     let mut out = rootfs.to_path_buf();
     out.extend(parts);
@@ -118,7 +118,7 @@ fn is_propagation(f: MsFlags) -> bool {
 }
 
 /// The options of mount(8) that are flags, and whether they set or clear.
-fn flag(option: &str) -> Option<(MsFlags, bool)> {
+pub fn flag(option: &str) -> Option<(MsFlags, bool)> {
     Some(match option {
         "ro" => (MsFlags::MS_RDONLY, true),
         "rw" => (MsFlags::MS_RDONLY, false),
@@ -156,7 +156,7 @@ fn flag(option: &str) -> Option<(MsFlags, bool)> {
 }
 
 /// For an overlay whose options exceed a page: the directory common to its layers, and the options from there.
-fn shorter(kind: &str, text: &str) -> Option<(PathBuf, String)> {
+pub fn shorter(kind: &str, text: &str) -> Option<(PathBuf, String)> {
     if kind != "overlay" || text.len() < PAGE - 512 {
         return None;
     }

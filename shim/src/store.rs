@@ -103,7 +103,8 @@ fn fd_ready(socket: &OwnedFd) -> std::io::Result<tokio::io::unix::AsyncFd<std::o
     conex_sys::ready::borrowed(socket.as_fd(), Interest::READABLE)
 }
 
-fn parse(text: &str) -> Option<(i32, Exit)> {
+/// `pid status seconds nanoseconds`.
+pub fn parse(text: &str) -> Option<(i32, Exit)> {
     let mut words = text.split(' ');
     let (pid, status) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
     let (seconds, nanos): (u64, u32) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);

@@ -139,7 +139,7 @@ fn v2(mount_point: PathBuf) -> Hierarchy {
 }
 
 /// proc_pid_mountinfo(5): `id parent dev root mountpoint options fields… - type source superoptions`.
-fn parse_mountinfo(text: &str) -> Vec<Hierarchy> {
+pub fn parse_mountinfo(text: &str) -> Vec<Hierarchy> {
     let mut out: Vec<Hierarchy> = Vec::new();
     for line in text.lines().filter(|l| l.contains(" - cgroup")) {
         let Some((head, tail)) = line.split_once(" - ") else {

@@ -5,10 +5,10 @@ use conex::seccomp::{compile::compile, Abi, Profile, Rule, RET_ALLOW, RET_ERRNO}
 use std::os::unix::process::CommandExt;
 
 fn main() {
-    let mut args = std::env::args().skip(1);
+    let mut args = std::env::args_os().skip(1);
     let names = args.next().expect("mask NAMES PROGRAM ARGS…");
     let rule = Rule {
-        names: names.split(',').map(str::to_string).collect(),
+        names: names.to_string_lossy().split(',').map(str::to_string).collect(),
         action: RET_ERRNO | libc::ENOSYS as u32,
         any_of: Vec::new(),
     };

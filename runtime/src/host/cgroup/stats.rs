@@ -234,7 +234,7 @@ impl Group {
 }
 
 /// `8:0 Read 4096`; the total line has no device.
-fn blkio_v1_line(line: &str) -> Option<Value> {
+pub fn blkio_v1_line(line: &str) -> Option<Value> {
     let mut parts = line.split_whitespace();
     let (major, minor) = parts.next()?.split_once(':')?;
     let (op, value) = match (parts.next()?, parts.next()) {
@@ -273,8 +273,12 @@ fn blkio_v2(dir: &Dir) -> Value {
 
 /// `some avg10=0.00 avg60=0.00 avg300=0.00 total=0` (Linux 4.20); null where the kernel has no PSI.
 fn psi(dir: &Dir, file: &str) -> Value {
+    psi_of(&text(dir, file))
+}
+
+pub fn psi_of(text: &str) -> Value {
     let mut out = Map::new();
-    for line in text(dir, file).lines() {
+    for line in text.lines() {
         let mut parts = line.split_whitespace();
         let Some(kind) = parts.next() else { continue };
         let values: Map<String, Value> = parts

@@ -1,0 +1,34 @@
+#![no_main]
+//! The process document of exec, the resources document of update, the record of a container.
+
+#[path = "common.rs"]
+mod common;
+
+use conex::bundle::parse;
+use conex::oci::config::{Process, Resources};
+use conex::plan::{self, Check};
+use conex::state::State;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    let hosts = common::hosts();
+    if let Ok(process) = parse::<Process>(data, "process.json") {
+        for facts in &hosts {
+            let mut check = Check::default();
+            plan::process::one(&process, "process", facts, None, &mut check);
+            let _ = check.finish();
+        }
+    }
+    if let Ok(resources) = parse::<Resources>(data, "r.json") {
+        for facts in &hosts {
+            let mut check = Check::default();
+            let writes = plan::cgroup::writes(&resources, &facts.cgroup, &mut check);
+            let _ = (check.finish(), plan::unit::limits(&writes, (Some(50_000), 100_000)));
+        }
+    }
+    if let Ok(state) = serde_json::from_slice::<State>(data) {
+        // What was read is written as it was.
+        let text = serde_json::to_string(&state).unwrap();
+        let again: State = serde_json::from_slice(text.as_bytes()).unwrap();
+        assert_eq!(text, serde_json::to_string(&again).unwrap());
+    }
+});
