@@ -412,18 +412,20 @@ fn a_systemd_that_does_not_answer() {
     *b.at("linux.cgroupsPath") = json!("system.slice:conex-test:hung");
     b.write_config();
     // Sockets that take connections and say nothing, in a mount namespace of their own.
+    let run = b.dir.join("run");
+    std::fs::create_dir_all(run.join("systemd/system")).unwrap();
+    std::fs::create_dir_all(run.join("dbus")).unwrap();
+    let listen = |name: &str| std::os::unix::net::UnixListener::bind(run.join(name)).unwrap();
+    let _silent = [listen("systemd/private"), listen("dbus/system_bus_socket")];
     let line = format!(
-        "mount -t tmpfs tmpfs /run && mkdir -p /run/systemd/system /run/dbus && exec \"$@\" --root {}/state --systemd-cgroup create {} </dev/null",
+        "mount --bind {} /run && exec {} --root {}/state --systemd-cgroup create {} </dev/null",
+        run.display(),
+        runtime().display(),
         b.dir.display(),
         b.id
     );
-    let listen = "import socket,os,sys\nl=[]\nfor p in ('/run/systemd/private','/run/dbus/system_bus_socket'):\n s=socket.socket(socket.AF_UNIX); s.bind(p); s.listen(50); s.set_inheritable(True); l.append(s)\nos.execv(sys.argv[1], sys.argv[1:])";
     let mut c = Command::new("unshare");
-    c.args(["--mount", "--propagation", "private", "sh", "-c", &line, "sh"]);
-    if Command::new("python3").arg("--version").output().is_err() {
-        return skip("a_systemd_that_does_not_answer", "python3");
-    }
-    c.args(["python3", "-c", listen]).arg(runtime()).current_dir(&b.dir);
+    c.args(["--mount", "--propagation", "private", "sh", "-c", &line]).current_dir(&b.dir);
     let begin = std::time::Instant::now();
     let r = finish_within(&mut c, b"", 100);
     assert!(r.code == 1 && r.err.contains("has not answered since"), "{}", r.err);

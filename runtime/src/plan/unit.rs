@@ -243,8 +243,7 @@ const RATES: [(&str, &str); 4] = [
 /// (daemon-reload), puts back what the document asks for. `cpu` is the quota and the period in force, for a write that
 /// gives only one of them.
 ///
-/// systemd has no property for memory.oom.group of a scope (`OOMPolicy` is what a service does), hugetlb, rdma, misc and
-/// cpuset.cpus.partition; it does not touch these files either.
+/// systemd has no property for hugetlb, rdma, misc and cpuset.cpus.partition; it does not touch these files either.
 pub fn limits(writes: &[Write], cpu: (Option<u64>, u64)) -> Vec<(&'static str, Value)> {
     let mut out: Vec<(&'static str, Value)> = Vec::new();
     let (mut quota, mut period, mut bandwidth) = (cpu.0, cpu.1, false);
@@ -264,6 +263,11 @@ pub fn limits(writes: &[Write], cpu: (Option<u64>, u64)) -> Vec<(&'static str, V
                 }
                 _ => {}
             },
+            "memory.oom.group" => {
+                // systemd 253, and only while the unit is being made.
+                let policy = |n| if n != 0 { "kill" } else { "continue" };
+                out.extend(number("", v).map(|n| ("OOMPolicy", Value::str(policy(n)))));
+            }
             "memory.zswap.writeback" => {
                 // systemd 256.
                 out.extend(number("", v).map(|n| ("MemoryZSwapWriteback", Value::Bool(n != 0))));

@@ -352,7 +352,8 @@ fn base(unit: &Unit, description: &str, pid: i32, v2: bool) -> Vec<(String, Valu
 /// Drops the property that this systemd does not know, if no limit is lost by it: the file of the cgroup is written
 /// all the same.
 fn without(properties: &mut Vec<(String, Value)>, f: &Failure) -> bool {
-    const NEWER: [&str; 10] = [
+    const NEWER: [&str; 11] = [
+        "OOMPolicy",
         "AllowedCPUs",
         "AllowedMemoryNodes",
         "CPUQuotaPeriodUSec",
