@@ -14,6 +14,7 @@ mod inputs;
 mod invalid;
 mod lifecycle;
 mod mounts;
+mod mutated;
 mod nested;
 mod resources;
 mod rootless;

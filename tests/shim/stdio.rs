@@ -154,3 +154,39 @@ fn an_unknown_scheme_is_refused() {
     b.assert_gone();
     shim.finish(&b.id);
 }
+
+/// An open that waits would stop every task of the shim: what is no file is refused at once.
+#[test]
+fn a_file_that_is_a_fifo_stops_nobody() {
+    let b = Box::sh("echo x");
+    let other = Box::sh("exit 4");
+    let shim = Shim::start(&b);
+    if !is_ours() {
+        return shim.finish(&b.id);
+    }
+    let path = b.dir.join("pipe");
+    fifo(&path);
+    let begin = std::time::Instant::now();
+    let request = shim.create_request(&b, &stdout(format!("file://{}", path.display())));
+    let e = shim.call::<CreateTaskResponse>("Create", &request).unwrap_err();
+    assert!(e.message.contains("pipe"), "{e:?}");
+    // Even with a reader it is not what a log file is.
+    let _reader = std::fs::OpenOptions::new().read(true).write(true).open(&path).unwrap();
+    shim.fails("Create", &request, 3, "neither a regular file nor a device");
+    // A document that is a FIFO as well.
+    other.write_config();
+    let config = other.dir.join("config.json");
+    std::fs::rename(&config, other.dir.join("saved")).unwrap();
+    fifo(&config);
+    shim.fails("Create", &shim.create_request(&other, &Stdio::default()), 3, "config.json");
+    std::fs::rename(other.dir.join("saved"), &config).unwrap();
+    shim.create(&other, &Stdio::default());
+    shim.start_task(&other.id, "");
+    assert_eq!(shim.wait(&other.id, ""), 4);
+    shim.delete(&other.id, "");
+    assert!(begin.elapsed().as_secs() < 5, "{:?}", begin.elapsed());
+    shim.create(&b, &stdout(format!("file://{}", b.dir.join("logs/of/it").display())));
+    shim.start_task(&b.id, "");
+    shim.wait(&b.id, "");
+    shim.finish(&b.id);
+}

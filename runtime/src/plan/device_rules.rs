@@ -4,7 +4,7 @@
 use super::devices::in_dev_range;
 use super::Check;
 use crate::oci::config::DeviceRule;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// A rule, `None` meaning any number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -143,9 +143,12 @@ impl Rules {
     /// The index of the rule that it cannot hold, with the reason: one that takes a part out of what another rule with a
     /// wildcard gives.
     pub fn v1_lines(&self) -> Result<Vec<(bool, String)>, (usize, String)> {
-        let exceptions = self.exceptions()?;
+        // devices.list shows them as they were written: what the document names comes first, as with crun, for whoever
+        // reads it there. The controller itself keeps no order.
+        let named: HashSet<Devices> = self.list.iter().filter(|r| r.index.is_some()).map(devices).collect();
+        let (first, last): (Vec<_>, Vec<_>) = self.exceptions()?.into_iter().partition(|(d, _)| named.contains(d));
         let mut out = vec![(self.default_allow, "a".to_string())];
-        out.extend(exceptions.iter().map(|(d, access)| (!self.default_allow, line(d, *access))));
+        out.extend(first.iter().chain(&last).map(|(d, access)| (!self.default_allow, line(d, *access))));
         Ok(out)
     }
 
@@ -256,24 +259,22 @@ fn complete(list: &mut Vec<(Devices, u8)>) -> Result<(), (usize, String)> {
     const OPEN: u8 = READ | WRITE;
     let half = |a: u8| matches!(a & OPEN, READ | WRITE);
     let wide: Vec<_> = list.iter().filter(|(d, a)| half(*a) && (d.1.is_none() || d.2.is_none())).copied().collect();
-    let mut added: HashMap<Devices, u8> = HashMap::new();
-    for (d, a) in list.iter().filter(|(_, a)| half(*a)) {
+    let most = list.len() + MOST_PAIRS;
+    let mut places: HashMap<Devices, usize> = list.iter().enumerate().map(|(i, (d, _))| (*d, i)).collect();
+    for (d, a) in list.clone().iter().filter(|(_, a)| half(*a)) {
         for (other, b) in wide.iter().filter(|(_, b)| a & OPEN | b & OPEN == OPEN) {
-            if let Some(shared) = both(d, other) {
-                *added.entry(shared).or_insert(0) |= a | b;
+            let Some(shared) = both(d, other) else { continue };
+            let place = *places.entry(shared).or_insert(list.len());
+            if place == list.len() {
+                list.push((shared, 0));
             }
-            if added.len() > MOST_PAIRS {
+            list[place].1 |= a | b;
+            if list.len() > most {
                 let what = "too many rules with wildcards overlap for the v1 device controller";
                 return Err((0, what.into()));
             }
         }
     }
-    for (d, a) in list.iter_mut() {
-        *a |= added.remove(d).unwrap_or(0);
-    }
-    let mut added: Vec<_> = added.into_iter().collect();
-    added.sort_unstable();
-    list.extend(added);
     Ok(())
 }
 
