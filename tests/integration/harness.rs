@@ -59,6 +59,18 @@ pub fn finish(command: &mut Command, input: &[u8]) -> Ran {
     finish_within(command, input, 30)
 }
 
+/// Writes a program. A process of its own does that: what another thread forks meanwhile would have the file open for
+/// writing until its execve, and the kernel runs no such file (ETXTBSY).
+pub fn executable(path: &Path, bytes: &[u8]) {
+    let script = "rm -f \"$0\" && cat > \"$0\" && chmod 755 \"$0\"";
+    finish(Command::new("/bin/sh").args(["-c", script]).arg(path), bytes).ok();
+}
+
+/// Copies a program, as [`executable`].
+pub fn copied(from: &Path, to: &Path) {
+    finish(Command::new("cp").arg(from).arg(to), b"").ok();
+}
+
 /// The same with another deadline, in seconds.
 pub fn finish_within(command: &mut Command, input: &[u8], seconds: u64) -> Ran {
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
@@ -129,7 +141,7 @@ impl Box {
             std::fs::create_dir_all(dir.join("rootfs").join(sub)).unwrap();
         }
         let busybox = std::env::var("BUSYBOX").unwrap_or("/bin/busybox".into());
-        std::fs::copy(&busybox, dir.join("rootfs/bin/busybox")).unwrap();
+        copied(Path::new(&busybox), &dir.join("rootfs/bin/busybox"));
         for applet in [
             "sh", "cat", "ls", "id", "sleep", "true", "false", "stat", "mount", "env", "kill", "echo", "dd",
             "test", "touch", "mkdir", "readlink", "hostname", "head", "grep", "stty", "yes", "pwd", "ps", "setsid",

@@ -59,7 +59,7 @@ fn a_container_inside_a_container() {
         return skip("a_container_inside_a_container", "a pure cgroup v2 host");
     }
     let mut b = owner("mkdir /sys/fs/cgroup/self && echo 0 > /sys/fs/cgroup/self/cgroup.procs && cd /inner && /bin/conex --root /tmp/state run inner");
-    std::fs::copy(runtime(), b.rootfs().join("bin/conex")).unwrap();
+    copied(&runtime(), &b.rootfs().join("bin/conex"));
     let mut inner = Box::sh("echo inner; cat /proc/self/cgroup; id -u");
     inner.at("linux").as_object_mut().unwrap().remove("resources");
     *inner.at("linux.cgroupsPath") = json!("/inner");

@@ -28,7 +28,7 @@ fn rootless(script: &str) -> Box {
     assert!(Command::new("cp").arg("-a").arg(&b.dir).arg(&base).status().unwrap().success());
     std::fs::remove_dir_all(&b.dir).unwrap();
     let binary = base.join(runtime().file_name().unwrap());
-    std::fs::copy(runtime(), &binary).unwrap();
+    copied(&runtime(), &binary);
     b.binary = Some(binary);
     b.dir = base;
     b.push("linux.namespaces", json!({"type": "user"}));

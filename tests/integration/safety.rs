@@ -145,7 +145,7 @@ fn the_binary_cannot_be_written_from_inside() {
     let copy_dir = std::env::temp_dir().join(format!("conex-copy-{}", std::process::id()));
     std::fs::create_dir_all(&copy_dir).unwrap();
     let copy = copy_dir.join("conex");
-    std::fs::copy(runtime(), &copy).unwrap();
+    copied(&runtime(), &copy);
     let before = std::fs::read(&copy).unwrap();
     let mut b = Box::new(&["/bin/sh", "-c", "while true; do for p in /proc/[0-9]*; do [ $(readlink $p/exe 2>/dev/null | grep -c conex) = 1 ] && echo -n X 1<>$p/exe 2>/dev/null && echo opened $p; done; done"]);
     let caps = json!(["CAP_SYS_PTRACE", "CAP_SYS_ADMIN", "CAP_DAC_READ_SEARCH", "CAP_DAC_OVERRIDE", "CAP_KILL"]);
@@ -310,8 +310,7 @@ fn hooks_have_only_their_own_environment() {
     let mut b = Box::sh("true");
     let out = b.dir.join("env");
     *b.at("hooks.createRuntime") = json!([{"path": "/usr/bin/env", "args": ["sh", "-c", "true"]}]);
-    std::fs::write(b.dir.join("hook.sh"), format!("#!/bin/sh\n/usr/bin/env > {}\n", out.display())).unwrap();
-    std::fs::set_permissions(b.dir.join("hook.sh"), std::fs::Permissions::from_mode(0o755)).unwrap();
+    executable(&b.dir.join("hook.sh"), format!("#!/bin/sh\n/usr/bin/env > {}\n", out.display()).as_bytes());
     *b.at("hooks.createRuntime") = json!([{"path": b.dir.join("hook.sh"), "env": ["ONLY=this"]}]);
     b.push("process.env", json!("LD_PRELOAD=/evil.so"));
     b.write_config();

@@ -7,9 +7,7 @@ use serde_json::json;
 use std::path::Path;
 
 fn script_file(path: &Path, text: &str) {
-    use std::os::unix::fs::PermissionsExt;
-    std::fs::write(path, text).unwrap();
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    executable(path, text.as_bytes());
 }
 
 fn descriptors(pid: i32) -> usize {

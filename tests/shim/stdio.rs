@@ -97,7 +97,7 @@ fn a_logging_program_gets_everything() {
         "#!/bin/sh\nd={}\necho \"$CONTAINER_ID $CONTAINER_NAMESPACE $*\" > $d/log-args\nexec 5>&-\ncat <&4 > $d/log-err &\ncat <&3 > $d/log-out\nwait\necho end > $d/log-end\n",
         b.dir.display()
     );
-    std::fs::write(&program, script).unwrap();
+    executable(&program, script.as_bytes());
     let mode = |m: u32| {
         use std::os::unix::fs::PermissionsExt;
         std::fs::set_permissions(&program, std::fs::Permissions::from_mode(m)).unwrap();

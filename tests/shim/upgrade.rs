@@ -13,8 +13,9 @@ use std::path::Path;
 fn build(b: &Box, note: &[u8]) -> std::path::PathBuf {
     let path = b.dir.join("containerd-shim-conex-v2");
     let temporary = b.dir.join("shim.new");
-    std::fs::copy(binary(), &temporary).unwrap();
-    std::fs::OpenOptions::new().append(true).open(&temporary).unwrap().write_all(note).unwrap();
+    let mut text = std::fs::read(binary()).unwrap();
+    text.extend(note);
+    executable(&temporary, &text);
     std::fs::rename(&temporary, &path).unwrap();
     path
 }
@@ -124,9 +125,7 @@ fn an_upgrade_that_cannot_be_is_none() {
     let scripts = [("", "exec("), ("exit 3", "(status 3, said"), ("echo 0; echo 2", "(status 0, said")];
     for (script, why) in scripts {
         if !script.is_empty() {
-            use std::os::unix::fs::PermissionsExt;
-            std::fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
-            std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+            executable(&program, format!("#!/bin/sh\n{script}\n").as_bytes());
         }
         kill(Pid::from_raw(server), Signal::SIGUSR2).unwrap();
         until(|| shim.log().contains(why) && shim.log().contains("live upgrade: "), why);
@@ -218,9 +217,7 @@ fn the_keeper_has_a_build_of_its_own() {
         std::thread::sleep(std::time::Duration::from_millis(50));
         std::fs::remove_file(&program).unwrap();
         if !script.is_empty() {
-            use std::os::unix::fs::PermissionsExt;
-            std::fs::write(&program, script).unwrap();
-            std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+            executable(&program, script.as_bytes());
         }
         kill(Pid::from_raw(server), Signal::SIGKILL).unwrap();
         let shim = reconnect(shim);
