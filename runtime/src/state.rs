@@ -279,7 +279,16 @@ fn read_state(dir: BorrowedFd, id: &str) -> Result<State> {
 /// The record's numbers mean nothing here: what looks ended could run on.
 fn status(dir: BorrowedFd, state: &State) -> Result<Status> {
     if state.pid_namespace != 0 && state.pid_namespace != crate::identity::pid_namespace() {
-        let what = format!("container {:?} was made by a runtime in another PID namespace: ask there", state.id);
+        // A state directory outlives the namespace of its runtime (an engine in a container that is started again). The
+        // cgroups are the same for all: they count processes of other namespaces as well.
+        let group = crate::host::cgroup::Group::open(&state.cgroups);
+        if !state.cgroups.is_empty() && group.dirs.iter().all(|d| d.processes() == 0) {
+            return Ok(Status::Stopped);
+        }
+        let what = format!(
+            "container {:?} was made by a runtime in another PID namespace, and may live there: ask there",
+            state.id
+        );
         return Err(Error::new(Kind::Status, what));
     }
     Ok(match state.init {

@@ -112,9 +112,10 @@ impl Channel {
     }
 
     /// Waits for the next message of a child that may die while a copy of its end lives on. False if it has died.
-    pub fn ready(&self, child: BorrowedFd) -> Result<bool> {
+    /// `look` is asked once a second whether it goes on.
+    pub fn ready(&self, child: BorrowedFd, look: &mut dyn FnMut() -> Result<()>) -> Result<bool> {
         use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
-        let mut wait = PollTimeout::NONE;
+        let mut wait = PollTimeout::from(1000u16);
         loop {
             let mut fds = [PollFd::new(self.fd.as_fd(), PollFlags::POLLIN), PollFd::new(child, PollFlags::POLLIN)];
             match poll(&mut fds, wait) {
@@ -128,6 +129,8 @@ impl Channel {
             if dead {
                 // Its last words came before its end.
                 wait = PollTimeout::ZERO;
+            } else {
+                look()?;
             }
         }
     }

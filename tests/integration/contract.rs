@@ -307,3 +307,20 @@ fn man_pages_and_completions_are_current() {
         assert!(bash.contains(c.name), "conex.bash does not know {}", c.name);
     }
 }
+
+/// `run DIR` takes the id from the directory's name; an id begins with no dot.
+#[test]
+fn a_bundle_with_a_dot_in_front() {
+    if !is_conex() {
+        return;
+    }
+    let b = Box::sh("true");
+    b.write_config();
+    let real = b.dir.join(".b");
+    std::fs::create_dir(&real).unwrap();
+    for name in ["config.json", "rootfs"] {
+        std::os::unix::fs::symlink(b.dir.join(name), real.join(name)).unwrap();
+    }
+    let r = finish(b.command(&["run", "./.b"]).current_dir(&b.dir), b"");
+    assert_eq!(r.code, 0, "{}", r.err);
+}

@@ -257,3 +257,26 @@ fn a_container_of_another_pid_namespace() {
     finish(c.args(["delete", "--force", &b.id]), b"").fails_with("another PID namespace");
     assert_eq!(b.status(), "running");
 }
+
+/// The state directory outlives the PID namespace of its runtime: an engine in a container that is started again. Its
+/// containers have ended with it, and can be deleted, and their ids taken.
+#[test]
+fn a_record_of_a_pid_namespace_that_has_ended() {
+    let b = Box::sh("sleep 100");
+    b.write_config();
+    let line = format!(
+        "{} --root {} run --detach --bundle {} {} </dev/null >/dev/null 2>&1",
+        runtime().display(),
+        b.state_root().display(),
+        b.dir.display(),
+        b.id
+    );
+    for _ in 0..2 {
+        // The end of its first process is the end of all in the namespace.
+        let mut c = Command::new("unshare");
+        finish(c.args(["--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", &line]), b"").ok();
+        until(|| b.verb("state", &[], &[]).out.contains("\"stopped\""), "it has ended");
+        b.verb("delete", &[], &[]).ok();
+    }
+    b.assert_gone();
+}

@@ -273,6 +273,11 @@ fn masked_paths_are_in_force() {
     };
     let all = ["/s", "/l", "/vol/key"];
     assert_eq!(bundle(&all).run().ok().out, "/s:\n\n/t:\nend\n");
+    for end in ["/", "/.", "//", "/./"] {
+        let paths = all.map(|p| format!("{p}{end}"));
+        let paths = paths.each_ref().map(String::as_str);
+        assert_eq!(bundle(&paths).run().ok().out, "/s:\n\n/t:\nend\n", "{end}");
+    }
     let twice = ["/s", "/l/key", "/vol/key", "/s", "/l/key", "/vol/key", "/t"];
     assert_eq!(bundle(&twice).run().ok().out, "/s:\n\n/t:\nend\n");
     if !is_conex() {

@@ -48,6 +48,20 @@ fn a_label_is_in_force() {
     });
 }
 
+/// The label is written to a procfs that is the runtime's own where all of the root is read-only.
+#[test]
+fn a_label_below_a_root_that_is_read_only() {
+    if !enforced("a_label_below_a_root_that_is_read_only") {
+        return;
+    }
+    let mut b = labelled("cat /proc/self/attr/current; echo; touch /x 2>/dev/null || echo ro");
+    *b.at("linux.readonlyPaths") = json!(["/"]);
+    if is_conex() {
+        let out = b.run().ok().out;
+        assert!(out.starts_with(LABEL) && out.ends_with("ro\n"), "{out}");
+    }
+}
+
 #[test]
 fn the_kernel_writes_a_label_in_its_own_way() {
     if !enforced("the_kernel_writes_a_label_in_its_own_way") {

@@ -400,6 +400,28 @@ fn a_frozen_slice() {
     systemctl(&["thaw", &slice(&b)]).ok();
     let _ = b.verb("delete", &["--force"], &[]);
     gone(&b);
+    // And exec into one that was there before.
+    b.up();
+    systemctl(&["freeze", &slice(&b)]).ok();
+    if is_conex() {
+        b.exec(&["true"]).fails_with("frozen");
+    }
+    systemctl(&["thaw", &slice(&b)]).ok();
+    b.exec(&["true"]).ok();
+    // What conex froze is thawed by conex, whether systemd can be reached or not.
+    b.verb("pause", &[], &[]).ok();
+    let mut c = b.command(&["resume", &b.id]);
+    let line = format!("mount -t tmpfs none /run/dbus; mount --bind /dev/null /run/systemd/private; exec {c:?}");
+    let mut alone = Command::new("unshare");
+    alone.args(["--mount", "--propagation", "private", "sh", "-c", &line.replace('"', "'")]);
+    if is_conex() {
+        finish(alone.current_dir(&b.dir), b"").ok();
+    } else {
+        finish(&mut c, b"").ok();
+    }
+    assert_eq!(b.status(), "running");
+    b.verb("delete", &["--force"], &[]).ok();
+    gone(&b);
 }
 
 /// A systemd that has hung is waited for once, not with each call, and the error says since when.
@@ -444,9 +466,32 @@ fn the_whole_tree_without_a_cgroup_namespace() {
     }
     b.drop_namespace("cgroup");
     b.push("mounts", json!({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": ["nosuid", "noexec", "nodev", "ro"]}));
-    let out = b.run().ok().out;
-    let processes: u32 = out.lines().next().unwrap().parse().unwrap();
-    assert!(processes >= 1 && out.ends_with("/sys/fs/cgroup/cgroup.procs\nro\n"), "{out}");
+    // The options of the host's superblock are the host's, however often it is shown.
+    let host = || {
+        let text = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let line = text.lines().find(|l| l.contains(" /sys/fs/cgroup ")).unwrap_or_default();
+        line.rsplit(' ').next().unwrap().to_string()
+    };
+    let before = host();
+    let mut options = vec!["nosuid", "noexec", "nodev", "ro"];
+    let many = if is_conex() { 4 } else { 1 };
+    for (kind, more) in
+        [("cgroup", ""), ("cgroup", "nsdelegate"), ("cgroup", "rro"), ("cgroup2", "")].iter().take(many)
+    {
+        options.truncate(4);
+        options.extend(Some(*more).filter(|o| !o.is_empty()));
+        *b.at("mounts") = json!([
+            {"destination": "/proc", "type": "proc", "source": "proc"},
+            {"destination": "/sys", "type": "sysfs", "source": "sysfs", "options": ["ro"]},
+            {"destination": "/sys/fs/cgroup", "type": kind, "source": "cgroup", "options": options},
+        ]);
+        let out = b.run().ok().out;
+        let processes: u32 = out.lines().next().unwrap().parse().unwrap();
+        assert!(processes >= 1 && out.ends_with("/sys/fs/cgroup/cgroup.procs\nro\n"), "{kind} {more}: {out}");
+        if is_conex() {
+            assert_eq!(host(), before, "{kind} {more}");
+        }
+    }
 }
 
 /// A mount of cgroup2 shows the tree from the cgroup namespace that it was made in.

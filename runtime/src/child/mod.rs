@@ -299,6 +299,8 @@ fn root_file_system(
     let procfs = process::needs_procfs(&plan.process).then(|| procfs::Procfs::or_new(procfs)).transpose()?;
     working_directory(root, &plan.process)?;
     let whole = paths::readonly(root, &plan.readonly_paths)?;
+    // The labels are written there; the container's own mount will be read-only.
+    let procfs = procfs.map(|own| if whole { procfs::Procfs::new() } else { Ok(own) }).transpose()?;
     paths::mask(root, &plan.masked_paths)?;
     finish_root(root, plan)?;
     if whole {

@@ -167,6 +167,10 @@ fn no_symlinks(root: &Root, path: &Path, last: OFlag) -> nix::Result<OwnedFd> {
 fn file_system(root: &Root, m: &Mount, kind: &str, attr: MountAttr, cgroups: &[PathBuf]) -> Result<OwnedFd> {
     let existed = root.open(&m.destination, OFlag::O_DIRECTORY).is_ok();
     let target = target(root, m, kind)?;
+    if let Some(whole) = whole_tree(kind) {
+        let tree = tree::bind(cwd(), &whole, true)?;
+        return tree.attach_with(target.as_fd(), &[(true, attr), (true, m.recursive)]);
+    }
     let data = options(m, kind, target.as_fd(), existed)?;
     let made = match new_mount(kind, &m.source, &data, attr.set, m) {
         Err(e) if e.errno == Some(Errno::ENOSYS) || too_long(&data) => {
@@ -187,6 +191,18 @@ fn file_system(root: &Root, m: &Mount, kind: &str, attr: MountAttr, cgroups: &[P
         late.push((false, MountAttr { set: attr.set & ATTR_RDONLY, ..MountAttr::default() }));
     }
     Tree::Detached(made).attach_with(target.as_fd(), &late)
+}
+
+/// Where the host shows all cgroups, for a mount of cgroup2 in the first cgroup and user namespace (their numbers are fixed,
+/// include/linux/proc_ns.h). It is bound there: a fresh mount by whoever is in that namespace sets the options of the one
+/// superblock anew (cgroup_get_tree), so the host would lose nsdelegate and memory_recursiveprot.
+fn whole_tree(kind: &str) -> Option<PathBuf> {
+    let is = |file: &str, number| {
+        nix::sys::stat::stat(format!("/proc/self/ns/{file}").as_str()).is_ok_and(|s| s.st_ino == number)
+    };
+    let first = kind == "cgroup2" && is("cgroup", 0xEFFF_FFFB) && is("user", 0xEFFF_FFFD);
+    let hierarchies = if first { crate::host::facts::hierarchies() } else { Vec::new() };
+    hierarchies.into_iter().find(|h| h.v2).map(|h| h.mount_point)
 }
 
 /// The kernel copies at most 255 bytes of a string in fsconfig(2); mount(2) takes a page.
@@ -317,16 +333,18 @@ fn cgroup(root: &Root, m: &Mount, views: &[CgroupView], cgroups: &[PathBuf]) -> 
     let target = root.make_dir(&m.destination).at(|| format!("{}.destination", m.field))?;
     outside_proc(root, m, target.as_fd())?;
     if let [CgroupView { v2: true, .. }] = views {
-        // The whole tree: /proc/self/cgroup says where in it the container is. A user namespace may not mount it, and
-        // with other options of the superblock nobody may.
-        let tree = match new_mount("cgroup2", &m.source, &m.data, m.attr.set, m) {
-            Ok(fd) => Tree::Detached(fd),
-            Err(e) if e.errno == Some(Errno::EPERM) => {
-                tree::bind(cwd(), cgroups.first().map_or(Path::new("/sys/fs/cgroup"), |p| p), true)?
-            }
-            Err(_) => tree::bind(cwd(), Path::new("/sys/fs/cgroup"), true)?,
+        // The whole tree: /proc/self/cgroup says where in it the container is. A user namespace may not have it.
+        let tree = match whole_tree("cgroup2") {
+            Some(whole) => tree::bind(cwd(), &whole, true)?,
+            None => match new_mount("cgroup2", &m.source, &[], m.attr.set, m) {
+                Ok(fd) => Tree::Detached(fd),
+                Err(e) if e.errno == Some(Errno::EPERM) => {
+                    tree::bind(cwd(), cgroups.first().map_or(Path::new("/sys/fs/cgroup"), |p| p), true)?
+                }
+                Err(_) => tree::bind(cwd(), Path::new("/sys/fs/cgroup"), true)?,
+            },
         };
-        return tree.attach_with(target.as_fd(), &[(true, m.attr)]);
+        return tree.attach_with(target.as_fd(), &[(true, m.attr), (true, m.recursive)]);
     }
     let attrs = m.attr.set & (ATTR_NOSUID | ATTR_NODEV | ATTR_NOEXEC);
     let base = Mount {
@@ -334,6 +352,7 @@ fn cgroup(root: &Root, m: &Mount, views: &[CgroupView], cgroups: &[PathBuf]) -> 
         source: "tmpfs".into(),
         data: vec![("mode".into(), Some("755".into()))],
         attr: MountAttr { set: attrs, ..MountAttr::default() },
+        recursive: MountAttr::default(),
         ..m.clone()
     };
     let tmpfs = file_system(root, &base, "tmpfs", base.attr, cgroups)?;
@@ -343,13 +362,14 @@ fn cgroup(root: &Root, m: &Mount, views: &[CgroupView], cgroups: &[PathBuf]) -> 
         let at = nix::fcntl::openat(&tmpfs, view.name.as_str(), OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())
             .call(|| format!("open({:?})", view.name))?;
         let tree = tree::bind(cwd(), source, true)?;
-        tree.attach_with(at.as_fd(), &[(false, m.attr)])?;
+        tree.attach_with(at.as_fd(), &[(false, m.attr), (true, m.recursive)])?;
         for alias in &view.aliases {
             nix::unistd::symlinkat(view.name.as_str(), &tmpfs, alias.as_str())
                 .call(|| format!("symlink({alias})"))?;
         }
     }
     tree::setattr(tmpfs.as_fd(), false, &m.attr)?;
+    tree::setattr(tmpfs.as_fd(), false, &m.recursive)?;
     Ok(tmpfs)
 }
 

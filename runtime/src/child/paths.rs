@@ -126,7 +126,9 @@ pub fn readonly_root(root: &Root, recursive: bool) -> Result<()> {
 /// Paths that are not there need no protection; one that cannot be looked at must not be left open. `..` is taken as the
 /// kernel takes it: what the container's programs reach by that path is meant.
 fn find(root: &Root, path: &str) -> Result<Option<OwnedFd>> {
-    match root.open_as_given(&crate::text::path(path), OFlag::empty()) {
+    // Without what is after the last name: a file with a slash behind it would not be found.
+    let given: PathBuf = crate::text::path(path).components().collect();
+    match root.open_as_given(&given, OFlag::empty()) {
         Err(Errno::ENOENT | Errno::ENOTDIR) => Ok(None),
         other => other.map(Some).call(|| format!("openat2(rootfs, {path:?}, O_PATH, RESOLVE_IN_ROOT)")),
     }

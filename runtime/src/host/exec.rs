@@ -45,6 +45,9 @@ pub fn spawn(exec: &Exec) -> Result<Container> {
 }
 
 fn attempt(exec: &Exec, group: &Group, born: bool) -> Result<Container> {
+    if !exec.ignore_paused {
+        group.check_thawed()?;
+    }
     let program = exec.process.seccomp.as_ref().map(|filter| compiled(exec.root, filter)).transpose()?;
     let flags = foreign_namespaces(exec.state)?;
     let (ours, theirs) = pair()?;
@@ -62,13 +65,18 @@ fn attempt(exec: &Exec, group: &Group, born: bool) -> Result<Container> {
     let step = "joining the container";
     // Killed between its clone and its word (the container's memory limit holds for it), it leaves a clone that waits: the
     // end of our side ends it.
-    let hopped = if ours.ready(pidfd.as_fd())? {
-        ours.expect(step, |m| match m {
+    let mut freezer = super::Freezer::of(Some(group).filter(|_| !exec.ignore_paused));
+    let hopped = match ours.ready(pidfd.as_fd(), &mut || freezer.look()) {
+        Ok(true) => ours.expect(step, |m| match m {
             Message::Hopped(pidfd) => Ok(pidfd),
             other => Err(other),
-        })
-    } else {
-        Err(Error::new(Kind::System, format!("the other side died during {step}")))
+        }),
+        Ok(false) => Err(Error::new(Kind::System, format!("the other side died during {step}"))),
+        Err(e) => {
+            // Frozen, it is killed all the same (v2), or when it is thawed (v1): it is not waited for.
+            let _ = proc::pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL);
+            return Err(e);
+        }
     };
     let _ = proc::wait_pidfd(pidfd.as_fd(), false);
     let pidfd = hopped.map_err(|e| explain(e, group))?;
@@ -125,22 +133,29 @@ fn cgroup(exec: &Exec) -> Result<Group> {
         Err(e) if exec.sub_cgroups.is_empty() => own_cgroup_of_init(exec).ok_or(e)?,
         other => other?,
     };
-    for (controllers, sub) in &exec.sub_cgroups {
-        let named = |d: &super::cgroup::Dir, c: &String| d.hierarchy.has(c);
+    let named = |d: &super::cgroup::Dir, c: &String| d.hierarchy.has(c);
+    for (controllers, _) in &exec.sub_cgroups {
         if let Some(unknown) = controllers.iter().find(|c| !group.dirs.iter().any(|d| named(d, c))) {
             let what = format!("--cgroup: the container is in no hierarchy with the controller {unknown:?}");
             return Err(Error::new(Kind::Invalid, what));
         }
-        for dir in &mut group.dirs {
-            if !controllers.is_empty() && !controllers.iter().any(|c| named(dir, c)) {
-                continue;
-            }
-            let path = dir.path.join(crate::root::clean(sub));
-            dir.fd =
-                nix::fcntl::open(&path, OFlag::O_DIRECTORY | OFlag::O_CLOEXEC | OFlag::O_RDONLY, Mode::empty())
-                    .call(|| format!("--cgroup: open({})", path.display()))?;
-            dir.path = path;
+    }
+    for dir in &mut group.dirs {
+        // Two controllers of one hierarchy mean the same directory.
+        let mut wanted = exec
+            .sub_cgroups
+            .iter()
+            .filter(|(list, _)| list.is_empty() || list.iter().any(|c| named(dir, c)))
+            .map(|(_, sub)| crate::root::clean(sub));
+        let Some(sub) = wanted.next() else { continue };
+        if let Some(other) = wanted.find(|other| *other != sub) {
+            let (at, a, b) = (dir.path.display(), sub.display(), other.display());
+            return Err(Error::new(Kind::Invalid, format!("--cgroup: both {a:?} and {b:?} below {at}")));
         }
+        let path = dir.path.join(sub);
+        dir.fd = nix::fcntl::open(&path, OFlag::O_DIRECTORY | OFlag::O_CLOEXEC | OFlag::O_RDONLY, Mode::empty())
+            .call(|| format!("--cgroup: open({})", path.display()))?;
+        dir.path = path;
     }
     Ok(group)
 }

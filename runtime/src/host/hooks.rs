@@ -146,7 +146,9 @@ fn memory_file(content: &[u8]) -> Result<std::fs::File> {
 
 /// How the hook ended; `Running` if the time was up and its process group was killed.
 fn wait(pid: Pid, pidfd: BorrowedFd, timeout: Option<i64>) -> Result<Waited> {
-    let deadline = timeout.map(|seconds| Instant::now() + Duration::from_secs(seconds.max(0) as u64));
+    // One beyond the clock is none.
+    let after = |seconds: i64| Instant::now().checked_add(Duration::from_secs(seconds.max(0) as u64));
+    let deadline = timeout.and_then(after);
     loop {
         let left = deadline.map(|d| d.saturating_duration_since(Instant::now()));
         let millis = left.map(|l| i32::try_from(l.as_millis() + 1).unwrap_or(i32::MAX));

@@ -59,18 +59,35 @@ impl Container {
     /// # Errors
     /// It has been frozen for [`FROZEN`], and by whom.
     pub fn next(&self, group: Option<&Group>) -> Result<Option<Message>> {
-        let mut since = None;
-        while let Some(group) = group {
-            if self.sync.waiting(1000)? {
-                break;
-            }
-            match group.check_thawed() {
-                Ok(()) => since = None,
-                Err(e) if since.get_or_insert_with(Instant::now).elapsed() > FROZEN => return Err(e),
-                Err(_) => {}
-            }
+        let mut freezer = Freezer::of(group);
+        while group.is_some() && !self.sync.waiting(1000)? {
+            freezer.look()?;
         }
         self.sync.receive()
+    }
+}
+
+/// Looks whether the cgroup of somebody that is waited for is frozen.
+pub(crate) struct Freezer<'a> {
+    group: Option<&'a Group>,
+    since: Option<Instant>,
+}
+
+impl<'a> Freezer<'a> {
+    /// `None`: whoever it is may be frozen.
+    pub(crate) fn of(group: Option<&'a Group>) -> Freezer<'a> {
+        Freezer { group, since: None }
+    }
+
+    /// # Errors
+    /// It has been frozen for [`FROZEN`], and by whom.
+    pub(crate) fn look(&mut self) -> Result<()> {
+        match self.group.map_or(Ok(()), Group::check_thawed) {
+            Ok(()) => self.since = None,
+            Err(e) if self.since.get_or_insert_with(Instant::now).elapsed() > FROZEN => return Err(e),
+            Err(_) => {}
+        }
+        Ok(())
     }
 }
 
@@ -277,6 +294,7 @@ fn without_cgroup(plan: &Plan, state: &mut State, warnings: &mut Vec<Error>) -> 
     let mut fields: Vec<&String> =
         plan.cgroup.writes.iter().map(|w| &w.field).filter(|f| !told.contains(*f)).collect();
     fields.dedup();
+    let more = fields.split_off(fields.len().min(crate::plan::MOST));
     for field in fields {
         let what = "not applied: this user may not make a cgroup, and none was delegated";
         let problem = Error::unsupported(field.clone(), what);
@@ -284,6 +302,10 @@ fn without_cgroup(plan: &Plan, state: &mut State, warnings: &mut Vec<Error>) -> 
             return Err(problem);
         }
         warnings.push(problem);
+    }
+    if !more.is_empty() {
+        // Each would be looked up in the document.
+        warnings.push(Error::unsupported("linux.resources", format!("and {} more", more.len())));
     }
     state.cgroups.clear();
     state.made_cgroups.clear();

@@ -19,9 +19,9 @@ pub fn document() -> Value {
     let flags = || seccomp::FLAGS.iter().map(|f| f.0);
     let supported: Vec<&str> = flags().collect();
     let capabilities: Vec<String> = {
-        let mut all: Vec<_> = caps::all().into_iter().collect();
-        all.sort_by_key(|c| c.index());
-        all.iter().map(ToString::to_string).collect()
+        let all = caps::all();
+        let in_order = (0..64).filter_map(|i| all.iter().find(|c| c.index() == i));
+        in_order.map(ToString::to_string).collect()
     };
     json!({
         "ociVersionMin": SPEC_MINIMUM,

@@ -153,7 +153,7 @@ impl Rules {
     }
 
     /// What differs from the default, in the order of the rules.
-    fn exceptions(&self) -> Result<Vec<(Devices, u8)>, (usize, String)> {
+    pub(super) fn exceptions(&self) -> Result<Vec<(Devices, u8)>, (usize, String)> {
         let mut list: Vec<(Devices, u8)> = Vec::new();
         let mut places: HashMap<Devices, usize> = HashMap::with_capacity(self.list.len());
         for rule in &self.list {

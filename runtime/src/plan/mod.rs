@@ -30,7 +30,7 @@ pub struct Check {
 }
 
 /// A generated document can have the same fault 20,000 times, and each place is looked up in the text.
-const MOST: usize = 20;
+pub const MOST: usize = 20;
 
 fn add(list: &mut Vec<Error>, more: &mut usize, e: Error) {
     if list.len() < MOST {

@@ -167,6 +167,17 @@ fn target(m: &config::Mount, out: &Mount, field: &str, check: &mut Check) {
     }
 }
 
+/// cgroup_v2 of the kernel's documentation, "Mounting".
+const CGROUP2_OPTIONS: [&str; 7] = [
+    "nsdelegate",
+    "favordynmods",
+    "nofavordynmods",
+    "memory_localevents",
+    "memory_recursiveprot",
+    "memory_hugetlb_accounting",
+    "pids_localevents",
+];
+
 fn kind(out: &mut Mount, m: &config::Mount, field: &str, options: &Options, check: &mut Check) -> Option<()> {
     match &out.kind {
         Kind::Bind { .. } => {
@@ -215,7 +226,9 @@ fn kind(out: &mut Mount, m: &config::Mount, field: &str, options: &Options, chec
         );
     }
     if matches!(out.kind, Kind::Cgroup(_)) {
-        for (name, _) in out.data.iter().filter(|(name, _)| !is_super(name)) {
+        // Options of cgroup2's superblock, which the host has set: engines repeat them (containerd for privileged pods).
+        let hosts = |name: &str| is_super(name) || CGROUP2_OPTIONS.contains(&name);
+        for (name, _) in out.data.iter().filter(|(name, _)| !hosts(name)) {
             check
                 .bad(format!("{field}.options"), format!("{name:?}: the host's cgroups are bound, with no option"));
         }

@@ -99,8 +99,11 @@ pub(super) fn make(linux: &Linux, facts: &Facts, check: &mut Check) -> Namespace
             Some(path) => join(&mut out, *flag, path, &field, facts, check),
         }
     }
-    let order = |flag: i32| KINDS.iter().position(|k| k.2 == flag);
-    out.join.sort_by_key(|j| order(j.flag));
+    // In the order in which they have to be joined; of each kind there is one at most.
+    let mut given = std::mem::take(&mut out.join);
+    for (_, _, flag) in KINDS {
+        out.join.extend(given.iter().position(|j| j.flag == flag).map(|i| given.swap_remove(i)));
+    }
     let no_way_back =
         |j: &Join| j.flag == libc::CLONE_NEWUSER || (!facts.initial_userns && j.flag != libc::CLONE_NEWNS);
     if out.join.iter().any(no_way_back) {

@@ -258,7 +258,7 @@ pub fn limits(writes: &[Write], cpu: (Option<u64>, u64)) -> Vec<(&'static str, V
             // systemd 252: the weight "idle", and back to the default unless a weight follows.
             "cpu.idle" => match number("cpu.idle", v) {
                 Some(1) => out.push(("CPUWeight", Value::U64(0))),
-                Some(0) if !writes.iter().any(|w| w.file == "cpu.weight") => {
+                Some(0) if !writes.iter().any(|w| matches!(w.file.as_str(), "cpu.weight" | "cpu.shares")) => {
                     out.push(("CPUWeight", Value::U64(100)));
                 }
                 _ => {}
@@ -331,22 +331,26 @@ fn bits(text: &str) -> Option<Value> {
     Some(Value::bytes(&bytes))
 }
 
-/// The device rules as systemd keeps them. It knows only lists of what is allowed: it is told all that some rule allows,
-/// and our own rules, which hold as well, take from it. Where the document starts from "all allowed" systemd is told
+/// The device rules as systemd keeps them. It knows only lists of what is allowed. On v1 it writes the same files as we do,
+/// whenever it likes: it is told what is left when all rules are applied, which such a host can hold. Where only order can
+/// say it (v2), it is told all that some rule allows, and our own rules, which hold as well, take from it. Where the
+/// document starts from "all allowed" systemd is told
 /// nothing, and our own rules hold alone. `group` names a major number (proc_devices).
 pub fn devices(rules: &Rules, group: impl Fn(u8, u32) -> Option<String>) -> Vec<(&'static str, Value)> {
     if rules.default_allow {
         return vec![("DevicePolicy", Value::str("auto"))];
     }
-    let entries = rules.list.iter().filter(|r| r.allow).filter_map(|r| {
-        let class = if r.kind == b'c' { "char" } else { "block" };
-        let node = match (r.major, r.minor) {
+    let allowed = rules.list.iter().filter(|r| r.allow).map(|r| ((r.kind, r.major, r.minor), r.access));
+    let list = rules.exceptions().unwrap_or_else(|_| allowed.collect());
+    let entries = list.into_iter().filter_map(|((kind, major, minor), bits)| {
+        let class = if kind == b'c' { "char" } else { "block" };
+        let node = match (major, minor) {
             (Some(major), Some(minor)) => format!("/dev/{class}/{major}:{minor}"),
-            (Some(major), None) => format!("{class}-{}", group(r.kind, major)?),
+            (Some(major), None) => format!("{class}-{}", group(kind, major)?),
             (None, None) => format!("{class}-*"),
             (None, Some(_)) => return None,
         };
-        let access = [(READ, 'r'), (WRITE, 'w'), (MKNOD, 'm')].iter().filter(|(bit, _)| r.access & bit != 0);
+        let access = [(READ, 'r'), (WRITE, 'w'), (MKNOD, 'm')].iter().filter(|(bit, _)| bits & bit != 0);
         Some(Value::Struct(vec![Value::Str(node), Value::Str(access.map(|(_, c)| c).collect())]))
     });
     let entries: Vec<Value> = entries.collect();
@@ -447,6 +451,32 @@ mod tests {
         assert_eq!(number("pids.max", "1K"), None);
     }
 
+    /// A deny behind an allow for the same device is no longer in what systemd is told.
+    #[test]
+    fn devices_are_what_is_left() {
+        let rule = |allow, major, minor, access| super::super::device_rules::Rule {
+            allow,
+            kind: b'c',
+            major,
+            minor,
+            access,
+            index: Some(0),
+        };
+        let told = |list: &[super::super::device_rules::Rule]| {
+            let told = devices(&super::super::device_rules::effective(list), |_, _| None);
+            let Value::Array(_, entries) = told.into_iter().nth(1).unwrap().1 else { panic!("no list") };
+            entries
+        };
+        let entry = |node: &str, access: &str| Value::Struct(vec![Value::str(node), Value::str(access)]);
+        let list = told(&[rule(true, Some(10), Some(229), 6), rule(false, Some(10), Some(229), WRITE)]);
+        assert!(list.contains(&entry("/dev/char/10:229", "r")), "{list:?}");
+        let list = told(&[rule(false, Some(10), Some(200), 7)]);
+        assert!(!list.iter().any(|e| format!("{e:?}").contains("10:200")), "{list:?}");
+        // Only order can say this: all that some rule allows.
+        let list = told(&[rule(true, None, None, 7), rule(false, Some(1), Some(5), 7)]);
+        assert!(list.contains(&entry("char-*", "rwm")), "{list:?}");
+    }
+
     #[test]
     fn limits_are_told_twice() {
         let write = |file: &str, value: &str| Write {
@@ -467,6 +497,7 @@ mod tests {
         assert_eq!(limits(&[write("memory.high", "16M")], (None, 1)), [("MemoryHigh", Value::U64(16 << 20))]);
         assert_eq!(limits(&[write("cpu.idle", "0")], (None, 1)), [("CPUWeight", Value::U64(100))]);
         assert_eq!(limits(&[write("cpu.idle", "0"), write("cpu.weight", "7")], (None, 1)).len(), 1);
+        assert_eq!(limits(&[write("cpu.idle", "0"), write("cpu.shares", "512")], (None, 1)).len(), 1);
         assert_eq!(rate("50000", (None, 100_000)), Value::U64(500_000));
         assert_eq!(rate("18446744073709551614 1000", (None, 1)), Value::U64(u64::MAX));
         let io = limits(&[write("io.max", "8:0 rbps=7 wiops=max"), write("io.max", "8:16 rbps=9")], (None, 1));

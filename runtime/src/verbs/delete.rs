@@ -23,9 +23,13 @@ pub fn main(env: &mut Env) -> Result<i32> {
         Err(e) if !force => return Err(e),
         Err(_) => {
             let (state, unproven) = guess(&entry);
+            // Without its record nobody would find it again.
+            if let Some(e) = unproven {
+                return Err(e);
+            }
             let problems = undo::container(&state, None);
             entry.remove()?;
-            return problems.into_iter().chain(unproven).next().map_or(Ok(0), Err);
+            return problems.into_iter().next().map_or(Ok(0), Err);
         }
     };
     match status {
@@ -69,7 +73,8 @@ fn end_at_once(env: &Env) {
 fn guess(entry: &Entry) -> (State, Option<Error>) {
     let mut state = State { id: entry.id.clone(), ..State::default() };
     let text = entry.read("config.json").unwrap_or_default();
-    let Ok(spec) = serde_json::from_slice::<crate::oci::config::Spec>(&text) else {
+    let text = crate::text::from_bytes(&text);
+    let Ok(spec) = serde_json::from_slice::<crate::oci::config::Spec>(text.as_bytes()) else {
         return (state, None);
     };
     let root = spec.root.as_ref().map_or("", |r| r.path.as_str());
@@ -83,8 +88,13 @@ fn guess(entry: &Entry) -> (State, Option<Error>) {
     let Some(paths) = paths.filter(|paths| paths.iter().all(|p| is_named_after(p, &entry.id))) else {
         return (state, None);
     };
-    let pids = Group::open(&paths).pids();
-    let strangers = pids.iter().filter(|pid| !root.as_ref().is_some_and(|root| lives_in(**pid, root))).count();
+    let group = Group::open(&paths);
+    let mut strangers = group.pids();
+    strangers.retain(|pid| !root.as_ref().is_some_and(|root| lives_in(*pid, root)));
+    // One that has ended meanwhile says nothing.
+    let left = group.pids();
+    strangers.retain(|pid| left.contains(pid));
+    let strangers = strangers.len();
     if strangers > 0 {
         let what = format!(
             "its record is damaged, and {strangers} process(es) in {} are not provably the container's: left alone",

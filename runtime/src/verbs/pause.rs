@@ -19,10 +19,15 @@ pub fn resume(env: &mut Env) -> Result<i32> {
     if status != Status::Paused && !crate::host::cgroup::is_frozen(&state.cgroups) {
         return Err(Error::new(Kind::Status, format!("container not paused: it is {}", status.name())));
     }
-    if let Some(unit) = &state.systemd_unit {
-        // `systemctl freeze`: systemd's own view must not stay behind.
-        crate::host::cgroup::systemd::thaw(unit)?;
+    // `systemctl freeze`: systemd's own view must not stay behind. What only we froze needs nobody else.
+    let told = state.systemd_unit.as_ref().map_or(Ok(()), crate::host::cgroup::systemd::thaw);
+    let group = Group::open(&state.cgroups);
+    let group = if group.dirs.is_empty() { Group::open_all(&state.cgroups)? } else { group };
+    group.freeze(false)?;
+    match told {
+        Err(e) if crate::host::cgroup::is_frozen(&state.cgroups) => return Err(e),
+        Err(e) => env.log.warn(e.to_string()),
+        Ok(()) => {}
     }
-    Group::open_all(&state.cgroups)?.freeze(false)?;
     Ok(0)
 }

@@ -81,6 +81,11 @@ fn target(env: &Env) -> Result<(String, String)> {
         .chars()
         .map(|c| if c.is_ascii_alphanumeric() || "_+-.".contains(c) { c } else { '-' })
         .collect();
+    // No id begins with a dot.
+    let name = match name.trim_start_matches('.') {
+        "" => "bundle",
+        name => name,
+    };
     // Unique enough for a person's terminal; a clash is an error, not a mix-up.
     let nanos =
         std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().subsec_nanos();

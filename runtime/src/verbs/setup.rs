@@ -53,10 +53,14 @@ pub fn main(env: &mut Env) -> Result<i32> {
 }
 
 /// A file that was not there: what an earlier try left is removed, and what somebody puts there meanwhile is an error.
-fn write_new(file: &Path, bytes: impl AsRef<[u8]>) -> Result<()> {
+///
+/// `like`: whose mode it has from the beginning, as it may hold secrets.
+fn write_new(file: &Path, bytes: impl AsRef<[u8]>, like: &Path) -> Result<()> {
     use std::io::Write;
+    use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
     let _ = std::fs::remove_file(file);
-    let made = std::fs::OpenOptions::new().write(true).create_new(true).open(file);
+    let mode = std::fs::metadata(like).map_or(0o644, |m| m.permissions().mode() & 0o777);
+    let made = std::fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(file);
     made.and_then(|mut f| f.write_all(bytes.as_ref())).call(|| format!("open({}, O_CREAT|O_EXCL)", file.display()))
 }
 
@@ -138,7 +142,7 @@ impl Target {
         // In a directory that nobody else can enter: in a shared one another user could wait with a symlink.
         let dir = nix::unistd::mkdtemp(&std::env::temp_dir().join("conex-setup-XXXXXX")).call(|| "mkdtemp")?;
         let copy = dir.join("config.toml");
-        let answer = write_new(&copy, text)
+        let answer = write_new(&copy, text, &self.file)
             .map(|()| Command::new("containerd").arg("--config").arg(&copy).args(["config", "dump"]).output());
         let _ = std::fs::remove_dir_all(&dir);
         let answer = answer?;
@@ -169,7 +173,7 @@ impl Target {
         if let (Some(_), false) = (before, undo) {
             let (text, mode) = (std::fs::read(&file), std::fs::metadata(&file).map(|m| m.permissions()));
             let text = text.call(|| format!("read({})", file.display()))?;
-            write_new(&backup, &text)?;
+            write_new(&backup, &text, &file)?;
             let _ = mode.and_then(|mode| std::fs::set_permissions(&backup, mode));
         }
         match after {
@@ -179,7 +183,7 @@ impl Target {
                     std::fs::create_dir_all(dir).call(|| format!("mkdir({})", dir.display()))?;
                 }
                 let fresh = beside(".conex-new");
-                write_new(&fresh, text)?;
+                write_new(&fresh, text, &file)?;
                 if let Ok(old) = std::fs::metadata(&file) {
                     let _ = std::fs::set_permissions(&fresh, old.permissions());
                 }
