@@ -363,3 +363,41 @@ fn a_create_that_fails_gives_a_cgroup_its_limits_back() {
         assert_eq!(list, ["50\n", "67108864\n", if v2() { "" } else { "a *:* rwm\n" }]);
     }
 }
+
+/// Without a cgroup namespace /proc/self/cgroup is a path in the whole tree, and so the whole tree is to be seen.
+#[test]
+fn the_whole_tree_without_a_cgroup_namespace() {
+    let name = "the_whole_tree_without_a_cgroup_namespace";
+    let mut b = Box::sh("p=$(sed -n s,^0::,,p /proc/self/cgroup); cat /sys/fs/cgroup$p/cgroup.procs | wc -l; ls /sys/fs/cgroup/cgroup.procs; (mkdir /sys/fs/cgroup/x) 2>/dev/null || echo ro");
+    if !v2() {
+        return skip(name, "a pure cgroup v2 host");
+    }
+    b.drop_namespace("cgroup");
+    b.push("mounts", json!({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": ["nosuid", "noexec", "nodev", "ro"]}));
+    // The options of the host's superblock are the host's, however often it is shown.
+    let host = || {
+        let text = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let line = text.lines().find(|l| l.contains(" /sys/fs/cgroup ")).unwrap_or_default();
+        line.rsplit(' ').next().unwrap().to_string()
+    };
+    let before = host();
+    let mut options = vec!["nosuid", "noexec", "nodev", "ro"];
+    let many = if is_conex() { 4 } else { 1 };
+    for (kind, more) in
+        [("cgroup", ""), ("cgroup", "nsdelegate"), ("cgroup", "rro"), ("cgroup2", "")].iter().take(many)
+    {
+        options.truncate(4);
+        options.extend(Some(*more).filter(|o| !o.is_empty()));
+        *b.at("mounts") = json!([
+            {"destination": "/proc", "type": "proc", "source": "proc"},
+            {"destination": "/sys", "type": "sysfs", "source": "sysfs", "options": ["ro"]},
+            {"destination": "/sys/fs/cgroup", "type": kind, "source": "cgroup", "options": options},
+        ]);
+        let out = b.run().ok().out;
+        let processes: u32 = out.lines().next().unwrap().parse().unwrap();
+        assert!(processes >= 1 && out.ends_with("/sys/fs/cgroup/cgroup.procs\nro\n"), "{kind} {more}: {out}");
+        if is_conex() {
+            assert_eq!(host(), before, "{kind} {more}");
+        }
+    }
+}

@@ -65,7 +65,7 @@ fn attempt(exec: &Exec, group: &Group, born: bool) -> Result<Container> {
     let step = "joining the container";
     // Killed between its clone and its word (the container's memory limit holds for it), it leaves a clone that waits: the
     // end of our side ends it.
-    let mut freezer = super::Freezer::of(Some(group).filter(|_| !exec.ignore_paused));
+    let mut freezer = super::freezer::Freezer::of(Some(group).filter(|_| !exec.ignore_paused));
     let hopped = match ours.ready(pidfd.as_fd(), &mut || freezer.look()) {
         Ok(true) => ours.expect(step, |m| match m {
             Message::Hopped(pidfd) => Ok(pidfd),

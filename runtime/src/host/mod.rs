@@ -4,6 +4,7 @@ pub mod cgroup;
 pub mod exec;
 pub mod facts;
 pub mod foreground;
+pub mod freezer;
 pub mod hooks;
 pub mod listener;
 mod netdev;
@@ -32,7 +33,6 @@ use nix::sys::stat::Mode;
 use nix::unistd::Pid;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
-use std::time::{Duration, Instant};
 
 /// A container whose init waits behind `Created`.
 pub struct Container {
@@ -57,42 +57,15 @@ impl Container {
     /// The next message. While none comes, a freezer is looked for: who is frozen says nothing.
     ///
     /// # Errors
-    /// It has been frozen for [`FROZEN`], and by whom.
+    /// It has been frozen for too long, and by whom.
     pub fn next(&self, group: Option<&Group>) -> Result<Option<Message>> {
-        let mut freezer = Freezer::of(group);
+        let mut freezer = freezer::Freezer::of(group);
         while group.is_some() && !self.sync.waiting(1000)? {
             freezer.look()?;
         }
         self.sync.receive()
     }
 }
-
-/// Looks whether the cgroup of somebody that is waited for is frozen.
-pub(crate) struct Freezer<'a> {
-    group: Option<&'a Group>,
-    since: Option<Instant>,
-}
-
-impl<'a> Freezer<'a> {
-    /// `None`: whoever it is may be frozen.
-    pub(crate) fn of(group: Option<&'a Group>) -> Freezer<'a> {
-        Freezer { group, since: None }
-    }
-
-    /// # Errors
-    /// It has been frozen for [`FROZEN`], and by whom.
-    pub(crate) fn look(&mut self) -> Result<()> {
-        match self.group.map_or(Ok(()), Group::check_thawed) {
-            Ok(()) => self.since = None,
-            Err(e) if self.since.get_or_insert_with(Instant::now).elapsed() > FROZEN => return Err(e),
-            Err(_) => {}
-        }
-        Ok(())
-    }
-}
-
-/// How long a container that is being made may stay frozen: somebody may pause and resume all of a slice.
-const FROZEN: Duration = Duration::from_secs(10);
 
 use spawn::spawn;
 pub(crate) use spawn::{clone_into, new_time};
