@@ -35,6 +35,8 @@ pub struct Process {
     pub exit: Cell<Option<Exit>>,
     /// Its end, as soon as it is seen: others may have to be told first.
     pub reaped: Cell<Option<Exit>>,
+    /// Its start failed, or it was deleted before: there will be no process.
+    pub never: Cell<bool>,
     pub changed: Notify,
     pub io: RefCell<Rc<Io>>,
 }
@@ -50,6 +52,7 @@ impl Process {
             start_time: Cell::new(0),
             exit: Cell::new(None),
             reaped: Cell::new(None),
+            never: Cell::new(false),
             changed: Notify::new(),
             io: RefCell::default(),
         }
@@ -73,6 +76,20 @@ impl Process {
             }
             self.changed.notified().await;
         }
+    }
+
+    /// Its end, or `None` once it is clear that it can never come to be.
+    pub async fn outcome(&self) -> Option<Exit> {
+        while self.exit.get().is_none() && !self.never.get() {
+            self.changed.notified().await;
+        }
+        self.exit.get()
+    }
+
+    /// Whoever waits for it is answered.
+    pub fn give_up(&self) {
+        self.never.set(true);
+        self.changed.notify_waiters();
     }
 
     /// Until the runtime is done with it.

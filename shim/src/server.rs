@@ -15,8 +15,12 @@ use std::rc::Rc;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Notify;
 
-/// Requests of one connection that may be unanswered at a time; then nothing more is read from it.
-const MAX_PENDING: usize = 1024;
+/// Requests of one connection that may be unanswered at a time; more are refused. Not read any more, it would be lost for
+/// good: what would free it could not be asked for.
+const MAX_PENDING: usize = 16384;
+
+/// Answers that may wait for a client that does not read. Until it does, nothing is read from it either.
+const MAX_OUTPUT: usize = MAX_MESSAGE;
 
 pub struct Connection {
     pub stream: UnixStream,
@@ -26,6 +30,8 @@ pub struct Connection {
     pub skip: Cell<usize>,
     /// Unanswered requests by stream.
     pub pending: RefCell<BTreeMap<u32, Request>>,
+    /// Calls that only wait: nobody needs their answer when the client is gone.
+    waits: RefCell<BTreeMap<u32, tokio::task::AbortHandle>>,
     output: RefCell<Vec<u8>>,
     writing: Cell<bool>,
     answered: Notify,
@@ -75,6 +81,7 @@ pub fn add(
         input: RefCell::new(input),
         skip: Cell::new(skip),
         pending: RefCell::new(BTreeMap::new()),
+        waits: RefCell::default(),
         output: RefCell::default(),
         writing: Cell::new(false),
         answered: Notify::new(),
@@ -88,6 +95,7 @@ pub fn add(
         let end = read(&connection, &service).await;
         log::debug("connection closed", &[("reason", &end.to_string())]);
         service.connections.list.borrow_mut().retain(|c| !Rc::ptr_eq(c, &connection));
+        connection.waits.take().values().for_each(|task| task.abort());
     });
 }
 
@@ -104,13 +112,16 @@ fn same_user(stream: &UnixStream) -> Result<(), String> {
 async fn read(connection: &Rc<Connection>, service: &Rc<Service>) -> std::io::Error {
     loop {
         let paused = &service.connections.paused;
-        while connection.pending.borrow().len() >= MAX_PENDING {
+        while connection.output.borrow().len() > MAX_OUTPUT {
             connection.answered.notified().await;
         }
         while paused.get() {
             service.connections.resumed.notified().await;
         }
         take_frames(connection, service);
+        if connection.output.borrow().len() > MAX_OUTPUT {
+            continue;
+        }
         if let Err(e) = connection.stream.readable().await {
             return e;
         }
@@ -137,7 +148,7 @@ fn take_frames(connection: &Rc<Connection>, service: &Rc<Service>) {
             skip(connection, header);
             continue;
         }
-        if input.len() < HEADER + header.length || connection.pending.borrow().len() >= MAX_PENDING {
+        if input.len() < HEADER + header.length || connection.output.borrow().len() > MAX_OUTPUT {
             break;
         }
         let message: Vec<u8> = input.drain(..HEADER + header.length).skip(HEADER).collect();
@@ -156,6 +167,14 @@ fn take_frames(connection: &Rc<Connection>, service: &Rc<Service>) {
                 answer(connection, header.stream, Err(e));
             }
             Err(e) => answer(connection, header.stream, Err(status::invalid(format!("request: {e}")))),
+            _ if connection.pending.borrow().contains_key(&header.stream) => {
+                let e = status::invalid("StreamID cannot be re-used and must increment");
+                answer(connection, header.stream, Err(e));
+            }
+            _ if connection.pending.borrow().len() >= MAX_PENDING => {
+                let message = format!("{MAX_PENDING} calls of this connection are not answered yet");
+                answer(connection, header.stream, Err(Failure { code: status::RESOURCE_EXHAUSTED, message }));
+            }
             Ok(request) => begin(connection, service, header.stream, request),
         }
     }
@@ -179,14 +198,19 @@ fn skip(connection: &Rc<Connection>, header: Header) {
 
 fn begin(connection: &Rc<Connection>, service: &Rc<Service>, stream: u32, request: Request) {
     connection.pending.borrow_mut().insert(stream, request.clone());
+    let waits = matches!(request.method.as_str(), "Wait" | "WaitSandbox");
+    let whose = connection.clone();
     let (connection, service) = (connection.clone(), service.clone());
-    tokio::task::spawn_local(async move {
+    let task = tokio::task::spawn_local(async move {
         // The work goes on when the client has given up: half a create would be nobody's.
         let result = service.call(&request.service, &request.method, &request.payload).await;
         connection.pending.borrow_mut().remove(&stream);
+        connection.waits.borrow_mut().remove(&stream);
         answer(&connection, stream, result);
-        connection.answered.notify_one();
     });
+    if waits {
+        whose.waits.borrow_mut().insert(stream, task.abort_handle());
+    }
 }
 
 fn answer(connection: &Rc<Connection>, stream: u32, result: Result<Vec<u8>>) {

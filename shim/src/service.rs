@@ -27,6 +27,9 @@ pub struct Service {
     pub store: crate::store::Store,
 }
 
+/// `time.Time{}` of Go, the first of January of the year 1, in seconds since the epoch.
+const GO_ZERO: i64 = -62_135_596_800;
+
 /// A call at work.
 struct Busy<'a>(&'a Service);
 
@@ -122,8 +125,10 @@ impl Service {
 
     async fn wait(&self, r: WaitRequest) -> Result<Vec<u8>> {
         let process = self.container(&r.id)?.process(&r.exec_id)?;
-        let exit = process.ended().await;
-        Ok(encode(WaitResponse { exit_status: exit.status, exited_at: Some(timestamp(exit.at)) }))
+        // Of a process that never was, containerd's own shim says so: status 0 at Go's time zero.
+        let none = || (0, conex_proto::Timestamp { seconds: GO_ZERO, nanos: 0 });
+        let (exit_status, at) = process.outcome().await.map_or_else(none, |exit| (exit.status, timestamp(exit.at)));
+        Ok(encode(WaitResponse { exit_status, exited_at: Some(at) }))
     }
 
     fn state(&self, r: &StateRequest) -> Result<StateResponse> {

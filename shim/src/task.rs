@@ -244,6 +244,7 @@ impl Service {
         if c.init.exit.get().is_some() {
             return Err(status::precondition("container is stopped"));
         }
+        p.never.set(false);
         p.set(Stage::Starting);
         let spec = c.bundle.join(format!("{}.json", p.id));
         let pid_file = c.bundle.join(format!("{}.pid", p.id));
@@ -262,6 +263,7 @@ impl Service {
             p.io().close().await;
             *p.io.borrow_mut() = Rc::default();
             p.set(Stage::Added);
+            p.give_up();
             return Err(e);
         }
         let event =
@@ -280,7 +282,7 @@ impl Service {
         c.allow("exec")?;
         let spec = r.spec.ok_or_else(|| invalid("spec: missing"))?.value;
         let stdio = Stdio { stdin: r.stdin, stdout: r.stdout, stderr: r.stderr, terminal: r.terminal };
-        let process = Rc::new(Process::new(&r.exec_id, stdio, spec));
+        let process = Rc::new(Process::new(&r.exec_id, stdio, with_terminal(spec, r.terminal)));
         c.execs.borrow_mut().insert(r.exec_id.clone(), process);
         let event = events::TaskExecAdded { container_id: r.id, exec_id: r.exec_id };
         self.events.publish("/tasks/exec-added", "TaskExecAdded", &event);
@@ -298,6 +300,7 @@ impl Service {
         }
         p.io().close().await;
         c.execs.borrow_mut().remove(&r.exec_id);
+        p.give_up();
         Ok(answer(&p))
     }
 
@@ -323,6 +326,7 @@ impl Service {
         c.init.io().close().await;
         rootfs::unmount(&c.bundle.join("rootfs"));
         self.containers.borrow_mut().remove(&c.id);
+        c.execs.borrow().values().filter(|p| !p.is_alive()).for_each(|p| p.give_up());
         let response = answer(&c.init);
         let event = events::TaskDelete {
             container_id: c.id.clone(),
@@ -437,6 +441,18 @@ fn answer(p: &Process) -> DeleteResponse {
         exit_status: exit.map_or(0, |e| e.status),
         exited_at: exit.map(|e| crate::events::timestamp(e.at)),
     }
+}
+
+/// process.json with the terminal that the request asks for: the request decides, as with containerd's own shim. What is
+/// no document stays as it is, for the runtime to say why.
+fn with_terminal(spec: Vec<u8>, terminal: bool) -> Vec<u8> {
+    use serde_json::Value;
+    let Ok(Value::Object(mut document)) = serde_json::from_slice(&spec) else { return spec };
+    if document.get("terminal").and_then(Value::as_bool).unwrap_or(false) == terminal {
+        return spec;
+    }
+    document.insert("terminal".into(), terminal.into());
+    serde_json::to_vec(&document).unwrap_or(spec)
 }
 
 /// A file for root alone: a process document can hold secrets in its environment.

@@ -82,6 +82,8 @@ struct SavedProcess {
     start_time: u64,
     exit: Option<Exit>,
     reaped: Option<Exit>,
+    #[serde(default)]
+    never: bool,
     io: SavedIo,
 }
 
@@ -89,6 +91,8 @@ struct SavedProcess {
 struct SavedIo {
     streams: Vec<(String, RawFd, RawFd, Vec<u8>)>,
     stdin_hold: Option<RawFd>,
+    /// Readers on the FIFOs of output, for builds that do not open their own. Never with the keeper: they would look like
+    /// a client's.
     holds: Vec<RawFd>,
     console: Option<RawFd>,
     logger: Option<(i32, RawFd)>,
@@ -149,6 +153,12 @@ async fn quiet(service: &Service) -> Result<()> {
 /// The state, with the connections if this process itself goes on with them.
 pub fn save(service: &Service, listener: RawFd, connections: bool) -> Saved {
     let open = if connections { service.connections.open() } else { Vec::new() };
+    let mut containers: Vec<_> = service.containers.borrow().values().map(|c| container(c)).collect();
+    if !connections {
+        for c in &mut containers {
+            std::iter::once(&mut c.init).chain(&mut c.execs).for_each(|p| p.io.holds.clear());
+        }
+    }
     let connection = |c: &Rc<server::Connection>| SavedConnection {
         socket: c.stream.as_raw_fd(),
         input: c.input.borrow().clone(),
@@ -158,7 +168,7 @@ pub fn save(service: &Service, listener: RawFd, connections: bool) -> Saved {
     Saved {
         version: VERSION,
         listener,
-        containers: service.containers.borrow().values().map(|c| container(c)).collect(),
+        containers,
         connections: open.iter().map(connection).collect(),
         keeper: service.store.socket.get(),
         events: service.events.waiting().iter().map(Message::encode_to_vec).collect(),
@@ -192,7 +202,7 @@ fn process(p: &Process) -> SavedProcess {
     let saved = SavedIo {
         streams: streams.iter().filter_map(stream).collect(),
         stdin_hold: io.stdin_hold.borrow().as_ref().map(AsRawFd::as_raw_fd),
-        holds: io.holds.borrow().iter().map(AsRawFd::as_raw_fd).collect(),
+        holds: streams.iter().filter_map(|s| s.hold.borrow().as_ref().map(AsRawFd::as_raw_fd)).collect(),
         console: io.console.borrow().as_ref().map(|c| c.as_raw_fd()),
         logger: io.logger.borrow().as_ref().map(|l| (l.pid, l.pidfd.as_raw_fd())),
     };
@@ -205,6 +215,7 @@ fn process(p: &Process) -> SavedProcess {
         start_time: p.start_time.get(),
         exit: p.exit.get(),
         reaped: p.reaped.get(),
+        never: p.never.get(),
         io: saved,
     }
 }
@@ -345,11 +356,15 @@ fn rebuild(service: &Rc<Service>, c: SavedContainer) -> Result<Container> {
 fn alive_again(service: &Service, p: SavedProcess) -> Process {
     let own = |n: RawFd| -> OwnedFd { fd::adopt(n) };
     let io = Io::default();
+    // Each stream has a reader of its own before those that an earlier build left are closed.
+    let earlier: Vec<OwnedFd> = p.io.holds.into_iter().map(own).collect();
     for (name, from, to, pending) in p.io.streams {
-        io.streams.borrow_mut().push(Stream::begin(&name, own(from), own(to), pending));
+        let to = own(to);
+        let hold = crate::io::reader_of(&to);
+        io.streams.borrow_mut().push(Stream::begin(&name, own(from), to, hold, pending));
     }
+    drop(earlier);
     *io.stdin_hold.borrow_mut() = p.io.stdin_hold.map(own);
-    *io.holds.borrow_mut() = p.io.holds.into_iter().map(own).collect();
     *io.console.borrow_mut() = p.io.console.map(|n| Rc::new(own(n)));
     *io.logger.borrow_mut() = p.io.logger.map(|(pid, n)| {
         service.reaper.add(pid);
@@ -364,6 +379,7 @@ fn alive_again(service: &Service, p: SavedProcess) -> Process {
     out.start_time.set(p.start_time);
     out.exit.set(p.exit);
     out.reaped.set(p.reaped);
+    out.never.set(p.never);
     *out.io.borrow_mut() = Rc::new(io);
     out
 }

@@ -8,9 +8,11 @@ mod containerd;
 #[allow(dead_code)]
 mod harness;
 mod process;
+mod readers;
 mod rootfs;
 mod rpc;
 mod sandbox;
 mod stdio;
 mod upgrade;
+mod waits;
 mod wire;

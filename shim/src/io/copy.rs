@@ -7,6 +7,7 @@ use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 use std::cell::{Cell, RefCell};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
+use std::time::Duration;
 use tokio::io::Interest;
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
@@ -15,23 +16,30 @@ pub struct Stream {
     /// `stdin`, `stdout` or `stderr`.
     pub name: String,
     pub from: OwnedFd,
+    /// A reader on the client's FIFO: what is written while no client reads must not be lost, and nobody may get SIGPIPE.
+    /// It goes before the writer: then the kernel says whether a client is there.
+    pub hold: RefCell<Option<OwnedFd>>,
     /// Gone when the stream has ended: that is how its reader learns of it.
     pub to: RefCell<Option<OwnedFd>>,
     /// Read but not yet written; only where splice does not work.
     pub pending: RefCell<Vec<u8>>,
+    /// Every byte is with the client's FIFO.
+    delivered: Cell<bool>,
     done: Cell<bool>,
     ended: Notify,
     task: RefCell<Option<AbortHandle>>,
 }
 
 impl Stream {
-    /// Begins to copy, `pending` first.
-    pub fn begin(name: &str, from: OwnedFd, to: OwnedFd, pending: Vec<u8>) -> Rc<Stream> {
+    /// Begins to copy, `pending` first. `hold`: see [`Stream::hold`].
+    pub fn begin(name: &str, from: OwnedFd, to: OwnedFd, hold: Option<OwnedFd>, pending: Vec<u8>) -> Rc<Stream> {
         let stream = Rc::new(Stream {
             name: name.to_string(),
             from,
+            hold: RefCell::new(hold),
             to: RefCell::new(Some(to)),
             pending: RefCell::new(pending),
+            delivered: Cell::new(false),
             done: Cell::new(false),
             ended: Notify::new(),
             task: RefCell::default(),
@@ -40,14 +48,34 @@ impl Stream {
         let task = tokio::task::spawn_local(async move {
             // A stream that breaks is a stream that ends: the reason is the other side's.
             let _ = copied.copy().await;
+            copied.hand_over().await;
             copied.finish();
         });
         *stream.task.borrow_mut() = Some(task.abort_handle());
         stream
     }
 
+    /// Waits for a client that has not opened its end yet. If the last writer were closed before, its open(2) would wait
+    /// for another for ever (fifo(7)), and what it has not read would be gone with the last descriptor.
+    ///
+    /// Opening a FIFO for reading wakes nobody that polls its other end: hence the looks, at longer and longer intervals.
+    async fn hand_over(&self) {
+        if self.hold.borrow_mut().take().is_none() {
+            return;
+        }
+        self.delivered.set(true);
+        self.ended.notify_waiters();
+        let mut pause = Duration::from_millis(1);
+        // POLLERR: there is no reader (poll(2)).
+        while self.to.borrow().as_ref().is_some_and(|to| is_ready(to.as_fd(), PollFlags::empty())) {
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LOOK);
+        }
+    }
+
     fn finish(&self) {
         self.to.borrow_mut().take();
+        self.hold.borrow_mut().take();
         self.done.set(true);
         crate::store::touch();
         self.ended.notify_waiters();
@@ -64,10 +92,23 @@ impl Stream {
         self.done.get()
     }
 
-    pub async fn finished(&self) {
-        while !self.done.get() {
+    /// Until every byte is with the client, or in its FIFO.
+    pub async fn delivered(&self) {
+        while !self.done.get() && !self.delivered.get() {
             self.ended.notified().await;
         }
+    }
+
+    /// The process is deleted: one whose bytes wait for a client goes on for a while, all others end.
+    pub fn leave(self: &Rc<Self>, most: Duration) {
+        if !self.delivered.get() || self.done.get() {
+            return self.stop();
+        }
+        let stream = self.clone();
+        tokio::task::spawn_local(async move {
+            tokio::time::sleep(most).await;
+            stream.stop();
+        });
     }
 
     async fn copy(&self) -> std::io::Result<()> {
@@ -132,6 +173,9 @@ impl Stream {
         Ok(())
     }
 }
+
+/// The longest pause between two looks for a client.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// So much has gone through a stream that is full again: it comes faster than it goes, and somebody reads.
 const WIDE: usize = 1 << 20;

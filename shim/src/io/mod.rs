@@ -43,14 +43,14 @@ pub struct Io {
     /// A writer on the FIFO of stdin: without it, a client that goes away would end the container's input. CloseIO
     /// lets go of it.
     pub stdin_hold: RefCell<Option<OwnedFd>>,
-    /// Readers on the FIFOs of stdout and stderr: what is written while no client reads must not be lost, and nobody
-    /// may get SIGPIPE.
-    pub holds: RefCell<Vec<OwnedFd>>,
     pub console: RefCell<Option<Rc<OwnedFd>>>,
     pub logger: RefCell<Option<Logger>>,
     /// Streams that begin when the process is there: what a runtime that fails prints to them is no output of it.
-    later: RefCell<Vec<(&'static str, OwnedFd, OwnedFd)>>,
+    later: RefCell<Vec<Later>>,
 }
+
+/// Name, source, sink and [`Stream::hold`] of a stream.
+type Later = (&'static str, OwnedFd, OwnedFd, Option<OwnedFd>);
 
 /// Where output goes.
 pub enum Sink {
@@ -60,6 +60,9 @@ pub enum Sink {
     File(OwnedFd),
     Binary(String),
 }
+
+/// How long a deleted process's output waits for its client.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 const CLOEXEC: OFlag = OFlag::O_CLOEXEC;
 
@@ -123,18 +126,15 @@ impl Io {
         for (name, uri, end) in
             [("stdout", &stdio.stdout, &mut theirs.stdout), ("stderr", &stdio.stderr, &mut theirs.stderr)]
         {
-            let to = match sink(uri)? {
+            let (to, hold) = match sink(uri)? {
                 Sink::Null => continue,
                 Sink::Binary(_) => return Err(invalid("a logger takes both streams: it belongs to stdout")),
-                Sink::File(to) => to,
-                Sink::Fifo(to, hold) => {
-                    io.holds.borrow_mut().push(hold);
-                    to
-                }
+                Sink::File(to) => (to, None),
+                Sink::Fifo(to, hold) => (to, Some(hold)),
             };
             let (from, theirs) = pipe(owner)?;
             nonblocking(&from)?;
-            io.later.borrow_mut().push((name, from, to));
+            io.later.borrow_mut().push((name, from, to, hold));
             *end = Some(theirs);
         }
         Ok((io, theirs))
@@ -146,14 +146,14 @@ impl Io {
         *self.stdin_hold.borrow_mut() = Some(hold);
         let (theirs, to) = pipe(owner)?;
         nonblocking(&to)?;
-        self.later.borrow_mut().push(("stdin", from, to));
+        self.later.borrow_mut().push(("stdin", from, to, None));
         Ok(theirs)
     }
 
     /// The process is there.
     pub fn begin(&self) {
-        for (name, from, to) in self.later.take() {
-            self.streams.borrow_mut().push(Stream::begin(name, from, to, Vec::new()));
+        for (name, from, to, hold) in self.later.take() {
+            self.streams.borrow_mut().push(Stream::begin(name, from, to, hold, Vec::new()));
         }
     }
 
@@ -162,27 +162,24 @@ impl Io {
         nonblocking(&master)?;
         let master = Rc::new(master);
         let copy = || master.try_clone().call(|| "dup(console)".into());
-        let to = match sink(&stdio.stdout)? {
+        let (to, hold) = match sink(&stdio.stdout)? {
             // Nobody wants the output: it is read all the same, or the process would block.
-            Sink::Null => null()?,
-            Sink::File(to) => to,
-            Sink::Fifo(to, hold) => {
-                self.holds.borrow_mut().push(hold);
-                to
-            }
+            Sink::Null => (null()?, None),
+            Sink::File(to) => (to, None),
+            Sink::Fifo(to, hold) => (to, Some(hold)),
             Sink::Binary(uri) => {
                 let (out, to) = pipe(owner)?;
                 let (err, _) = pipe(owner)?;
                 *self.logger.borrow_mut() = Some(Logger::start(&uri, owner, out, err).await?);
                 nonblocking(&to)?;
-                to
+                (to, None)
             }
         };
-        self.streams.borrow_mut().push(Stream::begin("stdout", copy()?, to, Vec::new()));
+        self.streams.borrow_mut().push(Stream::begin("stdout", copy()?, to, hold, Vec::new()));
         if !stdio.stdin.is_empty() {
             let (from, hold) = fifo_input(&stdio.stdin)?;
             *self.stdin_hold.borrow_mut() = Some(hold);
-            self.streams.borrow_mut().push(Stream::begin("stdin", from, copy()?, Vec::new()));
+            self.streams.borrow_mut().push(Stream::begin("stdin", from, copy()?, None, Vec::new()));
         }
         *self.console.borrow_mut() = Some(master);
         Ok(())
@@ -196,21 +193,21 @@ impl Io {
         }
     }
 
-    /// Waits until all output is with the client, ten seconds at most: a process that went on in the background may
-    /// hold the other end for ever. Then everything is closed.
+    /// Waits until all output is with the client or in its FIFO, ten seconds at most: a process that went on in the
+    /// background may hold the other end for ever. Then everything is closed, but for what a client that has not opened
+    /// its end yet can still fetch.
     pub async fn close(&self) {
         self.ended();
         self.later.take();
         let streams = self.streams.take();
-        let _ = tokio::time::timeout(Duration::from_secs(10), async {
+        let _ = tokio::time::timeout(PATIENCE, async {
             for s in streams.iter().filter(|s| s.name != "stdin") {
-                s.finished().await;
+                s.delivered().await;
             }
         })
         .await;
-        streams.iter().for_each(|s| s.stop());
+        streams.iter().for_each(|s| s.leave(PATIENCE));
         self.console.borrow_mut().take();
-        self.holds.borrow_mut().clear();
         if let Some(logger) = self.logger.borrow_mut().take() {
             logger.end();
         }
@@ -223,6 +220,24 @@ fn fifo_input(path: &str) -> Result<(OwnedFd, OwnedFd)> {
     let from = open(path, OFlag::O_RDONLY | OFlag::O_NONBLOCK | CLOEXEC, Mode::empty()).call(failed)?;
     let hold = open(path, OFlag::O_WRONLY | OFlag::O_NONBLOCK | CLOEXEC, Mode::empty()).call(failed)?;
     Ok((from, hold))
+}
+
+/// A reader of its own on the FIFO that `to` writes to; none if it is anything else. A pipe without a name is the shim's
+/// and a logger's: the end of the logger must be felt.
+pub fn reader_of(to: &OwnedFd) -> Option<OwnedFd> {
+    let kind = nix::sys::stat::fstat(to).ok()?.st_mode & libc::S_IFMT;
+    // PIPEFS_MAGIC, include/uapi/linux/magic.h.
+    let unnamed = nix::sys::statfs::fstatfs(to).ok()?.filesystem_type().0 == 0x5049_5045;
+    if kind != libc::S_IFIFO || unnamed {
+        return None;
+    }
+    again(to, OFlag::O_RDONLY)
+}
+
+/// The same FIFO once more, also when its name is gone (proc_pid_fd(5)).
+pub fn again(fd: &OwnedFd, mode: OFlag) -> Option<OwnedFd> {
+    let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(fd));
+    open(path.as_str(), mode | OFlag::O_NONBLOCK | CLOEXEC, Mode::empty()).ok()
 }
 
 pub fn null() -> Result<OwnedFd> {
