@@ -278,6 +278,11 @@ impl Shim {
     }
 }
 
+/// How many a process has open.
+pub fn descriptors(pid: i32) -> usize {
+    std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count()
+}
+
 fn zombie(pid: i32) -> bool {
     conex::identity::proc_stat(pid).is_none_or(|s| s.0 == 'Z')
 }

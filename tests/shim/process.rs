@@ -10,10 +10,6 @@ fn script_file(path: &Path, text: &str) {
     executable(path, text.as_bytes());
 }
 
-fn descriptors(pid: i32) -> usize {
-    std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count()
-}
-
 #[test]
 fn parallel_execs_each_with_its_own_status() {
     let b = Box::sh("sleep 100");

@@ -31,10 +31,6 @@ fn random(state: &mut u64, n: u64) -> u64 {
     *state % n
 }
 
-fn descriptors(pid: i32) -> usize {
-    std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count()
-}
-
 /// The open comes at a random moment around a short process: before Exec, between the calls, after the process has ended.
 /// `CONEX_READERS` sets how many (400).
 #[test]

@@ -129,7 +129,7 @@ fn calls_go_with_their_connection() {
         let text = std::fs::read_to_string(format!("/proc/{}/statm", shim.pid(&b.id))).unwrap();
         text.split(' ').nth(1).unwrap().parse::<usize>().unwrap()
     };
-    let open = || std::fs::read_dir(format!("/proc/{}/fd", shim.pid(&b.id))).unwrap().count();
+    let open = || descriptors(shim.pid(&b.id));
     let idle = open();
     let round = || {
         for n in 0..40u32 {

@@ -231,13 +231,9 @@ pub fn reader_of(to: &OwnedFd) -> Option<OwnedFd> {
     if kind != libc::S_IFIFO || unnamed {
         return None;
     }
-    again(to, OFlag::O_RDONLY)
-}
-
-/// The same FIFO once more, also when its name is gone (proc_pid_fd(5)).
-pub fn again(fd: &OwnedFd, mode: OFlag) -> Option<OwnedFd> {
-    let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(fd));
-    open(path.as_str(), mode | OFlag::O_NONBLOCK | CLOEXEC, Mode::empty()).ok()
+    // The same FIFO once more, also when its name is gone (proc_pid_fd(5)).
+    let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(to));
+    open(path.as_str(), OFlag::O_RDONLY | OFlag::O_NONBLOCK | CLOEXEC, Mode::empty()).ok()
 }
 
 pub fn null() -> Result<OwnedFd> {
