@@ -59,7 +59,7 @@ bench: build forky bundles/shell/rootfs/bin/busybox ## conex, runc and crun agai
 	tests/bench.sh $(CACHE) $(OUT)
 
 proto: ## write the Rust types of proto/*.proto (needs protoc: protobuf-compiler)
-	@tests/packages.sh protobuf-compiler:/usr/bin/protoc
+	@tests/packages.sh protobuf-compiler:/usr/bin/protoc libprotobuf-dev:/usr/include/google/protobuf/any.proto
 	$(CARGO) run -p conex-proto --example generate -- proto/src/generated
 
 FUZZ_SECONDS ?= 600

@@ -33,6 +33,7 @@ pub mod containerd {
     }
 }
 package!(cri, "runtime.v1");
+package!(shim, "conex.shim.v1");
 package!(ttrpc, "ttrpc");
 package!(cgroups1, "io.containerd.cgroups.v1");
 package!(cgroups2, "io.containerd.cgroups.v2");

@@ -31,6 +31,8 @@ pub struct Container {
     pub oom: RefCell<Option<Watch>>,
     /// A checkpoint to start from.
     pub restore: Option<Restore>,
+    /// Bytes of init's output that wait for a reader, a stream.
+    pub output_buffer: u64,
 }
 
 /// What the shim needs of config.json.
@@ -85,9 +87,28 @@ impl Config {
         serde_json::from_str(&conex::text::from_bytes(&text)).call(|| path.display().to_string())
     }
 
+    /// How much output waits for a reader, in bytes a stream: as the annotation says, as the environment of containerd
+    /// says, or 16 MiB. 0: none, the process waits.
+    pub fn output_buffer(&self) -> u64 {
+        let said = self.annotations.get("dev.conex.output-buffer").cloned();
+        let said = said.or_else(|| std::env::var("CONEX_OUTPUT_BUFFER").ok());
+        said.and_then(|s| size(&s)).unwrap_or(16 << 20)
+    }
+
     pub fn shares_pid(&self) -> bool {
         !self.linux.namespaces.iter().any(|n| n.kind == "pid" && n.path.is_empty())
     }
+}
+
+/// A number of bytes, with K, M or G behind it for the powers of 1024; at most 1 GiB.
+fn size(text: &str) -> Option<u64> {
+    let text = text.trim();
+    let (digits, shift) = match text.strip_suffix(['K', 'M', 'G']) {
+        None => (text, 0),
+        Some(digits) => (digits, if text.ends_with('K') { 10 } else if text.ends_with('M') { 20 } else { 30 }),
+    };
+    let number: u64 = digits.parse().ok()?;
+    Some(number.checked_mul(1 << shift)?.min(1 << 30))
 }
 
 impl Container {

@@ -20,7 +20,9 @@ pub struct Publisher {
     /// containerd's ttrpc socket; empty for none.
     address: String,
     namespace: String,
-    waiting: RefCell<VecDeque<Envelope>>,
+    /// By their number, in order.
+    waiting: RefCell<VecDeque<(u64, Envelope)>>,
+    next: Cell<u64>,
     bytes: Cell<usize>,
     wake: Notify,
     taken: Notify,
@@ -33,6 +35,7 @@ impl Publisher {
             address: address.trim_start_matches("unix://").to_string(),
             namespace: namespace.to_string(),
             waiting: RefCell::default(),
+            next: Cell::new(0),
             bytes: Cell::new(0),
             wake: Notify::new(),
             taken: Notify::new(),
@@ -42,11 +45,16 @@ impl Publisher {
 
     /// Queues one event: its topic (`/tasks/exit`), its type (`TaskExit`), itself.
     pub fn publish(&self, topic: &str, kind: &str, event: &impl Message) {
+        self.publish_as(topic, &format!("containerd.events.{kind}"), event);
+    }
+
+    /// The same for an event of a type with this full name.
+    pub fn publish_as(&self, topic: &str, kind: &str, event: &impl Message) {
         let envelope = Envelope {
             timestamp: Some(timestamp(SystemTime::now())),
             namespace: self.namespace.clone(),
             topic: topic.to_string(),
-            event: Some(any(&format!("containerd.events.{kind}"), event)),
+            event: Some(any(kind, event)),
         };
         self.push(envelope);
     }
@@ -56,13 +64,16 @@ impl Publisher {
             return;
         }
         self.bytes.set(self.bytes.get() + envelope.encoded_len());
-        self.waiting.borrow_mut().push_back(envelope);
+        let number = self.next.get();
+        self.next.set(number + 1);
+        self.waiting.borrow_mut().push_back((number, envelope));
         self.bound();
+        crate::store::touch();
         self.wake.notify_one();
     }
 
     /// What has not been taken yet.
-    pub fn waiting(&self) -> Vec<Envelope> {
+    pub fn waiting(&self) -> Vec<(u64, Envelope)> {
         self.waiting.borrow().iter().cloned().collect()
     }
 
@@ -77,8 +88,8 @@ impl Publisher {
             // containerd asks for the state of every task when it comes back; exits and deletions are what it must
             // not miss.
             let vital = |e: &Envelope| matches!(e.topic.as_str(), "/tasks/exit" | "/tasks/delete");
-            let at = waiting.iter().position(|e| !vital(e)).unwrap_or(0);
-            let Some(lost) = waiting.remove(at) else { return };
+            let at = waiting.iter().position(|(_, e)| !vital(e)).unwrap_or(0);
+            let Some((_, lost)) = waiting.remove(at) else { return };
             self.bytes.set(self.bytes.get() - lost.encoded_len());
             log::warn("event dropped: containerd has been away for too long", &[("topic", &lost.topic)]);
         }
@@ -89,7 +100,7 @@ impl Publisher {
         let mut link = Link::default();
         let mut pause = Duration::from_millis(50);
         loop {
-            let Some(envelope) = self.waiting.borrow().front().cloned() else {
+            let Some((number, envelope)) = self.waiting.borrow().front().cloned() else {
                 self.wake.notified().await;
                 continue;
             };
@@ -104,10 +115,13 @@ impl Publisher {
                     pause = Duration::from_millis(50);
                     // It may have been dropped meanwhile.
                     let mut waiting = self.waiting.borrow_mut();
-                    if waiting.front() == Some(&envelope) {
+                    if waiting.front().is_some_and(|(n, _)| *n == number) {
                         waiting.pop_front();
                         self.bytes.set(self.bytes.get() - envelope.encoded_len());
                     }
+                    drop(waiting);
+                    // A server that takes over must not tell it again.
+                    crate::store::touch();
                     self.taken.notify_waiters();
                 }
                 Err(e) => {

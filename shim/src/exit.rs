@@ -85,6 +85,16 @@ impl Service {
     }
 }
 
-pub fn tell_oom(events: &Publisher, id: &str) {
+/// Watches for OOM kills, from `told` of them on; none without a memory controller.
+pub fn watch_oom(service: &Service, id: &str, cgroups: &[std::path::PathBuf], told: Option<u64>) -> Option<Watch> {
+    let (events, name) = (service.events.clone(), id.to_string());
+    let watch = Watch::begin(cgroups, told, move || tell_oom(&events, &name));
+    watch.unwrap_or_else(|e| {
+        log::warn("OOM kills of this container will not be told", &[("id", id), ("error", &e.message)]);
+        None
+    })
+}
+
+fn tell_oom(events: &Publisher, id: &str) {
     events.publish("/tasks/oom", "TaskOOM", &events::TaskOom { container_id: id.to_string() });
 }

@@ -1,12 +1,16 @@
 //! The keeper: a small parent of the server, for the day the server is killed.
 //!
-//! It holds a copy of every descriptor that the server needs (as systemd's fd store does) and the document that goes
-//! with them. When the server dies, its containers become the keeper's children, because it is a subreaper: it starts a
-//! server again, with the same socket, streams and state, and tells it of every child that it reaps. No pipe breaks and
-//! no exit status is lost.
+//! It holds a copy of every descriptor that the server needs (as systemd's fd store does) and the records that go with
+//! them, which it does not read. When the server dies, its containers become the keeper's children, because it is a
+//! subreaper: it starts a server again, with the same socket, streams and state, and tells it of every child that it
+//! reaps. No pipe breaks and no exit status is lost.
+//!
+//! The server tells changes only (`store`): records begin, go on, and are removed; a commit makes all of them count.
 
 use crate::args::Args;
+use crate::log;
 use crate::status::{unknown, Call, Result};
+use conex_proto::shim::{Document, Record};
 use conex_sys::fd;
 use nix::errno::Errno;
 use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
@@ -16,6 +20,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::socket::*;
 use nix::sys::wait::{waitpid, WaitPidFlag, WaitStatus};
 use nix::unistd::Pid;
+use prost::Message;
 use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
@@ -24,29 +29,43 @@ use std::time::{Duration, Instant, SystemTime};
 /// Names the server's end of the socket to its keeper.
 pub const KEEPER: &str = "_CONEX_SHIM_KEEPER";
 
-/// Kinds of messages: the first byte.
-pub const DOCUMENT: u8 = b'D';
-pub const DESCRIPTORS: u8 = b'F';
+/// Kinds of messages: the first byte. `BEGIN`, `MORE` and `REMOVE` name a key, `BEGIN` and `MORE` bring text and
+/// descriptors.
+pub const RESET: u8 = b'R';
+pub const BEGIN: u8 = b'B';
+pub const MORE: u8 = b'M';
+pub const REMOVE: u8 = b'D';
+/// With a number; the answer has it again, and how many records lack descriptors.
 pub const COMMIT: u8 = b'C';
+/// With the descriptors of namespaces; the answer is empty or an error's text.
+pub const ENTER: u8 = b'N';
+/// To the server: a child has ended.
+pub const EXIT: u8 = b'X';
 
-/// Where descriptors are kept: above every number that a server uses, so that they can be put back one by one.
-const HIGH: RawFd = 600;
+/// Descriptors of one message. The kernel takes 253 (SCM_MAX_FD).
+pub const DESCRIPTORS: usize = 250;
+
 const LISTENER: RawFd = 3;
 
-/// What the server has told, whole.
+/// One record of the server's.
 #[derive(Default)]
 struct Kept {
-    document: Option<OwnedFd>,
-    /// By the number they have in the server.
-    list: BTreeMap<RawFd, OwnedFd>,
+    text: Vec<u8>,
+    list: Vec<OwnedFd>,
+    /// Descriptors are missing: this process may have no more.
+    torn: bool,
 }
 
 struct Keeper {
     socket: OwnedFd,
     /// The end that servers get.
     theirs: OwnedFd,
-    kept: Kept,
-    next: Kept,
+    listener: OwnedFd,
+    kept: BTreeMap<String, Kept>,
+    /// Since the last commit; `None` for what is gone.
+    next: BTreeMap<String, Option<Kept>>,
+    /// The next commit replaces everything.
+    anew: bool,
     server: i32,
     starts: Vec<Instant>,
     /// The server has come as far as telling its state.
@@ -58,21 +77,24 @@ pub fn main(args: &Args) -> Result<()> {
     if !fd::is_open(LISTENER) {
         return Err(unknown("no listener as descriptor 3: the keeper is started by `start`"));
     }
-    let listener = fd::dup_above(LISTENER, HIGH).call(|| "dup(listener)".into())?;
-    drop(fd::adopt(LISTENER));
+    log::open(&std::env::current_dir().call(|| "getcwd".into())?, args.debug);
+    crate::limit::raise();
+    let listener = fd::adopt(LISTENER);
+    fd::set_cloexec(LISTENER).call(|| "fcntl(F_SETFD)".into())?;
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let (ours, theirs) =
         socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags).call(|| "socketpair".into())?;
     let mut keeper = Keeper {
         socket: ours,
-        theirs: fd::dup_above(theirs.as_raw_fd(), HIGH).call(|| "dup(socket)".into())?,
-        kept: Kept { document: None, list: BTreeMap::from([(LISTENER, listener)]) },
-        next: Kept::default(),
+        theirs,
+        listener,
+        kept: BTreeMap::new(),
+        next: BTreeMap::new(),
+        anew: false,
         server: 0,
         starts: Vec::new(),
         settled: true,
     };
-    drop(theirs);
     let mut signals = SigSet::empty();
     for s in [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
         signals.add(s);
@@ -95,8 +117,13 @@ pub fn main(args: &Args) -> Result<()> {
                 let _ = conex_sys::proc::kill(Pid::from_raw(keeper.server), info.ssi_signo as i32);
             }
         }
-        if !keeper.reap(args)? {
-            return Ok(());
+        match keeper.reap(args) {
+            Ok(true) => {}
+            Ok(false) => return Ok(()),
+            Err(e) => {
+                log::error(&format!("keeper: {}", e.message), &[]);
+                return Err(e);
+            }
         }
     }
 }
@@ -121,6 +148,10 @@ impl Keeper {
                 return Ok(false);
             }
             self.start(args)?;
+            let numbers = [pid.to_string(), status.to_string(), self.server.to_string(), self.kept.len().to_string()];
+            let names = ["pid", "status", "new", "records"];
+            let fields: Vec<_> = names.into_iter().zip(numbers.iter().map(String::as_str)).collect();
+            log::warn("the shim's server has ended: another one takes over", &fields);
         }
     }
 
@@ -129,67 +160,132 @@ impl Keeper {
         let at = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let text = format!("{pid} {status} {} {}", at.as_secs(), at.subsec_nanos());
         // The next server reads it if this one is gone: the socket stays.
-        let _ = send(self.socket.as_raw_fd(), text.as_bytes(), MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL);
+        self.say(EXIT, text.as_bytes());
+    }
+
+    fn say(&self, kind: u8, text: &[u8]) {
+        let message = [&[kind][..], text].concat();
+        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+        if let Err(e) = send(self.socket.as_raw_fd(), &message, flags) {
+            log::error("keeper: the server does not listen", &[("error", e.desc())]);
+        }
     }
 
     /// Takes one message; false if there is none.
     fn take(&mut self) -> bool {
-        let mut text = [0u8; 2048];
-        let mut space = nix::cmsg_space!([RawFd; 250]);
+        let mut text = [0u8; 4096];
+        let mut space = nix::cmsg_space!([RawFd; 253]);
         let mut iov = [std::io::IoSliceMut::new(&mut text)];
         let flags = MsgFlags::MSG_CMSG_CLOEXEC | MsgFlags::MSG_DONTWAIT;
         let Ok(message) = recvmsg::<()>(self.socket.as_raw_fd(), &mut iov, Some(&mut space), flags) else {
             return false;
         };
         let mut received = Vec::new();
+        // A list that is cut is none: which ones are missing cannot be told.
+        let torn = message.flags.contains(MsgFlags::MSG_CTRUNC);
         for control in message.cmsgs().into_iter().flatten() {
             if let ControlMessageOwned::ScmRights(list) = control {
                 received.extend(list.into_iter().map(fd::adopt));
             }
         }
         let bytes = message.bytes;
-        let high = |fd: OwnedFd| fd::dup_above(fd.as_raw_fd(), HIGH).ok();
-        match text.first().filter(|_| bytes > 0) {
-            Some(&DOCUMENT) => {
-                self.next = Kept { document: received.pop().and_then(high), ..Kept::default() };
+        let Some((kind, rest)) = text[..bytes].split_first() else { return false };
+        match *kind {
+            RESET => {
+                self.next.clear();
+                self.anew = true;
             }
-            Some(&DESCRIPTORS) => {
-                let numbers =
-                    text[1..bytes].chunks_exact(4).map(|n| RawFd::from_le_bytes([n[0], n[1], n[2], n[3]]));
-                for (number, fd) in numbers.zip(received) {
-                    self.next.list.extend(high(fd).map(|fd| (number, fd)));
-                }
+            COMMIT => self.commit(rest),
+            ENTER => {
+                let entered = received.iter().try_for_each(|n| conex_sys::proc::setns(n.as_fd(), 0));
+                self.say(ENTER, entered.err().map_or("", Errno::desc).as_bytes());
             }
-            Some(&COMMIT) => {
-                self.kept = std::mem::take(&mut self.next);
-                self.settled = true;
-            }
-            _ => return false,
+            _ => self.change(*kind, rest, received, torn),
         }
         true
     }
 
-    /// Starts a server with everything that is kept, each descriptor under its number.
+    fn change(&mut self, kind: u8, rest: &[u8], received: Vec<OwnedFd>, torn: bool) {
+        let Some((length, rest)) = rest.split_at_checked(2) else { return };
+        let length = usize::from(u16::from_le_bytes([length[0], length[1]]));
+        let Some((key, text)) = rest.split_at_checked(length) else { return };
+        let key = String::from_utf8_lossy(key).into_owned();
+        if kind == REMOVE {
+            self.next.insert(key, None);
+            return;
+        }
+        let entry = self.next.entry(key).or_default();
+        if kind == BEGIN {
+            *entry = Some(Kept::default());
+        }
+        let Some(record) = entry else { return };
+        record.text.extend_from_slice(text);
+        record.list.extend(received);
+        record.torn |= torn;
+        if record.torn {
+            record.list.clear();
+        }
+    }
+
+    fn commit(&mut self, number: &[u8]) {
+        if std::mem::take(&mut self.anew) {
+            self.kept.clear();
+        }
+        for (key, record) in std::mem::take(&mut self.next) {
+            match record {
+                Some(record) => drop(self.kept.insert(key, record)),
+                None => drop(self.kept.remove(&key)),
+            }
+        }
+        self.settled = true;
+        let torn = self.kept.values().filter(|r| r.torn).count() as u32;
+        self.say(COMMIT, &[number, &torn.to_le_bytes()[..]].concat());
+    }
+
+    /// What the next server goes on with. Its descriptors have the numbers that they have here: `dup2` of a number to
+    /// itself takes away close-on-exec (posix_spawn(3), glibc 2.29).
+    fn document(&self, actions: &mut PosixSpawnFileActions) -> Result<Option<OwnedFd>> {
+        if self.kept.is_empty() {
+            return Ok(None);
+        }
+        let mut records = Vec::new();
+        for (key, kept) in &self.kept {
+            let descriptors: Vec<RawFd> = kept.list.iter().map(AsRawFd::as_raw_fd).collect();
+            for n in &descriptors {
+                actions.add_dup2(*n, *n).call(|| "posix_spawn".into())?;
+            }
+            records.push(Record { key: key.clone(), text: kept.text.clone(), descriptors, torn: kept.torn });
+        }
+        let text = Document { version: crate::saved::VERSION, records }.encode_to_vec();
+        crate::runtime::input(&text).map(Some)
+    }
+
+    /// Starts a server with everything that is kept.
     fn start(&mut self, args: &Args) -> Result<()> {
         self.starts.retain(|at| at.elapsed() < Duration::from_secs(60));
         if self.starts.len() >= 5 {
             return Err(unknown("the server died five times in a minute"));
         }
         self.starts.push(Instant::now());
+        // What a server that is gone had begun to say does not count.
+        self.next.clear();
+        self.anew = false;
         let failed = || "posix_spawn".to_string();
         let mut actions = PosixSpawnFileActions::init().call(failed)?;
-        for (number, fd) in &self.kept.list {
-            actions.add_dup2(fd.as_raw_fd(), *number).call(failed)?;
-        }
-        let free = self.kept.list.keys().max().map_or(LISTENER, |n| *n) + 1;
-        actions.add_dup2(self.theirs.as_raw_fd(), free).call(failed)?;
         let c = |text: String| CString::new(text).call(|| "argument".into());
-        let mut env = vec![c(format!("{KEEPER}={free}"))?];
-        if let Some(document) = &self.kept.document {
-            // Each server reads it from its beginning.
-            nix::unistd::lseek(document, 0, nix::unistd::Whence::SeekSet).call(|| "lseek".into())?;
-            actions.add_dup2(document.as_raw_fd(), free + 1).call(failed)?;
-            env.push(c(format!("{}={}", crate::upgrade::RESUME, free + 1))?);
+        let mut env = vec![c(format!("{KEEPER}={}", self.theirs.as_raw_fd()))?];
+        let document = self.document(&mut actions)?;
+        let mut further = vec![self.theirs.as_raw_fd()];
+        match &document {
+            Some(document) => {
+                env.push(c(format!("{}={}", crate::upgrade::RESUME, document.as_raw_fd()))?);
+                further.push(document.as_raw_fd());
+            }
+            // The listener is in the document otherwise.
+            None => further.push(self.listener.as_raw_fd()),
+        }
+        for n in further {
+            actions.add_dup2(n, n).call(failed)?;
         }
         for (name, value) in std::env::vars_os() {
             env.push(c(format!("{}={}", name.to_string_lossy(), value.to_string_lossy()))?);

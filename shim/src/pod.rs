@@ -6,7 +6,7 @@ use conex_proto::cri::{NamespaceMode, NamespaceOption, PodSandboxConfig};
 use conex_proto::Any;
 use conex_sys::proc::{setns, unshare};
 use prost::Message;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 const POD: i32 = NamespaceMode::Pod as i32;
 const NODE: i32 = NamespaceMode::Node as i32;
@@ -23,7 +23,7 @@ pub fn config(options: Option<&Any>) -> Result<Option<PodSandboxConfig>> {
 ///
 /// # Errors
 /// What no shim without a process in the pod can give: a process namespace and a user namespace for all its containers.
-pub fn enter(config: Option<PodSandboxConfig>, netns: &str) -> Result<()> {
+pub fn enter(config: Option<PodSandboxConfig>, netns: &str) -> Result<Entered> {
     let asked = config.is_some();
     let config = config.unwrap_or_default();
     let linux = config.linux.unwrap_or_default();
@@ -36,19 +36,56 @@ pub fn enter(config: Option<PodSandboxConfig>, netns: &str) -> Result<()> {
     let uts = options.network != NODE;
     let ipc = options.ipc != NODE;
     let sysctls = checked(&linux.sysctls, network, ipc)?;
-    if network {
-        let file = std::fs::File::open(netns).call(|| format!("open({netns})"))?;
-        setns(file.as_fd(), libc::CLONE_NEWNET).call(|| format!("setns({netns}, CLONE_NEWNET)"))?;
+    let names: Vec<&str> =
+        [(network, "net"), (uts, "uts"), (ipc, "ipc")].into_iter().filter(|n| n.0).map(|n| n.1).collect();
+    let old = own_namespaces(&names)?;
+    let change = || {
+        if network {
+            let file = std::fs::File::open(netns).call(|| format!("open({netns})"))?;
+            setns(file.as_fd(), libc::CLONE_NEWNET).call(|| format!("setns({netns}, CLONE_NEWNET)"))?;
+        }
+        let own = if uts { libc::CLONE_NEWUTS } else { 0 } | if ipc { libc::CLONE_NEWIPC } else { 0 };
+        unshare(own).call(|| format!("unshare({own:#x})"))?;
+        if uts && !config.hostname.is_empty() {
+            nix::unistd::sethostname(&config.hostname).call(|| format!("sethostname({:?})", config.hostname))?;
+        }
+        for (path, value) in sysctls {
+            std::fs::write(&path, value).call(|| format!("linux.sysctls: write({path}, {value:?})"))?;
+        }
+        own_namespaces(&names)
+    };
+    match change() {
+        Ok(new) => Ok(Entered { old, new }),
+        Err(e) => {
+            Entered { old, new: Vec::new() }.undo();
+            Err(e)
+        }
     }
-    let own = if uts { libc::CLONE_NEWUTS } else { 0 } | if ipc { libc::CLONE_NEWIPC } else { 0 };
-    unshare(own).call(|| format!("unshare({own:#x})"))?;
-    if uts && !config.hostname.is_empty() {
-        nix::unistd::sethostname(&config.hostname).call(|| format!("sethostname({:?})", config.hostname))?;
+}
+
+/// The namespaces that a process has entered, and those that it was in before.
+pub struct Entered {
+    old: Vec<OwnedFd>,
+    pub new: Vec<OwnedFd>,
+}
+
+impl Entered {
+    /// Back to where it was: a create that fails half-way must not leave the next one in another pod's network.
+    pub fn undo(self) {
+        for fd in &self.old {
+            if let Err(e) = setns(fd.as_fd(), 0) {
+                crate::log::error("cannot leave a pod's namespace", &[("error", e.desc())]);
+            }
+        }
     }
-    for (path, value) in sysctls {
-        std::fs::write(&path, value).call(|| format!("linux.sysctls: write({path}, {value:?})"))?;
-    }
-    Ok(())
+}
+
+fn own_namespaces(names: &[&str]) -> Result<Vec<OwnedFd>> {
+    let open = |name: &&str| {
+        let path = format!("/proc/thread-self/ns/{name}");
+        std::fs::File::open(&path).map(OwnedFd::from).call(|| format!("open({path})"))
+    };
+    names.iter().map(open).collect()
 }
 
 fn refuse(options: &NamespaceOption) -> Result<()> {

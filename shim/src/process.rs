@@ -9,7 +9,7 @@ use std::rc::Rc;
 use tokio::sync::Notify;
 
 /// The life of a process, in this order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Stage {
     /// A name without a process: an exec before its start.
     Added,
@@ -20,12 +20,22 @@ pub enum Stage {
     Stopped,
 }
 
+impl Stage {
+    /// From its number in a record.
+    pub fn of(number: u32) -> Stage {
+        use Stage::*;
+        [Added, Created, Starting, Running].into_iter().find(|s| *s as u32 == number).unwrap_or(Stopped)
+    }
+}
+
 pub struct Process {
     /// The exec id; empty for init.
     pub id: String,
     pub stdio: Stdio,
-    /// process.json of an exec.
-    pub spec: Vec<u8>,
+    /// process.json of an exec, until it has started: there may be secrets in it.
+    pub spec: RefCell<Vec<u8>>,
+    /// The runtime that is at work for it, as in [`Process::start_time`]; 0 for none.
+    pub helper: Rc<Cell<(i32, u64)>>,
     pub stage: Cell<Stage>,
     /// 0 before there is one.
     pub pid: Cell<i32>,
@@ -46,7 +56,8 @@ impl Process {
         Process {
             id: id.to_string(),
             stdio,
-            spec,
+            spec: RefCell::new(spec),
+            helper: Rc::default(),
             stage: Cell::new(Stage::Added),
             pid: Cell::new(0),
             start_time: Cell::new(0),

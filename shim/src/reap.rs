@@ -17,11 +17,10 @@ use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 use tokio::sync::Notify;
 
-#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Exit {
     /// 128 + n for signal n.
     pub status: u32,
-    #[serde(with = "crate::upgrade::epoch")]
     pub at: SystemTime,
 }
 
@@ -41,6 +40,22 @@ pub struct Reaper {
     /// Ends that the keeper has seen.
     told: RefCell<HashMap<i32, Exit>>,
     heard: Notify,
+    /// Whoever looks for a child that is not known yet.
+    curious: Cell<u32>,
+}
+
+/// While it lives every end is remembered that the keeper tells of.
+pub struct Curious(Rc<Reaper>);
+
+impl Drop for Curious {
+    fn drop(&mut self) {
+        let reaper = &self.0;
+        reaper.curious.set(reaper.curious.get() - 1);
+        if reaper.curious.get() == 0 {
+            // What was nobody's: a later process can have its number.
+            reaper.told.borrow_mut().retain(|pid, _| reaper.known.borrow().contains(pid));
+        }
+    }
 }
 
 /// While it lives no unknown child is reaped.
@@ -84,10 +99,19 @@ impl Reaper {
     /// The keeper has reaped a process.
     pub fn foreign(&self, pid: i32, exit: Exit) {
         // Whatever else the keeper inherits is nobody's.
-        if self.known.borrow().contains(&pid) {
+        if self.curious.get() > 0 || self.known.borrow().contains(&pid) {
             self.told.borrow_mut().insert(pid, exit);
         }
         self.heard.notify_waiters();
+    }
+
+    pub fn curious(self: &Rc<Reaper>) -> Curious {
+        self.curious.set(self.curious.get() + 1);
+        Curious(self.clone())
+    }
+
+    pub fn has_told(&self, pid: i32) -> bool {
+        self.told.borrow().contains_key(&pid)
     }
 
     /// The end of a process that is gone already, as the keeper saw it; `None` if it does not say.

@@ -28,6 +28,8 @@ pub struct Streams {
     pub stdin: Option<OwnedFd>,
     pub stdout: Option<OwnedFd>,
     pub stderr: Option<OwnedFd>,
+    /// Where the runtime's number and start time are noted while it is at work.
+    pub helper: Option<Rc<Cell<(i32, u64)>>>,
 }
 
 thread_local! {
@@ -108,7 +110,7 @@ pub async fn execute(
     streams: Streams,
     limit: Option<Duration>,
 ) -> Result<(u32, String)> {
-    let capture = streams.stdout.is_none();
+    let (capture, helper) = (streams.stdout.is_none(), streams.helper);
     // A file in memory, not a pipe: nothing has to be read while the runtime runs.
     let mut output = std::fs::File::from(memfd_data("output").call(|| "memfd_create".into())?);
     let shared = || output.try_clone().map(Stdio::from);
@@ -119,12 +121,16 @@ pub async fn execute(
         command.stdout(streams.stdout.map_or_else(Stdio::null, Stdio::from));
         command.stderr(streams.stderr.map_or_else(Stdio::null, Stdio::from));
     }
-    let child = command.spawn().call(|| format!("exec({})", command.get_program().to_string_lossy()))?;
+    let child = spawn(&mut command).call(|| format!("exec({})", command.get_program().to_string_lossy()))?;
     // The parent's copies of what the container will write to must go before it is waited for.
     drop(command);
     let pid = child.id() as i32;
     reaper.add(pid);
     let (pidfd, killer) = (crate::reap::pidfd(pid)?, crate::reap::pidfd(pid)?);
+    if let Some(helper) = &helper {
+        helper.set((pid, conex::identity::proc_stat(pid).map_or(0, |s| s.1)));
+        crate::store::touch();
+    }
     let ended = reaper.wait(pid, pidfd);
     tokio::pin!(ended);
     let exit = match limit {
@@ -137,12 +143,20 @@ pub async fn execute(
             }
         },
     };
+    if let Some(helper) = &helper {
+        helper.set((0, 0));
+    }
     let mut text = String::new();
     if capture {
         let _ = output.rewind();
         let _ = Read::by_ref(&mut output).take(1 << 20).read_to_string(&mut text);
     }
     Ok((exit.status, text))
+}
+
+/// A child with the limit of descriptors that this program was given, not with the one it has.
+pub fn spawn(command: &mut Command) -> std::io::Result<std::process::Child> {
+    crate::limit::as_given(|| command.spawn())
 }
 
 /// Ours, from beside this program; a PATH without its directory must not matter.

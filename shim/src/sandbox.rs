@@ -21,30 +21,17 @@ pub struct Sandbox {
     changed: Notify,
 }
 
-/// What an upgrade carries over.
-#[derive(Default, serde::Serialize, serde::Deserialize)]
-pub struct Saved {
-    id: String,
-    started: bool,
-    created: Option<SystemTime>,
-    stopped: Option<SystemTime>,
-}
-
 impl Sandbox {
-    pub fn save(&self) -> Saved {
-        Saved {
-            id: self.id.borrow().clone(),
-            started: self.started.get(),
-            created: self.created.get(),
-            stopped: self.stopped.get(),
-        }
+    /// Id, whether it was started, when it was created and when it stopped.
+    pub fn save(&self) -> (String, bool, Option<SystemTime>, Option<SystemTime>) {
+        (self.id.borrow().clone(), self.started.get(), self.created.get(), self.stopped.get())
     }
 
-    pub fn resume(&self, saved: Saved) {
-        *self.id.borrow_mut() = saved.id;
-        self.started.set(saved.started);
-        self.created.set(saved.created);
-        self.stopped.set(saved.stopped);
+    pub fn resume(&self, id: String, started: bool, created: Option<SystemTime>, stopped: Option<SystemTime>) {
+        *self.id.borrow_mut() = id;
+        self.started.set(started);
+        self.created.set(created);
+        self.stopped.set(stopped);
     }
 
     /// Until ShutdownSandbox: a manager still asks a sandbox that has stopped, after its last container is deleted.
@@ -79,7 +66,7 @@ impl Service {
     pub async fn sandbox_call(self: &Rc<Self>, method: &str, payload: &[u8]) -> Result<Vec<u8>> {
         let s = &self.sandbox;
         if method == "CreateSandbox" {
-            return self.create_sandbox(&decode(payload)?).map(|()| Vec::new());
+            return self.create_sandbox(&decode(payload)?).await.map(|()| Vec::new());
         }
         // The first field of every request is the id.
         let id = decode::<SandboxRequest>(payload)?.sandbox_id;
@@ -91,7 +78,7 @@ impl Service {
                 }
                 s.started.set(true);
                 let created_at = s.created.get().map(timestamp);
-                StartSandboxResponse { pid: std::process::id(), created_at }.encode_to_vec()
+                StartSandboxResponse { pid: self.sandbox_pid(), created_at }.encode_to_vec()
             }
             "Platform" => {
                 let architecture = match std::env::consts::ARCH {
@@ -115,7 +102,7 @@ impl Service {
             }
             "SandboxStatus" => SandboxStatusResponse {
                 sandbox_id: id,
-                pid: std::process::id(),
+                pid: self.sandbox_pid(),
                 state: s.state().into(),
                 created_at: s.created.get().map(timestamp),
                 exited_at: s.stopped.get().map(timestamp),
@@ -144,12 +131,24 @@ impl Service {
         Ok(Some(Metric { timestamp: Some(timestamp(SystemTime::now())), id, data: Some(data) }))
     }
 
-    fn create_sandbox(&self, r: &CreateSandboxRequest) -> Result<()> {
+    /// The process whose namespaces are the pod's for good: the keeper, which servers come and go below.
+    fn sandbox_pid(&self) -> u32 {
+        match self.store.has_keeper() {
+            true => nix::unistd::getppid().as_raw() as u32,
+            false => std::process::id(),
+        }
+    }
+
+    async fn create_sandbox(&self, r: &CreateSandboxRequest) -> Result<()> {
         crate::args::check_name("sandbox id", &r.sandbox_id).map_err(status::invalid)?;
         if !self.sandbox.id.borrow().is_empty() {
             return Err(status::exists(format!("sandbox {}", self.sandbox.id.borrow())));
         }
-        crate::pod::enter(crate::pod::config(r.options.as_ref())?, &r.netns_path)?;
+        let entered = crate::pod::enter(crate::pod::config(r.options.as_ref())?, &r.netns_path)?;
+        if let Err(e) = crate::store::enter(self, &entered.new).await {
+            entered.undo();
+            return Err(e);
+        }
         *self.sandbox.id.borrow_mut() = r.sandbox_id.clone();
         self.sandbox.created.set(Some(SystemTime::now()));
         Ok(())

@@ -7,8 +7,9 @@ use crate::server;
 use crate::service::Service;
 use crate::status::{Call, Result};
 use crate::{dump, log, store, upgrade};
+use conex_proto::shim::Record;
 use std::cell::RefCell;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixListener as StdListener;
 use std::rc::Rc;
 use std::time::Duration;
@@ -39,7 +40,7 @@ pub fn main(args: &Args) -> Result<()> {
     let bundle = std::env::current_dir().call(|| "getcwd".into())?;
     log::open(&bundle, args.debug);
     let saved = upgrade::inherited()?;
-    let number = saved.as_ref().map_or(LISTENER, |s| s.listener);
+    let number = saved.as_ref().map_or(LISTENER, |s| s.0);
     if !conex_sys::fd::is_open(number) {
         return Err(crate::status::unknown("no listener as descriptor 3: the server is started by `start`"));
     }
@@ -48,7 +49,7 @@ pub fn main(args: &Args) -> Result<()> {
     block_on(serve(args, listener, saved))?
 }
 
-async fn serve(args: &Args, listener: OwnedFd, saved: Option<upgrade::Saved>) -> Result<()> {
+async fn serve(args: &Args, listener: OwnedFd, saved: Option<(RawFd, Vec<Record>)>) -> Result<()> {
     let number = listener.as_raw_fd();
     let listener = StdListener::from(listener);
     listener.set_nonblocking(true).call(|| "fcntl(O_NONBLOCK)".into())?;
@@ -59,8 +60,8 @@ async fn serve(args: &Args, listener: OwnedFd, saved: Option<upgrade::Saved>) ->
     let sending = events.clone();
     tokio::task::spawn_local(async move { sending.run().await });
     let mut signals = Signals::new()?;
-    if let Some(saved) = saved {
-        upgrade::resume(&service, saved)?;
+    if let Some((_, records)) = saved {
+        crate::saved::resume(&service, records)?;
         upgrade::settled();
         service.reaper.strangers();
     }

@@ -12,6 +12,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::os::fd::AsFd;
 use std::rc::Rc;
+use std::time::Duration;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Notify;
 
@@ -63,7 +64,7 @@ pub async fn serve(listener: Rc<UnixListener>, service: Rc<Service>) {
             Err(e) => {
                 // Out of descriptors: a pause instead of a busy loop.
                 log::warn("accept", &[("error", &e.to_string())]);
-                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                tokio::time::sleep(Duration::from_millis(100)).await;
             }
         }
     }
@@ -202,11 +203,22 @@ fn begin(connection: &Rc<Connection>, service: &Rc<Service>, stream: u32, reques
     let whose = connection.clone();
     let (connection, service) = (connection.clone(), service.clone());
     let task = tokio::task::spawn_local(async move {
-        // The work goes on when the client has given up: half a create would be nobody's.
-        let result = service.call(&request.service, &request.method, &request.payload).await;
+        let call = service.call(&request.service, &request.method, &request.payload);
+        let mut call = std::pin::pin!(call);
+        let limit = Duration::from_nanos(u64::try_from(request.timeout_nano).unwrap_or(0));
+        let result = match limit.is_zero() {
+            true => Ok(call.as_mut().await),
+            false => tokio::time::timeout(limit, call.as_mut()).await,
+        };
         connection.pending.borrow_mut().remove(&stream);
         connection.waits.borrow_mut().remove(&stream);
-        answer(&connection, stream, result);
+        let late = result.is_err();
+        let expired = |_| Err(Failure { code: status::DEADLINE_EXCEEDED, message: "context deadline exceeded".into() });
+        answer(&connection, stream, result.unwrap_or_else(expired));
+        // The work goes on when the client has given up: half a create would be nobody's.
+        if late && !waits {
+            let _ = call.await;
+        }
     });
     if waits {
         whose.waits.borrow_mut().insert(stream, task.abort_handle());

@@ -12,6 +12,7 @@ pub type Result<T, E = Failure> = std::result::Result<T, E>;
 
 pub const UNKNOWN: i32 = 2;
 pub const INVALID_ARGUMENT: i32 = 3;
+pub const DEADLINE_EXCEEDED: i32 = 4;
 pub const NOT_FOUND: i32 = 5;
 pub const ALREADY_EXISTS: i32 = 6;
 pub const RESOURCE_EXHAUSTED: i32 = 8;

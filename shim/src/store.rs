@@ -1,14 +1,17 @@
 //! The server's side of its keeper: tells it what to keep, hears from it who has ended. See [`crate::keep`].
 
-use crate::keep::{COMMIT, DESCRIPTORS, DOCUMENT, KEEPER};
+use crate::keep::{self, KEEPER};
 use crate::log;
 use crate::reap::Exit;
 use crate::service::Service;
-use crate::status::{Call, Result};
-use crate::upgrade::Saved;
+use crate::status::{unknown, Call, Result};
+use conex_proto::shim::Record;
 use conex_sys::fd;
+use nix::errno::Errno;
 use nix::sys::socket::{recv, sendmsg, ControlMessage, MsgFlags};
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::rc::Rc;
 use std::time::Duration;
@@ -19,9 +22,31 @@ thread_local! {
     static CHANGED: Rc<Notify> = Rc::default();
 }
 
+/// The text of a record goes in parts of so many bytes: with the key they fit in what the keeper reads at a time.
+const PART: usize = 3 << 10;
+
+/// A keeper that takes longer to answer is told of in the log.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 #[derive(Default)]
 pub struct Store {
     pub socket: Cell<Option<RawFd>>,
+    /// What the keeper has, by key: its hash.
+    sent: RefCell<HashMap<String, u64>>,
+    /// It knows that what an earlier server said does not count any more.
+    begun: Cell<bool>,
+    /// Changes that were sent, and those that the keeper has confirmed.
+    commits: Cell<u32>,
+    confirmed: Cell<u32>,
+    /// Its answer to a call to enter namespaces.
+    entered: RefCell<Option<String>>,
+    heard: Notify,
+}
+
+impl Store {
+    pub fn has_keeper(&self) -> bool {
+        self.socket.get().is_some()
+    }
 }
 
 /// Something that the keeper has to know has changed; above all a descriptor that was closed: the end of a stream is
@@ -38,38 +63,106 @@ pub fn begin(service: &Rc<Service>, listener: RawFd) -> Result<()> {
     service.store.socket.set(Some(number));
     let socket = Rc::new(fd::adopt(number));
     let (hearing, from) = (service.clone(), socket.clone());
-    tokio::task::spawn_local(async move { hear(&hearing, &from).await });
+    tokio::task::spawn_local(async move {
+        hear(&hearing, &from).await;
+        hearing.store.socket.set(None);
+        hearing.store.heard.notify_waiters();
+        log::warn("no keeper any more: the containers do not outlive this process", &[]);
+    });
     let service = service.clone();
     tokio::task::spawn_local(async move {
         touch();
         let changed = CHANGED.with(Rc::clone);
-        loop {
+        while service.store.socket.get().is_some() {
             changed.notified().await;
             // Changes come in groups; one word for all of them.
             tokio::time::sleep(Duration::from_millis(1)).await;
-            while let Err(e) = tell(&socket, &crate::upgrade::save(&service, listener, false)) {
-                if e != nix::errno::Errno::EAGAIN {
-                    log::warn("no keeper any more", &[("error", e.desc())]);
-                    return;
+            while let Err(e) = tell(&service, &socket, listener) {
+                if e != Errno::EAGAIN {
+                    log::warn("the keeper cannot be told", &[("error", e.desc())]);
+                    break;
                 }
-                tokio::time::sleep(Duration::from_millis(10)).await;
+                tokio::time::sleep(Duration::from_millis(5)).await;
             }
+            watch_answer(&service);
         }
     });
     Ok(())
 }
 
-fn tell(socket: &OwnedFd, saved: &Saved) -> nix::Result<()> {
-    let text = serde_json::to_vec(saved).unwrap_or_default();
-    let document = crate::runtime::input(&text).map_err(|_| nix::errno::Errno::EMFILE)?;
-    put(socket, &[DOCUMENT], &[document.as_raw_fd()])?;
-    // SCM_RIGHTS takes 253 at a time.
-    for part in saved.descriptors().chunks(200) {
-        let mut bytes = vec![DESCRIPTORS];
-        bytes.extend(part.iter().flat_map(|n| n.to_le_bytes()));
-        put(socket, &bytes, part)?;
+/// Says in the log that the keeper does not answer.
+fn watch_answer(service: &Rc<Service>) {
+    let (service, number) = (service.clone(), service.store.commits.get());
+    tokio::task::spawn_local(async move {
+        tokio::time::sleep(PATIENCE).await;
+        let store = &service.store;
+        // A later change is another's to look at.
+        if store.confirmed.get() < number && store.commits.get() == number && store.socket.get().is_some() {
+            log::warn("the keeper has not answered for 10 seconds", &[]);
+        }
+    });
+}
+
+/// Sends what is not with the keeper yet, then the word that it is all. After an error it is tried again as a whole: what
+/// was sent is known, and what has changed meanwhile is sent once more.
+fn tell(service: &Service, socket: &OwnedFd, listener: RawFd) -> nix::Result<()> {
+    let records = crate::saved::save(service, listener, false);
+    let mut sent = service.store.sent.borrow_mut();
+    let mut changes = 0;
+    if !service.store.begun.get() {
+        put(socket, &[keep::RESET], &[])?;
+        service.store.begun.set(true);
     }
-    put(socket, &[COMMIT], &[])
+    for r in &records {
+        let mut hasher = DefaultHasher::new();
+        (&r.text, &r.descriptors).hash(&mut hasher);
+        let hash = hasher.finish();
+        if sent.get(&r.key) != Some(&hash) {
+            // Known again when all of it has gone.
+            sent.remove(&r.key);
+            put_record(socket, r)?;
+            sent.insert(r.key.clone(), hash);
+            changes += 1;
+        }
+    }
+    let there: std::collections::HashSet<&str> = records.iter().map(|r| r.key.as_str()).collect();
+    let gone: Vec<String> = sent.keys().filter(|k| !there.contains(k.as_str())).cloned().collect();
+    for key in gone {
+        put(socket, &message(keep::REMOVE, &key, &[]), &[])?;
+        sent.remove(&key);
+        changes += 1;
+    }
+    drop(sent);
+    let number = service.store.commits.get() + 1;
+    put(socket, &[&[keep::COMMIT][..], &number.to_le_bytes()].concat(), &[])?;
+    service.store.commits.set(number);
+    log::debug("told the keeper", &[("changes", &format!("{changes}"))]);
+    Ok(())
+}
+
+/// A record's text and descriptors, in as many messages as they take; the first one begins it.
+fn put_record(socket: &OwnedFd, r: &Record) -> nix::Result<()> {
+    let mut texts = r.text.chunks(PART);
+    let mut lists = r.descriptors.chunks(keep::DESCRIPTORS);
+    put(socket, &message(keep::BEGIN, &r.key, texts.next().unwrap_or_default()), lists.next().unwrap_or_default())?;
+    loop {
+        match (texts.next(), lists.next()) {
+            (None, None) => return Ok(()),
+            (text, list) => {
+                let part = message(keep::MORE, &r.key, text.unwrap_or_default());
+                put(socket, &part, list.unwrap_or_default())?;
+            }
+        }
+    }
+}
+
+/// Kind, length of the key, key, text.
+fn message(kind: u8, key: &str, text: &[u8]) -> Vec<u8> {
+    let mut out = vec![kind];
+    out.extend((key.len() as u16).to_le_bytes());
+    out.extend(key.as_bytes());
+    out.extend(text);
+    out
 }
 
 fn put(socket: &OwnedFd, bytes: &[u8], list: &[RawFd]) -> nix::Result<()> {
@@ -80,22 +173,73 @@ fn put(socket: &OwnedFd, bytes: &[u8], list: &[RawFd]) -> nix::Result<()> {
     sendmsg::<()>(socket.as_raw_fd(), &iov, control, flags, None).map(drop)
 }
 
-/// Exits of processes that are the keeper's children now.
+/// Lets the keeper enter namespaces: it outlives this process, and what it starts is born in them.
+///
+/// # Errors
+/// The keeper's, or that there is no answer.
+pub async fn enter(service: &Service, namespaces: &[OwnedFd]) -> Result<()> {
+    let Some(number) = service.store.socket.get() else { return Ok(()) };
+    let list: Vec<RawFd> = namespaces.iter().map(AsRawFd::as_raw_fd).collect();
+    service.store.entered.take();
+    let socket = fd::borrow(number).try_clone_to_owned().call(|| "dup(keeper)".into())?;
+    let answer = async {
+        while let Err(e) = put(&socket, &[keep::ENTER], &list) {
+            if e != Errno::EAGAIN {
+                return Err(e).call(|| "sendmsg(keeper)".into());
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        loop {
+            if let Some(answer) = service.store.entered.take() {
+                return if answer.is_empty() { Ok(()) } else { Err(unknown(format!("keeper: {answer}"))) };
+            }
+            if service.store.socket.get().is_none() {
+                return Ok(());
+            }
+            service.store.heard.notified().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, answer).await.unwrap_or_else(|_| Err(unknown("the keeper does not answer")))
+}
+
+/// Exits of processes that are the keeper's children now, and its answers; until it is gone.
 async fn hear(service: &Service, socket: &OwnedFd) {
     let Ok(ready) = fd_ready(socket) else { return };
-    let mut buffer = [0u8; 256];
+    let mut buffer = [0u8; 1024];
     while let Ok(mut guard) = ready.readable().await {
         match recv(socket.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
             Ok(0) => return,
-            Ok(n) => {
-                if let Some((pid, exit)) = parse(&String::from_utf8_lossy(&buffer[..n])) {
-                    service.reaper.foreign(pid, exit);
-                }
-            }
-            Err(nix::errno::Errno::EAGAIN) => guard.clear_ready(),
-            Err(nix::errno::Errno::EINTR) => {}
+            Ok(n) => take(service, &buffer[..n]),
+            Err(Errno::EAGAIN) => guard.clear_ready(),
+            Err(Errno::EINTR) => {}
             Err(_) => return,
         }
+    }
+}
+
+fn take(service: &Service, message: &[u8]) {
+    let store = &service.store;
+    match message.split_first() {
+        Some((&keep::COMMIT, rest)) => {
+            let number = |at: usize| rest.get(at..at + 4)?.try_into().ok().map(u32::from_le_bytes);
+            if let (Some(commit), Some(torn)) = (number(0), number(4)) {
+                store.confirmed.set(commit);
+                if torn > 0 {
+                    let count = torn.to_string();
+                    log::warn("the keeper lacks descriptors (RLIMIT_NOFILE)", &[("records", &count)]);
+                }
+            }
+        }
+        Some((&keep::ENTER, rest)) => {
+            *store.entered.borrow_mut() = Some(String::from_utf8_lossy(rest).into_owned());
+            store.heard.notify_waiters();
+        }
+        Some((&keep::EXIT, rest)) => {
+            if let Some((pid, exit)) = parse(&String::from_utf8_lossy(rest)) {
+                service.reaper.foreign(pid, exit);
+            }
+        }
+        _ => log::warn("the keeper said something unknown", &[]),
     }
 }
 
@@ -109,5 +253,5 @@ pub fn parse(text: &str) -> Option<(i32, Exit)> {
     let (pid, status) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
     let (seconds, nanos): (u64, u32) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
     let since = Duration::from_secs(seconds).checked_add(Duration::from_nanos(u64::from(nanos)))?;
-    Some((pid, Exit { status, at: crate::upgrade::after_epoch(since) }))
+    Some((pid, Exit { status, at: crate::saved::after_epoch(since) }))
 }

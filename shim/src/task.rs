@@ -2,10 +2,8 @@
 
 use crate::checkpoint::Restore;
 use crate::container::{cgroups_of, Config, Container};
-use crate::exit::tell_oom;
 use crate::io::console::Socket;
 use crate::io::{Io, Owner, Stdio};
-use crate::oom::Watch;
 use crate::process::{Process, Stage};
 use crate::reap;
 use crate::runtime::{input, Runtime, Streams};
@@ -89,6 +87,7 @@ impl Service {
             bundle,
             runtime,
             options,
+            output_buffer: config.output_buffer(),
             init: Rc::new(Process::new("", stdio, Vec::new())),
             execs: RefCell::default(),
             turn: tokio::sync::Mutex::default(),
@@ -118,12 +117,7 @@ impl Service {
     /// Looks up the cgroups of a container that has a process, and watches them for OOM kills.
     pub(crate) fn joined(&self, c: &Container) {
         *c.cgroups.borrow_mut() = cgroups_of(c.init.pid.get());
-        let (events, id) = (self.events.clone(), c.id.clone());
-        let watch = Watch::begin(&c.cgroups.borrow(), None, move || tell_oom(&events, &id));
-        *c.oom.borrow_mut() = watch.unwrap_or_else(|e| {
-            log::warn("OOM kills of this container will not be told", &[("id", &c.id), ("error", &e.message)]);
-            None
-        });
+        *c.oom.borrow_mut() = crate::exit::watch_oom(self, &c.id, &c.cgroups.borrow(), None);
     }
 
     /// After a create that failed: a runtime that made the container all the same (and then sent no terminal, say) must
@@ -171,19 +165,18 @@ impl Service {
         pid_file: &'a Path,
         rest: &[&'a OsStr],
     ) -> Result<()> {
-        let owner = Owner {
-            uid: c.options.io_uid,
-            gid: c.options.io_gid,
-            namespace: self.namespace.clone(),
-            id: c.id.clone(),
-        };
+        let owner = Rc::new(Owner::new(self, (&c.id, &p.id), &c.bundle, &c.options));
+        // What a client takes from an exec are data, not a log: they wait for it, as in a pipe.
+        let capacity = if p.id.is_empty() { c.output_buffer } else { 0 };
         let socket = if p.stdio.terminal { Some(Socket::new()?) } else { None };
         let socket_path = socket.as_ref().map(Socket::path);
-        let (io, streams) = match &socket {
+        let (io, mut streams) = match &socket {
             Some(_) => (Io::default(), Streams::default()),
-            None => Io::pipes(&p.stdio, &owner).await?,
+            None => Io::pipes(&p.stdio, &owner, capacity).await?,
         };
+        streams.helper = Some(p.helper.clone());
         *p.io.borrow_mut() = Rc::new(io);
+        crate::store::touch();
         args.extend(["--pid-file".as_ref(), pid_file.as_os_str()]);
         if let Some(path) = &socket_path {
             args.extend(["--console-socket".as_ref(), path.as_os_str()]);
@@ -200,7 +193,7 @@ impl Service {
             return Err(unknown(format!("{file}: process {pid} is not one that the runtime left to this shim")));
         }
         self.reaper.add(pid);
-        p.io().begin();
+        p.io().begin(&owner);
         p.pid.set(pid);
         p.start_time.set(conex::identity::identity(pid).start_time);
         if let Some(socket) = socket {
@@ -219,7 +212,7 @@ impl Service {
             p.set(Stage::Starting);
             let started = match &c.restore {
                 Some(from) => self.restore(&c, from).await,
-                None => self.simple(&c, "start").await,
+                None => self.start_init(&c).await,
             };
             if let Err(e) = started {
                 p.set(Stage::Created);
@@ -237,6 +230,12 @@ impl Service {
         Ok(StartResponse { pid: p.pid.get() as u32 })
     }
 
+    async fn start_init(&self, c: &Container) -> Result<()> {
+        let args: [&OsStr; 2] = ["start".as_ref(), c.id.as_ref()];
+        let streams = Streams { helper: Some(c.init.helper.clone()), ..Streams::default() };
+        c.runtime.run(&self.reaper, "OCI runtime start failed", &args, streams).await.map(drop)
+    }
+
     async fn start_exec(self: &Rc<Self>, c: &Rc<Container>, p: &Rc<Process>) -> Result<()> {
         if p.stage.get() != Stage::Added {
             return Err(unknown("cannot start a running process"));
@@ -249,7 +248,7 @@ impl Service {
         let spec = c.bundle.join(format!("{}.json", p.id));
         let pid_file = c.bundle.join(format!("{}.pid", p.id));
         let result = async {
-            write_private(&spec, &p.spec)?;
+            write_private(&spec, &p.spec.borrow())?;
             let args: Vec<&OsStr> = vec!["exec".as_ref(), "--process".as_ref(), spec.as_ref(), "--detach".as_ref()];
             self.begin(c, p, "OCI runtime exec failed", args, &pid_file, &[c.id.as_ref()]).await
         }
@@ -269,6 +268,7 @@ impl Service {
         let event =
             events::TaskExecStarted { container_id: c.id.clone(), exec_id: p.id.clone(), pid: p.pid.get() as u32 };
         self.events.publish("/tasks/exec-started", "TaskExecStarted", &event);
+        p.spec.take();
         p.set(Stage::Running);
         self.watch(c, p)
     }

@@ -189,6 +189,15 @@ fn limits_without_a_cgroup_are_warned_of_or_refused() {
     // Who wants them for sure says so.
     b.global.push("--rootless=false");
     run(&b).fails_with("linux.resources.memory.limit");
+    // Not one line for each of thousands.
+    b.global.pop();
+    let rates: Vec<_> = (0..60).map(|minor| json!({"major": 8, "minor": minor, "rate": 9999})).collect();
+    *b.at("linux.resources") = json!({"blockIO": {"throttleReadBpsDevice": rates}});
+    let r = run(&b).ok();
+    assert!(r.err.contains("throttleReadBpsDevice[0]"), "{}", r.err);
+    if is_conex() {
+        assert!(r.err.lines().count() <= 21 && r.err.contains("and 40 more"), "{}", r.err);
+    }
     b.assert_gone();
 }
 

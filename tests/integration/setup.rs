@@ -48,6 +48,13 @@ fn docker_is_set_up_and_back() {
     setup(&["docker", "--undo", &flag]).ok();
     assert_eq!(std::fs::read_to_string(&file).unwrap(), old);
     assert_eq!(names(&dir), ["daemon.json"]);
+    // What only root may read is in the copy for nobody else either, from its first moment: this one ends at the first byte.
+    let line = format!("umask 0; ulimit -f 0; {} setup docker --write '{flag}'", runtime().display());
+    assert_ne!(finish(std::process::Command::new("sh").args(["-c", &line]), b"").code, 0);
+    assert_eq!(names(&dir), ["daemon.json", "daemon.json.before-conex"]);
+    assert_eq!(std::fs::metadata(dir.join("daemon.json.before-conex")).unwrap().mode() & 0o777, 0o600);
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), old);
+    std::fs::remove_file(dir.join("daemon.json.before-conex")).unwrap();
     // A file that is not valid stays as it is.
     for bad in ["{ not json", "{\"runtimes\": []}", "{\"runtimes\": {\"conex\": {\"path\": \"/other\"}}}"] {
         std::fs::write(&file, bad).unwrap();

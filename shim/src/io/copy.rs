@@ -1,5 +1,8 @@
-//! One direction of one stream: bytes from a descriptor to another, by splice where the kernel can.
+//! One direction of one stream: bytes from a descriptor to another, by splice where the kernel can. What its reader does
+//! not take is `spill`'s.
 
+use super::ring::Ring;
+use super::Owner;
 use conex_sys::ready;
 use nix::errno::Errno;
 use nix::fcntl::{splice, SpliceFFlags};
@@ -8,6 +11,7 @@ use std::cell::{Cell, RefCell};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 use std::time::Duration;
+use tokio::io::unix::AsyncFd;
 use tokio::io::Interest;
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
@@ -15,14 +19,18 @@ use tokio::task::AbortHandle;
 pub struct Stream {
     /// `stdin`, `stdout` or `stderr`.
     pub name: String,
-    pub from: OwnedFd,
+    pub owner: Rc<Owner>,
+    pub from: Rc<OwnedFd>,
     /// A reader on the client's FIFO: what is written while no client reads must not be lost, and nobody may get SIGPIPE.
     /// It goes before the writer: then the kernel says whether a client is there.
     pub hold: RefCell<Option<OwnedFd>>,
     /// Gone when the stream has ended: that is how its reader learns of it.
-    pub to: RefCell<Option<OwnedFd>>,
+    pub to: RefCell<Option<Rc<OwnedFd>>>,
     /// Read but not yet written; only where splice does not work.
     pub pending: RefCell<Vec<u8>>,
+    /// What waits while nobody reads, and how much may; none for 0.
+    pub ring: RefCell<Option<Ring>>,
+    pub capacity: u64,
     /// Every byte is with the client's FIFO.
     delivered: Cell<bool>,
     done: Cell<bool>,
@@ -30,15 +38,41 @@ pub struct Stream {
     task: RefCell<Option<AbortHandle>>,
 }
 
+/// Where a stream begins.
+#[derive(Default)]
+pub struct Start {
+    /// See [`Stream::hold`].
+    pub hold: Option<OwnedFd>,
+    pub pending: Vec<u8>,
+    pub ring: Option<Ring>,
+    pub capacity: u64,
+}
+
+/// What became of one step.
+pub(super) enum Step {
+    Moved(usize),
+    /// The source has ended.
+    End,
+    /// The source has nothing at the moment.
+    Starved,
+    /// The sink takes nothing at the moment.
+    Full,
+    /// The sink refuses.
+    Refused(Errno),
+}
+
 impl Stream {
-    /// Begins to copy, `pending` first. `hold`: see [`Stream::hold`].
-    pub fn begin(name: &str, from: OwnedFd, to: OwnedFd, hold: Option<OwnedFd>, pending: Vec<u8>) -> Rc<Stream> {
+    /// Begins to copy, with what an earlier build had in its hands first.
+    pub fn begin(name: &str, owner: &Rc<Owner>, from: Rc<OwnedFd>, to: Rc<OwnedFd>, start: Start) -> Rc<Stream> {
         let stream = Rc::new(Stream {
             name: name.to_string(),
+            owner: owner.clone(),
             from,
-            hold: RefCell::new(hold),
+            hold: RefCell::new(start.hold),
             to: RefCell::new(Some(to)),
-            pending: RefCell::new(pending),
+            pending: RefCell::new(start.pending),
+            ring: RefCell::new(start.ring),
+            capacity: start.capacity,
             delivered: Cell::new(false),
             done: Cell::new(false),
             ended: Notify::new(),
@@ -63,8 +97,7 @@ impl Stream {
         if self.hold.borrow_mut().take().is_none() {
             return;
         }
-        self.delivered.set(true);
-        self.ended.notify_waiters();
+        self.give_up();
         let mut pause = Duration::from_millis(1);
         // POLLERR: there is no reader (poll(2)).
         while self.to.borrow().as_ref().is_some_and(|to| is_ready(to.as_fd(), PollFlags::empty())) {
@@ -76,6 +109,7 @@ impl Stream {
     fn finish(&self) {
         self.to.borrow_mut().take();
         self.hold.borrow_mut().take();
+        self.ring.borrow_mut().take();
         self.done.set(true);
         crate::store::touch();
         self.ended.notify_waiters();
@@ -99,6 +133,13 @@ impl Stream {
         }
     }
 
+    /// The sink does not take what is left.
+    pub(super) fn give_up(&self) {
+        if !self.delivered.replace(true) {
+            self.ended.notify_waiters();
+        }
+    }
+
     /// The process is deleted: one whose bytes wait for a client goes on for a while, all others end.
     pub fn leave(self: &Rc<Self>, most: Duration) {
         if !self.delivered.get() || self.done.get() {
@@ -112,65 +153,138 @@ impl Stream {
     }
 
     async fn copy(&self) -> std::io::Result<()> {
-        let to = match self.to.borrow().as_ref() {
-            Some(to) => to.try_clone()?,
-            None => return Ok(()),
-        };
-        let from = ready::borrowed(self.from.as_fd(), Interest::READABLE)?;
-        let (mut splices, mut total) = (true, 0);
+        let Some(to) = self.to.borrow().clone() else { return Ok(()) };
+        let from = Source(ready::borrowed(self.from.as_fd(), Interest::READABLE)?);
+        let (mut splices, mut total, mut turns) = (true, 0, 0u8);
+        // An earlier server had begun to keep what comes.
+        let mut keeps = self.ring.borrow().is_some();
         loop {
-            self.flush(to.as_fd()).await?;
-            let mut ready = from.readable().await?;
-            let moved = if splices { self.splice(to.as_fd()) } else { self.read() };
-            match moved {
-                // The end of a pipe, or of a terminal.
-                Ok(0) | Err(Errno::EIO) => return Ok(()),
-                Ok(n) => total += n,
-                Err(Errno::EINTR) => {}
-                Err(Errno::EAGAIN) if is_ready(self.from.as_fd(), PollFlags::POLLIN) => {
+            if std::mem::take(&mut keeps) && !self.spill(&from, to.as_fd()).await? {
+                return Ok(());
+            }
+            if let Some(hindered) = self.flush(to.as_fd()) {
+                keeps = match hindered {
+                    Step::Refused(e) => self.refused(e).await?,
+                    _ => self.blocked(to.as_fd()).await?,
+                };
+                continue;
+            }
+            let mut ready = from.0.readable().await?;
+            match self.step(&mut splices, to.as_fd()) {
+                Step::End => return Ok(()),
+                Step::Starved => ready.clear_ready(),
+                Step::Moved(n) => {
+                    total += n;
+                    turns = (turns + 1) % 16;
+                    if turns == 0 {
+                        // One stream that never pauses must not keep the others waiting.
+                        tokio::task::yield_now().await;
+                    }
+                }
+                Step::Full => {
                     if total > WIDE {
                         total = 0;
                         [self.from.as_fd(), to.as_fd()].into_iter().for_each(widen);
                     }
-                    writable(to.as_fd()).await?;
+                    keeps = self.blocked(to.as_fd()).await?;
                 }
-                Err(Errno::EAGAIN) => ready.clear_ready(),
-                // Not between two pipes: a terminal, or a file that is appended to.
-                Err(Errno::EINVAL) if splices => splices = false,
-                Err(e) => return Err(e.into()),
+                Step::Refused(e) => keeps = self.refused(e).await?,
             }
+        }
+    }
+
+    /// The sink is full. True if it stays so and what comes has to be kept.
+    async fn blocked(&self, to: BorrowedFd<'_>) -> std::io::Result<bool> {
+        if self.capacity == 0 {
+            return writable(to).await.map(|()| false);
+        }
+        match tokio::time::timeout(super::spill::PATIENCE, writable(to)).await {
+            Ok(result) => result.map(|()| false),
+            Err(_) => Ok(true),
+        }
+    }
+
+    /// The sink has failed. True if what comes has to be kept until it does not any more.
+    async fn refused(&self, e: Errno) -> std::io::Result<bool> {
+        // The other end of a pipe is gone: for who writes there, too, unless he is not to feel it.
+        if self.capacity == 0 && e == Errno::EPIPE {
+            return Err(e.into());
+        }
+        self.complain(e);
+        if self.capacity > 0 {
+            return Ok(true);
+        }
+        tokio::time::sleep(super::spill::AGAIN).await;
+        Ok(false)
+    }
+
+    pub(super) fn complain(&self, e: Errno) {
+        let fields = [("id", self.owner.id.as_str()), ("stream", &self.name), ("error", e.desc())];
+        crate::log::error("output cannot be written; it is tried again every second", &fields);
+    }
+
+    /// Moves what can be moved without waiting.
+    fn step(&self, splices: &mut bool, to: BorrowedFd) -> Step {
+        let moved = if *splices { self.splice(to) } else { self.read() };
+        match moved {
+            Ok(0) => Step::End,
+            Ok(n) => Step::Moved(n),
+            Err(Errno::EINTR) => Step::Moved(0),
+            Err(Errno::EAGAIN) if is_ready(self.from.as_fd(), PollFlags::POLLIN) => Step::Full,
+            Err(Errno::EAGAIN) => Step::Starved,
+            // Not between two pipes: a terminal, or a file that is appended to.
+            Err(Errno::EINVAL) if *splices => {
+                *splices = false;
+                Step::Moved(0)
+            }
+            // The end of a terminal. A file that fails is never spliced to.
+            Err(Errno::EIO) => Step::End,
+            Err(e) => Step::Refused(e),
         }
     }
 
     fn splice(&self, to: BorrowedFd) -> nix::Result<usize> {
         let flags = SpliceFFlags::SPLICE_F_NONBLOCK | SpliceFFlags::SPLICE_F_MOVE;
-        splice(&self.from, None, to, None, 1 << 20, flags)
+        splice(self.from.as_fd(), None, to, None, 1 << 20, flags)
     }
 
     fn read(&self) -> nix::Result<usize> {
         let mut buffer = vec![0u8; 16384];
-        let n = nix::unistd::read(&self.from, &mut buffer)?;
+        let n = nix::unistd::read(self.from.as_fd(), &mut buffer)?;
         self.pending.borrow_mut().extend_from_slice(&buffer[..n]);
         Ok(n)
     }
 
-    /// Writes what has been read.
-    async fn flush(&self, to: BorrowedFd<'_>) -> std::io::Result<()> {
-        loop {
-            let written = match self.pending.borrow().as_slice() {
-                [] => break,
-                bytes => nix::unistd::write(to, bytes),
-            };
-            match written {
-                Ok(n) => drop(self.pending.borrow_mut().drain(..n)),
+    /// Writes what has been read; says what hinders that.
+    fn flush(&self, to: BorrowedFd) -> Option<Step> {
+        let mut pending = self.pending.borrow_mut();
+        while !pending.is_empty() {
+            match nix::unistd::write(to, &pending) {
+                Ok(n) => drop(pending.drain(..n)),
                 Err(Errno::EINTR) => {}
-                Err(Errno::EAGAIN) => writable(to).await?,
-                Err(e) => return Err(e.into()),
+                Err(Errno::EAGAIN) => return Some(Step::Full),
+                Err(e) => return Some(Step::Refused(e)),
             }
         }
         // An idle stream holds no buffer.
-        self.pending.take();
-        Ok(())
+        *pending = Vec::new();
+        None
+    }
+}
+
+/// The descriptor that a stream reads, in the reactor.
+pub(super) struct Source<'a>(AsyncFd<BorrowedFd<'a>>);
+
+impl Source<'_> {
+    /// Until there is more to read, or its end.
+    pub(super) async fn more(&self) -> std::io::Result<()> {
+        loop {
+            let mut ready = self.0.readable().await?;
+            if is_ready(*self.0.get_ref(), PollFlags::POLLIN) {
+                return Ok(());
+            }
+            ready.clear_ready();
+        }
     }
 }
 
@@ -187,15 +301,18 @@ fn widen(fd: BorrowedFd) {
     let _ = nix::fcntl::fcntl(fd, nix::fcntl::FcntlArg::F_SETPIPE_SZ(256 << 10));
 }
 
-fn is_ready(fd: BorrowedFd, what: PollFlags) -> bool {
+/// Whether poll(2) says so, or that of the other end.
+pub(super) fn is_ready(fd: BorrowedFd, what: PollFlags) -> bool {
     let mut fds = [PollFd::new(fd, what)];
     poll(&mut fds, PollTimeout::ZERO).is_ok_and(|n| n > 0)
 }
 
 /// Until a write would not block.
-async fn writable(fd: BorrowedFd<'_>) -> std::io::Result<()> {
+pub(super) async fn writable(fd: BorrowedFd<'_>) -> std::io::Result<()> {
+    // A descriptor of its own: the reactor takes each once, and a terminal's is there as the source of another stream.
+    let own = fd.try_clone_to_owned()?;
     // Registered anew each time: epoll then reports what is true now.
-    let fd = ready::borrowed(fd, Interest::WRITABLE)?;
+    let fd = ready::borrowed(own.as_fd(), Interest::WRITABLE)?;
     let mut ready = fd.writable().await?;
     ready.clear_ready();
     Ok(())

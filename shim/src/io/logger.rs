@@ -1,20 +1,46 @@
 //! `binary://`: a logging program that reads the container's output (containerd's core/runtime/v2/README, "Logging").
 
 use super::Owner;
-use crate::reap;
+use crate::reap::{self, Exit, Reaper};
 use crate::status::{invalid, unknown, Call, Result};
-use conex_sys::proc::{pidfd_send_signal, wait_pidfd, Waited};
+use conex_sys::proc::pidfd_send_signal;
+use std::cell::Cell;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::process::{Command, Stdio};
+use std::rc::Rc;
 use std::time::Duration;
+use tokio::sync::Notify;
 
 pub struct Logger {
     pub pid: i32,
-    pub pidfd: OwnedFd,
+    pub pidfd: Rc<OwnedFd>,
+    ended: Rc<Ended>,
+}
+
+#[derive(Default)]
+struct Ended {
+    exit: Cell<Option<Exit>>,
+    changed: Notify,
 }
 
 impl Logger {
+    /// One that runs. Somebody waits for it from the first moment: a zombie that nobody takes would stop all reaping.
+    pub fn again(reaper: &Rc<Reaper>, pid: i32, pidfd: Rc<OwnedFd>) -> Logger {
+        reaper.add(pid);
+        let ended = Rc::new(Ended::default());
+        let (told, reaper, waiter) = (ended.clone(), reaper.clone(), pidfd.as_fd().try_clone_to_owned());
+        tokio::task::spawn_local(async move {
+            let Ok(waiter) = waiter else { return };
+            let Ok(exit) = reaper.wait(pid, waiter).await else { return };
+            let (number, status) = (pid.to_string(), exit.status.to_string());
+            crate::log::info("logger ended", &[("pid", &number), ("status", &status)]);
+            told.exit.set(Some(exit));
+            told.changed.notify_waiters();
+        });
+        Logger { pid, pidfd, ended }
+    }
+
     /// Starts `path?key=value…` with the arguments `key value …`, the container's stdout as 3, its stderr as 4 and a
     /// pipe as 5 that it closes when it is ready.
     ///
@@ -36,11 +62,10 @@ impl Logger {
         command.env_clear().env("CONTAINER_ID", &owner.id).env("CONTAINER_NAMESPACE", &owner.namespace);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         conex_sys::fd::pass(&mut command, vec![out, err, theirs]).call(|| "dup".into())?;
-        let child = command.spawn().call(|| format!("exec({path})"))?;
+        let child = crate::runtime::spawn(&mut command).call(|| format!("exec({path})"))?;
         drop(command);
         let pid = child.id() as i32;
-        crate::serve::reaper().add(pid);
-        let logger = Logger { pid, pidfd: reap::pidfd(pid)? };
+        let logger = Logger::again(&crate::serve::reaper(), pid, Rc::new(reap::pidfd(pid)?));
         crate::log::info("logger started", &[("binary", &path), ("pid", &pid.to_string())]);
         super::nonblocking(&ready)?;
         let ready = conex_sys::ready::readable(ready).call(|| "epoll_ctl".into())?;
@@ -49,9 +74,9 @@ impl Logger {
             logger.end();
             return Err(unknown(format!("{path}: not ready within 12 seconds")));
         }
-        if let Ok(Waited::Exited(code)) = wait_pidfd(logger.pidfd.as_fd(), true) {
-            crate::serve::reaper().forget(pid);
-            return Err(unknown(format!("{path} exited with {code} before it was ready")));
+        tokio::task::yield_now().await;
+        if let Some(exit) = logger.ended.exit.get() {
+            return Err(unknown(format!("{path} exited with {} before it was ready", exit.status)));
         }
         Ok(logger)
     }
@@ -59,13 +84,14 @@ impl Logger {
     /// The container's end of its pipes is closed: two seconds to read the rest, then SIGTERM, 12 seconds, SIGKILL.
     pub fn end(self) {
         tokio::task::spawn_local(async move {
-            let Ok(waiter) = self.pidfd.try_clone() else { return };
-            let ended = crate::serve::reaper();
-            let ended = ended.wait(self.pid, waiter);
-            tokio::pin!(ended);
             for (signal, seconds) in [(0, 2), (libc::SIGTERM, 12), (libc::SIGKILL, 12)] {
                 let _ = pidfd_send_signal(self.pidfd.as_fd(), signal);
-                if tokio::time::timeout(Duration::from_secs(seconds), &mut ended).await.is_ok() {
+                let gone = async {
+                    while self.ended.exit.get().is_none() {
+                        self.ended.changed.notified().await;
+                    }
+                };
+                if tokio::time::timeout(Duration::from_secs(seconds), gone).await.is_ok() {
                     return;
                 }
             }

@@ -3,23 +3,28 @@
 pub mod console;
 pub mod copy;
 pub mod logger;
+pub mod ring;
+pub mod spill;
 
+use crate::events::Publisher;
 use crate::runtime::Streams;
+use crate::service::Service;
 use crate::status::{invalid, unknown, Call, Result};
-use copy::Stream;
+use conex_proto::runc;
+use copy::{Start, Stream};
 use logger::Logger;
 use nix::fcntl::{fcntl, open, FcntlArg, OFlag};
 use nix::sys::stat::Mode;
-use serde::{Deserialize, Serialize};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
 /// What the client asked for: a path (a FIFO), or a URI with one of the schemes fifo, file and binary; empty for
 /// nothing.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Stdio {
     pub stdin: String,
     pub stdout: String,
@@ -28,29 +33,74 @@ pub struct Stdio {
 }
 
 /// Whose the pipes are (`io_uid`, `io_gid` of the options), and for whom a logger works.
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Default)]
 pub struct Owner {
     pub uid: u32,
     pub gid: u32,
     pub namespace: String,
     pub id: String,
+    /// Empty for init.
+    pub exec: String,
+    pub bundle: PathBuf,
+    /// Who is told of output that is lost.
+    pub events: Option<Rc<Publisher>>,
+}
+
+impl Owner {
+    /// Of the process `(container, exec)`.
+    pub fn new(service: &Service, name: (&str, &str), bundle: &Path, options: &runc::Options) -> Owner {
+        Owner {
+            uid: options.io_uid,
+            gid: options.io_gid,
+            namespace: service.namespace.clone(),
+            id: name.0.to_string(),
+            exec: name.1.to_string(),
+            bundle: bundle.to_path_buf(),
+            events: Some(service.events.clone()),
+        }
+    }
 }
 
 /// The open ends that the shim keeps while a process lives.
-#[derive(Default)]
 pub struct Io {
+    /// In the life of this server: numbers of descriptors come again, this one does not.
+    pub serial: u64,
     pub streams: RefCell<Vec<Rc<Stream>>>,
     /// A writer on the FIFO of stdin: without it, a client that goes away would end the container's input. CloseIO
     /// lets go of it.
-    pub stdin_hold: RefCell<Option<OwnedFd>>,
+    pub stdin_hold: RefCell<Option<Rc<OwnedFd>>>,
     pub console: RefCell<Option<Rc<OwnedFd>>>,
     pub logger: RefCell<Option<Logger>>,
     /// Streams that begin when the process is there: what a runtime that fails prints to them is no output of it.
-    later: RefCell<Vec<Later>>,
+    pub later: RefCell<Vec<Later>>,
 }
 
-/// Name, source, sink and [`Stream::hold`] of a stream.
-type Later = (&'static str, OwnedFd, OwnedFd, Option<OwnedFd>);
+impl Default for Io {
+    fn default() -> Io {
+        thread_local! {
+            static NEXT: Cell<u64> = const { Cell::new(1) };
+        }
+        let serial = NEXT.get();
+        NEXT.set(serial + 1);
+        Io {
+            serial,
+            streams: RefCell::default(),
+            stdin_hold: RefCell::default(),
+            console: RefCell::default(),
+            logger: RefCell::default(),
+            later: RefCell::default(),
+        }
+    }
+}
+
+/// A stream that has not begun.
+pub struct Later {
+    pub name: &'static str,
+    pub from: OwnedFd,
+    pub to: OwnedFd,
+    hold: Option<OwnedFd>,
+    pub capacity: u64,
+}
 
 /// Where output goes.
 pub enum Sink {
@@ -109,9 +159,10 @@ pub fn nonblocking(fd: &OwnedFd) -> Result<()> {
 impl Io {
     /// The streams of a process without a terminal: pipes between it and the client's FIFOs. The ends for the process
     /// are for the runtime.
-    pub async fn pipes(stdio: &Stdio, owner: &Owner) -> Result<(Io, Streams)> {
+    /// `capacity`: of the output that waits for its reader, a stream.
+    pub async fn pipes(stdio: &Stdio, owner: &Owner, capacity: u64) -> Result<(Io, Streams)> {
         let io = Io::default();
-        let mut theirs = Streams { stdout: Some(null()?), stderr: Some(null()?), stdin: None };
+        let mut theirs = Streams { stdout: Some(null()?), stderr: Some(null()?), ..Streams::default() };
         if !stdio.stdin.is_empty() {
             theirs.stdin = Some(io.input(&stdio.stdin, owner)?);
         }
@@ -119,8 +170,14 @@ impl Io {
             let Sink::Binary(uri) = sink(&stdio.stdout)? else { return Err(unknown("not a logger")) };
             let (out, err) = (pipe(owner)?, pipe(owner)?);
             *io.logger.borrow_mut() = Some(Logger::start(&uri, owner, out.0, err.0).await?);
-            theirs.stdout = Some(out.1);
-            theirs.stderr = Some(err.1);
+            // Not the logger's pipes themselves: one that hangs or ends is the container's business no more.
+            for (name, to, end) in [("stdout", out.1, &mut theirs.stdout), ("stderr", err.1, &mut theirs.stderr)] {
+                let (from, theirs) = pipe(owner)?;
+                nonblocking(&from)?;
+                nonblocking(&to)?;
+                io.later.borrow_mut().push(Later { name, from, to, hold: None, capacity });
+                *end = Some(theirs);
+            }
             return Ok((io, theirs));
         }
         for (name, uri, end) in
@@ -134,7 +191,7 @@ impl Io {
             };
             let (from, theirs) = pipe(owner)?;
             nonblocking(&from)?;
-            io.later.borrow_mut().push((name, from, to, hold));
+            io.later.borrow_mut().push(Later { name, from, to, hold, capacity });
             *end = Some(theirs);
         }
         Ok((io, theirs))
@@ -143,25 +200,25 @@ impl Io {
     /// Stdin: the process's end of a pipe that is filled from the client's FIFO.
     fn input(&self, path: &str, owner: &Owner) -> Result<OwnedFd> {
         let (from, hold) = fifo_input(path)?;
-        *self.stdin_hold.borrow_mut() = Some(hold);
+        *self.stdin_hold.borrow_mut() = Some(Rc::new(hold));
         let (theirs, to) = pipe(owner)?;
         nonblocking(&to)?;
-        self.later.borrow_mut().push(("stdin", from, to, None));
+        self.later.borrow_mut().push(Later { name: "stdin", from, to, hold: None, capacity: 0 });
         Ok(theirs)
     }
 
     /// The process is there.
-    pub fn begin(&self) {
-        for (name, from, to, hold) in self.later.take() {
-            self.streams.borrow_mut().push(Stream::begin(name, from, to, hold, Vec::new()));
+    pub fn begin(&self, owner: &Rc<Owner>) {
+        for Later { name, from, to, hold, capacity } in self.later.take() {
+            let start = Start { hold, capacity, ..Start::default() };
+            self.streams.borrow_mut().push(Stream::begin(name, owner, Rc::new(from), Rc::new(to), start));
         }
     }
 
     /// The streams of a process with a terminal, once its master side is there.
-    pub async fn attach(&self, stdio: &Stdio, owner: &Owner, master: OwnedFd) -> Result<()> {
+    pub async fn attach(&self, stdio: &Stdio, owner: &Rc<Owner>, master: OwnedFd) -> Result<()> {
         nonblocking(&master)?;
         let master = Rc::new(master);
-        let copy = || master.try_clone().call(|| "dup(console)".into());
         let (to, hold) = match sink(&stdio.stdout)? {
             // Nobody wants the output: it is read all the same, or the process would block.
             Sink::Null => (null()?, None),
@@ -175,11 +232,13 @@ impl Io {
                 (to, None)
             }
         };
-        self.streams.borrow_mut().push(Stream::begin("stdout", copy()?, to, hold, Vec::new()));
+        let start = Start { hold, ..Start::default() };
+        self.streams.borrow_mut().push(Stream::begin("stdout", owner, master.clone(), Rc::new(to), start));
         if !stdio.stdin.is_empty() {
             let (from, hold) = fifo_input(&stdio.stdin)?;
-            *self.stdin_hold.borrow_mut() = Some(hold);
-            self.streams.borrow_mut().push(Stream::begin("stdin", from, copy()?, None, Vec::new()));
+            *self.stdin_hold.borrow_mut() = Some(Rc::new(hold));
+            let stream = Stream::begin("stdin", owner, Rc::new(from), master.clone(), Start::default());
+            self.streams.borrow_mut().push(stream);
         }
         *self.console.borrow_mut() = Some(master);
         Ok(())
@@ -224,7 +283,8 @@ fn fifo_input(path: &str) -> Result<(OwnedFd, OwnedFd)> {
 
 /// A reader of its own on the FIFO that `to` writes to; none if it is anything else. A pipe without a name is the shim's
 /// and a logger's: the end of the logger must be felt.
-pub fn reader_of(to: &OwnedFd) -> Option<OwnedFd> {
+pub fn reader_of(to: &impl AsFd) -> Option<OwnedFd> {
+    let to = to.as_fd();
     let kind = nix::sys::stat::fstat(to).ok()?.st_mode & libc::S_IFMT;
     // PIPEFS_MAGIC, include/uapi/linux/magic.h.
     let unnamed = nix::sys::statfs::fstatfs(to).ok()?.filesystem_type().0 == 0x5049_5045;
@@ -232,7 +292,7 @@ pub fn reader_of(to: &OwnedFd) -> Option<OwnedFd> {
         return None;
     }
     // The same FIFO once more, also when its name is gone (proc_pid_fd(5)).
-    let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(to));
+    let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&to));
     open(path.as_str(), OFlag::O_RDONLY | OFlag::O_NONBLOCK | CLOEXEC, Mode::empty()).ok()
 }
 

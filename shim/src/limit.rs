@@ -1,0 +1,30 @@
+//! How many descriptors this program may have: as many as the hard limit allows, and what it starts as many as it was
+//! given itself (RLIMIT_NOFILE, setrlimit(2)).
+
+use conex_sys::proc::{rlimit, set_rlimit};
+use nix::unistd::Pid;
+
+/// Names the soft limit that the keeper was started with.
+const GIVEN: &str = "_CONEX_SHIM_NOFILE";
+
+const NOFILE: u32 = libc::RLIMIT_NOFILE;
+
+/// In the keeper, for it and its servers: a process with streams takes six.
+pub fn raise() {
+    let itself = Pid::from_raw(0);
+    let Ok((soft, hard)) = rlimit(itself, NOFILE) else { return };
+    if soft < hard && set_rlimit(itself, NOFILE, hard, hard).is_ok() {
+        std::env::set_var(GIVEN, soft.to_string());
+    }
+}
+
+/// Does something (starts a program) with the limit that containerd gave.
+pub fn as_given<T>(act: impl FnOnce() -> T) -> T {
+    let itself = Pid::from_raw(0);
+    let given = std::env::var(GIVEN).ok().and_then(|n| n.parse::<u64>().ok());
+    let (Some(given), Ok((soft, hard))) = (given, rlimit(itself, NOFILE)) else { return act() };
+    let _ = set_rlimit(itself, NOFILE, given.min(hard), hard);
+    let out = act();
+    let _ = set_rlimit(itself, NOFILE, soft, hard);
+    out
+}

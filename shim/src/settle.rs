@@ -1,0 +1,127 @@
+//! After a takeover: starts that the earlier server had begun and whose answer nobody has seen.
+
+use crate::container::Container;
+use crate::log;
+use crate::process::{Process, Stage};
+use crate::runtime::Streams;
+use crate::service::Service;
+use crate::status::{Call, Result};
+use conex::identity::proc_stat;
+use conex_proto::events;
+use serde::Deserialize;
+use std::ffi::OsStr;
+use std::path::Path;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+/// A runtime that takes longer is waited for no more.
+const MOST: Duration = Duration::from_secs(60);
+
+/// For a runtime that the earlier server had started and not told of yet.
+const UNTOLD: Duration = Duration::from_millis(500);
+
+impl Service {
+    /// Finds out what became of it, and goes on as if the call had ended so.
+    pub fn settle(self: &Rc<Self>, c: &Rc<Container>, p: &Rc<Process>) {
+        let curious = self.reaper.curious();
+        let (service, c, p) = (self.clone(), c.clone(), p.clone());
+        tokio::task::spawn_local(async move {
+            gone(p.helper.get()).await;
+            p.helper.set((0, 0));
+            let result = match p.id.is_empty() {
+                true => service.settle_init(&c).await,
+                false => service.settle_exec(&c, &p).await,
+            };
+            if let Err(e) = result {
+                log::error("a start of the earlier server", &[("id", &c.id), ("exec", &p.id), ("error", &e.message)]);
+            }
+            if p.stage.get() == Stage::Starting {
+                p.set(Stage::Created);
+            }
+            drop(curious);
+            crate::store::touch();
+        });
+    }
+
+    async fn settle_init(self: &Rc<Self>, c: &Rc<Container>) -> Result<()> {
+        let p = &c.init;
+        if p.pid.get() == 0 {
+            // From a checkpoint: the runtime has made the process, or has not.
+            let Some((pid, start_time)) = self.found(&c.bundle.join("init.pid")) else { return Ok(()) };
+            self.reaper.add(pid);
+            p.pid.set(pid);
+            p.start_time.set(start_time);
+            self.joined(c);
+            self.watch(c, p)?;
+        }
+        let args: [&OsStr; 2] = ["state".as_ref(), c.id.as_ref()];
+        let text = c.runtime.run(&self.reaper, "OCI runtime state failed", &args, Streams::default()).await?;
+        #[derive(Deserialize)]
+        struct State {
+            status: String,
+        }
+        let state: State = serde_json::from_str(&text).call(|| format!("state: {text:?}"))?;
+        if state.status == "created" {
+            return Ok(());
+        }
+        // Ended or not: it has been started.
+        let event = events::TaskStart { container_id: c.id.clone(), pid: p.pid.get() as u32 };
+        self.events.publish("/tasks/start", "TaskStart", &event);
+        c.paused.set(state.status == "paused");
+        p.set(Stage::Running);
+        Ok(())
+    }
+
+    async fn settle_exec(self: &Rc<Self>, c: &Rc<Container>, p: &Rc<Process>) -> Result<()> {
+        let files = ["json", "pid"].map(|kind| c.bundle.join(format!("{}.{kind}", p.id)));
+        let found = self.found(&files[1]);
+        for file in &files {
+            let _ = std::fs::remove_file(file);
+        }
+        let Some((pid, start_time)) = found else {
+            p.io().close().await;
+            *p.io.borrow_mut() = Rc::default();
+            p.set(Stage::Added);
+            p.give_up();
+            return Ok(());
+        };
+        self.reaper.add(pid);
+        p.pid.set(pid);
+        p.start_time.set(start_time);
+        p.spec.take();
+        let event = events::TaskExecStarted { container_id: c.id.clone(), exec_id: p.id.clone(), pid: pid as u32 };
+        self.events.publish("/tasks/exec-started", "TaskExecStarted", &event);
+        p.set(Stage::Running);
+        self.watch(c, p)
+    }
+
+    /// The process that a pid file names, with its start time: one that the runtime has left to the keeper, or that the
+    /// keeper has reaped meanwhile. The file's number alone could be anybody's.
+    fn found(&self, file: &Path) -> Option<(i32, u64)> {
+        let pid: i32 = std::fs::read_to_string(file).ok()?.trim().parse().ok()?;
+        if self.reaper.has_told(pid) {
+            return Some((pid, 0));
+        }
+        let start_time = proc_stat(pid)?.1;
+        let ours = parent(pid)? == nix::unistd::getppid().as_raw() && proc_stat(pid)?.1 == start_time;
+        ours.then_some((pid, start_time))
+    }
+}
+
+/// Field 4 of /proc/PID/stat.
+fn parent(pid: i32) -> Option<i32> {
+    let text = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
+    let rest = &text[text.iter().rposition(|b| *b == b')')? + 1..];
+    String::from_utf8_lossy(rest).split_whitespace().nth(1)?.parse().ok()
+}
+
+/// Until that process has ended; for a moment where there is none.
+async fn gone((pid, start_time): (i32, u64)) {
+    if pid == 0 {
+        return tokio::time::sleep(UNTOLD).await;
+    }
+    let begun = Instant::now();
+    while proc_stat(pid).is_some_and(|(letter, at)| at == start_time && letter != 'Z') && begun.elapsed() < MOST {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
