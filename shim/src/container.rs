@@ -105,7 +105,16 @@ fn size(text: &str) -> Option<u64> {
     let text = text.trim();
     let (digits, shift) = match text.strip_suffix(['K', 'M', 'G']) {
         None => (text, 0),
-        Some(digits) => (digits, if text.ends_with('K') { 10 } else if text.ends_with('M') { 20 } else { 30 }),
+        Some(digits) => (
+            digits,
+            if text.ends_with('K') {
+                10
+            } else if text.ends_with('M') {
+                20
+            } else {
+                30
+            },
+        ),
     };
     let number: u64 = digits.parse().ok()?;
     Some(number.checked_mul(1 << shift)?.min(1 << 30))

@@ -148,7 +148,8 @@ impl Keeper {
                 return Ok(false);
             }
             self.start(args)?;
-            let numbers = [pid.to_string(), status.to_string(), self.server.to_string(), self.kept.len().to_string()];
+            let numbers =
+                [pid.to_string(), status.to_string(), self.server.to_string(), self.kept.len().to_string()];
             let names = ["pid", "status", "new", "records"];
             let fields: Vec<_> = names.into_iter().zip(numbers.iter().map(String::as_str)).collect();
             log::warn("the shim's server has ended: another one takes over", &fields);

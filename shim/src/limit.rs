@@ -18,13 +18,10 @@ pub fn raise() {
     }
 }
 
-/// Does something (starts a program) with the limit that containerd gave.
-pub fn as_given<T>(act: impl FnOnce() -> T) -> T {
-    let itself = Pid::from_raw(0);
+/// Lets a program start with the limit that containerd gave.
+pub fn as_given(command: &mut std::process::Command) {
     let given = std::env::var(GIVEN).ok().and_then(|n| n.parse::<u64>().ok());
-    let (Some(given), Ok((soft, hard))) = (given, rlimit(itself, NOFILE)) else { return act() };
-    let _ = set_rlimit(itself, NOFILE, given.min(hard), hard);
-    let out = act();
-    let _ = set_rlimit(itself, NOFILE, soft, hard);
-    out
+    if let (Some(given), Ok((_, hard))) = (given, rlimit(Pid::from_raw(0), NOFILE)) {
+        conex_sys::proc::rlimit_at_birth(command, NOFILE, given.min(hard), hard);
+    }
 }

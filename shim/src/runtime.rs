@@ -121,7 +121,8 @@ pub async fn execute(
         command.stdout(streams.stdout.map_or_else(Stdio::null, Stdio::from));
         command.stderr(streams.stderr.map_or_else(Stdio::null, Stdio::from));
     }
-    let child = spawn(&mut command).call(|| format!("exec({})", command.get_program().to_string_lossy()))?;
+    crate::limit::as_given(&mut command);
+    let child = command.spawn().call(|| format!("exec({})", command.get_program().to_string_lossy()))?;
     // The parent's copies of what the container will write to must go before it is waited for.
     drop(command);
     let pid = child.id() as i32;
@@ -152,11 +153,6 @@ pub async fn execute(
         let _ = Read::by_ref(&mut output).take(1 << 20).read_to_string(&mut text);
     }
     Ok((exit.status, text))
-}
-
-/// A child with the limit of descriptors that this program was given, not with the one it has.
-pub fn spawn(command: &mut Command) -> std::io::Result<std::process::Child> {
-    crate::limit::as_given(|| command.spawn())
 }
 
 /// Ours, from beside this program; a PATH without its directory must not matter.

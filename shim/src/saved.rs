@@ -168,7 +168,8 @@ fn stream(maker: &mut Maker, s: &Stream) -> Option<proto::Stream> {
 }
 
 fn connection(number: usize, c: &server::Connection) -> Record {
-    let call = |(stream, request): (&u32, &Request)| proto::Call { stream: *stream, request: request.encode_to_vec() };
+    let call =
+        |(stream, request): (&u32, &Request)| proto::Call { stream: *stream, request: request.encode_to_vec() };
     let message = proto::Connection {
         input: c.input.borrow().clone(),
         skip: c.skip.get() as u64,
@@ -232,10 +233,11 @@ pub fn resume(service: &Rc<Service>, records: Vec<Record>) -> Result<()> {
         service.containers.borrow_mut().insert(c.id.clone(), c.clone());
         let execs: Vec<_> = c.execs.borrow().values().cloned().collect();
         for p in std::iter::once(&c.init).chain(&execs) {
+            if p.is_alive() {
+                service.watch(&c, p)?;
+            }
             if p.stage.get() == Stage::Starting {
                 service.settle(&c, p);
-            } else if p.is_alive() {
-                service.watch(&c, p)?;
             }
         }
     }
@@ -314,10 +316,8 @@ fn process_again(service: &Service, p: Sleeper, owner: &Rc<Owner>) -> Process {
     }
     let stdio = Stdio { stdin: p.stdin, stdout: p.stdout, stderr: p.stderr, terminal: p.terminal };
     let out = Process::new(&p.exec_id, stdio, p.spec);
-    let again = |e: proto::Exit| Exit {
-        status: e.status,
-        at: time(proto::Time { seconds: e.seconds, nanos: e.nanos }),
-    };
+    let again =
+        |e: proto::Exit| Exit { status: e.status, at: time(proto::Time { seconds: e.seconds, nanos: e.nanos }) };
     out.stage.set(Stage::of(p.stage));
     out.pid.set(p.pid);
     out.start_time.set(p.start_time);
@@ -341,8 +341,7 @@ fn streams_again(service: &Service, s: proto::Streams, held: &Held, owner: &Rc<O
                 None
             }
         });
-        let start =
-            Start { hold: reader_of(&to), pending: saved.pending, ring, capacity: saved.capacity };
+        let start = Start { hold: reader_of(&to), pending: saved.pending, ring, capacity: saved.capacity };
         io.streams.borrow_mut().push(Stream::begin(&saved.name, owner, from, to, start));
     }
     *io.stdin_hold.borrow_mut() = held.at(s.stdin_hold);

@@ -213,7 +213,8 @@ fn begin(connection: &Rc<Connection>, service: &Rc<Service>, stream: u32, reques
         connection.pending.borrow_mut().remove(&stream);
         connection.waits.borrow_mut().remove(&stream);
         let late = result.is_err();
-        let expired = |_| Err(Failure { code: status::DEADLINE_EXCEEDED, message: "context deadline exceeded".into() });
+        let expired =
+            |_| Err(Failure { code: status::DEADLINE_EXCEEDED, message: "context deadline exceeded".into() });
         answer(&connection, stream, result.unwrap_or_else(expired));
         // The work goes on when the client has given up: half a create would be nobody's.
         if late && !waits {

@@ -33,12 +33,17 @@ impl Service {
                 false => service.settle_exec(&c, &p).await,
             };
             if let Err(e) = result {
-                log::error("a start of the earlier server", &[("id", &c.id), ("exec", &p.id), ("error", &e.message)]);
+                log::error(
+                    "a start of the earlier server",
+                    &[("id", &c.id), ("exec", &p.id), ("error", &e.message)],
+                );
             }
             if p.stage.get() == Stage::Starting {
                 p.set(Stage::Created);
             }
             drop(curious);
+            let stage = format!("{:?}", p.stage.get());
+            log::info("a start of the earlier server", &[("id", &c.id), ("exec", &p.id), ("came to", &stage)]);
             crate::store::touch();
         });
     }

@@ -4,11 +4,11 @@
 //! containers (its children) stay what they are; the rest is a document in memory. No call is cut in two: new ones wait
 //! in their connections, those at work are waited for.
 
+use crate::log;
 use crate::runtime::Streams;
 use crate::saved::{save, LISTENER, VERSION};
 use crate::service::Service;
 use crate::status::{unknown, Call, Result};
-use crate::log;
 use conex_proto::shim::{Document, Record};
 use conex_sys::fd;
 use nix::sys::signal::{sigprocmask, SigSet, SigmaskHow, Signal};

@@ -163,6 +163,19 @@ impl Shim {
 
     /// The same with a binary of its own.
     pub fn start_from(b: &harness::Box, shim: &Path) -> Shim {
+        Shim::start_by(b, start_command_of(shim, &b.dir, &b.dir, &b.id))
+    }
+
+    /// The same by a command before the shim's, `prlimit --nofile=64 …`.
+    pub fn start_below(b: &harness::Box, before: &[&str]) -> Shim {
+        let shim = start_command(&b.dir, &b.dir, &b.id);
+        let mut command = Command::new(before[0]);
+        command.args(&before[1..]).arg(shim.get_program()).args(shim.get_args()).current_dir(&b.dir);
+        command.envs(shim.get_envs().map(|(name, value)| (name, value.unwrap())));
+        Shim::start_by(b, command)
+    }
+
+    fn start_by(b: &harness::Box, mut command: Command) -> Shim {
         let dir = b.dir.clone();
         let events = Events::listen(&dir.join("events.sock"));
         b.write_config();
@@ -173,7 +186,7 @@ impl Shim {
         std::thread::spawn(move || {
             let _ = std::io::copy(&mut &log, &mut &copy);
         });
-        let r = harness::finish(&mut start_command_of(shim, &dir, &dir, &b.id), &options().encode_to_vec()).ok();
+        let r = harness::finish(&mut command, &options().encode_to_vec()).ok();
         assert_eq!(r.err, "");
         let address = address(&r.out);
         Shim::connect(&dir, &address, events)

@@ -180,6 +180,14 @@ pub fn set_rlimit(pid: Pid, resource: u32, soft: u64, hard: u64) -> Result<()> {
     .map(drop)
 }
 
+/// Lets a program start with these limits, which are not its parent's.
+pub fn rlimit_at_birth(command: &mut std::process::Command, resource: u32, soft: u64, hard: u64) {
+    use std::os::unix::process::CommandExt;
+    let set = move || set_rlimit(Pid::from_raw(0), resource, soft, hard).map_err(Into::into);
+    // SAFETY: the closure makes one system call and allocates nothing.
+    unsafe { command.pre_exec(set) };
+}
+
 /// The soft and hard limit of another process.
 pub fn rlimit(pid: Pid, resource: u32) -> Result<(u64, u64)> {
     let mut old = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };

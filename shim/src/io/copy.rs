@@ -158,11 +158,13 @@ impl Stream {
         let (mut splices, mut total, mut turns) = (true, 0, 0u8);
         // An earlier server had begun to keep what comes.
         let mut keeps = self.ring.borrow().is_some();
+        let mut refused = false;
         loop {
-            if std::mem::take(&mut keeps) && !self.spill(&from, to.as_fd()).await? {
+            if std::mem::take(&mut keeps) && !self.spill(&from, to.as_fd(), refused).await? {
                 return Ok(());
             }
             if let Some(hindered) = self.flush(to.as_fd()) {
+                refused = matches!(hindered, Step::Refused(_));
                 keeps = match hindered {
                     Step::Refused(e) => self.refused(e).await?,
                     _ => self.blocked(to.as_fd()).await?,
@@ -182,13 +184,17 @@ impl Stream {
                     }
                 }
                 Step::Full => {
+                    refused = false;
                     if total > WIDE {
                         total = 0;
                         [self.from.as_fd(), to.as_fd()].into_iter().for_each(widen);
                     }
                     keeps = self.blocked(to.as_fd()).await?;
                 }
-                Step::Refused(e) => keeps = self.refused(e).await?,
+                Step::Refused(e) => {
+                    refused = true;
+                    keeps = self.refused(e).await?;
+                }
             }
         }
     }
@@ -230,8 +236,11 @@ impl Stream {
             Ok(0) => Step::End,
             Ok(n) => Step::Moved(n),
             Err(Errno::EINTR) => Step::Moved(0),
-            Err(Errno::EAGAIN) if is_ready(self.from.as_fd(), PollFlags::POLLIN) => Step::Full,
-            Err(Errno::EAGAIN) => Step::Starved,
+            // A sink that nobody reads refuses nothing as well.
+            Err(Errno::EAGAIN | Errno::EPIPE) if !is_ready(self.from.as_fd(), PollFlags::POLLIN) => Step::Starved,
+            // A read says nothing of the sink: there is more only since then, and a file cannot be waited for.
+            Err(Errno::EAGAIN) if !*splices => Step::Moved(0),
+            Err(Errno::EAGAIN) => Step::Full,
             // Not between two pipes: a terminal, or a file that is appended to.
             Err(Errno::EINVAL) if *splices => {
                 *splices = false;

@@ -62,7 +62,8 @@ impl Logger {
         command.env_clear().env("CONTAINER_ID", &owner.id).env("CONTAINER_NAMESPACE", &owner.namespace);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         conex_sys::fd::pass(&mut command, vec![out, err, theirs]).call(|| "dup".into())?;
-        let child = crate::runtime::spawn(&mut command).call(|| format!("exec({path})"))?;
+        crate::limit::as_given(&mut command);
+        let child = command.spawn().call(|| format!("exec({path})"))?;
         drop(command);
         let pid = child.id() as i32;
         let logger = Logger::again(&crate::serve::reaper(), pid, Rc::new(reap::pidfd(pid)?));

@@ -35,13 +35,18 @@ struct Stretch {
     progress: Instant,
     /// Of a notice, what is not written yet.
     notice: Vec<u8>,
-    /// The failure has been told.
-    told: bool,
+    /// The sink's last word was an error, which has been told.
+    refused: bool,
 }
 
 impl Stream {
     /// Keeps what comes until the reader has taken it all. False if the source has ended.
-    pub(super) async fn spill(&self, from: &Source<'_>, to: BorrowedFd<'_>) -> std::io::Result<bool> {
+    pub(super) async fn spill(
+        &self,
+        from: &Source<'_>,
+        to: BorrowedFd<'_>,
+        refused: bool,
+    ) -> std::io::Result<bool> {
         if self.ring.borrow().is_none() {
             let fields = [("id", self.owner.id.as_str()), ("stream", &self.name)];
             let made = Ring::new(&self.owner.bundle, self.capacity);
@@ -61,11 +66,11 @@ impl Stream {
         }
         let now = Instant::now();
         let progress = now.checked_sub(PATIENCE).unwrap_or(now);
-        let mut stretch = Stretch { since: now, progress, notice: Vec::new(), told: true };
+        let mut stretch = Stretch { since: now, progress, notice: Vec::new(), refused };
         let mut open = true;
         loop {
             let out = self.replay(to, &mut stretch).map_err(|e| std::io::Error::other(e.message))?;
-            if let Out::Empty = out {
+            if matches!(out, Out::Empty) || !open && self.is_empty() {
                 self.ring.borrow_mut().take();
                 crate::store::touch();
                 return Ok(open);
@@ -106,6 +111,10 @@ impl Stream {
         self.pending.borrow().is_empty() && (room || stretch.progress.elapsed() >= PATIENCE)
     }
 
+    fn is_empty(&self) -> bool {
+        self.ring.borrow().as_ref().is_none_or(Ring::is_empty)
+    }
+
     /// From the source into the ring. False at its end.
     fn keep(&self) -> std::io::Result<bool> {
         let mut buffer = vec![0u8; PART];
@@ -133,32 +142,40 @@ impl Stream {
         let mut buffer = vec![0u8; PART];
         loop {
             // Only what is taken at all says what was lost before it: a notice takes the place of those lines.
-            if stretch.notice.is_empty() && is_ready(to, PollFlags::POLLOUT) {
-                let lost = ring.take_lost()?;
-                if lost.bytes > 0 {
-                    stretch.notice = self.say(lost, stretch.since);
+            if stretch.notice.is_empty() && !ring.is_begun() && ring.has_lost() {
+                if !is_ready(to, PollFlags::POLLOUT) {
+                    return Ok(Out::Full);
                 }
+                stretch.notice = self.say(ring.take_lost()?, stretch.since);
             }
             let notice = !stretch.notice.is_empty();
-            let n = if notice { 0 } else { ring.peek(&mut buffer)? };
+            let mut n = if notice { 0 } else { ring.peek(&mut buffer)? };
+            if ring.is_begun() {
+                n = buffer[..n].iter().position(|b| *b == b'\n').map_or(n, |end| end + 1);
+            }
             if n == 0 && !notice {
-                return Ok(Out::Empty);
+                // What refuses now, or takes nothing, would do so at once again.
+                return Ok(match stretch.refused {
+                    true => Out::Refused,
+                    false if is_ready(to, PollFlags::POLLOUT) => Out::Empty,
+                    false => Out::Full,
+                });
             }
             match nix::unistd::write(to, if notice { &stretch.notice } else { &buffer[..n] }) {
                 Ok(n) => {
                     stretch.progress = Instant::now();
-                    stretch.told = false;
+                    stretch.refused = false;
                     if notice {
                         stretch.notice.drain(..n);
                     } else {
-                        ring.consume(n)?;
+                        ring.consume(&buffer[..n])?;
                         return Ok(Out::Some);
                     }
                 }
                 Err(Errno::EINTR) => {}
                 Err(Errno::EAGAIN) => return Ok(Out::Full),
                 Err(e) => {
-                    if !std::mem::replace(&mut stretch.told, true) {
+                    if !std::mem::replace(&mut stretch.refused, true) {
                         self.complain(e);
                     }
                     return Ok(Out::Refused);
@@ -181,7 +198,8 @@ impl Stream {
             let event = conex_proto::shim::OutputLost { container_id, exec_id, stream, lines, bytes };
             events.publish_as("/conex/output-lost", "conex.shim.v1.OutputLost", &event);
         }
-        format!("conex: {lines} lines ({bytes} bytes) of {stream} are lost: nobody read them for {seconds} s\n").into_bytes()
+        format!("conex: {lines} lines ({bytes} bytes) of {stream} are lost: nobody read them for {seconds} s\n")
+            .into_bytes()
     }
 }
 
