@@ -12,6 +12,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::time::Duration;
 
 pub struct Container {
     pub id: String,
@@ -128,6 +129,45 @@ impl Container {
         }
         let found = self.execs.borrow().get(exec_id).cloned();
         found.ok_or_else(|| status::not_found(format!("process does not exist {exec_id}")))
+    }
+
+    /// The cgroup of an exec's own, a leaf below the container's in the v2 hierarchy, whether it is there or not; `None`
+    /// where that hierarchy cannot kill a cgroup (Linux 5.14) or the runtime is another one.
+    pub fn leaf(&self, exec_id: &str) -> Option<PathBuf> {
+        let name = self.runtime.binary.file_name()?.to_string_lossy().into_owned();
+        let list = self.cgroups.borrow();
+        let dir = list.iter().find(|d| name.starts_with("conex") && d.join("cgroup.kill").exists())?;
+        Some(dir.join(format!("exec-{exec_id}")))
+    }
+
+    /// Makes it. False where the hierarchy does not allow it (a threaded subtree, a limit of descendants), or where an
+    /// earlier exec of that name has left something in its own.
+    pub fn make_leaf(&self, exec_id: &str) -> bool {
+        let Some(leaf) = self.leaf(exec_id) else { return false };
+        let _ = std::fs::remove_dir(&leaf);
+        if std::fs::create_dir(&leaf).is_err() {
+            return false;
+        }
+        let fits = std::fs::read_to_string(leaf.join("cgroup.type")).is_ok_and(|t| t.trim() == "domain");
+        if !fits {
+            let _ = std::fs::remove_dir(&leaf);
+        }
+        fits
+    }
+
+    /// Nobody needs it any more. Those that were killed with its process may take a moment; what goes on in it keeps it
+    /// until the container goes.
+    pub fn drop_leaf(&self, process: &Process) {
+        let Some(leaf) = self.leaf(&process.id).filter(|_| process.leaf.take()) else { return };
+        tokio::task::spawn_local(async move {
+            for pause in [0, 1, 4, 16, 64, 256, 1024] {
+                tokio::time::sleep(Duration::from_millis(pause)).await;
+                match std::fs::remove_dir(&leaf) {
+                    Err(e) if e.kind() == std::io::ErrorKind::ResourceBusy => {}
+                    _ => return,
+                }
+            }
+        });
     }
 
     pub fn status(&self, process: &Process) -> types::Status {

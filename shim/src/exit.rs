@@ -41,8 +41,9 @@ impl Service {
             p.reaped.set(Some(exit));
             p.io().ended();
             p.settled().await;
-            if p.id.is_empty() {
-                service.init_ended(&c).await;
+            match p.id.as_str() {
+                "" => service.init_ended(&c).await,
+                _ => c.drop_leaf(&p),
             }
             p.exit.set(Some(exit));
             p.set(Stage::Stopped);

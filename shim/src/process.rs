@@ -47,6 +47,8 @@ pub struct Process {
     pub reaped: Cell<Option<Exit>>,
     /// Its start failed, or it was deleted before: there will be no process.
     pub never: Cell<bool>,
+    /// It was born in a cgroup of its own ([`crate::container::Container::leaf`]).
+    pub leaf: Cell<bool>,
     pub changed: Notify,
     pub io: RefCell<Rc<Io>>,
 }
@@ -64,6 +66,7 @@ impl Process {
             exit: Cell::new(None),
             reaped: Cell::new(None),
             never: Cell::new(false),
+            leaf: Cell::new(false),
             changed: Notify::new(),
             io: RefCell::default(),
         }

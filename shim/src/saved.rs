@@ -125,6 +125,7 @@ fn process(c: &Container, p: &Process) -> Record {
         exit: p.exit.get().map(exit),
         reaped: p.reaped.get().map(exit),
         never: p.never.get(),
+        leaf: p.leaf.get(),
         helper: helper.0,
         helper_start_time: helper.1,
         streams: Some(streams(&mut maker, &p.io())),
@@ -324,6 +325,7 @@ fn process_again(service: &Service, p: Sleeper, owner: &Rc<Owner>) -> Process {
     out.exit.set(p.exit.map(again));
     out.reaped.set(reaped.map(again));
     out.never.set(p.never);
+    out.leaf.set(p.leaf);
     out.helper.set((p.helper, p.helper_start_time));
     *out.io.borrow_mut() = Rc::new(io);
     out

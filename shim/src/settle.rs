@@ -84,6 +84,7 @@ impl Service {
             let _ = std::fs::remove_file(file);
         }
         let Some((pid, start_time)) = found else {
+            c.drop_leaf(p);
             p.io().close().await;
             *p.io.borrow_mut() = Rc::default();
             p.set(Stage::Added);

@@ -14,7 +14,7 @@ use conex_proto::task::*;
 use conex_proto::{any, events, runc, types, Any};
 use prost::Message;
 use std::cell::{Cell, RefCell};
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -247,9 +247,15 @@ impl Service {
         p.set(Stage::Starting);
         let spec = c.bundle.join(format!("{}.json", p.id));
         let pid_file = c.bundle.join(format!("{}.pid", p.id));
+        p.leaf.set(c.make_leaf(&p.id));
+        let below = OsString::from(format!(":/exec-{}", p.id));
         let result = async {
             write_private(&spec, &p.spec.borrow())?;
-            let args: Vec<&OsStr> = vec!["exec".as_ref(), "--process".as_ref(), spec.as_ref(), "--detach".as_ref()];
+            let mut args: Vec<&OsStr> =
+                vec!["exec".as_ref(), "--process".as_ref(), spec.as_ref(), "--detach".as_ref()];
+            if p.leaf.get() {
+                args.extend([OsStr::new("--cgroup"), below.as_ref()]);
+            }
             self.begin(c, p, "OCI runtime exec failed", args, &pid_file, &[c.id.as_ref()]).await
         }
         .await;
@@ -259,6 +265,7 @@ impl Service {
             if p.pid.get() > 0 {
                 self.end(p).await;
             }
+            c.drop_leaf(p);
             p.io().close().await;
             *p.io.borrow_mut() = Rc::default();
             p.set(Stage::Added);
@@ -349,7 +356,14 @@ impl Service {
             if !p.is_alive() {
                 return Err(status::precondition("process not created"));
             }
-            return conex_sys::proc::pidfd_send_signal(p.pidfd()?.as_fd(), r.signal as i32)
+            let pidfd = p.pidfd()?;
+            if r.signal as i32 == libc::SIGKILL {
+                // Its whole tree: what a probe has left behind would hold its streams, and nobody could end it.
+                if let Some(leaf) = c.leaf(&p.id).filter(|_| p.leaf.get()) {
+                    let _ = std::fs::write(leaf.join("cgroup.kill"), "1");
+                }
+            }
+            return conex_sys::proc::pidfd_send_signal(pidfd.as_fd(), r.signal as i32)
                 .map_err(|_| status::not_found("process already finished"));
         }
         let signal = r.signal.to_string();

@@ -243,6 +243,12 @@ fn exec_in_a_cgroup_that_is_asked_for() {
         let r = b.verb("exec", &["--cgroup", "cpu:/sub", "--cgroup", "cpuacct:/"], &["true"]);
         assert_ne!(r.code, 0);
     }
+    if is_conex() && dirs.iter().any(|d| d.join("cgroup.type").exists()) {
+        // The v2 hierarchy has no name.
+        let r = b.verb("exec", &["--cgroup", ":/sub"], &["cat", "/proc/self/cgroup"]).ok();
+        assert_eq!(r.out.lines().filter(|l| l.ends_with("/sub")).count(), 1, "{}", r.out);
+        assert!(r.out.lines().any(|l| l.starts_with("0::") && l.ends_with("/sub")), "{}", r.out);
+    }
     for wrong in ["/nosuch", "nosuchcontroller:/sub", "../x"] {
         let r = b.verb("exec", &["--cgroup", wrong], &["true"]);
         assert_ne!(r.code, 0, "{wrong}");

@@ -69,6 +69,14 @@ fn docker_is_set_up_and_back() {
     assert!(names(&dir).is_empty());
 }
 
+/// containerd asks shims of runc's type for what they can do.
+fn newer() -> bool {
+    let text = Command::new("containerd").arg("--version").output().unwrap().stdout;
+    let text = String::from_utf8(text).unwrap();
+    let release = text.split_whitespace().nth(2).unwrap().trim_start_matches('v');
+    ["1.7.", "2.0.", "2.1.", "2.2.", "2.3."].iter().any(|r| release.starts_with(r))
+}
+
 #[test]
 fn containerd_judges_its_own_file() {
     if !is_conex() {
@@ -88,7 +96,17 @@ fn containerd_judges_its_own_file() {
         setup(&["kubernetes", "--write", &flag]).ok();
         let dump = Command::new("containerd").arg("--config").arg(&file).args(["config", "dump"]).output().unwrap();
         let dump = String::from_utf8_lossy(&dump.stdout).into_owned();
-        assert!(dump.contains("runtimes.conex]") && dump.contains("io.containerd.conex.v2"), "{dump}");
+        assert!(dump.contains("runtimes.conex]"), "{dump}");
+        let block = &dump[dump.find("runtimes.conex]").unwrap()..];
+        let (kind, path) = match newer() {
+            true => (
+                "io.containerd.runc.v2",
+                runtime().with_file_name("containerd-shim-conex-v2").display().to_string(),
+            ),
+            false => ("io.containerd.conex.v2", String::new()),
+        };
+        let (has, at) = (block.find(kind), block.find(&format!("runtime_path = {path:?}")));
+        assert!(has.is_some_and(|n| n < 2000) && (path.is_empty() || at.is_some_and(|n| n < 2000)), "{block}");
         setup(&["containerd", "--undo", &flag]).ok();
         assert_eq!(std::fs::read_to_string(&file).ok().as_deref(), old);
     }

@@ -24,9 +24,15 @@ cat >/etc/cni/net.d/10-test.conflist <<'J'
 J
 if [ -n "${OLD:-}" ]; then
 	cri="plugins.'io.containerd.grpc.v1.cri'" version=2 image="sandbox_image = 'local/pause:1'" pinned=
+	shim="[$cri.containerd.runtimes.conex-shim]
+runtime_type = 'io.containerd.conex.v2'"
 else
 	cri="plugins.'io.containerd.cri.v1.runtime'" version=3 image= pinned="[plugins.'io.containerd.cri.v1.images'.pinned_images]
 sandbox = 'local/pause:1'"
+	# As conex setup writes it for this containerd.
+	shim="[$cri.containerd.runtimes.conex-shim]
+runtime_type = 'io.containerd.runc.v2'
+runtime_path = '$bin/containerd-shim-conex-v2'"
 fi
 cat >/tmp/cri/config.toml <<J
 version = $version
@@ -46,8 +52,7 @@ runtime_type = 'io.containerd.runc.v2'
 runtime_type = 'io.containerd.runc.v2'
 [$cri.containerd.runtimes.conex.options]
 BinaryName = '$bin/conex'
-[$cri.containerd.runtimes.conex-shim]
-runtime_type = 'io.containerd.conex.v2'
+$shim
 [$cri.containerd.runtimes.conex-sandbox]
 runtime_type = 'io.containerd.conex.v2'
 sandboxer = 'shim'

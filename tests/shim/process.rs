@@ -291,3 +291,59 @@ fn a_pid_file_that_names_a_stranger() {
     stranger.kill().unwrap();
     stranger.wait().unwrap();
 }
+
+/// A probe that times out: what it has started ends with it, in whatever session, and its streams end at once.
+#[test]
+fn a_killed_exec_takes_its_tree_along() {
+    if !is_ours() {
+        return;
+    }
+    let b = Box::sh("sleep 1000");
+    let shim = Shim::start(&b);
+    let pid = shim.create(&b, &Stdio::default());
+    shim.start_task(&b.id, "");
+    let Some(dir) = b.cgroups().into_iter().find(|d| d.join("cgroup.kill").exists()) else {
+        shim.finish(&b.id);
+        return skip("a_killed_exec_takes_its_tree_along", "a v2 hierarchy with cgroup.kill");
+    };
+    for terminal in [false, true] {
+        let id = format!("probe-{terminal}");
+        let out = Reader::new(b.dir.join("o"));
+        let stdio = Stdio { stdout: out.uri(), terminal, ..Stdio::default() };
+        let script = "setsid sleep 777 & (sleep 778 &) ; echo up; sleep 779";
+        shim.exec(&b.id, &id, &["sh", "-c", script], &stdio).unwrap();
+        let exec = shim.start_task(&b.id, &id);
+        let leaf = dir.join(format!("exec-{id}"));
+        let inside = || std::fs::read_to_string(leaf.join("cgroup.procs")).unwrap_or_default();
+        until(|| inside().lines().count() == 3, "three processes in its own cgroup");
+        let listed = || -> Vec<u32> {
+            let answer = shim.ok::<PidsResponse>("Pids", &IdRequest { id: b.id.clone() });
+            answer.processes.iter().map(|p| p.pid).collect()
+        };
+        until(|| listed().len() == 4, "all of them and init");
+        assert!(listed().contains(&pid) && listed().contains(&exec));
+        // A signal that is none of those is the process's alone.
+        shim.kill(&b.id, &id, libc::SIGWINCH);
+        assert_eq!(inside().lines().count(), 3);
+        shim.kill(&b.id, &id, libc::SIGKILL);
+        assert_eq!(shim.wait(&b.id, &id), 137);
+        assert_eq!(out.text().replace('\r', ""), "up\n");
+        shim.delete(&b.id, &id);
+        until(|| !leaf.exists(), "its cgroup goes");
+    }
+    // What it leaves in the background when it ends by itself stays, as with any other runtime.
+    shim.exec(
+        &b.id,
+        "daemon",
+        &["sh", "-c", "setsid sleep 776 >/dev/null 2>&1 </dev/null & echo"],
+        &Stdio::default(),
+    )
+    .unwrap();
+    shim.start_task(&b.id, "daemon");
+    assert_eq!(shim.wait(&b.id, "daemon"), 0);
+    shim.delete(&b.id, "daemon");
+    let listed = shim.ok::<PidsResponse>("Pids", &IdRequest { id: b.id.clone() }).processes.len();
+    assert_eq!(listed, 2);
+    shim.finish(&b.id);
+    b.assert_gone();
+}

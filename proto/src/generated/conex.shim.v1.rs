@@ -103,6 +103,9 @@ pub struct Process {
     pub helper_start_time: u64,
     #[prost(message, optional, tag = "16")]
     pub streams: ::core::option::Option<Streams>,
+    /// It has a cgroup of its own.
+    #[prost(bool, tag = "17")]
+    pub leaf: bool,
 }
 /// Places are one more than the index in the record's descriptors; 0 for none.
 #[derive(Clone, PartialEq, ::prost::Message)]

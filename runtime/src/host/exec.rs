@@ -133,7 +133,8 @@ fn cgroup(exec: &Exec) -> Result<Group> {
         Err(e) if exec.sub_cgroups.is_empty() => own_cgroup_of_init(exec).ok_or(e)?,
         other => other?,
     };
-    let named = |d: &super::cgroup::Dir, c: &String| d.hierarchy.has(c);
+    // The v2 hierarchy has no name, as in /proc/PID/cgroup.
+    let named = |d: &super::cgroup::Dir, c: &String| if c.is_empty() { d.hierarchy.v2 } else { d.hierarchy.has(c) };
     for (controllers, _) in &exec.sub_cgroups {
         if let Some(unknown) = controllers.iter().find(|c| !group.dirs.iter().any(|d| named(d, c))) {
             let what = format!("--cgroup: the container is in no hierarchy with the controller {unknown:?}");

@@ -179,7 +179,7 @@ fn plan(env: &Env, spec: &Spec, wanted: &Process, state: &State) -> Result<proce
     check.finish().map(|_| p).map_err(bundle::join)
 }
 
-/// `[controller[,controller…]:]path`.
+/// `[controller[,controller…]:]path`; `:path` for the v2 hierarchy alone.
 fn sub_cgroups(env: &Env) -> Result<Vec<(Vec<String>, PathBuf)>> {
     let parse = |text: &String| -> Result<(Vec<String>, PathBuf)> {
         let (controllers, path) = match text.split_once(':') {

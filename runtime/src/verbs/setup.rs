@@ -84,9 +84,9 @@ impl Target {
             "podman" => format!("# {file}\n{}", self.podman_file()),
             "kubernetes" => format!(
                 "# {file}, on every node (conex setup --write kubernetes):\n{}# Once for the cluster (kubectl apply -f -); in a pod: spec.runtimeClassName: conex\n{RUNTIME_CLASS}",
-                edit::containerd_block(&now)?.lines().map(|l| format!("#   {l}\n")).collect::<String>()
+                edit::containerd_block(&now, self.path_of_shim().as_deref())?.lines().map(|l| format!("#   {l}\n")).collect::<String>()
             ),
-            _ => format!("# {file}\n{}", edit::containerd_block(&now)?),
+            _ => format!("# {file}\n{}", edit::containerd_block(&now, self.path_of_shim().as_deref())?),
         })
     }
 
@@ -114,7 +114,8 @@ impl Target {
             },
             _ => {
                 self.validate(now.as_deref())?;
-                let after = edit::add_containerd(now.as_deref().unwrap_or(""), &self.file)?;
+                let path = self.path_of_shim();
+                let after = edit::add_containerd(now.as_deref().unwrap_or(""), &self.file, path.as_deref())?;
                 self.validate(Some(&after))?;
                 Ok(Some(after))
             }
@@ -134,6 +135,17 @@ impl Target {
     fn changed(&self) -> Error {
         let what = format!("{} is not what conex setup writes; change or remove it by hand", self.file.display());
         Error::new(Kind::Invalid, what)
+    }
+
+    /// Where the shim is, for a containerd from 1.7 to 2.3: it asks only shims of runc's type what they can do, and tells
+    /// them their options. Any other one gets the type of our own, which needs no path.
+    fn path_of_shim(&self) -> Option<String> {
+        let answer = Command::new("containerd").arg("--version").output().ok()?;
+        let release = edit::release(&String::from_utf8_lossy(&answer.stdout))?;
+        // Beside this program, or in bin beside its sbin.
+        let shims = ["containerd-shim-conex-v2", "../bin/containerd-shim-conex-v2"];
+        let shim = shims.iter().find_map(|s| Path::new(&self.program).with_file_name(s).canonicalize().ok())?;
+        ((1, 7)..(2, 4)).contains(&release).then(|| shim.display().to_string())
     }
 
     /// containerd itself judges its configuration.

@@ -70,6 +70,10 @@ fn main() {
         });
         row(name, cells.collect());
     };
+    for buffer in ["16M", "128M"] {
+        let name = format!("100 MB of lines while nobody reads for 10 s (room for {buffer}): done after, lost");
+        each(&name, &|_| nobody_reads(buffer));
+    }
     each("200 parallel execs", &|_| format!("{:.0} /s", execs()));
     each("50 idle shims: private, PSS, threads (mean of a pod's processes)", &|_| idle());
     each("300 create/start/delete: growth of private memory, descriptors, threads", &|_| cycles());
@@ -165,6 +169,34 @@ fn throughput() -> f64 {
     assert_eq!(total, 1 << 30);
     shim.finish(&b.id);
     total as f64 / took.as_secs_f64() / 1e9
+}
+
+/// A containerd that is stopped: it has the FIFO open and takes nothing for ten seconds.
+fn nobody_reads(buffer: &str) -> String {
+    let script = "yes 000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000 | head -n 1000000";
+    let mut b = Box::sh(script);
+    *b.at("annotations") = serde_json::json!({"dev.conex.output-buffer": buffer});
+    let shim = Shim::start(&b);
+    let path = b.dir.join("o");
+    fifo(&path);
+    let uri = path.to_string_lossy().into_owned();
+    let reader = std::thread::spawn(move || {
+        let mut file = std::fs::File::open(path).unwrap();
+        std::thread::sleep(Duration::from_secs(10));
+        let mut out = Vec::new();
+        file.read_to_end(&mut out).unwrap();
+        out.iter().filter(|b| **b == b'0').count()
+    });
+    shim.create(&b, &Stdio { stdout: uri, ..Stdio::default() });
+    shim.start_task(&b.id, "");
+    let begin = Instant::now();
+    shim.wait(&b.id, "");
+    let took = begin.elapsed().as_secs_f64();
+    shim.delete(&b.id, "");
+    // 99 digits a line.
+    let lost = 1_000_000 - reader.join().unwrap() / 99;
+    shim.finish(&b.id);
+    format!("{took:.1} s, {} MB", lost / 10_000)
 }
 
 /// Sums of `Private_*` and `Pss` in KiB, threads and descriptors, over the processes of a shim.

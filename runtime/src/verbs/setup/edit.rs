@@ -113,8 +113,9 @@ fn version(text: &str) -> u32 {
     text.lines().take_while(|l| !l.trim_start().starts_with('[')).find_map(|l| number(l.trim())).unwrap_or(1)
 }
 
-/// The tables that make conex a runtime of the CRI plugin.
-pub(super) fn containerd_block(text: &str) -> Result<String> {
+/// The tables that make conex a runtime of the CRI plugin. `path`: of the shim, where containerd knows it best as another
+/// one of runc's type.
+pub(super) fn containerd_block(text: &str, path: Option<&str>) -> Result<String> {
     let plugin = match (text.trim().is_empty(), version(text)) {
         (true, _) | (_, 2) => "io.containerd.grpc.v1.cri",
         (_, 3 | 4) => "io.containerd.cri.v1.runtime",
@@ -124,12 +125,20 @@ pub(super) fn containerd_block(text: &str) -> Result<String> {
         }
     };
     let head = if text.trim().is_empty() { "version = 2\n" } else { "" };
-    Ok(format!(
-        "{head}{BEGIN}[plugins.\"{plugin}\".containerd.runtimes.conex]\n  runtime_type = \"io.containerd.conex.v2\"\n{END}"
-    ))
+    let kind = match path {
+        Some(path) => format!("  runtime_type = \"io.containerd.runc.v2\"\n  runtime_path = {path:?}\n"),
+        None => "  runtime_type = \"io.containerd.conex.v2\"\n".to_string(),
+    };
+    Ok(format!("{head}{BEGIN}[plugins.\"{plugin}\".containerd.runtimes.conex]\n{kind}{END}"))
 }
 
-pub(super) fn add_containerd(text: &str, file: &Path) -> Result<String> {
+/// 2.1 of `containerd github.com/containerd/containerd/v2 2.1.4 …`.
+pub(super) fn release(text: &str) -> Option<(u32, u32)> {
+    let mut parts = text.split_whitespace().nth(2)?.trim_start_matches('v').split('.');
+    Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
+}
+
+pub(super) fn add_containerd(text: &str, file: &Path, path: Option<&str>) -> Result<String> {
     if text.contains(BEGIN) {
         return Ok(text.to_string());
     }
@@ -137,7 +146,7 @@ pub(super) fn add_containerd(text: &str, file: &Path) -> Result<String> {
         return Err(bad(file, format_args!("a runtime conex is there already (line {})", line + 1)));
     }
     let gap = if text.is_empty() || text.ends_with('\n') { "" } else { "\n" };
-    Ok(format!("{text}{gap}{}", containerd_block(text).map_err(|e| bad(file, e))?))
+    Ok(format!("{text}{gap}{}", containerd_block(text, path).map_err(|e| bad(file, e))?))
 }
 
 pub(super) fn remove_containerd(text: &str, file: &Path) -> Result<Option<String>> {
@@ -190,12 +199,20 @@ mod tests {
             ("# x\nversion = 3\n[grpc]\n  address = \"/a\"", "cri.v1.runtime"),
             ("version=2\n[plugins]\nversion = 7\n", "grpc.v1.cri"),
         ] {
-            let new = add_containerd(text, file).unwrap();
-            assert!(new.contains(plugin), "{new}");
+            let new = add_containerd(text, file, Some("/x/shim").filter(|_| plugin.contains("runtime"))).unwrap();
+            assert!(new.contains(plugin) && new.contains("runtime_path") == plugin.contains("runtime"), "{new}");
             let back = remove_containerd(&new, file).unwrap();
             assert_eq!(back.unwrap_or("version = 2\n".into()).trim_end(), text.trim_end());
         }
-        assert!(add_containerd("[grpc]\n", file).is_err());
-        assert!(add_containerd("version = 2\n[plugins.\"x\".containerd.runtimes.conex]\n", file).is_err());
+        assert!(add_containerd("[grpc]\n", file, None).is_err());
+        assert!(add_containerd("version = 2\n[plugins.\"x\".containerd.runtimes.conex]\n", file, None).is_err());
+    }
+
+    #[test]
+    fn releases_of_containerd() {
+        let text = "containerd github.com/containerd/containerd/v2 2.1.4 75cb2b7193e4\n";
+        assert_eq!(release(text), Some((2, 1)));
+        assert_eq!(release("containerd github.com/containerd/containerd v1.7.24~ds1 x"), Some((1, 7)));
+        assert_eq!(release("something else"), None);
     }
 }
