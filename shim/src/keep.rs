@@ -198,7 +198,7 @@ impl Keeper {
             }
             COMMIT => self.commit(rest),
             ENTER => {
-                let entered = received.iter().try_for_each(|n| conex_sys::proc::setns(n.as_fd(), 0));
+                let entered = crate::pod::join(&received);
                 self.say(ENTER, entered.err().map_or("", Errno::desc).as_bytes());
             }
             _ => self.change(*kind, rest, received, torn),

@@ -72,12 +72,15 @@ pub struct Entered {
 impl Entered {
     /// Back to where it was: a create that fails half-way must not leave the next one in another pod's network.
     pub fn undo(self) {
-        for fd in &self.old {
-            if let Err(e) = setns(fd.as_fd(), 0) {
-                crate::log::error("cannot leave a pod's namespace", &[("error", e.desc())]);
-            }
+        if let Err(e) = join(&self.old) {
+            crate::log::error("cannot leave a pod's namespace", &[("error", e.desc())]);
         }
     }
+}
+
+/// Enters them, whatever kinds they are.
+pub fn join(namespaces: &[OwnedFd]) -> nix::Result<()> {
+    namespaces.iter().try_for_each(|fd| setns(fd.as_fd(), 0))
 }
 
 fn own_namespaces(names: &[&str]) -> Result<Vec<OwnedFd>> {
