@@ -9,7 +9,7 @@ use conex_proto::runc::Options;
 use conex_proto::types;
 use serde::Deserialize;
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
@@ -32,6 +32,8 @@ pub struct Container {
     pub oom: RefCell<Option<Watch>>,
     /// A checkpoint to start from.
     pub restore: Option<Restore>,
+    /// Execs that have ended and left something in their cgroup.
+    pub lingering: RefCell<BTreeSet<String>>,
     /// Bytes of init's output that wait for a reader, a stream.
     pub output_buffer: u64,
 }
@@ -144,7 +146,7 @@ impl Container {
     /// earlier exec of that name has left something in its own.
     pub fn make_leaf(&self, exec_id: &str) -> bool {
         let Some(leaf) = self.leaf(exec_id) else { return false };
-        let _ = std::fs::remove_dir(&leaf);
+        self.sweep();
         if std::fs::create_dir(&leaf).is_err() {
             return false;
         }
@@ -156,18 +158,31 @@ impl Container {
     }
 
     /// Nobody needs it any more. Those that were killed with its process may take a moment; what goes on in it keeps it
-    /// until the container goes.
-    pub fn drop_leaf(&self, process: &Process) {
+    /// until the next exec looks, or the container goes.
+    pub fn drop_leaf(self: &Rc<Self>, process: &Process) {
         let Some(leaf) = self.leaf(&process.id).filter(|_| process.leaf.take()) else { return };
+        let busy = |e: std::io::Error| e.kind() == std::io::ErrorKind::ResourceBusy;
+        if !std::fs::remove_dir(&leaf).is_err_and(busy) {
+            return;
+        }
+        self.lingering.borrow_mut().insert(process.id.clone());
+        let c = self.clone();
         tokio::task::spawn_local(async move {
-            for pause in [0, 1, 4, 16, 64, 256, 1024] {
+            for pause in [1, 4, 16, 64, 256, 1024] {
                 tokio::time::sleep(Duration::from_millis(pause)).await;
-                match std::fs::remove_dir(&leaf) {
-                    Err(e) if e.kind() == std::io::ErrorKind::ResourceBusy => {}
-                    _ => return,
-                }
+                c.sweep();
             }
         });
+    }
+
+    /// Removes the leaves of execs that have ended, as far as nothing goes on in them.
+    fn sweep(&self) {
+        let in_use = |id: &String| self.execs.borrow().get(id).is_some_and(|p| p.leaf.get());
+        let gone = |id: &String| {
+            let removed = self.leaf(id).map(std::fs::remove_dir);
+            !matches!(removed, Some(Err(e)) if e.kind() == std::io::ErrorKind::ResourceBusy)
+        };
+        self.lingering.borrow_mut().retain(|id| !in_use(id) && !gone(id));
     }
 
     pub fn status(&self, process: &Process) -> types::Status {

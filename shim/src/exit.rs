@@ -23,22 +23,31 @@ impl Service {
         let (service, c, p) = (self.clone(), c.clone(), p.clone());
         tokio::task::spawn_local(async move {
             let waited = match pidfd {
-                Some(fd) => service.reaper.wait(p.pid.get(), fd).await.map(Some),
-                // It ended while there was no server, and is reaped.
-                None if p.reaped.get().is_none() => {
-                    Ok(Some(service.reaper.told(p.pid.get()).await.unwrap_or_else(Exit::unseen)))
-                }
-                None => Ok(p.reaped.get()),
+                Some(fd) => service.reaper.seen(p.pid.get(), fd).await.map(|(exit, zombie)| (exit, Some(zombie))),
+                None => match p.reaped.get() {
+                    Some(exit) => Ok((exit, None)),
+                    // It ended while there was no server, and is reaped.
+                    None => {
+                        let told = service.reaper.told(p.pid.get()).await;
+                        // The number is free for others.
+                        service.reaper.forget(p.pid.get());
+                        Ok((told.unwrap_or_else(Exit::unseen), None))
+                    }
+                },
             };
-            let exit = match waited {
-                Ok(Some(exit)) => exit,
-                Ok(None) => return,
+            let (exit, zombie) = match waited {
+                Ok(seen) => seen,
                 Err(e) => {
                     log::error("cannot wait for a process", &[("id", &c.id), ("error", &e.message)]);
                     return;
                 }
             };
             p.reaped.set(Some(exit));
+            let known = service.clone();
+            tokio::task::spawn_local(async move {
+                crate::store::told(&known).await;
+                drop(zombie);
+            });
             p.io().ended();
             p.settled().await;
             match p.id.as_str() {

@@ -21,7 +21,7 @@ use nix::sys::socket::*;
 use nix::sys::wait::{waitpid, WaitPidFlag, WaitStatus};
 use nix::unistd::Pid;
 use prost::Message;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant, SystemTime};
@@ -34,6 +34,8 @@ pub const KEEPER: &str = "_CONEX_SHIM_KEEPER";
 pub const RESET: u8 = b'R';
 pub const BEGIN: u8 = b'B';
 pub const MORE: u8 = b'M';
+/// A record's whole text, in a file.
+pub const TEXT: u8 = b'T';
 pub const REMOVE: u8 = b'D';
 /// With a number; the answer has it again, and how many records lack descriptors.
 pub const COMMIT: u8 = b'C';
@@ -46,6 +48,12 @@ pub const EXIT: u8 = b'X';
 pub const DESCRIPTORS: usize = 250;
 
 const LISTENER: RawFd = 3;
+
+/// How long an end is told again to each new server; longer, and the number could be another process's.
+const RECENT: Duration = Duration::from_secs(5);
+
+/// Messages that wait for a server to listen.
+const MOST: usize = 1000;
 
 /// One record of the server's.
 #[derive(Default)]
@@ -67,7 +75,13 @@ struct Keeper {
     /// The next commit replaces everything.
     anew: bool,
     server: i32,
+    /// Messages that the socket did not take.
+    waiting: VecDeque<Vec<u8>>,
+    /// Ends that a server was told which may have died before it told anybody.
+    recent: VecDeque<(Instant, String)>,
     starts: Vec<Instant>,
+    /// Servers in a row that have not.
+    unsettled: u32,
     /// The server has come as far as telling its state.
     settled: bool,
 }
@@ -92,7 +106,10 @@ pub fn main(args: &Args) -> Result<()> {
         next: BTreeMap::new(),
         anew: false,
         server: 0,
+        waiting: VecDeque::new(),
+        recent: VecDeque::new(),
         starts: Vec::new(),
+        unsettled: 0,
         settled: true,
     };
     let mut signals = SigSet::empty();
@@ -104,12 +121,14 @@ pub fn main(args: &Args) -> Result<()> {
         .call(|| "signalfd4".into())?;
     keeper.start(args)?;
     loop {
-        let mut fds =
-            [PollFd::new(events.as_fd(), PollFlags::POLLIN), PollFd::new(keeper.socket.as_fd(), PollFlags::POLLIN)];
+        let more = if keeper.waiting.is_empty() { PollFlags::empty() } else { PollFlags::POLLOUT };
+        let socket = PollFd::new(keeper.socket.as_fd(), PollFlags::POLLIN | more);
+        let mut fds = [PollFd::new(events.as_fd(), PollFlags::POLLIN), socket];
         match poll(&mut fds, PollTimeout::NONE) {
             Err(Errno::EINTR) => continue,
             other => other.call(|| "poll".into())?,
         };
+        keeper.flush();
         while keeper.take() {}
         while let Ok(Some(info)) = events.read_signal() {
             // Who asks the keeper to end asks the server: it ends when the server has.
@@ -157,18 +176,31 @@ impl Keeper {
     }
 
     /// `pid status seconds nanoseconds` of a child that only this process could reap.
-    fn tell(&self, pid: i32, status: u32) {
+    fn tell(&mut self, pid: i32, status: u32) {
         let at = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let text = format!("{pid} {status} {} {}", at.as_secs(), at.subsec_nanos());
-        // The next server reads it if this one is gone: the socket stays.
+        self.recent.retain(|(told, _)| told.elapsed() < RECENT);
+        self.recent.push_back((Instant::now(), text.clone()));
         self.say(EXIT, text.as_bytes());
     }
 
-    fn say(&self, kind: u8, text: &[u8]) {
-        let message = [&[kind][..], text].concat();
+    fn say(&mut self, kind: u8, text: &[u8]) {
+        // Of a server that does not listen the last words are enough, but for the ends of processes.
+        if self.waiting.len() > MOST {
+            self.waiting.retain(|m| m.first() == Some(&EXIT));
+        }
+        self.waiting.push_back([&[kind][..], text].concat());
+        self.flush();
+    }
+
+    /// Sends what the socket takes.
+    fn flush(&mut self) {
         let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
-        if let Err(e) = send(self.socket.as_raw_fd(), &message, flags) {
-            log::error("keeper: the server does not listen", &[("error", e.desc())]);
+        while let Some(message) = self.waiting.front() {
+            if send(self.socket.as_raw_fd(), message, flags).is_err() {
+                return;
+            }
+            self.waiting.pop_front();
         }
     }
 
@@ -198,8 +230,9 @@ impl Keeper {
             }
             COMMIT => self.commit(rest),
             ENTER => {
-                let entered = crate::pod::join(&received);
-                self.say(ENTER, entered.err().map_or("", Errno::desc).as_bytes());
+                let entered =
+                    if torn { Err(unknown("descriptors are missing")) } else { crate::pod::join_all(&received) };
+                self.say(ENTER, entered.err().map_or(String::new(), |e| e.message).as_bytes());
             }
             _ => self.change(*kind, rest, received, torn),
         }
@@ -220,6 +253,16 @@ impl Keeper {
             *entry = Some(Kept::default());
         }
         let Some(record) = entry else { return };
+        if kind == TEXT {
+            let mut text = Vec::new();
+            let file = received.into_iter().next().map(std::fs::File::from);
+            let read = file.map(|mut f| std::io::Read::read_to_end(&mut f, &mut text));
+            if !matches!(read, Some(Ok(_))) {
+                log::error("keeper: a record cannot be read", &[]);
+            }
+            record.text = text;
+            return;
+        }
         record.text.extend_from_slice(text);
         record.list.extend(received);
         record.torn |= torn;
@@ -239,7 +282,7 @@ impl Keeper {
             }
         }
         self.settled = true;
-        let torn = self.kept.values().filter(|r| r.torn).count() as u32;
+        let torn = self.kept.values().filter(|r| r.torn).count() as u64;
         self.say(COMMIT, &[number, &torn.to_le_bytes()[..]].concat());
     }
 
@@ -261,16 +304,24 @@ impl Keeper {
         crate::runtime::input(&text).map(Some)
     }
 
-    /// Starts a server with everything that is kept.
+    /// Starts a server with everything that is kept. One that does not come as far as telling its state is tried five
+    /// times; one that dies again and again, once a second.
     fn start(&mut self, args: &Args) -> Result<()> {
+        self.unsettled = if self.settled { 0 } else { self.unsettled + 1 };
+        if self.unsettled >= 5 {
+            return Err(unknown("five servers died before they had told their state"));
+        }
         self.starts.retain(|at| at.elapsed() < Duration::from_secs(60));
         if self.starts.len() >= 5 {
-            return Err(unknown("the server died five times in a minute"));
+            std::thread::sleep(Duration::from_secs(1));
         }
         self.starts.push(Instant::now());
         // What a server that is gone had begun to say does not count.
         self.next.clear();
         self.anew = false;
+        self.recent.retain(|(told, _)| told.elapsed() < RECENT);
+        self.waiting = self.recent.iter().map(|(_, text)| [&[EXIT][..], text.as_bytes()].concat()).collect();
+        self.flush();
         let failed = || "posix_spawn".to_string();
         let mut actions = PosixSpawnFileActions::init().call(failed)?;
         let c = |text: String| CString::new(text).call(|| "argument".into());

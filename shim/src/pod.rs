@@ -78,8 +78,14 @@ impl Entered {
     }
 }
 
+/// Enters all of them or none.
+pub fn join_all(namespaces: &[OwnedFd]) -> Result<()> {
+    let old = own_namespaces(&["net", "uts", "ipc"])?;
+    join(namespaces).call(|| "setns".into()).inspect_err(|_| Entered { old, new: Vec::new() }.undo())
+}
+
 /// Enters them, whatever kinds they are.
-pub fn join(namespaces: &[OwnedFd]) -> nix::Result<()> {
+fn join(namespaces: &[OwnedFd]) -> nix::Result<()> {
     namespaces.iter().try_for_each(|fd| setns(fd.as_fd(), 0))
 }
 

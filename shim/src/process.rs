@@ -34,8 +34,6 @@ pub struct Process {
     pub stdio: Stdio,
     /// process.json of an exec, until it has started: there may be secrets in it.
     pub spec: RefCell<Vec<u8>>,
-    /// The runtime that is at work for it, as in [`Process::start_time`]; 0 for none.
-    pub helper: Rc<Cell<(i32, u64)>>,
     pub stage: Cell<Stage>,
     /// 0 before there is one.
     pub pid: Cell<i32>,
@@ -59,7 +57,6 @@ impl Process {
             id: id.to_string(),
             stdio,
             spec: RefCell::new(spec),
-            helper: Rc::default(),
             stage: Cell::new(Stage::Added),
             pid: Cell::new(0),
             start_time: Cell::new(0),

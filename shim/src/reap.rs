@@ -110,6 +110,16 @@ impl Reaper {
         Curious(self.clone())
     }
 
+    /// Until a process that has ended is reaped: a runtime that looks at it meanwhile could see it go.
+    pub async fn reaped(&self, pid: i32) {
+        for _ in 0..1000 {
+            if !self.known.borrow().contains(&pid) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
     pub fn has_told(&self, pid: i32) -> bool {
         self.told.borrow().contains_key(&pid)
     }
@@ -141,12 +151,18 @@ impl Reaper {
 
     /// Waits for the end of a process. Of one that is not our child (a server before this one was its parent) the
     /// keeper tells, and its pidfd where the kernel does that (Linux 6.15).
-    pub async fn wait(&self, pid: i32, pidfd: OwnedFd) -> Result<Exit> {
+    pub async fn wait(self: &Rc<Self>, pid: i32, pidfd: OwnedFd) -> Result<Exit> {
+        self.seen(pid, pidfd).await.map(|(exit, _zombie)| exit)
+    }
+
+    /// The same, but the process is reaped only with the second value: should this server be killed before somebody else
+    /// knows of the end, the next parent finds the zombie.
+    pub async fn seen(self: &Rc<Self>, pid: i32, pidfd: OwnedFd) -> Result<(Exit, Zombie)> {
         let fd = conex_sys::ready::readable(pidfd).call(|| format!("epoll_ctl(pidfd of {pid})"))?;
         let exit = |status| Exit { status, at: SystemTime::now() };
         let exit = loop {
             let mut guard = fd.readable().await.call(|| "epoll_wait".to_string())?;
-            match proc::wait_pidfd(fd.get_ref().as_fd(), true) {
+            match proc::peek_pidfd(fd.get_ref().as_fd()) {
                 Ok(Waited::Running) => guard.clear_ready(),
                 Ok(Waited::Exited(code)) => break exit(code as u32),
                 Ok(Waited::Signaled(n)) => break exit(128 + n as u32),
@@ -154,9 +170,22 @@ impl Reaper {
                 Err(e) => return Err(e).call(|| format!("waitid(pidfd of {pid})")),
             }
         };
-        self.known.borrow_mut().remove(&pid);
-        self.strangers();
-        Ok(exit)
+        Ok((exit, Zombie { pid, pidfd: fd.into_inner(), reaper: self.clone() }))
+    }
+}
+
+/// A process that has ended; reaped when this value goes.
+pub struct Zombie {
+    pid: i32,
+    pidfd: OwnedFd,
+    reaper: Rc<Reaper>,
+}
+
+impl Drop for Zombie {
+    fn drop(&mut self) {
+        // ECHILD for one that the keeper has reaped.
+        let _ = proc::wait_pidfd(self.pidfd.as_fd(), true);
+        self.reaper.forget(self.pid);
     }
 }
 

@@ -28,8 +28,6 @@ pub struct Streams {
     pub stdin: Option<OwnedFd>,
     pub stdout: Option<OwnedFd>,
     pub stderr: Option<OwnedFd>,
-    /// Where the runtime's number and start time are noted while it is at work.
-    pub helper: Option<Rc<Cell<(i32, u64)>>>,
 }
 
 thread_local! {
@@ -110,7 +108,7 @@ pub async fn execute(
     streams: Streams,
     limit: Option<Duration>,
 ) -> Result<(u32, String)> {
-    let (capture, helper) = (streams.stdout.is_none(), streams.helper);
+    let capture = streams.stdout.is_none();
     // A file in memory, not a pipe: nothing has to be read while the runtime runs.
     let mut output = std::fs::File::from(memfd_data("output").call(|| "memfd_create".into())?);
     let shared = || output.try_clone().map(Stdio::from);
@@ -128,10 +126,6 @@ pub async fn execute(
     let pid = child.id() as i32;
     reaper.add(pid);
     let (pidfd, killer) = (crate::reap::pidfd(pid)?, crate::reap::pidfd(pid)?);
-    if let Some(helper) = &helper {
-        helper.set((pid, conex::identity::proc_stat(pid).map_or(0, |s| s.1)));
-        crate::store::touch();
-    }
     let ended = reaper.wait(pid, pidfd);
     tokio::pin!(ended);
     let exit = match limit {
@@ -144,9 +138,6 @@ pub async fn execute(
             }
         },
     };
-    if let Some(helper) = &helper {
-        helper.set((0, 0));
-    }
     let mut text = String::new();
     if capture {
         let _ = output.rewind();

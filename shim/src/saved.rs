@@ -64,7 +64,7 @@ pub fn save(service: &Service, listener: RawFd, connections: bool) -> Vec<Record
     for c in service.containers.borrow().values() {
         out.push(container(c));
         let execs = c.execs.borrow();
-        out.extend(std::iter::once(&c.init).chain(execs.values()).map(|p| process(c, p)));
+        out.extend(std::iter::once(&c.init).chain(execs.values()).map(|p| process(c, p, connections)));
     }
     for (number, event) in service.events.waiting() {
         out.push(Maker::default().finish(format!("event/{number:020}"), &event));
@@ -108,9 +108,8 @@ fn exit(exit: Exit) -> proto::Exit {
     proto::Exit { status: exit.status, seconds: since.as_secs(), nanos: since.subsec_nanos() }
 }
 
-fn process(c: &Container, p: &Process) -> Record {
+fn process(c: &Container, p: &Process, whole: bool) -> Record {
     let mut maker = Maker::default();
-    let helper = p.helper.get();
     let message = proto::Process {
         container_id: c.id.clone(),
         exec_id: p.id.clone(),
@@ -126,15 +125,13 @@ fn process(c: &Container, p: &Process) -> Record {
         reaped: p.reaped.get().map(exit),
         never: p.never.get(),
         leaf: p.leaf.get(),
-        helper: helper.0,
-        helper_start_time: helper.1,
-        streams: Some(streams(&mut maker, &p.io())),
+        streams: Some(streams(&mut maker, &p.io(), whole)),
     };
     maker.finish(format!("process/{}/{}", c.id, p.id), &message)
 }
 
-fn streams(maker: &mut Maker, io: &Io) -> proto::Streams {
-    let mut list: Vec<_> = io.streams.borrow().iter().filter_map(|s| stream(maker, s)).collect();
+fn streams(maker: &mut Maker, io: &Io, whole: bool) -> proto::Streams {
+    let mut list: Vec<_> = io.streams.borrow().iter().filter_map(|s| stream(maker, s, whole)).collect();
     // Those that begin when the process is there: a server that takes over begins them at once.
     for l in io.later.borrow().iter() {
         list.push(proto::Stream {
@@ -156,13 +153,14 @@ fn streams(maker: &mut Maker, io: &Io) -> proto::Streams {
     }
 }
 
-fn stream(maker: &mut Maker, s: &Stream) -> Option<proto::Stream> {
+fn stream(maker: &mut Maker, s: &Stream, whole: bool) -> Option<proto::Stream> {
     let to = s.to.borrow().as_ref().map(|to| to.as_raw_fd())?;
     Some(proto::Stream {
         name: s.name.clone(),
-        from: maker.place(Some(s.from.as_raw_fd())),
+        from: maker.place(Some(s.from.borrow().as_ref()?.as_raw_fd())),
         to: maker.place(Some(to)),
-        pending: s.pending.borrow().clone(),
+        // Not for the keeper: what is written the moment after would be written once more by the next server.
+        pending: if whole { s.pending.borrow().clone() } else { Vec::new() },
         ring: maker.place(s.ring.borrow().as_ref().map(|r| r.file().as_raw_fd())),
         capacity: s.capacity,
     })
@@ -300,6 +298,7 @@ fn rebuild(service: &Rc<Service>, c: proto::Container, processes: Vec<Sleeper>) 
         cgroups: RefCell::new(cgroups),
         oom: RefCell::new(watch),
         restore,
+        lingering: RefCell::default(),
         output_buffer: c.output_buffer,
     })
 }
@@ -326,7 +325,6 @@ fn process_again(service: &Service, p: Sleeper, owner: &Rc<Owner>) -> Process {
     out.reaped.set(reaped.map(again));
     out.never.set(p.never);
     out.leaf.set(p.leaf);
-    out.helper.set((p.helper, p.helper_start_time));
     *out.io.borrow_mut() = Rc::new(io);
     out
 }

@@ -17,17 +17,15 @@ use std::time::{Duration, Instant};
 /// A runtime that takes longer is waited for no more.
 const MOST: Duration = Duration::from_secs(60);
 
-/// For a runtime that the earlier server had started and not told of yet.
-const UNTOLD: Duration = Duration::from_millis(500);
-
 impl Service {
     /// Finds out what became of it, and goes on as if the call had ended so.
     pub fn settle(self: &Rc<Self>, c: &Rc<Container>, p: &Rc<Process>) {
         let curious = self.reaper.curious();
         let (service, c, p) = (self.clone(), c.clone(), p.clone());
         tokio::task::spawn_local(async move {
-            gone(p.helper.get()).await;
-            p.helper.set((0, 0));
+            // As the start that it is: a Delete that comes meanwhile has to wait.
+            let turn = if p.id.is_empty() { Some(c.turn.lock().await) } else { None };
+            runtimes_gone(&c).await;
             let result = match p.id.is_empty() {
                 true => service.settle_init(&c).await,
                 false => service.settle_exec(&c, &p).await,
@@ -41,7 +39,7 @@ impl Service {
             if p.stage.get() == Stage::Starting {
                 p.set(Stage::Created);
             }
-            drop(curious);
+            drop((curious, turn));
             let stage = format!("{:?}", p.stage.get());
             log::info("a start of the earlier server", &[("id", &c.id), ("exec", &p.id), ("came to", &stage)]);
             crate::store::touch();
@@ -79,7 +77,20 @@ impl Service {
 
     async fn settle_exec(self: &Rc<Self>, c: &Rc<Container>, p: &Rc<Process>) -> Result<()> {
         let files = ["json", "pid"].map(|kind| c.bundle.join(format!("{}.{kind}", p.id)));
-        let found = self.found(&files[1]);
+        // A process with a terminal is known a moment before its start has come to its end.
+        let known = p.pid.get() > 0;
+        let mut found = self.found(&files[1]);
+        for _ in 0..10 {
+            // Its end may be on its way from the keeper.
+            if known || found.is_some() || !files[1].exists() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            found = self.found(&files[1]);
+        }
+        if known {
+            found = Some((p.pid.get(), p.start_time.get()));
+        }
         for file in &files {
             let _ = std::fs::remove_file(file);
         }
@@ -91,13 +102,18 @@ impl Service {
             p.give_up();
             return Ok(());
         };
-        self.reaper.add(pid);
-        p.pid.set(pid);
-        p.start_time.set(start_time);
+        if !known {
+            self.reaper.add(pid);
+            p.pid.set(pid);
+            p.start_time.set(start_time);
+        }
         p.spec.take();
         let event = events::TaskExecStarted { container_id: c.id.clone(), exec_id: p.id.clone(), pid: pid as u32 };
         self.events.publish("/tasks/exec-started", "TaskExecStarted", &event);
         p.set(Stage::Running);
+        if known {
+            return Ok(());
+        }
         self.watch(c, p)
     }
 
@@ -121,13 +137,27 @@ fn parent(pid: i32) -> Option<i32> {
     String::from_utf8_lossy(rest).split_whitespace().nth(1)?.parse().ok()
 }
 
-/// Until that process has ended; for a moment where there is none.
-async fn gone((pid, start_time): (i32, u64)) {
-    if pid == 0 {
-        return tokio::time::sleep(UNTOLD).await;
-    }
+/// Until no runtime is at work for the container any more that the earlier server had started: it is the keeper's child now,
+/// and names the container and where the runtime keeps its state.
+async fn runtimes_gone(c: &Container) {
     let begun = Instant::now();
-    while proc_stat(pid).is_some_and(|(letter, at)| at == start_time && letter != 'Z') && begun.elapsed() < MOST {
+    let keeper = nix::unistd::getppid();
+    let root = c.runtime.root.as_os_str().as_encoded_bytes();
+    let ours = |pid: &str| {
+        let pid = pid.parse().unwrap_or(0);
+        // An init that waits for its start is a clone of the runtime, with its command line.
+        c.init.pid.get() == pid || c.execs.borrow().values().any(|p| p.pid.get() == pid)
+    };
+    let at_work = |pid: &str| {
+        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let mut words = line.split(|b| *b == 0);
+        words.any(|w| w == root) && line.split(|b| *b == 0).any(|w| w == c.id.as_bytes())
+    };
+    loop {
+        let list = std::fs::read_to_string(format!("/proc/{keeper}/task/{keeper}/children")).unwrap_or_default();
+        if !list.split_whitespace().any(|pid| !ours(pid) && at_work(pid)) || begun.elapsed() > MOST {
+            return;
+        }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }

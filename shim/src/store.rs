@@ -22,7 +22,8 @@ thread_local! {
     static CHANGED: Rc<Notify> = Rc::default();
 }
 
-/// The text of a record goes in parts of so many bytes: with the key they fit in what the keeper reads at a time.
+/// A longer text goes in a file in memory: with the key this fits in what the keeper reads at a time. In parts, one could
+/// be longer than the socket holds, and would never get through.
 const PART: usize = 3 << 10;
 
 /// A keeper that takes longer to answer is told of in the log.
@@ -36,8 +37,12 @@ pub struct Store {
     /// It knows that what an earlier server said does not count any more.
     begun: Cell<bool>,
     /// Changes that were sent, and those that the keeper has confirmed.
-    commits: Cell<u32>,
-    confirmed: Cell<u32>,
+    commits: Cell<u64>,
+    confirmed: Cell<u64>,
+    /// Where the numbers of this server begin: answers to an earlier one's may still come.
+    first: Cell<u64>,
+    /// Somebody waits for it to know.
+    urgent: Cell<bool>,
     /// Its answer to a call to enter namespaces.
     entered: RefCell<Option<String>>,
     heard: Notify,
@@ -55,12 +60,29 @@ pub fn touch() {
     CHANGED.with(|c| c.notify_one());
 }
 
+/// Until the keeper knows of all that is now; at once where there is none.
+pub async fn told(service: &Service) {
+    let store = &service.store;
+    let wanted = store.commits.get() + 1;
+    store.urgent.set(true);
+    touch();
+    let known = async {
+        while store.has_keeper() && store.confirmed.get() < wanted {
+            store.heard.notified().await;
+        }
+    };
+    let _ = tokio::time::timeout(PATIENCE, known).await;
+}
+
 /// Connects the service with the keeper, if there is one.
 pub fn begin(service: &Rc<Service>, listener: RawFd) -> Result<()> {
     let number = std::env::var(KEEPER).ok().and_then(|n| n.parse::<RawFd>().ok());
     let Some(number) = number.filter(|n| fd::is_open(*n)) else { return Ok(()) };
     fd::set_cloexec(number).call(|| "fcntl(F_SETFD)".into())?;
     service.store.socket.set(Some(number));
+    let now = std::time::SystemTime::now().duration_since(std::time::SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let first = now.as_nanos() as u64;
+    [&service.store.first, &service.store.commits, &service.store.confirmed].iter().for_each(|n| n.set(first));
     let socket = Rc::new(fd::adopt(number));
     let (hearing, from) = (service.clone(), socket.clone());
     tokio::task::spawn_local(async move {
@@ -76,13 +98,17 @@ pub fn begin(service: &Rc<Service>, listener: RawFd) -> Result<()> {
         while service.store.socket.get().is_some() {
             changed.notified().await;
             // Changes come in groups; one word for all of them.
-            tokio::time::sleep(Duration::from_millis(1)).await;
+            if !service.store.urgent.take() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
             while let Err(e) = tell(&service, &socket, listener) {
                 if e != Errno::EAGAIN {
                     log::warn("the keeper cannot be told", &[("error", e.desc())]);
+                }
+                if service.store.socket.get().is_none() {
                     break;
                 }
-                tokio::time::sleep(Duration::from_millis(5)).await;
+                tokio::time::sleep(Duration::from_millis(if e == Errno::EAGAIN { 5 } else { 500 })).await;
             }
             watch_answer(&service);
         }
@@ -140,20 +166,19 @@ fn tell(service: &Service, socket: &OwnedFd, listener: RawFd) -> nix::Result<()>
     Ok(())
 }
 
-/// A record's text and descriptors, in as many messages as they take; the first one begins it.
+/// A record's text and descriptors; the first message begins it.
 fn put_record(socket: &OwnedFd, r: &Record) -> nix::Result<()> {
-    let mut texts = r.text.chunks(PART);
     let mut lists = r.descriptors.chunks(keep::DESCRIPTORS);
-    put(socket, &message(keep::BEGIN, &r.key, texts.next().unwrap_or_default()), lists.next().unwrap_or_default())?;
-    loop {
-        match (texts.next(), lists.next()) {
-            (None, None) => return Ok(()),
-            (text, list) => {
-                let part = message(keep::MORE, &r.key, text.unwrap_or_default());
-                put(socket, &part, list.unwrap_or_default())?;
-            }
-        }
+    let text = if r.text.len() > PART { &[][..] } else { &r.text };
+    put(socket, &message(keep::BEGIN, &r.key, text), lists.next().unwrap_or_default())?;
+    if r.text.len() > PART {
+        let file = crate::runtime::input(&r.text).map_err(|_| Errno::EMFILE)?;
+        put(socket, &message(keep::TEXT, &r.key, &[]), &[file.as_raw_fd()])?;
     }
+    for list in lists {
+        put(socket, &message(keep::MORE, &r.key, &[]), list)?;
+    }
+    Ok(())
 }
 
 /// Kind, length of the key, key, text.
@@ -221,9 +246,13 @@ fn take(service: &Service, message: &[u8]) {
     let store = &service.store;
     match message.split_first() {
         Some((&keep::COMMIT, rest)) => {
-            let number = |at: usize| rest.get(at..at + 4)?.try_into().ok().map(u32::from_le_bytes);
-            if let (Some(commit), Some(torn)) = (number(0), number(4)) {
+            let number = |at: usize| rest.get(at..at + 8)?.try_into().ok().map(u64::from_le_bytes);
+            if let (Some(commit), Some(torn)) = (number(0), number(8)) {
+                if commit <= store.first.get() || commit > store.commits.get() {
+                    return;
+                }
                 store.confirmed.set(commit);
+                store.heard.notify_waiters();
                 if torn > 0 {
                     let count = torn.to_string();
                     log::warn("the keeper lacks descriptors (RLIMIT_NOFILE)", &[("records", &count)]);

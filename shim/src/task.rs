@@ -87,6 +87,7 @@ impl Service {
             bundle,
             runtime,
             options,
+            lingering: RefCell::default(),
             output_buffer: config.output_buffer(),
             init: Rc::new(Process::new("", stdio, Vec::new())),
             execs: RefCell::default(),
@@ -170,13 +171,13 @@ impl Service {
         let capacity = if p.id.is_empty() { c.output_buffer } else { 0 };
         let socket = if p.stdio.terminal { Some(Socket::new()?) } else { None };
         let socket_path = socket.as_ref().map(Socket::path);
-        let (io, mut streams) = match &socket {
+        let (io, streams) = match &socket {
             Some(_) => (Io::default(), Streams::default()),
             None => Io::pipes(&p.stdio, &owner, capacity).await?,
         };
-        streams.helper = Some(p.helper.clone());
         *p.io.borrow_mut() = Rc::new(io);
-        crate::store::touch();
+        // Whoever takes over from here on has the process's streams, and knows that a runtime is at work.
+        crate::store::told(self).await;
         args.extend(["--pid-file".as_ref(), pid_file.as_os_str()]);
         if let Some(path) = &socket_path {
             args.extend(["--console-socket".as_ref(), path.as_os_str()]);
@@ -212,7 +213,7 @@ impl Service {
             p.set(Stage::Starting);
             let started = match &c.restore {
                 Some(from) => self.restore(&c, from).await,
-                None => self.start_init(&c).await,
+                None => self.simple(&c, "start").await,
             };
             if let Err(e) = started {
                 p.set(Stage::Created);
@@ -230,12 +231,6 @@ impl Service {
         Ok(StartResponse { pid: p.pid.get() as u32 })
     }
 
-    async fn start_init(&self, c: &Container) -> Result<()> {
-        let args: [&OsStr; 2] = ["start".as_ref(), c.id.as_ref()];
-        let streams = Streams { helper: Some(c.init.helper.clone()), ..Streams::default() };
-        c.runtime.run(&self.reaper, "OCI runtime start failed", &args, streams).await.map(drop)
-    }
-
     async fn start_exec(self: &Rc<Self>, c: &Rc<Container>, p: &Rc<Process>) -> Result<()> {
         if p.stage.get() != Stage::Added {
             return Err(unknown("cannot start a running process"));
@@ -247,6 +242,8 @@ impl Service {
         p.set(Stage::Starting);
         let spec = c.bundle.join(format!("{}.json", p.id));
         let pid_file = c.bundle.join(format!("{}.pid", p.id));
+        // Of an earlier one of that name.
+        let _ = std::fs::remove_file(&pid_file);
         p.leaf.set(c.make_leaf(&p.id));
         let below = OsString::from(format!(":/exec-{}", p.id));
         let result = async {
@@ -260,7 +257,9 @@ impl Service {
         }
         .await;
         let _ = std::fs::remove_file(&spec);
-        let _ = std::fs::remove_file(&pid_file);
+        if result.is_err() {
+            let _ = std::fs::remove_file(&pid_file);
+        }
         if let Err(e) = result {
             if p.pid.get() > 0 {
                 self.end(p).await;
@@ -277,6 +276,12 @@ impl Service {
         self.events.publish("/tasks/exec-started", "TaskExecStarted", &event);
         p.spec.take();
         p.set(Stage::Running);
+        let service = self.clone();
+        tokio::task::spawn_local(async move {
+            // Whoever takes over before that finds the process by it.
+            crate::store::told(&service).await;
+            let _ = std::fs::remove_file(pid_file);
+        });
         self.watch(c, p)
     }
 
@@ -324,6 +329,7 @@ impl Service {
             c.init.exit.set(Some(reap::Exit { status: 137, at: std::time::SystemTime::now() }));
             c.init.set(Stage::Stopped);
         }
+        self.reaper.reaped(c.init.pid.get()).await;
         let args: [&OsStr; 2] = ["delete".as_ref(), c.id.as_ref()];
         match c.runtime.run(&self.reaper, "OCI runtime delete failed", &args, Streams::default()).await {
             // A checkpoint that ended it, or another hand, was first.

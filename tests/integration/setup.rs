@@ -105,7 +105,7 @@ fn containerd_judges_its_own_file() {
             ),
             false => ("io.containerd.conex.v2", String::new()),
         };
-        let (has, at) = (block.find(kind), block.find(&format!("runtime_path = {path:?}")));
+        let (has, at) = (block.find(kind), block.replace('\'', "\"").find(&format!("runtime_path = {path:?}")));
         assert!(has.is_some_and(|n| n < 2000) && (path.is_empty() || at.is_some_and(|n| n < 2000)), "{block}");
         setup(&["containerd", "--undo", &flag]).ok();
         assert_eq!(std::fs::read_to_string(&file).ok().as_deref(), old);

@@ -96,15 +96,10 @@ pub struct Process {
     pub reaped: ::core::option::Option<Exit>,
     #[prost(bool, tag = "13")]
     pub never: bool,
-    /// The runtime that is at work for it.
-    #[prost(int32, tag = "14")]
-    pub helper: i32,
-    #[prost(uint64, tag = "15")]
-    pub helper_start_time: u64,
-    #[prost(message, optional, tag = "16")]
+    #[prost(message, optional, tag = "14")]
     pub streams: ::core::option::Option<Streams>,
     /// It has a cgroup of its own.
-    #[prost(bool, tag = "17")]
+    #[prost(bool, tag = "15")]
     pub leaf: bool,
 }
 /// Places are one more than the index in the record's descriptors; 0 for none.

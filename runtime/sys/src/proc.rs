@@ -125,8 +125,16 @@ pub enum Waited {
 
 /// waitid(P_PIDFD) (Linux 5.4) for a child that ended; reaps it.
 pub fn wait_pidfd(pidfd: BorrowedFd, nohang: bool) -> Result<Waited> {
+    waitid(pidfd, libc::WEXITED | if nohang { libc::WNOHANG } else { 0 })
+}
+
+/// The same without waiting and without reaping.
+pub fn peek_pidfd(pidfd: BorrowedFd) -> Result<Waited> {
+    waitid(pidfd, libc::WEXITED | libc::WNOHANG | libc::WNOWAIT)
+}
+
+fn waitid(pidfd: BorrowedFd, flags: i32) -> Result<Waited> {
     let mut info = std::mem::MaybeUninit::<libc::siginfo_t>::zeroed();
-    let flags = libc::WEXITED | if nohang { libc::WNOHANG } else { 0 };
     loop {
         // SAFETY: info is a siginfo_t the kernel fills.
         let ret = unsafe { libc::waitid(libc::P_PIDFD, pidfd.as_raw_fd() as u32, info.as_mut_ptr(), flags) };

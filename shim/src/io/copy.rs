@@ -20,10 +20,13 @@ pub struct Stream {
     /// `stdin`, `stdout` or `stderr`.
     pub name: String,
     pub owner: Rc<Owner>,
-    pub from: Rc<OwnedFd>,
+    /// Gone with the stream, too: who still writes there is to feel it.
+    pub from: RefCell<Option<Rc<OwnedFd>>>,
     /// A reader on the client's FIFO: what is written while no client reads must not be lost, and nobody may get SIGPIPE.
     /// It goes before the writer: then the kernel says whether a client is there.
     pub hold: RefCell<Option<OwnedFd>>,
+    /// The sink is a client's FIFO.
+    fifo: bool,
     /// Gone when the stream has ended: that is how its reader learns of it.
     pub to: RefCell<Option<Rc<OwnedFd>>>,
     /// Read but not yet written; only where splice does not work.
@@ -31,6 +34,8 @@ pub struct Stream {
     /// What waits while nobody reads, and how much may; none for 0.
     pub ring: RefCell<Option<Ring>>,
     pub capacity: u64,
+    /// Its failure has been told, and it has not gone on since.
+    pub(super) complained: Cell<bool>,
     /// Every byte is with the client's FIFO.
     delivered: Cell<bool>,
     done: Cell<bool>,
@@ -67,12 +72,14 @@ impl Stream {
         let stream = Rc::new(Stream {
             name: name.to_string(),
             owner: owner.clone(),
-            from,
+            from: RefCell::new(Some(from)),
+            fifo: start.hold.is_some(),
             hold: RefCell::new(start.hold),
             to: RefCell::new(Some(to)),
             pending: RefCell::new(start.pending),
             ring: RefCell::new(start.ring),
             capacity: start.capacity,
+            complained: Cell::new(false),
             delivered: Cell::new(false),
             done: Cell::new(false),
             ended: Notify::new(),
@@ -94,7 +101,8 @@ impl Stream {
     ///
     /// Opening a FIFO for reading wakes nobody that polls its other end: hence the looks, at longer and longer intervals.
     async fn hand_over(&self) {
-        if self.hold.borrow_mut().take().is_none() {
+        self.hold.borrow_mut().take();
+        if !self.fifo {
             return;
         }
         self.give_up();
@@ -108,8 +116,14 @@ impl Stream {
 
     fn finish(&self) {
         self.to.borrow_mut().take();
+        self.from.borrow_mut().take();
         self.hold.borrow_mut().take();
-        self.ring.borrow_mut().take();
+        let ring = self.ring.borrow_mut().take();
+        if let Some(bytes) = ring.map(|r| r.length()).filter(|n| *n > 0) {
+            let bytes = bytes.to_string();
+            let fields = [("id", self.owner.id.as_str()), ("stream", &self.name), ("bytes", &bytes)];
+            crate::log::warn("output is lost: nobody has fetched it", &fields);
+        }
         self.done.set(true);
         crate::store::touch();
         self.ended.notify_waiters();
@@ -120,6 +134,10 @@ impl Stream {
             task.abort();
         }
         self.finish();
+    }
+
+    pub(super) fn is_fifo(&self) -> bool {
+        self.fifo
     }
 
     pub fn is_done(&self) -> bool {
@@ -153,8 +171,9 @@ impl Stream {
     }
 
     async fn copy(&self) -> std::io::Result<()> {
-        let Some(to) = self.to.borrow().clone() else { return Ok(()) };
-        let from = Source(ready::borrowed(self.from.as_fd(), Interest::READABLE)?);
+        let (to, source) = (self.to.borrow().clone(), self.from.borrow().clone());
+        let (Some(to), Some(source)) = (to, source) else { return Ok(()) };
+        let from = Source(ready::borrowed(source.as_fd(), Interest::READABLE)?);
         let (mut splices, mut total, mut turns) = (true, 0, 0u8);
         // An earlier server had begun to keep what comes.
         let mut keeps = self.ring.borrow().is_some();
@@ -172,7 +191,7 @@ impl Stream {
                 continue;
             }
             let mut ready = from.0.readable().await?;
-            match self.step(&mut splices, to.as_fd()) {
+            match self.step(&mut splices, source.as_fd(), to.as_fd()) {
                 Step::End => return Ok(()),
                 Step::Starved => ready.clear_ready(),
                 Step::Moved(n) => {
@@ -187,7 +206,7 @@ impl Stream {
                     refused = false;
                     if total > WIDE {
                         total = 0;
-                        [self.from.as_fd(), to.as_fd()].into_iter().for_each(widen);
+                        [source.as_fd(), to.as_fd()].into_iter().for_each(widen);
                     }
                     keeps = self.blocked(to.as_fd()).await?;
                 }
@@ -225,19 +244,22 @@ impl Stream {
     }
 
     pub(super) fn complain(&self, e: Errno) {
+        if self.complained.replace(true) {
+            return;
+        }
         let fields = [("id", self.owner.id.as_str()), ("stream", &self.name), ("error", e.desc())];
         crate::log::error("output cannot be written; it is tried again every second", &fields);
     }
 
     /// Moves what can be moved without waiting.
-    fn step(&self, splices: &mut bool, to: BorrowedFd) -> Step {
-        let moved = if *splices { self.splice(to) } else { self.read() };
+    fn step(&self, splices: &mut bool, from: BorrowedFd, to: BorrowedFd) -> Step {
+        let moved = if *splices { move_on(from, to) } else { self.read(from) };
         match moved {
             Ok(0) => Step::End,
             Ok(n) => Step::Moved(n),
             Err(Errno::EINTR) => Step::Moved(0),
             // A sink that nobody reads refuses nothing as well.
-            Err(Errno::EAGAIN | Errno::EPIPE) if !is_ready(self.from.as_fd(), PollFlags::POLLIN) => Step::Starved,
+            Err(Errno::EAGAIN | Errno::EPIPE) if !is_ready(from, PollFlags::POLLIN) => Step::Starved,
             // A read says nothing of the sink: there is more only since then, and a file cannot be waited for.
             Err(Errno::EAGAIN) if !*splices => Step::Moved(0),
             Err(Errno::EAGAIN) => Step::Full,
@@ -252,14 +274,9 @@ impl Stream {
         }
     }
 
-    fn splice(&self, to: BorrowedFd) -> nix::Result<usize> {
-        let flags = SpliceFFlags::SPLICE_F_NONBLOCK | SpliceFFlags::SPLICE_F_MOVE;
-        splice(self.from.as_fd(), None, to, None, 1 << 20, flags)
-    }
-
-    fn read(&self) -> nix::Result<usize> {
+    fn read(&self, from: BorrowedFd) -> nix::Result<usize> {
         let mut buffer = vec![0u8; 16384];
-        let n = nix::unistd::read(self.from.as_fd(), &mut buffer)?;
+        let n = nix::unistd::read(from, &mut buffer)?;
         self.pending.borrow_mut().extend_from_slice(&buffer[..n]);
         Ok(n)
     }
@@ -269,7 +286,10 @@ impl Stream {
         let mut pending = self.pending.borrow_mut();
         while !pending.is_empty() {
             match nix::unistd::write(to, &pending) {
-                Ok(n) => drop(pending.drain(..n)),
+                Ok(n) => {
+                    pending.drain(..n);
+                    self.complained.set(false);
+                }
                 Err(Errno::EINTR) => {}
                 Err(Errno::EAGAIN) => return Some(Step::Full),
                 Err(e) => return Some(Step::Refused(e)),
@@ -281,10 +301,19 @@ impl Stream {
     }
 }
 
+fn move_on(from: BorrowedFd, to: BorrowedFd) -> nix::Result<usize> {
+    let flags = SpliceFFlags::SPLICE_F_NONBLOCK | SpliceFFlags::SPLICE_F_MOVE;
+    splice(from, None, to, None, 1 << 20, flags)
+}
+
 /// The descriptor that a stream reads, in the reactor.
 pub(super) struct Source<'a>(AsyncFd<BorrowedFd<'a>>);
 
-impl Source<'_> {
+impl<'a> Source<'a> {
+    pub(super) fn fd(&self) -> BorrowedFd<'a> {
+        *self.0.get_ref()
+    }
+
     /// Until there is more to read, or its end.
     pub(super) async fn more(&self) -> std::io::Result<()> {
         loop {

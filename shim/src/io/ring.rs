@@ -57,6 +57,9 @@ impl Ring {
     pub fn new(dir: &Path, capacity: u64) -> Result<Ring> {
         let mut open = File::options();
         open.read(true).write(true).mode(0o600).custom_flags(libc::O_TMPFILE | libc::O_CLOEXEC);
+        // A part of what the file system has left: it is often memory, and others need it as well.
+        let free = nix::sys::statvfs::statvfs(dir).map_or(0, |s| s.blocks_available() * s.fragment_size());
+        let capacity = capacity.min((free / 8).max(LINE));
         let file = match open.open(dir) {
             Ok(file) => file,
             Err(_) => File::from(conex_sys::fd::memfd_data("output").call(|| "memfd_create".into())?),
@@ -98,6 +101,11 @@ impl Ring {
 
     pub fn is_empty(&self) -> bool {
         self.state.get().length == 0
+    }
+
+    /// In bytes.
+    pub fn length(&self) -> u64 {
+        self.state.get().length
     }
 
     /// How much fits without a loss.

@@ -6,7 +6,7 @@ use crate::log;
 use nix::errno::Errno;
 use nix::poll::PollFlags;
 use std::future::{poll_fn, Future};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 use std::pin::pin;
 use std::task::Poll;
 use std::time::{Duration, Instant};
@@ -35,7 +35,7 @@ struct Stretch {
     progress: Instant,
     /// Of a notice, what is not written yet.
     notice: Vec<u8>,
-    /// The sink's last word was an error, which has been told.
+    /// The sink's last word was an error.
     refused: bool,
 }
 
@@ -55,8 +55,8 @@ impl Stream {
                 Ok(ring) => ring,
                 Err(e) => {
                     log::error(&format!("output cannot be kept: {}", e.message), &fields);
-                    // As without it.
-                    return either(writable(to), sleep(AGAIN)).await.map(|()| true);
+                    // As without it, and tried again.
+                    return sleep(AGAIN).await.map(|()| true);
                 }
             };
             self.pending.take();
@@ -70,13 +70,17 @@ impl Stream {
         let mut open = true;
         loop {
             let out = self.replay(to, &mut stretch).map_err(|e| std::io::Error::other(e.message))?;
-            if matches!(out, Out::Empty) || !open && self.is_empty() {
+            if matches!(out, Out::Empty) || !open && stretch.notice.is_empty() && self.is_empty() {
                 self.ring.borrow_mut().take();
                 crate::store::touch();
                 return Ok(open);
             }
-            if open && self.may_take(&stretch) && is_ready(self.from.as_fd(), PollFlags::POLLIN) {
-                open = self.keep()?;
+            if open && self.may_take(&stretch) && is_ready(from.fd(), PollFlags::POLLIN) {
+                open = self.keep(from.fd())?;
+                if !open {
+                    // From now on the kernel says whether a client is there: Delete waits for nobody who never came.
+                    self.hold.borrow_mut().take();
+                }
                 tokio::task::yield_now().await;
                 continue;
             }
@@ -112,13 +116,13 @@ impl Stream {
     }
 
     fn is_empty(&self) -> bool {
-        self.ring.borrow().as_ref().is_none_or(Ring::is_empty)
+        self.ring.borrow().as_ref().is_none_or(|r| r.is_empty() && !r.has_lost())
     }
 
     /// From the source into the ring. False at its end.
-    fn keep(&self) -> std::io::Result<bool> {
+    fn keep(&self, from: BorrowedFd) -> std::io::Result<bool> {
         let mut buffer = vec![0u8; PART];
-        match nix::unistd::read(self.from.as_fd(), &mut buffer) {
+        match nix::unistd::read(from, &mut buffer) {
             Ok(0) | Err(Errno::EIO) => Ok(false),
             Ok(n) => {
                 let ring = self.ring.borrow();
@@ -165,6 +169,7 @@ impl Stream {
                 Ok(n) => {
                     stretch.progress = Instant::now();
                     stretch.refused = false;
+                    self.complained.set(false);
                     if notice {
                         stretch.notice.drain(..n);
                     } else {
@@ -175,7 +180,8 @@ impl Stream {
                 Err(Errno::EINTR) => {}
                 Err(Errno::EAGAIN) => return Ok(Out::Full),
                 Err(e) => {
-                    if !std::mem::replace(&mut stretch.refused, true) {
+                    stretch.refused = true;
+                    if !(self.is_fifo() && e == Errno::EPIPE) {
                         self.complain(e);
                     }
                     return Ok(Out::Refused);
