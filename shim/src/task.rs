@@ -211,6 +211,8 @@ impl Service {
             let _turn = c.turn.lock().await;
             c.allow("start")?;
             p.set(Stage::Starting);
+            // Whoever takes over from here on knows that a runtime is at work.
+            crate::store::told(self).await;
             let started = match &c.restore {
                 Some(from) => self.restore(&c, from).await,
                 None => self.simple(&c, "start").await,

@@ -32,7 +32,11 @@ pub async fn execute(service: &Rc<Service>, listener: RawFd) -> Result<()> {
     ask(service).await?;
     service.connections.paused.set(true);
     let result = match quiet(service).await {
-        Ok(()) => replace(service, listener),
+        Ok(()) => {
+            // The next build takes no notice of what has ended and is in the state: the keeper has to know it by then.
+            crate::store::told(service).await;
+            replace(service, listener)
+        }
         Err(e) => Err(e),
     };
     service.connections.paused.set(false);

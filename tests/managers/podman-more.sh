@@ -110,7 +110,7 @@ for name in runc conex; do
 	feature "kube generate, kube play, down" '1 0=0' kube
 	feature "sd-notify by the container" 'READY=1 MAINPID==0' notify
 	feature "health check" '1 0=0' health
-	feature "restart on-failure" '2=0' "$podman run -d --name rr --network none --restart on-failure:2 bb sh -c 'exit 4' >/dev/null; sleep 2; $podman inspect -f '{{.RestartCount}}' rr; $podman rm -f rr >/dev/null"
+	feature "restart on-failure" '2=0' "$podman run -d --name rr --network none --restart on-failure:2 bb sh -c 'exit 4' >/dev/null; until_says 2 $podman inspect -f '{{.RestartCount}}' rr; $podman rm -f rr >/dev/null"
 	feature "30 containers at once" '30=0' "for i in \$(seq 30); do $run bb echo ok & done | grep -c ok"
 	feature "nothing left after all" '0=0' "$podman ps -aq | wc -l"
 done
