@@ -335,6 +335,7 @@ impl Persistent {
     /// Exec, Start, Wait, Delete, whatever happens meanwhile: the status; `None` if the start came to nothing.
     fn run(&self, id: &str, exec: &str, script: &str, stdio: &Stdio) -> Option<u32> {
         let name = || (id.to_string(), exec.to_string());
+        let mut restarted = false;
         loop {
             match self.always::<()>("Exec", &exec_request(id, exec, &["sh", "-c", script], stdio)) {
                 Ok(()) => {}
@@ -346,7 +347,17 @@ impl Persistent {
                 Some(Err(e)) if e.code == 5 => continue,
                 Some(Err(e)) if e.message.contains("running process") => {}
                 Some(answer) => drop(answer.unwrap()),
-                None => {}
+                // It may have begun, or not: then it does now, and its streams may have been opened before.
+                None => {
+                    let (i, e) = name();
+                    let again = self.always::<StartResponse>("Start", &StartRequest { id: i, exec_id: e });
+                    restarted = again.is_ok();
+                    match again {
+                        Err(e) if e.code == 5 => return None,
+                        Err(e) => assert!(e.message.contains("running process"), "{e:?}"),
+                        Ok(_) => {}
+                    }
+                }
             }
             let (i, e) = name();
             let ended = match self.always::<WaitResponse>("Wait", &WaitRequest { id: i, exec_id: e }) {
@@ -367,7 +378,7 @@ impl Persistent {
                 Err(e) => assert_eq!(e.code, 5, "{e:?}"),
             }
             // Of a start that came to nothing: Go's time zero.
-            return ended.exited_at.filter(|t| t.seconds > 0).map(|_| ended.exit_status);
+            return ended.exited_at.filter(|t| t.seconds > 0 && !restarted).map(|_| ended.exit_status);
         }
     }
 }
@@ -461,7 +472,8 @@ fn whatever_happens() {
         until(|| exits().iter().any(|e| e.exit_status == 33), "init's exit");
         for status in 0..24u32 {
             let seen = exits().iter().filter(|e| e.exit_status == status).count();
-            assert!(seen >= 1 && seen <= 1 + kills, "seed {seed}: exit {status} told {seen} times");
+            // An attempt that the client could not see the end of counts as well.
+            assert!(seen >= 1 && seen <= 1 + 2 * kills, "seed {seed}: exit {status} told {seen} times");
         }
         shim.finish(&b.id);
         b.assert_gone();
