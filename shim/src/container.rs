@@ -106,19 +106,8 @@ impl Config {
 /// A number of bytes, with K, M or G behind it for the powers of 1024; at most 1 GiB.
 fn size(text: &str) -> Option<u64> {
     let text = text.trim();
-    let (digits, shift) = match text.strip_suffix(['K', 'M', 'G']) {
-        None => (text, 0),
-        Some(digits) => (
-            digits,
-            if text.ends_with('K') {
-                10
-            } else if text.ends_with('M') {
-                20
-            } else {
-                30
-            },
-        ),
-    };
+    let unit = ['K', 'M', 'G'].iter().position(|u| text.ends_with(*u));
+    let (digits, shift) = unit.map_or((text, 0), |n| (&text[..text.len() - 1], 10 * (n + 1)));
     let number: u64 = digits.parse().ok()?;
     Some(number.checked_mul(1 << shift)?.min(1 << 30))
 }

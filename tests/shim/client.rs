@@ -291,6 +291,25 @@ impl Shim {
     }
 }
 
+pub fn parent(pid: i32) -> i32 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    status.lines().find_map(|l| l.strip_prefix("PPid:")).unwrap().trim().parse().unwrap()
+}
+
+/// A connection to the next server behind the same socket; containerd, who takes the events, is the same.
+pub fn reconnect(shim: Shim) -> Shim {
+    let (dir, address) = (shim.dir.clone(), shim.address.clone());
+    Shim::connect(&dir, &address, shim.events)
+}
+
+/// A number that differs from call to call, below `n`.
+pub fn random(state: &mut u64, n: u64) -> u64 {
+    *state ^= *state << 13;
+    *state ^= *state >> 7;
+    *state ^= *state << 17;
+    *state % n
+}
+
 /// How many a process has open.
 pub fn descriptors(pid: i32) -> usize {
     std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count()

@@ -23,14 +23,6 @@ fn all(reader: std::thread::JoinHandle<Vec<u8>>) -> String {
     String::from_utf8(reader.join().unwrap()).unwrap().replace('\r', "")
 }
 
-/// A number that differs from call to call, below `n`.
-fn random(state: &mut u64, n: u64) -> u64 {
-    *state ^= *state << 13;
-    *state ^= *state >> 7;
-    *state ^= *state << 17;
-    *state % n
-}
-
 /// The open comes at a random moment around a short process: before Exec, between the calls, after the process has ended.
 /// `CONEX_READERS` sets how many (400).
 #[test]

@@ -178,10 +178,7 @@ fn what_is_kept_outlives_the_server() {
         let server = shim.pid(&b.id);
         kill(Pid::from_raw(server), signal).unwrap();
         let shim = match signal {
-            Signal::SIGKILL => {
-                let (dir, address) = (shim.dir.clone(), shim.address.clone());
-                Shim::connect(&dir, &address, shim.events)
-            }
+            Signal::SIGKILL => reconnect(shim),
             _ => {
                 until(|| shim.log().contains("live upgrade"), "the upgrade");
                 shim

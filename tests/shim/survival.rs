@@ -11,17 +11,11 @@ use nix::unistd::Pid;
 use std::path::Path;
 use std::time::Duration;
 
-pub fn parent(pid: i32) -> i32 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    status.lines().find_map(|l| l.strip_prefix("PPid:")).unwrap().trim().parse().unwrap()
-}
-
 /// Kills the server, and connects with the next one.
 fn killed(shim: Shim, id: &str) -> Shim {
     let server = shim.pid(id);
     kill(Pid::from_raw(server), Signal::SIGKILL).unwrap();
-    let (dir, address) = (shim.dir.clone(), shim.address.clone());
-    Shim::connect(&dir, &address, shim.events)
+    reconnect(shim)
 }
 
 /// Each of many processes has its own streams afterwards, though numbers of descriptors of keeper and servers overlap and
@@ -398,12 +392,6 @@ fn whatever_happens() {
     let first: u64 = std::env::var("CONEX_SEED").ok().and_then(|n| n.parse().ok()).unwrap_or(1);
     for seed in first..first + many {
         let mut state = 0x9e37_79b9_7f4a_7c15u64.wrapping_mul(seed);
-        let mut random = |n: u64| {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            state % n
-        };
         let b = Box::sh("i=0; while [ ! -e /tmp/go ]; do echo $i; i=$((i+1)); sleep 0.01; done; exit 33");
         let shim = Shim::start(&b);
         let out = Reader::new(b.dir.join("o"));
@@ -445,8 +433,8 @@ fn whatever_happens() {
                 })
                 .collect();
             for _ in 0..3 {
-                std::thread::sleep(Duration::from_micros(random(60_000)));
-                match random(3) {
+                std::thread::sleep(Duration::from_micros(random(&mut state, 60_000)));
+                match random(&mut state, 3) {
                     0 => kill(server(), Signal::SIGUSR2).unwrap(),
                     _ => {
                         kills += 1;
@@ -461,8 +449,7 @@ fn whatever_happens() {
         let ended =
             client.always::<WaitResponse>("Wait", &WaitRequest { id: b.id.clone(), ..Default::default() }).unwrap();
         assert_eq!(ended.exit_status, 33, "seed {seed}");
-        let (dir, address) = (shim.dir.clone(), shim.address.clone());
-        let shim = Shim::connect(&dir, &address, shim.events);
+        let shim = reconnect(shim);
         shim.delete(&b.id, "");
         let text = out.text();
         let count = text.lines().count();

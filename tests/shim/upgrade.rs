@@ -139,17 +139,6 @@ fn an_upgrade_that_cannot_be_is_none() {
     shim.finish(&b.id);
 }
 
-fn parent(pid: i32) -> i32 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    status.lines().find_map(|l| l.strip_prefix("PPid:")).unwrap().trim().parse().unwrap()
-}
-
-fn reconnect(shim: Shim) -> Shim {
-    let (dir, address) = (shim.dir.clone(), shim.address.clone());
-    // The shim's own connection for events is to the old socket: containerd is the same.
-    Shim::connect(&dir, &address, shim.events)
-}
-
 #[test]
 fn nothing_is_lost_when_the_server_is_killed() {
     if !is_ours() {

@@ -162,7 +162,7 @@ impl Io {
     /// `capacity`: of the output that waits for its reader, a stream.
     pub async fn pipes(stdio: &Stdio, owner: &Owner, capacity: u64) -> Result<(Io, Streams)> {
         let io = Io::default();
-        let mut theirs = Streams { stdout: Some(null()?), stderr: Some(null()?), ..Streams::default() };
+        let mut theirs = Streams { stdout: Some(null()?), stderr: Some(null()?), stdin: None };
         if !stdio.stdin.is_empty() {
             theirs.stdin = Some(io.input(&stdio.stdin, owner)?);
         }
