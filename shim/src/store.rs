@@ -42,7 +42,7 @@ pub struct Store {
     /// Where the numbers of this server begin: answers to an earlier one's may still come.
     first: Cell<u64>,
     /// Somebody waits for it to know.
-    urgent: Cell<bool>,
+    urgent: Notify,
     /// Its answer to a call to enter namespaces.
     entered: RefCell<Option<String>>,
     heard: Notify,
@@ -64,7 +64,7 @@ pub fn touch() {
 pub async fn told(service: &Service) {
     let store = &service.store;
     let wanted = store.commits.get() + 1;
-    store.urgent.set(true);
+    store.urgent.notify_one();
     touch();
     let known = async {
         while store.has_keeper() && store.confirmed.get() < wanted {
@@ -98,9 +98,7 @@ pub fn begin(service: &Rc<Service>, listener: RawFd) -> Result<()> {
         while service.store.socket.get().is_some() {
             changed.notified().await;
             // Changes come in groups; one word for all of them.
-            if !service.store.urgent.take() {
-                tokio::time::sleep(Duration::from_millis(1)).await;
-            }
+            let _ = tokio::time::timeout(Duration::from_millis(1), service.store.urgent.notified()).await;
             while let Err(e) = tell(&service, &socket, listener) {
                 if e != Errno::EAGAIN {
                     log::warn("the keeper cannot be told", &[("error", e.desc())]);

@@ -187,7 +187,7 @@ fn nobody_reads(buffer: &str) -> String {
         file.read_to_end(&mut out).unwrap();
         out.iter().filter(|b| **b == b'0').count()
     });
-    shim.create(&b, &Stdio { stdout: uri, ..Stdio::default() });
+    shim.create(&b, &Stdio { stdout: uri.clone(), stderr: uri, ..Stdio::default() });
     shim.start_task(&b.id, "");
     let begin = Instant::now();
     shim.wait(&b.id, "");
