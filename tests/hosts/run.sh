@@ -120,7 +120,8 @@ for host in $hosts; do
 	selinux) "$here/image.sh" "$cache" && on_selinux ;;
 	qemu) "$here/image.sh" "$cache" && on_qemu ;;
 	esac >"$results/$host.log" 2>&1 || code=1
-	grep -E '^integration: |FAILED$|^FAIL |^not in |^[<>] |did not finish' "$results/$host.log" | sed "s/^/$host: /"
+	grep -E -A4 '^integration: |FAILED$|^FAIL |^not in |^[<>] |did not finish|panicked at' "$results/$host.log" |
+		grep -vE '^--$|^running |^test .* ok$|^$|^note: ' | sed "s/^/$host: /"
 	if [ "$host" = uml ] && [ -e "$cache/conformance/conex-uml.tsv" ]; then
 		conformance_of_uml || code=1
 		awk -F'\t' '{n[$2]++} END {for (v in n) printf "uml: conformance: %s %s\n", n[v], v}' "$cache/conformance/conex-uml.tsv"

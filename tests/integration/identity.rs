@@ -100,6 +100,17 @@ fn namespace(pid: i32, file: &str) -> u64 {
     std::fs::metadata(format!("/proc/{pid}/ns/{file}")).unwrap().ino()
 }
 
+/// In the middle of execve, after close-on-exec and before the new arguments are there, it is empty.
+fn cmdline(pid: i32) -> String {
+    let mut line = String::new();
+    let mut read = || {
+        line = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap();
+        !line.is_empty()
+    };
+    until(&mut read, "the command line");
+    line
+}
+
 const KINDS: [(&str, &str); 4] = [("user", "user"), ("pid", "pid"), ("network", "net"), ("mount", "mnt")];
 
 /// A document that joins those of [`KINDS`] whose bit is set, and makes the others.
@@ -157,8 +168,8 @@ fn one(by: &mut Bystanders, joined: u32, used: usize) {
         return;
     }
     let pid = b.pid();
-    let cmdline = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap();
-    assert!(cmdline.contains(&marker), "{what}: {pid} is {cmdline:?}");
+    let line = cmdline(pid);
+    assert!(line.contains(&marker), "{what}: {pid} is {line:?}");
     assert_eq!(std::fs::read_to_string(pid_file).unwrap(), pid.to_string(), "{what}: pid file");
     for name in ["prestart", "createRuntime", "poststart"] {
         let text = std::fs::read_to_string(b.dir.join(name)).unwrap();
@@ -178,12 +189,12 @@ fn one(by: &mut Bystanders, joined: u32, used: usize) {
     let exec_pid = b.dir.join("exec-pid");
     let (ran, error) = run(&["exec", "--detach", "--pid-file", exec_pid.to_str().unwrap(), &b.id, "sleep", "4343"]);
     assert!(ran, "{what}: {error}");
-    let second = std::fs::read_to_string(&exec_pid).unwrap();
-    let cmdline = std::fs::read_to_string(format!("/proc/{second}/cmdline")).unwrap();
-    assert!(cmdline.contains("4343"), "{what}: exec's pid file names {cmdline:?}");
+    let second: i32 = std::fs::read_to_string(&exec_pid).unwrap().parse().unwrap();
+    let line = cmdline(second);
+    assert!(line.contains("4343"), "{what}: exec's pid file names {line:?}");
     b.verb("kill", &[], &["KILL"]).ok();
     // Orphans are this process's children here, and a PID namespace ends only when all its processes are reaped.
-    let orphans = [pid, second.parse().unwrap()];
+    let orphans = [pid, second];
     let reap = |pid: &i32| {
         let pid = nix::unistd::Pid::from_raw(*pid);
         let _ = nix::sys::wait::waitpid(pid, Some(nix::sys::wait::WaitPidFlag::WNOHANG));
