@@ -67,14 +67,21 @@ impl Publisher {
         let number = self.next.get();
         self.next.set(number + 1);
         self.waiting.borrow_mut().push_back((number, envelope));
+        crate::changes::touch_event(number);
         self.bound();
-        crate::store::touch();
         self.wake.notify_one();
     }
 
     /// What has not been taken yet.
     pub fn waiting(&self) -> Vec<(u64, Envelope)> {
         self.waiting.borrow().iter().cloned().collect()
+    }
+
+    /// One of them.
+    pub fn waiting_at(&self, number: u64) -> Option<Envelope> {
+        let waiting = self.waiting.borrow();
+        let at = waiting.binary_search_by_key(&number, |(n, _)| *n).ok()?;
+        waiting.get(at).map(|(_, envelope)| envelope.clone())
     }
 
     /// True while containerd may or may not have taken an event.
@@ -89,7 +96,8 @@ impl Publisher {
             // not miss.
             let vital = |e: &Envelope| matches!(e.topic.as_str(), "/tasks/exit" | "/tasks/delete");
             let at = waiting.iter().position(|(_, e)| !vital(e)).unwrap_or(0);
-            let Some((_, lost)) = waiting.remove(at) else { return };
+            let Some((number, lost)) = waiting.remove(at) else { return };
+            crate::changes::touch_event(number);
             self.bytes.set(self.bytes.get() - lost.encoded_len());
             log::warn("event dropped: containerd has been away for too long", &[("topic", &lost.topic)]);
         }
@@ -121,7 +129,7 @@ impl Publisher {
                     }
                     drop(waiting);
                     // A server that takes over must not tell it again.
-                    crate::store::touch();
+                    crate::changes::touch_event(number);
                     self.taken.notify_waiters();
                 }
                 Err(e) => {

@@ -43,11 +43,9 @@ impl Service {
                 }
             };
             p.reaped.set(Some(exit));
-            let known = service.clone();
-            tokio::task::spawn_local(async move {
-                crate::store::told(&known).await;
-                drop(zombie);
-            });
+            // Should this server be killed, the keeper may not have to tell of it: it is reaped.
+            crate::store::told_process(&service, &c.id, &p.id).await;
+            drop(zombie);
             p.io().ended();
             p.settled().await;
             match p.id.as_str() {
@@ -64,7 +62,7 @@ impl Service {
                 exited_at: Some(crate::events::timestamp(exit.at)),
             };
             service.events.publish("/tasks/exit", "TaskExit", &event);
-            crate::store::touch();
+            crate::store::told_process(&service, &c.id, &p.id).await;
             log::info("exited", &[("id", &c.id), ("exec", &p.id), ("status", &exit.status.to_string())]);
         });
         Ok(())
@@ -107,4 +105,6 @@ pub fn watch_oom(service: &Service, id: &str, cgroups: &[std::path::PathBuf], to
 
 fn tell_oom(events: &Publisher, id: &str) {
     events.publish("/tasks/oom", "TaskOOM", &events::TaskOom { container_id: id.to_string() });
+    // With the number of those that were told.
+    crate::changes::touch_process(id, "");
 }

@@ -351,7 +351,7 @@ impl Keeper {
         let line = line.into_iter().map(c).collect::<Result<Vec<_>>>()?;
         let mut attributes = PosixSpawnAttr::init().call(failed)?;
         attributes.set_flags(PosixSpawnFlags::POSIX_SPAWN_SETSIGMASK).call(failed)?;
-        attributes.set_sigmask(&SigSet::empty()).call(failed)?;
+        attributes.set_sigmask(&crate::upgrade::delicate()).call(failed)?;
         // What lies at our path may have been replaced by what does not run: then this process's own build.
         let own = !std::mem::replace(&mut self.settled, false);
         let exe = c(if own { "/proc/self/exe".into() } else { crate::upgrade::program()? })?;

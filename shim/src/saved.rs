@@ -67,13 +67,40 @@ pub fn save(service: &Service, listener: RawFd, connections: bool) -> Vec<Record
         out.extend(std::iter::once(&c.init).chain(execs.values()).map(|p| process(c, p, connections)));
     }
     for (number, event) in service.events.waiting() {
-        out.push(Maker::default().finish(format!("event/{number:020}"), &event));
+        out.push(self::event(number, &event));
     }
     if connections {
         let open = service.connections.open();
         out.extend(open.iter().enumerate().map(|(n, c)| connection(n, c)));
     }
     out
+}
+
+/// The records of a container and of one of its processes, as far as they are there.
+pub fn save_process(service: &Service, id: &str, exec: &str) -> Vec<Record> {
+    let containers = service.containers.borrow();
+    let Some(c) = containers.get(id) else { return Vec::new() };
+    let process = match exec {
+        "" => Some(process(c, &c.init, false)),
+        name => c.execs.borrow().get(name).map(|p| process(c, p, false)),
+    };
+    std::iter::once(container(c)).chain(process).collect()
+}
+
+pub fn event(number: u64, event: &Envelope) -> Record {
+    Maker::default().finish(event_key(number), event)
+}
+
+pub fn event_key(number: u64) -> String {
+    format!("event/{number:020}")
+}
+
+pub fn container_key(id: &str) -> String {
+    format!("container/{id}")
+}
+
+pub fn process_key(id: &str, exec: &str) -> String {
+    format!("process/{id}/{exec}")
 }
 
 fn sandbox(service: &Service) -> Record {
@@ -100,7 +127,7 @@ fn container(c: &Container) -> Record {
         oom_told: c.oom.borrow().as_ref().map_or(0, oom::Watch::told),
         output_buffer: c.output_buffer,
     };
-    Maker::default().finish(format!("container/{}", c.id), &message)
+    Maker::default().finish(container_key(&c.id), &message)
 }
 
 fn exit(exit: Exit) -> proto::Exit {
@@ -127,7 +154,7 @@ fn process(c: &Container, p: &Process, whole: bool) -> Record {
         leaf: p.leaf.get(),
         streams: Some(streams(&mut maker, &p.io(), whole)),
     };
-    maker.finish(format!("process/{}/{}", c.id, p.id), &message)
+    maker.finish(process_key(&c.id, &p.id), &message)
 }
 
 fn streams(maker: &mut Maker, io: &Io, whole: bool) -> proto::Streams {

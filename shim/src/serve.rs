@@ -62,10 +62,10 @@ async fn serve(args: &Args, listener: OwnedFd, saved: Option<(RawFd, Vec<Record>
     let mut signals = Signals::new()?;
     if let Some((_, records)) = saved {
         crate::saved::resume(&service, records)?;
-        upgrade::settled();
-        service.reaper.strangers();
     }
-    store::begin(&service, number)?;
+    upgrade::settled();
+    service.reaper.strangers();
+    store::begin(&service, number).await?;
     tokio::task::spawn_local(server::serve(listener, service.clone()));
     log::info("serving", &[("namespace", &args.namespace), ("id", &args.id)]);
     loop {

@@ -81,19 +81,31 @@ impl Service {
                 }
                 let _busy = Busy::new(self);
                 let result = self.task(method, payload).await;
-                if !matches!(method, "State" | "Pids" | "Stats" | "Connect" | "ResizePty") {
-                    crate::store::touch();
-                }
+                self.keep(method, payload).await;
                 result
             }
             "containerd.runtime.sandbox.v1.Sandbox" => {
                 let _busy = (method != "WaitSandbox").then(|| Busy::new(self));
                 let result = self.sandbox_call(method, payload).await;
-                crate::store::touch();
+                crate::store::told(self).await;
                 result
             }
             other => Err(status::unimplemented(format!("service {other}"))),
         }
+    }
+
+    /// Whoever takes over knows what a call has come to before its client does.
+    async fn keep(self: &Rc<Self>, method: &str, payload: &[u8]) {
+        // All of them begin with the id; the second field is the exec's name only of some.
+        let Ok(container) = decode::<IdRequest>(payload) else { return };
+        let exec = match method {
+            "Start" | "Exec" | "Delete" | "Kill" | "CloseIO" => {
+                decode(payload).map_or(String::new(), |r: DeleteRequest| r.exec_id)
+            }
+            "Create" | "Pause" | "Resume" | "Update" => String::new(),
+            _ => return,
+        };
+        crate::store::told_process(self, &container.id, &exec).await;
     }
 
     async fn task(self: &Rc<Self>, method: &str, payload: &[u8]) -> Result<Vec<u8>> {

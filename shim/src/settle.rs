@@ -42,7 +42,7 @@ impl Service {
             drop((curious, turn));
             let stage = format!("{:?}", p.stage.get());
             log::info("a start of the earlier server", &[("id", &c.id), ("exec", &p.id), ("came to", &stage)]);
-            crate::store::touch();
+            crate::store::told_process(&service, &c.id, &p.id).await;
         });
     }
 
@@ -91,10 +91,9 @@ impl Service {
         if known {
             found = Some((p.pid.get(), p.start_time.get()));
         }
-        for file in &files {
-            let _ = std::fs::remove_file(file);
-        }
+        let _ = std::fs::remove_file(&files[0]);
         let Some((pid, start_time)) = found else {
+            let _ = std::fs::remove_file(&files[1]);
             c.drop_leaf(p);
             p.io().close().await;
             *p.io.borrow_mut() = Rc::default();
@@ -111,6 +110,9 @@ impl Service {
         let event = events::TaskExecStarted { container_id: c.id.clone(), exec_id: p.id.clone(), pid: pid as u32 };
         self.events.publish("/tasks/exec-started", "TaskExecStarted", &event);
         p.set(Stage::Running);
+        // Whoever takes over before that finds the process by its file.
+        crate::store::told_process(self, &c.id, &p.id).await;
+        let _ = std::fs::remove_file(&files[1]);
         if known {
             return Ok(());
         }

@@ -1,5 +1,6 @@
 //! The server's side of its keeper: tells it what to keep, hears from it who has ended. See [`crate::keep`].
 
+use crate::changes::{Due, CHANGED};
 use crate::keep::{self, KEEPER};
 use crate::log;
 use crate::reap::Exit;
@@ -12,15 +13,11 @@ use nix::sys::socket::{recv, sendmsg, ControlMessage, MsgFlags};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::io::Interest;
 use tokio::sync::Notify;
-
-thread_local! {
-    static CHANGED: Rc<Notify> = Rc::default();
-}
 
 /// A longer text goes in a file in memory: with the key this fits in what the keeper reads at a time. In parts, one could
 /// be longer than the socket holds, and would never get through.
@@ -32,6 +29,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 #[derive(Default)]
 pub struct Store {
     pub socket: Cell<Option<RawFd>>,
+    listener: Cell<RawFd>,
     /// What the keeper has, by key: its hash.
     sent: RefCell<HashMap<String, u64>>,
     /// It knows that what an earlier server said does not count any more.
@@ -39,10 +37,10 @@ pub struct Store {
     /// Changes that were sent, and those that the keeper has confirmed.
     commits: Cell<u64>,
     confirmed: Cell<u64>,
+    /// Somebody will look whether it has.
+    watched: Cell<bool>,
     /// Where the numbers of this server begin: answers to an earlier one's may still come.
     first: Cell<u64>,
-    /// Somebody waits for it to know.
-    urgent: Notify,
     /// Its answer to a call to enter namespaces.
     entered: RefCell<Option<String>>,
     heard: Notify,
@@ -52,63 +50,75 @@ impl Store {
     pub fn has_keeper(&self) -> bool {
         self.socket.get().is_some()
     }
+
+    /// The keys that begin so of what the keeper has.
+    pub fn keys(&self, prefix: &str) -> Vec<String> {
+        self.sent.borrow().keys().filter(|k| k.starts_with(prefix)).cloned().collect()
+    }
 }
 
-/// Something that the keeper has to know has changed; above all a descriptor that was closed: the end of a stream is
-/// one only when the keeper has let go of it as well.
-pub fn touch() {
-    CHANGED.with(|c| c.notify_one());
+/// Tells the keeper all that has changed. What is in its socket it reads before it starts another server, so that this
+/// is known whatever happens to this process from here on: done before a client hears of it.
+pub async fn flush(service: &Rc<Service>) {
+    tell_now(service, false).await;
 }
 
-/// Until the keeper knows of all that is now; at once where there is none.
-pub async fn told(service: &Service) {
-    let store = &service.store;
-    let wanted = store.commits.get() + 1;
-    store.urgent.notify_one();
-    touch();
-    let known = async {
-        while store.has_keeper() && store.confirmed.get() < wanted {
-            store.heard.notified().await;
+/// The same when a process or its container has changed.
+pub async fn told_process(service: &Rc<Service>, container: &str, exec: &str) {
+    crate::changes::touch_process(container, exec);
+    flush(service).await;
+}
+
+/// The same of the whole state.
+pub async fn told(service: &Rc<Service>) {
+    tell_now(service, true).await;
+}
+
+async fn tell_now(service: &Rc<Service>, whole: bool) {
+    let begun = Instant::now();
+    while let Err(e) = tell(service, whole) {
+        if e != Errno::EAGAIN {
+            log::warn("the keeper cannot be told", &[("error", e.desc())]);
         }
-    };
-    let _ = tokio::time::timeout(PATIENCE, known).await;
+        if begun.elapsed() > PATIENCE {
+            log::warn("the keeper does not listen", &[]);
+            return;
+        }
+        // It is slower than this process; or it is about to end, or there are no descriptors left.
+        tokio::time::sleep(Duration::from_millis(if e == Errno::EAGAIN { 1 } else { 500 })).await;
+    }
 }
 
-/// Connects the service with the keeper, if there is one.
-pub fn begin(service: &Rc<Service>, listener: RawFd) -> Result<()> {
+/// Connects the service with the keeper, if there is one, and tells it the state.
+pub async fn begin(service: &Rc<Service>, listener: RawFd) -> Result<()> {
     let number = std::env::var(KEEPER).ok().and_then(|n| n.parse::<RawFd>().ok());
     let Some(number) = number.filter(|n| fd::is_open(*n)) else { return Ok(()) };
     fd::set_cloexec(number).call(|| "fcntl(F_SETFD)".into())?;
-    service.store.socket.set(Some(number));
+    let store = &service.store;
+    store.socket.set(Some(number));
+    store.listener.set(listener);
     let now = std::time::SystemTime::now().duration_since(std::time::SystemTime::UNIX_EPOCH).unwrap_or_default();
     let first = now.as_nanos() as u64;
-    [&service.store.first, &service.store.commits, &service.store.confirmed].iter().for_each(|n| n.set(first));
-    let socket = Rc::new(fd::adopt(number));
-    let (hearing, from) = (service.clone(), socket.clone());
+    [&store.first, &store.commits, &store.confirmed].iter().for_each(|n| n.set(first));
+    let socket = fd::adopt(number);
+    let hearing = service.clone();
+    let changes = CHANGED.with(Rc::clone);
+    changes.heard.set(true);
     tokio::task::spawn_local(async move {
-        hear(&hearing, &from).await;
+        hear(&hearing, &socket).await;
         hearing.store.socket.set(None);
         hearing.store.heard.notify_waiters();
+        CHANGED.with(|c| c.heard.set(false));
         log::warn("no keeper any more: the containers do not outlive this process", &[]);
     });
+    told(service).await;
     let service = service.clone();
     tokio::task::spawn_local(async move {
-        touch();
-        let changed = CHANGED.with(Rc::clone);
-        while service.store.socket.get().is_some() {
-            changed.notified().await;
-            // Changes come in groups; one word for all of them.
-            let _ = tokio::time::timeout(Duration::from_millis(1), service.store.urgent.notified()).await;
-            while let Err(e) = tell(&service, &socket, listener) {
-                if e != Errno::EAGAIN {
-                    log::warn("the keeper cannot be told", &[("error", e.desc())]);
-                }
-                if service.store.socket.get().is_none() {
-                    break;
-                }
-                tokio::time::sleep(Duration::from_millis(if e == Errno::EAGAIN { 5 } else { 500 })).await;
-            }
-            watch_answer(&service);
+        while service.store.has_keeper() {
+            changes.wake.notified().await;
+            // What nobody waits for comes in groups; one word for all of them.
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            flush(&service).await;
         }
     });
     Ok(())
@@ -116,24 +126,40 @@ pub fn begin(service: &Rc<Service>, listener: RawFd) -> Result<()> {
 
 /// Says in the log that the keeper does not answer.
 fn watch_answer(service: &Rc<Service>) {
+    if service.store.watched.replace(true) {
+        return;
+    }
     let (service, number) = (service.clone(), service.store.commits.get());
     tokio::task::spawn_local(async move {
         tokio::time::sleep(PATIENCE).await;
         let store = &service.store;
-        // A later change is another's to look at.
-        if store.confirmed.get() < number && store.commits.get() == number && store.socket.get().is_some() {
+        store.watched.set(false);
+        if store.confirmed.get() < number && store.has_keeper() {
             log::warn("the keeper has not answered for 10 seconds", &[]);
         }
     });
 }
 
-/// Sends what is not with the keeper yet, then the word that it is all. After an error it is tried again as a whole: what
-/// was sent is known, and what has changed meanwhile is sent once more.
-fn tell(service: &Service, socket: &OwnedFd, listener: RawFd) -> nix::Result<()> {
-    let records = crate::saved::save(service, listener, false);
+/// Sends what is not with the keeper yet, then the word that it is all. After an error what was sent is known, and what
+/// was not is due again.
+fn tell(service: &Rc<Service>, whole: bool) -> nix::Result<()> {
+    let Some(number) = service.store.socket.get() else { return Ok(()) };
+    let due = Due::take(whole || !service.store.begun.get());
+    if due.is_nothing() {
+        return Ok(());
+    }
+    let told = send(service, fd::borrow(number), &due);
+    if told.is_err() {
+        due.give_back();
+    }
+    told
+}
+
+fn send(service: &Rc<Service>, socket: BorrowedFd, due: &Due) -> nix::Result<()> {
+    let (records, keys) = due.records(service, service.store.listener.get());
     let mut sent = service.store.sent.borrow_mut();
-    let mut changes = 0;
-    if !service.store.begun.get() {
+    let mut changes = usize::from(!service.store.begun.get());
+    if changes > 0 {
         put(socket, &[keep::RESET], &[])?;
         service.store.begun.set(true);
     }
@@ -150,22 +176,28 @@ fn tell(service: &Service, socket: &OwnedFd, listener: RawFd) -> nix::Result<()>
         }
     }
     let there: std::collections::HashSet<&str> = records.iter().map(|r| r.key.as_str()).collect();
-    let gone: Vec<String> = sent.keys().filter(|k| !there.contains(k.as_str())).cloned().collect();
-    for key in gone {
+    for key in keys.into_iter().filter(|k| !there.contains(k.as_str())) {
+        if !sent.contains_key(&key) {
+            continue;
+        }
         put(socket, &message(keep::REMOVE, &key, &[]), &[])?;
         sent.remove(&key);
         changes += 1;
     }
     drop(sent);
+    if changes == 0 {
+        return Ok(());
+    }
     let number = service.store.commits.get() + 1;
     put(socket, &[&[keep::COMMIT][..], &number.to_le_bytes()].concat(), &[])?;
     service.store.commits.set(number);
     log::debug("told the keeper", &[("changes", &format!("{changes}"))]);
+    watch_answer(service);
     Ok(())
 }
 
 /// A record's text and descriptors; the first message begins it.
-fn put_record(socket: &OwnedFd, r: &Record) -> nix::Result<()> {
+fn put_record(socket: BorrowedFd, r: &Record) -> nix::Result<()> {
     let mut lists = r.descriptors.chunks(keep::DESCRIPTORS);
     let text = if r.text.len() > PART { &[][..] } else { &r.text };
     put(socket, &message(keep::BEGIN, &r.key, text), lists.next().unwrap_or_default())?;
@@ -188,7 +220,7 @@ fn message(kind: u8, key: &str, text: &[u8]) -> Vec<u8> {
     out
 }
 
-fn put(socket: &OwnedFd, bytes: &[u8], list: &[RawFd]) -> nix::Result<()> {
+fn put(socket: BorrowedFd, bytes: &[u8], list: &[RawFd]) -> nix::Result<()> {
     let rights = [ControlMessage::ScmRights(list)];
     let control = if list.is_empty() { &rights[..0] } else { &rights[..] };
     let iov = [std::io::IoSlice::new(bytes)];
@@ -204,9 +236,9 @@ pub async fn enter(service: &Service, namespaces: &[OwnedFd]) -> Result<()> {
     let Some(number) = service.store.socket.get() else { return Ok(()) };
     let list: Vec<RawFd> = namespaces.iter().map(AsRawFd::as_raw_fd).collect();
     service.store.entered.take();
-    let socket = fd::borrow(number).try_clone_to_owned().call(|| "dup(keeper)".into())?;
+    let socket = fd::borrow(number);
     let answer = async {
-        while let Err(e) = put(&socket, &[keep::ENTER], &list) {
+        while let Err(e) = put(socket, &[keep::ENTER], &list) {
             if e != Errno::EAGAIN {
                 return Err(e).call(|| "sendmsg(keeper)".into());
             }

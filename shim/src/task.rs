@@ -177,7 +177,9 @@ impl Service {
         };
         *p.io.borrow_mut() = Rc::new(io);
         // Whoever takes over from here on has the process's streams, and knows that a runtime is at work.
-        crate::store::told(self).await;
+        if self.containers.borrow().contains_key(&c.id) {
+            crate::store::told_process(self, &c.id, &p.id).await;
+        }
         args.extend(["--pid-file".as_ref(), pid_file.as_os_str()]);
         if let Some(path) = &socket_path {
             args.extend(["--console-socket".as_ref(), path.as_os_str()]);
@@ -212,7 +214,7 @@ impl Service {
             c.allow("start")?;
             p.set(Stage::Starting);
             // Whoever takes over from here on knows that a runtime is at work.
-            crate::store::told(self).await;
+            crate::store::told_process(self, &c.id, "").await;
             let started = match &c.restore {
                 Some(from) => self.restore(&c, from).await,
                 None => self.simple(&c, "start").await,
@@ -278,12 +280,9 @@ impl Service {
         self.events.publish("/tasks/exec-started", "TaskExecStarted", &event);
         p.spec.take();
         p.set(Stage::Running);
-        let service = self.clone();
-        tokio::task::spawn_local(async move {
-            // Whoever takes over before that finds the process by it.
-            crate::store::told(&service).await;
-            let _ = std::fs::remove_file(pid_file);
-        });
+        // Whoever takes over before that finds the process by its file.
+        crate::store::told_process(self, &c.id, &p.id).await;
+        let _ = std::fs::remove_file(pid_file);
         self.watch(c, p)
     }
 

@@ -31,14 +31,8 @@ pub fn versions() -> Vec<u8> {
 pub async fn execute(service: &Rc<Service>, listener: RawFd) -> Result<()> {
     ask(service).await?;
     service.connections.paused.set(true);
-    let result = match quiet(service).await {
-        Ok(()) => {
-            // The next build takes no notice of what has ended and is in the state: the keeper has to know it by then.
-            crate::store::told(service).await;
-            replace(service, listener)
-        }
-        Err(e) => Err(e),
-    };
+    // Between the two nobody else comes to run.
+    let result = quiet(service).await.and_then(|()| replace(service, listener));
     service.connections.paused.set(false);
     service.connections.resumed.notify_waiters();
     result
@@ -60,13 +54,16 @@ async fn ask(service: &Service) -> Result<()> {
     Err(refused(format!("does not read version {VERSION} of the state (status {code}, said {:?})", text.trim())))
 }
 
-/// Waits until nothing is at work: no call but Wait, no runtime, no answer or event on its way.
-async fn quiet(service: &Service) -> Result<()> {
+/// Waits until nothing is at work, and the keeper knows all there is: the next build takes no notice of what has ended
+/// and is in the state. While the keeper is told, a process may end and its event be on its way.
+async fn quiet(service: &Rc<Service>) -> Result<()> {
     let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
     loop {
-        let flushed = service.connections.open().iter().all(|c| c.is_flushed());
-        if service.busy.get() == 0 && crate::runtime::running() == 0 && flushed && !service.events.is_sending() {
-            return Ok(());
+        if is_quiet(service) {
+            crate::store::told(service).await;
+            if is_quiet(service) && !crate::changes::any() {
+                return Ok(());
+            }
         }
         if tokio::time::Instant::now() > deadline {
             return Err(unknown("live upgrade: calls are still at work after 30 seconds"));
@@ -75,8 +72,14 @@ async fn quiet(service: &Service) -> Result<()> {
     }
 }
 
-/// The signals that would end this process between execve and the next build's handlers.
-fn delicate() -> SigSet {
+/// No call but Wait, no runtime, no answer or event on its way.
+fn is_quiet(service: &Service) -> bool {
+    let flushed = service.connections.open().iter().all(|c| c.is_flushed());
+    service.busy.get() == 0 && crate::runtime::running() == 0 && flushed && !service.events.is_sending()
+}
+
+/// The signals that would end this process between execve and its handlers.
+pub fn delicate() -> SigSet {
     [Signal::SIGUSR1, Signal::SIGUSR2, Signal::SIGTERM, Signal::SIGINT].into_iter().collect()
 }
 

@@ -125,7 +125,7 @@ impl Stream {
             crate::log::warn("output is lost: nobody has fetched it", &fields);
         }
         self.done.set(true);
-        crate::store::touch();
+        crate::changes::touch_process(&self.owner.id, &self.owner.exec);
         self.ended.notify_waiters();
     }
 

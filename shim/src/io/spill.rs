@@ -61,7 +61,7 @@ impl Stream {
             };
             self.pending.take();
             *self.ring.borrow_mut() = Some(ring);
-            crate::store::touch();
+            crate::changes::touch_process(&self.owner.id, &self.owner.exec);
             log::warn("output is kept: nobody reads it", &fields);
         }
         let now = Instant::now();
@@ -72,7 +72,7 @@ impl Stream {
             let out = self.replay(to, &mut stretch).map_err(|e| std::io::Error::other(e.message))?;
             if matches!(out, Out::Empty) || !open && stretch.notice.is_empty() && self.is_empty() {
                 self.ring.borrow_mut().take();
-                crate::store::touch();
+                crate::changes::touch_process(&self.owner.id, &self.owner.exec);
                 return Ok(open);
             }
             if open && self.may_take(&stretch) && is_ready(from.fd(), PollFlags::POLLIN) {
