@@ -9,7 +9,7 @@ DESTDIR ?=
 export CONEX_COMMIT ?= $(shell git rev-parse --short HEAD 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: fuzz docs proto managers hosts help build run shell check test unit conformance conformance-update bench install deps deps-test deps-hosts deb deb-check forky clean
+.PHONY: fuzz docs proto managers kubernetes hosts help build run shell check test unit conformance conformance-update bench install deps deps-test deps-hosts deb deb-check forky clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 22
@@ -71,6 +71,9 @@ deps-fuzz:
 
 managers: build deps-test ## Docker, containerd and Podman of Debian forky with runc, conex and its shim; writes docs/managers.md
 	tests/managers/run.sh $(CACHE) $(OUT) $(call program,shim)
+
+kubernetes: build deps-test ## a whole Kubernetes 1.20 on runc, conex and its shim; writes docs/kubernetes-results.md (PARTS, LOAD_SECONDS)
+	tests/kubernetes/run.sh $(CACHE) $(OUT)
 
 # The test programs, as cargo built them.
 program = $$($(CARGO) test --release --target $(TARGET) -p conex-tests --test $(1) --no-run 2>&1 | sed -n 's/.*Executable.*(\(.*\))/\1/p')

@@ -389,16 +389,13 @@ impl Persistent {
 
 /// At random moments of a shim at work its server is killed, executed anew, or containerd goes away: every exit status is
 /// told truly, every byte comes once and in order, every exit is an event, nothing is left. `CONEX_MOMENTS`: how many
-/// shims, each with three such moments. Not by itself: a call that was answered in the last milliseconds before a kill is
-/// not known to the next server every time (docs/shim.md), and one in some hundred moments hits that.
+/// shims, each with three such moments.
 #[test]
 fn whatever_happens() {
     if !is_ours() {
         return;
     }
-    let Some(many) = std::env::var("CONEX_MOMENTS").ok().and_then(|n| n.parse::<u64>().ok()) else {
-        return skip("whatever_happens", "CONEX_MOMENTS, a number: it is tried by hand");
-    };
+    let many: u64 = std::env::var("CONEX_MOMENTS").ok().and_then(|n| n.parse().ok()).unwrap_or(25);
     let first: u64 = std::env::var("CONEX_SEED").ok().and_then(|n| n.parse().ok()).unwrap_or(1);
     for seed in first..first + many {
         let mut state = 0x9e37_79b9_7f4a_7c15u64.wrapping_mul(seed);

@@ -1,0 +1,39 @@
+#!/bin/bash
+# run.sh CACHE OUT: a whole Kubernetes 1.20 (etcd, API server, controller manager, scheduler, kubelet, proxy) on containerd
+# 1.6, with a runtime class for runc, for conex below containerd's shim and for conex's shim; writes
+# docs/kubernetes-results.md and fails where runc passes and conex does not. PARTS: some of the tests, by name; then
+# nothing is written.
+set -euo pipefail
+here=$(dirname "$(realpath "$0")")
+cache=$1 out=$2
+packages=golang-go,dpkg-dev,etcd-server,containerd,runc,containernetworking-plugins,conntrack,iptables,iproute2,ipset,procps,busybox-static,ca-certificates,socat,kmod,openssl,python3,util-linux,bsdutils
+"$here/../forky/root.sh" "$cache/kubernetes" $packages bookworm
+"$here/../forky/enter.sh" "$cache/kubernetes" nice /conex/tests/kubernetes/build.sh
+mkdir -p "$cache/bin"
+install -m 755 "$out/conex" "$out/containerd-shim-conex-v2" "$cache/bin/"
+rm -f "$cache/kubernetes.tsv" "$cache/kubernetes.figures"
+# A cgroup of its own in every hierarchy; what is below it goes when the session has ended.
+cgroups=$(awk '$3 ~ /^cgroup2?$/ {print $2}' /proc/mounts)
+for c in $cgroups; do
+	mkdir -p "$c/conex-test-kubernetes"
+	for f in cpuset.cpus cpuset.mems; do
+		[ ! -e "$c/$f" ] || cat "$c/$f" >"$c/conex-test-kubernetes/$f"
+	done
+done
+gone() {
+	for c in $cgroups; do find "$c/conex-test-kubernetes" -depth -type d -exec rmdir {} \; 2>/dev/null || true; done
+}
+trap gone EXIT
+code=0
+(
+	for c in $cgroups; do echo $BASHPID >"$c/conex-test-kubernetes/cgroup.procs"; done
+	exec timeout -k 5 "${LIMIT:-2400}" unshare --net --ipc --uts --cgroup "$here/../forky/enter.sh" "$cache/kubernetes" \
+		env ${PARTS:+"PARTS=$PARTS"} /conex/tests/kubernetes/cluster.sh "/conex/$cache/kubernetes.tsv" "/conex/$cache/kubernetes.figures"
+) || code=$?
+gone
+trap - EXIT
+left=$(for c in $cgroups; do find "$c/conex-test-kubernetes" -type d 2>/dev/null || true; done)
+[ -z "$left" ] || { printf 'kubernetes: cgroups are left:\n%s\n' "$left"; code=1; }
+[ "$code" = 0 ] || echo "kubernetes: the session ended with $code"
+[ -n "${PARTS:-}" ] || python3 "$here/table.py" "$cache/kubernetes.tsv" "$cache/kubernetes.figures" >"$here/../../docs/kubernetes-results.md"
+exit "$code"

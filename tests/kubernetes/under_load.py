@@ -1,0 +1,223 @@
+"""Tests that are alone on the node: figures, and daemons that are killed."""
+import os
+import signal
+import time
+
+from pods import CLASSES, Class, Wrong, figure, kubectl, one, processes, record, restart, sh, shims, sleeper, until, until_is
+
+LOAD_SECONDS = int(os.environ.get("LOAD_SECONDS", "60"))
+
+
+def alone(test):
+    """One class after the other."""
+
+    def work():
+        verdicts, values = {}, {}
+        for name in CLASSES:
+            verdicts[name] = one(test, name, values)
+            record(test.__doc__.rstrip("."), name, verdicts[name])
+        print(f"{test.__name__}: {' '.join(verdicts[n] for n in CLASSES)}", flush=True)
+        return verdicts
+
+    work.__name__, work.alone = test.__name__, True
+    return work
+
+
+def cpu():
+    """Seconds that the node's processes have used."""
+    with open("/sys/fs/cgroup/cpuacct/cpuacct.usage") as f:
+        return int(f.read()) / 1e9
+
+
+def memory(pids):
+    """Proportional set size of processes, in MiB."""
+    total = 0
+    for pid in pids:
+        with open(f"/proc/{pid}/smaps_rollup") as f:
+            total += next(int(line.split()[1]) for line in f if line.startswith("Pss:"))
+    return total / 1024
+
+
+def in_parallel(functions):
+    import threading
+    errors = []
+
+    def work(f):
+        try:
+            f()
+        except Exception as e:
+            errors.append(e)
+
+    threads = [threading.Thread(target=work, args=(f,)) for f in functions]
+    [t.start() for t in threads]
+    [t.join() for t in threads]
+    if errors:
+        raise errors[0]
+
+
+@alone
+def crowd(k):
+    """60 pods at once, up and down."""
+    start = time.monotonic()
+    objects = [{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": f"p{n}"}, "spec": k.spec(sleeper())} for n in range(60)]
+    k.apply(*objects)
+    until(lambda: sum(p["status"]["phase"] == "Running" for p in k.pods()) == 60, 240)
+    up = time.monotonic() - start
+    start = time.monotonic()
+    k.kubectl("delete", "pods", "--all", "--wait=false")
+    until(lambda: not [s for s in shims().values() if "k8s.io" in s], 240)
+    ended = time.monotonic() - start
+    until(lambda: not k.pods(), 240)
+    figure(f"60 pods\t{k.name}\tup {up:.1f} s; down: processes gone after {ended:.1f} s, pods after {time.monotonic() - start:.1f} s")
+
+
+@alone
+def load(k):
+    """20 pods with an exec probe a second: nobody is found unready, nothing restarts."""
+    time.sleep(5)
+    start, used = time.monotonic(), cpu()
+    time.sleep(15)
+    idle = (cpu() - used) / (time.monotonic() - start)
+    probe = {"exec": {"command": ["true"]}, "periodSeconds": 1, "timeoutSeconds": 5, "failureThreshold": 1}
+    k.workload("Deployment", "d", k.spec(sleeper(readinessProbe=probe)) | {"restartPolicy": "Always"}, replicas=20)
+    k.kubectl("rollout", "status", "deployment/d", "--timeout=120s", timeout=130)
+    time.sleep(5)
+    since = {p["metadata"]["name"]: ready_since(p) for p in k.pods()}
+    start, used = time.monotonic(), cpu()
+    time.sleep(LOAD_SECONDS)
+    share = (cpu() - used) / (time.monotonic() - start) - idle
+    size = memory(shims()) / 20
+    after = {p["metadata"]["name"]: ready_since(p) for p in k.pods()}
+    if since != after or any(p["status"]["containerStatuses"][0]["restartCount"] for p in k.pods()):
+        raise Wrong(f"a pod was not ready, or restarted: {since} {after}")
+    figure(f"20 pods, an exec probe a second, {LOAD_SECONDS} s\t{k.name}\t{100 * share:.0f} % of a CPU more than idle; shims of a pod {size:.2f} MiB (PSS)")
+
+
+def ready_since(pod):
+    return next((c["status"], c["lastTransitionTime"]) for c in pod["status"]["conditions"] if c["type"] == "Ready")
+
+
+@alone
+def failing(k):
+    """600 failing exec probes of one pod: exec, logs and deletion as before."""
+    probe = {"exec": {"command": ["/nonexistent"]}, "periodSeconds": 1, "failureThreshold": 1}
+    k.pod("p", *[sleeper(f"c{n}", readinessProbe=probe) for n in range(10)])
+    k.phase("p", "Running")
+    time.sleep(62)
+    for n in range(10):
+        if k.exec("p", "echo", "here", container=f"c{n}") != "here\n":
+            raise Wrong("exec")
+    start = time.monotonic()
+    k.kubectl("delete", "pod", "p", timeout=120)
+    if time.monotonic() - start > 60:
+        raise Wrong("deletion took too long")
+
+
+def steady(k, names):
+    """Pods that go on: no restart, exec answers, and what they write is in their logs."""
+    for name in names:
+        k.ready(name)
+        status = k.status(name)["containerStatuses"][0]
+        if status["restartCount"]:
+            raise Wrong(f"{name} was restarted: {status['lastState']}")
+        if k.exec(name, "echo", "here") != "here\n":
+            raise Wrong("exec")
+        before = k.logs(name).count("\n")
+        until(lambda: k.logs(name).count("\n") > before, 30)
+
+
+TICK = "trap 'exit 0' TERM; i=0; while :; do echo $i; i=$((i+1)); sleep 0.2; done"
+
+
+def in_order(k, name):
+    lines = k.logs(name).split()
+    if lines != [str(n) for n in range(len(lines))]:
+        raise Wrong("lines are missing or double")
+
+
+@alone
+def node_daemons(k):
+    """kill -9 of the kubelet, of containerd, and of both: pods go on, no line of output is lost."""
+    k.pod("p", sh(TICK))
+    k.ready("p")
+    for names in [["kubelet"], ["containerd"], ["kubelet", "containerd"]]:
+        for name in names:
+            restart(name)
+        until(lambda: kubectl("get", "--raw", "/api/v1/nodes/node/proxy/healthz") == "ok", 60)
+        until(lambda: k.exec("p", "echo", "here") == "here\n", 60)
+        steady(k, ["p"])
+    in_order(k, "p")
+
+
+@alone
+def killed_shim(k):
+    """kill -9 of a pod's shim: the kubelet starts the pod again."""
+    k.pod("p", sh(TICK))
+    k.ready("p")
+    for pid, line in shims().items():
+        if line.rstrip("\0").endswith("serve") or "runc" in line.split("\0")[0]:
+            os.kill(pid, signal.SIGKILL)
+    until(lambda: k.status("p")["containerStatuses"][0]["restartCount"] > 0, 120)
+    k.ready("p", 120)
+    if k.exec("p", "echo", "here") != "here\n":
+        raise Wrong("exec")
+
+
+def only_conex(test):
+    def work():
+        values = {}
+        verdict = one(test, "conex", values)
+        record(test.__doc__.rstrip("."), "conex", verdict)
+        print(f"{test.__name__}: conex {verdict}", flush=True)
+        # No control: it must hold by itself.
+        return {"runc": "pass", "conex-runc": "pass", "conex": verdict}
+
+    work.__name__, work.alone = test.__name__, True
+    return work
+
+
+def servers():
+    return [p for p, line in shims().items() if line.rstrip("\0").endswith("serve")]
+
+
+@only_conex
+def survivors(k):
+    """the shim's server killed while containerd is away, its keeper killed, its program upgraded: pods go on."""
+    k.pod("p", sh(TICK))
+    k.pod("q", sh(TICK))
+    for name in ["p", "q"]:
+        k.ready(name)
+    with open("/run/cluster/containerd.pid") as f:
+        daemon = int(f.read())
+    os.kill(daemon, signal.SIGKILL)
+    before = servers()
+    for pid in before:
+        os.kill(pid, signal.SIGKILL)
+    until(lambda: len(servers()) == len(before) and not set(before) & set(servers()), 20)
+    restart_after(daemon)
+    until(lambda: k.exec("p", "echo", "here") == "here\n", 60)
+    steady(k, ["p", "q"])
+    for pid in servers():
+        os.kill(pid, signal.SIGUSR2)
+    steady(k, ["p", "q"])
+    keepers = [p for p in shims() if p not in servers()]
+    if not keepers:
+        raise Wrong("no keeper")
+    for pid in keepers:
+        os.kill(pid, signal.SIGKILL)
+    steady(k, ["p", "q"])
+    for name in ["p", "q"]:
+        in_order(k, name)
+
+
+def restart_after(pid):
+    """containerd again, after it was killed."""
+    import subprocess
+    until(lambda: pid not in processes() or not processes()[pid], 10)
+    with open("/tmp/containerd.log", "a") as log:
+        child = subprocess.Popen(["/run/cluster/start-containerd"], stdout=log, stderr=log)
+    with open("/run/cluster/containerd.pid", "w") as f:
+        f.write(str(child.pid))
+
+
+ALONE = [crowd, load, failing, node_daemons, killed_shim, survivors]
