@@ -25,6 +25,8 @@ pub struct Container {
     /// looks, kills or waits never asks for it: State must answer while a runtime hangs.
     pub turn: tokio::sync::Mutex<()>,
     pub paused: Cell<bool>,
+    /// A runtime is at work to change that.
+    pub turning: Cell<bool>,
     /// The PID namespace is not the container's own: when init ends the others have to be killed.
     pub shared_pid: bool,
     /// Its directories in the cgroup hierarchies, one each.
@@ -92,10 +94,23 @@ impl Config {
 
     /// How much output waits for a reader, in bytes a stream: as the annotation says, as the environment of containerd
     /// says, or 16 MiB. 0: none, the process waits.
-    pub fn output_buffer(&self) -> u64 {
-        let said = self.annotations.get("dev.conex.output-buffer").cloned();
-        let said = said.or_else(|| std::env::var("CONEX_OUTPUT_BUFFER").ok());
-        said.and_then(|s| size(&s)).unwrap_or(16 << 20)
+    ///
+    /// # Errors
+    /// The annotation is no size. The environment's, which is no fault of this container, is only warned of.
+    pub fn output_buffer(&self) -> Result<u64> {
+        const NAME: &str = "dev.conex.output-buffer";
+        if let Some(said) = self.annotations.get(NAME) {
+            let wrong = || {
+                status::invalid(format!("config.json: annotations[{NAME:?}]: {said:?} is no size (64M, 512K, 0)"))
+            };
+            return size(said).ok_or_else(wrong);
+        }
+        let said = std::env::var("CONEX_OUTPUT_BUFFER").ok();
+        let chosen = said.as_deref().and_then(size);
+        if let (Some(said), None) = (&said, chosen) {
+            crate::log::warn("CONEX_OUTPUT_BUFFER is no size (64M, 512K, 0)", &[("value", said)]);
+        }
+        Ok(chosen.unwrap_or(16 << 20))
     }
 
     pub fn shares_pid(&self) -> bool {

@@ -93,6 +93,8 @@ pub fn main(args: &Args) -> Result<()> {
     }
     log::open(&std::env::current_dir().call(|| "getcwd".into())?, args.debug);
     crate::limit::raise();
+    let cgroup = std::env::var(crate::cgroup::NAME).ok();
+    std::env::remove_var(crate::cgroup::NAME);
     let listener = fd::adopt(LISTENER);
     fd::set_cloexec(LISTENER).call(|| "fcntl(F_SETFD)".into())?;
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
@@ -138,7 +140,11 @@ pub fn main(args: &Args) -> Result<()> {
         }
         match keeper.reap(args) {
             Ok(true) => {}
-            Ok(false) => return Ok(()),
+            Ok(false) => {
+                // The last one of this shim that is in it.
+                cgroup.iter().for_each(|c| crate::cgroup::leave(c));
+                return Ok(());
+            }
             Err(e) => {
                 log::error(&format!("keeper: {}", e.message), &[]);
                 return Err(e);

@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 pub mod args;
+pub mod cgroup;
 pub mod changes;
 pub mod checkpoint;
 pub mod container;

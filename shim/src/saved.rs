@@ -122,6 +122,7 @@ fn container(c: &Container) -> Record {
         options: c.options.encode_to_vec(),
         shared_pid: c.shared_pid,
         paused: c.paused.get(),
+        turning: c.turning.get(),
         cgroups: c.cgroups.borrow().iter().map(|p| p.as_os_str().as_bytes().to_vec()).collect(),
         restore: json(c.restore.as_ref().and_then(|r| serde_json::to_vec(r).ok())),
         oom_told: c.oom.borrow().as_ref().map_or(0, oom::Watch::told),
@@ -257,6 +258,9 @@ pub fn resume(service: &Rc<Service>, records: Vec<Record>) -> Result<()> {
         processes = others;
         let c = Rc::new(rebuild(service, c, own)?);
         service.containers.borrow_mut().insert(c.id.clone(), c.clone());
+        if c.turning.get() {
+            service.settle_pause(&c);
+        }
         let execs: Vec<_> = c.execs.borrow().values().cloned().collect();
         for p in std::iter::once(&c.init).chain(&execs) {
             if p.is_alive() {
@@ -321,6 +325,7 @@ fn rebuild(service: &Rc<Service>, c: proto::Container, processes: Vec<Sleeper>) 
         init,
         turn: tokio::sync::Mutex::default(),
         paused: Cell::new(c.paused),
+        turning: Cell::new(c.turning),
         shared_pid: c.shared_pid,
         cgroups: RefCell::new(cgroups),
         oom: RefCell::new(watch),

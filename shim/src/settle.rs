@@ -46,6 +46,35 @@ impl Service {
         });
     }
 
+    /// The same of a pause or a resume.
+    pub fn settle_pause(self: &Rc<Self>, c: &Rc<Container>) {
+        let (service, c) = (self.clone(), c.clone());
+        tokio::task::spawn_local(async move {
+            let _turn = c.turn.lock().await;
+            runtimes_gone(&c).await;
+            match service.state_of(&c).await {
+                Ok(state) if (state == "paused") != c.paused.get() => service.turned(&c, state == "paused"),
+                Ok(_) => {}
+                Err(e) => {
+                    log::error("a pause of the earlier server", &[("id", &c.id), ("error", &e.message)]);
+                }
+            }
+            c.turning.set(false);
+            crate::store::told_process(&service, &c.id, "").await;
+        });
+    }
+
+    /// As the runtime says.
+    async fn state_of(&self, c: &Container) -> Result<String> {
+        let args: [&OsStr; 2] = ["state".as_ref(), c.id.as_ref()];
+        let text = c.runtime.run(&self.reaper, "OCI runtime state failed", &args, Streams::default()).await?;
+        #[derive(Deserialize)]
+        struct State {
+            status: String,
+        }
+        serde_json::from_str::<State>(&text).map(|s| s.status).call(|| format!("state: {text:?}"))
+    }
+
     async fn settle_init(self: &Rc<Self>, c: &Rc<Container>) -> Result<()> {
         let p = &c.init;
         if p.pid.get() == 0 {
@@ -57,20 +86,14 @@ impl Service {
             self.joined(c);
             self.watch(c, p)?;
         }
-        let args: [&OsStr; 2] = ["state".as_ref(), c.id.as_ref()];
-        let text = c.runtime.run(&self.reaper, "OCI runtime state failed", &args, Streams::default()).await?;
-        #[derive(Deserialize)]
-        struct State {
-            status: String,
-        }
-        let state: State = serde_json::from_str(&text).call(|| format!("state: {text:?}"))?;
-        if state.status == "created" {
+        let state = self.state_of(c).await?;
+        if state == "created" {
             return Ok(());
         }
         // Ended or not: it has been started.
         let event = events::TaskStart { container_id: c.id.clone(), pid: p.pid.get() as u32 };
         self.events.publish("/tasks/start", "TaskStart", &event);
-        c.paused.set(state.status == "paused");
+        c.paused.set(state == "paused");
         p.set(Stage::Running);
         Ok(())
     }

@@ -159,6 +159,9 @@ fn spawn(args: &Args, params: &Params, bundle: &Path, listener: OwnedFd) -> Resu
     if let Some(address) = &params.ttrpc_address {
         command.env("TTRPC_ADDRESS", address);
     }
+    if !params.options.shim_cgroup.is_empty() {
+        command.env(crate::cgroup::NAME, &params.options.shim_cgroup);
+    }
     command.arg("keep").current_dir(bundle).process_group(0);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     conex_sys::fd::pass(&mut command, vec![listener]).call(|| "dup(listener)".into())?;
@@ -176,16 +179,10 @@ fn place(pid: i32, cgroup: &str) -> Result<()> {
         std::fs::write(format!("/proc/{pid}/oom_score_adj"), wanted.to_string())
             .call(|| format!("write(/proc/{pid}/oom_score_adj, {wanted})"))?;
     }
-    if cgroup.is_empty() {
-        return Ok(());
+    match cgroup {
+        "" => Ok(()),
+        cgroup => crate::cgroup::place(pid, cgroup),
     }
-    for h in conex::host::facts::hierarchies() {
-        let dir = h.mount_point.join(cgroup.trim_start_matches('/'));
-        std::fs::create_dir_all(&dir).call(|| format!("mkdir({})", dir.display()))?;
-        let file = dir.join("cgroup.procs");
-        std::fs::write(&file, pid.to_string()).call(|| format!("write({}, {pid})", file.display()))?;
-    }
-    Ok(())
 }
 
 /// Which API the shim that listens there has: an older build may have version 2 alone.

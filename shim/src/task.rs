@@ -68,6 +68,7 @@ impl Service {
         let bundle = PathBuf::from(&r.bundle);
         let config = Config::read(&bundle)?;
         let options = options(r.options.as_ref())?;
+        let output_buffer = config.output_buffer()?;
         let mut runtime = Runtime::new(&options, &self.namespace, &bundle);
         // Docker has no way to tell a shim given by `runtimeType` which driver it uses; its path does.
         runtime.systemd_cgroup |= config.names_a_unit() && Path::new("/run/systemd/system").is_dir();
@@ -88,11 +89,12 @@ impl Service {
             runtime,
             options,
             lingering: RefCell::default(),
-            output_buffer: config.output_buffer(),
+            output_buffer,
             init: Rc::new(Process::new("", stdio, Vec::new())),
             execs: RefCell::default(),
             turn: tokio::sync::Mutex::default(),
             paused: Cell::new(false),
+            turning: Cell::new(false),
             shared_pid: config.shares_pid(),
             cgroups: RefCell::default(),
             oom: RefCell::default(),
@@ -410,26 +412,38 @@ impl Service {
         c.runtime.run(&self.reaper, &what, &args, Streams::default()).await.map(drop)
     }
 
-    pub async fn pause(&self, id: &str) -> Result<()> {
+    pub async fn pause(self: &Rc<Self>, id: &str) -> Result<()> {
         let c = self.container(id)?;
         let _turn = c.turn.lock().await;
         c.allow("pause")?;
-        self.simple(&c, "pause").await?;
-        c.paused.set(true);
-        let event = events::TaskPaused { container_id: id.to_string() };
-        self.events.publish("/tasks/paused", "TaskPaused", &event);
-        Ok(())
+        self.turn(&c, "pause", true).await
     }
 
-    pub async fn resume(&self, id: &str) -> Result<()> {
+    pub async fn resume(self: &Rc<Self>, id: &str) -> Result<()> {
         let c = self.container(id)?;
         let _turn = c.turn.lock().await;
         c.allow("resume")?;
-        self.simple(&c, "resume").await?;
-        c.paused.set(false);
-        let event = events::TaskPaused { container_id: id.to_string() };
-        self.events.publish("/tasks/resumed", "TaskResumed", &event);
+        self.turn(&c, "resume", false).await
+    }
+
+    async fn turn(self: &Rc<Self>, c: &Container, verb: &str, paused: bool) -> Result<()> {
+        c.turning.set(true);
+        // Whoever takes over from here on looks what has become of it.
+        crate::store::told_process(self, &c.id, "").await;
+        let turned = self.simple(c, verb).await;
+        c.turning.set(false);
+        turned?;
+        self.turned(c, paused);
         Ok(())
+    }
+
+    pub(crate) fn turned(&self, c: &Container, paused: bool) {
+        c.paused.set(paused);
+        let event = events::TaskPaused { container_id: c.id.clone() };
+        match paused {
+            true => self.events.publish("/tasks/paused", "TaskPaused", &event),
+            false => self.events.publish("/tasks/resumed", "TaskResumed", &event),
+        }
     }
 
     pub async fn update(&self, r: UpdateTaskRequest) -> Result<()> {

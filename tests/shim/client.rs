@@ -137,11 +137,17 @@ fn start_command_of(shim: &Path, dir: &Path, bundle: &Path, id: &str) -> Command
 }
 
 pub fn options() -> Any {
+    options_with("")
+}
+
+/// With a cgroup for the shim itself.
+pub fn options_with(shim_cgroup: &str) -> Any {
     // Root outside any bundle: a runtime's state must not go with it.
     let root = std::env::var_os("CONEX_TEST_DIR").map_or_else(std::env::temp_dir, PathBuf::from).join("shim-state");
     let options = runc::Options {
         binary_name: harness::runtime().to_string_lossy().into_owned(),
         root: root.to_string_lossy().into_owned(),
+        shim_cgroup: shim_cgroup.into(),
         ..runc::Options::default()
     };
     any("containerd.runc.v1.Options", &options)
@@ -175,7 +181,16 @@ impl Shim {
         Shim::start_by(b, command)
     }
 
-    fn start_by(b: &harness::Box, mut command: Command) -> Shim {
+    /// The same in a cgroup of its own.
+    pub fn start_in(b: &harness::Box, cgroup: &str) -> Shim {
+        Shim::start_with(b, start_command(&b.dir, &b.dir, &b.id), &options_with(cgroup))
+    }
+
+    fn start_by(b: &harness::Box, command: Command) -> Shim {
+        Shim::start_with(b, command, &options())
+    }
+
+    fn start_with(b: &harness::Box, mut command: Command, options: &Any) -> Shim {
         let dir = b.dir.clone();
         let events = Events::listen(&dir.join("events.sock"));
         b.write_config();
@@ -186,7 +201,7 @@ impl Shim {
         std::thread::spawn(move || {
             let _ = std::io::copy(&mut &log, &mut &copy);
         });
-        let r = harness::finish(&mut command, &options().encode_to_vec()).ok();
+        let r = harness::finish(&mut command, &options.encode_to_vec()).ok();
         assert_eq!(r.err, "");
         let address = address(&r.out);
         Shim::connect(&dir, &address, events)

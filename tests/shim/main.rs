@@ -7,6 +7,8 @@ mod containerd;
 #[path = "../integration/harness.rs"]
 #[allow(dead_code)]
 mod harness;
+mod pause;
+mod place;
 mod process;
 mod readers;
 mod rootfs;

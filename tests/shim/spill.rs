@@ -43,6 +43,21 @@ fn read(path: &Path) -> Vec<u8> {
     thread.join().unwrap()
 }
 
+#[test]
+fn a_size_that_is_none_is_refused() {
+    for wrong in ["much", "", "-1", "16MB", "99999999999999999999", "1.5M"] {
+        let b = writer(1, wrong);
+        b.write_config();
+        let shim = Shim::start(&b);
+        let request = shim.create_request(&b, &Stdio::default());
+        if is_ours() {
+            shim.fails("Create", &request, 3, &format!("annotations[\"dev.conex.output-buffer\"]: {wrong:?}"));
+        }
+        shim.finish(&b.id);
+        b.assert_gone();
+    }
+}
+
 /// Nobody reads while 5 MB are written: the process ends all the same, and who comes then finds every byte.
 #[test]
 fn a_container_does_not_wait_for_its_reader() {

@@ -122,6 +122,34 @@ fn a_logging_program_gets_everything() {
     shim.finish(&b.id);
 }
 
+/// containerd 2.3: a logger that crashes is not one that is ready.
+#[test]
+fn a_logging_program_says_that_it_is_ready() {
+    if !is_ours() {
+        return;
+    }
+    for (say, works) in [("printf r >&5", true), ("exec 5>&-; sleep 1", false), ("exit 3", false)] {
+        let b = Box::sh("echo a line");
+        let shim = Shim::start(&b);
+        let program = b.dir.join("logger.sh");
+        executable(&program, format!("#!/bin/sh\n{say}\ncat <&3 >{}/log-out\n", b.dir.display()).as_bytes());
+        let request = shim.create_request(&b, &stdout(format!("binary-v2://{}", program.display())));
+        if works {
+            shim.ok::<CreateTaskResponse>("Create", &request);
+            shim.start_task(&b.id, "");
+            shim.wait(&b.id, "");
+            shim.delete(&b.id, "");
+            let log = || std::fs::read_to_string(b.dir.join("log-out")).unwrap_or_default();
+            until(|| log() == "a line\n", "the line");
+        } else {
+            let part = if say.starts_with("exit") { "" } else { "without a byte" };
+            shim.fails("Create", &request, 2, part);
+        }
+        shim.finish(&b.id);
+        b.assert_gone();
+    }
+}
+
 #[test]
 fn a_terminal_with_a_size() {
     let mut b = Box::sh("read line; stty size; tty=$(readlink /proc/self/fd/0); echo $tty; echo got $line");

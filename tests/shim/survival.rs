@@ -266,7 +266,7 @@ fn a_pod_outlives_its_server() {
 }
 
 /// A client that connects again when its connection breaks, and takes up what it had begun.
-struct Persistent {
+pub struct Persistent {
     address: std::path::PathBuf,
     service: String,
     client: std::cell::RefCell<ttrpc::Client>,
@@ -289,7 +289,7 @@ impl Persistent {
         client.unwrap()
     }
 
-    fn new(shim: &Shim) -> Persistent {
+    pub fn new(shim: &Shim) -> Persistent {
         let client = Persistent::connect(&shim.address).into();
         Persistent {
             address: shim.address.clone(),
@@ -304,7 +304,7 @@ impl Persistent {
     }
 
     /// The answer, or `None` if the connection broke meanwhile; it is another one then.
-    fn once<A: Message + Default>(&self, method: &str, request: &impl Message) -> Option<Result<A, Failed>> {
+    pub fn once<A: Message + Default>(&self, method: &str, request: &impl Message) -> Option<Result<A, Failed>> {
         let answer = raw(&self.client.borrow(), &self.service, method, request.encode_to_vec());
         match answer {
             Err(e) if e.code == -1 => {

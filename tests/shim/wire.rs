@@ -74,6 +74,54 @@ fn malformed_frames() {
     shim.finish(&b.id);
 }
 
+/// The server keeps a call's deadline by itself; a client that has given up is no reason to leave the work half done.
+#[test]
+fn deadlines_of_calls() {
+    let b = Box::sh("sleep 100");
+    let shim = Shim::start(&b);
+    if !is_ours() {
+        return shim.finish(&b.id);
+    }
+    shim.create(&b, &Stdio::default());
+    shim.start_task(&b.id, "");
+    let mut s = UnixStream::connect(&shim.address).unwrap();
+    s.set_read_timeout(Some(std::time::Duration::from_secs(20))).unwrap();
+    let mut number = 1;
+    let mut call = |method: &str, payload: Vec<u8>, timeout: i64| {
+        let request = wire::Request {
+            service: "containerd.task.v2.Task".into(),
+            method: method.into(),
+            payload,
+            timeout_nano: timeout,
+            ..wire::Request::default()
+        };
+        let bytes = request.encode_to_vec();
+        let begun = std::time::Instant::now();
+        s.write_all(&frame(bytes.len() as u32, number, 1, &bytes)).unwrap();
+        let (stream, answer) = answer(&mut s).unwrap();
+        assert_eq!(stream, number);
+        number += 2;
+        (code(&answer), begun.elapsed().as_millis())
+    };
+    let wait = || WaitRequest { id: b.id.clone(), ..WaitRequest::default() }.encode_to_vec();
+    let (code, took) = call("Wait", wait(), 300_000_000);
+    assert!(code == 4 && (250..5000).contains(&took), "code {code} after {took} ms");
+    // The shortest one: what was begun comes to its end all the same.
+    let exec = exec_request(&b.id, "e", &["sh", "-c", "exit 9"], &Stdio::default());
+    shim.ok::<()>("Exec", &exec);
+    let start = StartRequest { id: b.id.clone(), exec_id: "e".into() };
+    let (code, _) = call("Start", start.encode_to_vec(), 1);
+    assert_eq!(code, 4);
+    assert_eq!(shim.wait(&b.id, "e"), 9);
+    // Without a deadline, or with one that is none, it is waited for.
+    for none in [0, -1] {
+        let state = StateRequest { id: b.id.clone(), ..StateRequest::default() };
+        assert_eq!(call("State", state.encode_to_vec(), none).0, 0);
+    }
+    shim.finish(&b.id);
+    b.assert_gone();
+}
+
 #[test]
 fn ten_thousand_random_messages() {
     let b = Box::sh("sleep 100");

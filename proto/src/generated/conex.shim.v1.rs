@@ -56,6 +56,9 @@ pub struct Container {
     pub oom_told: u64,
     #[prost(uint64, tag = "10")]
     pub output_buffer: u64,
+    /// A pause or a resume is at work.
+    #[prost(bool, tag = "11")]
+    pub turning: bool,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Exit {

@@ -18,6 +18,15 @@ pub struct Logger {
     ended: Rc<Ended>,
 }
 
+/// How a logger says that it is ready, on its descriptor 5.
+#[derive(Clone, Copy, PartialEq)]
+pub enum Ready {
+    /// `binary://`: it writes a byte or closes it, which it does as well when it crashes.
+    Closed,
+    /// `binary-v2://` (containerd 2.3): it writes a byte.
+    Said,
+}
+
 #[derive(Default)]
 struct Ended {
     exit: Cell<Option<Exit>>,
@@ -42,11 +51,11 @@ impl Logger {
     }
 
     /// Starts `path?key=value…` with the arguments `key value …`, the container's stdout as 3, its stderr as 4 and a
-    /// pipe as 5 that it closes when it is ready.
+    /// pipe as 5 on which it says that it is ready.
     ///
     /// # Errors
     /// The program is not root's own, cannot be executed, or ends before it is ready.
-    pub async fn start(uri: &str, owner: &Owner, out: OwnedFd, err: OwnedFd) -> Result<Logger> {
+    pub async fn start((uri, how): (&str, Ready), owner: &Owner, out: OwnedFd, err: OwnedFd) -> Result<Logger> {
         let (path, query) = uri.split_once('?').unwrap_or((uri, ""));
         let path = decode(path);
         trusted(&path)?;
@@ -70,14 +79,22 @@ impl Logger {
         crate::log::info("logger started", &[("binary", &path), ("pid", &pid.to_string())]);
         super::nonblocking(&ready)?;
         let ready = conex_sys::ready::readable(ready).call(|| "epoll_ctl".into())?;
-        let told = tokio::time::timeout(Duration::from_secs(12), ready.readable()).await;
-        if told.is_err() {
+        let told = tokio::time::timeout(Duration::from_secs(12), ready.readable()).await.is_ok();
+        if !told {
             logger.end();
             return Err(unknown(format!("{path}: not ready within 12 seconds")));
         }
+        let mut byte = [0u8];
+        let said = matches!(nix::unistd::read(ready.get_ref(), &mut byte), Ok(1));
         tokio::task::yield_now().await;
         if let Some(exit) = logger.ended.exit.get() {
             return Err(unknown(format!("{path} exited with {} before it was ready", exit.status)));
+        }
+        if how == Ready::Said && !said {
+            logger.end();
+            return Err(unknown(format!(
+                "{path}: closed descriptor 5 without a byte: a logger of binary-v2:// writes one"
+            )));
         }
         Ok(logger)
     }

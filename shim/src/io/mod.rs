@@ -12,7 +12,7 @@ use crate::service::Service;
 use crate::status::{invalid, unknown, Call, Result};
 use conex_proto::runc;
 use copy::{Start, Stream};
-use logger::Logger;
+use logger::{Logger, Ready};
 use nix::fcntl::{fcntl, open, FcntlArg, OFlag};
 use nix::sys::stat::Mode;
 use std::cell::{Cell, RefCell};
@@ -108,7 +108,7 @@ pub enum Sink {
     /// Write end, and the read end that is held.
     Fifo(OwnedFd, OwnedFd),
     File(OwnedFd),
-    Binary(String),
+    Binary(String, Ready),
 }
 
 /// How long a deleted process's output waits for its client.
@@ -147,7 +147,8 @@ pub fn sink(uri: &str) -> Result<Sink> {
             }
             Ok(Sink::File(file))
         }
-        "binary" => Ok(Sink::Binary(path.to_string())),
+        "binary" => Ok(Sink::Binary(path.to_string(), Ready::Closed)),
+        "binary-v2" => Ok(Sink::Binary(path.to_string(), Ready::Said)),
         other => Err(invalid(format!("unknown STDIO scheme {other}"))),
     }
 }
@@ -166,10 +167,10 @@ impl Io {
         if !stdio.stdin.is_empty() {
             theirs.stdin = Some(io.input(&stdio.stdin, owner)?);
         }
-        if stdio.stdout.starts_with("binary://") {
-            let Sink::Binary(uri) = sink(&stdio.stdout)? else { return Err(unknown("not a logger")) };
+        if stdio.stdout.starts_with("binary://") || stdio.stdout.starts_with("binary-v2://") {
+            let Sink::Binary(uri, ready) = sink(&stdio.stdout)? else { return Err(unknown("not a logger")) };
             let (out, err) = (pipe(owner)?, pipe(owner)?);
-            *io.logger.borrow_mut() = Some(Logger::start(&uri, owner, out.0, err.0).await?);
+            *io.logger.borrow_mut() = Some(Logger::start((&uri, ready), owner, out.0, err.0).await?);
             // Not the logger's pipes themselves: one that hangs or ends is the container's business no more.
             for (name, to, end) in [("stdout", out.1, &mut theirs.stdout), ("stderr", err.1, &mut theirs.stderr)] {
                 let (from, theirs) = pipe(owner)?;
@@ -185,7 +186,7 @@ impl Io {
         {
             let (to, hold) = match sink(uri)? {
                 Sink::Null => continue,
-                Sink::Binary(_) => return Err(invalid("a logger takes both streams: it belongs to stdout")),
+                Sink::Binary(..) => return Err(invalid("a logger takes both streams: it belongs to stdout")),
                 Sink::File(to) => (to, None),
                 Sink::Fifo(to, hold) => (to, Some(hold)),
             };
@@ -224,10 +225,10 @@ impl Io {
             Sink::Null => (null()?, None),
             Sink::File(to) => (to, None),
             Sink::Fifo(to, hold) => (to, Some(hold)),
-            Sink::Binary(uri) => {
+            Sink::Binary(uri, ready) => {
                 let (out, to) = pipe(owner)?;
                 let (err, _) = pipe(owner)?;
-                *self.logger.borrow_mut() = Some(Logger::start(&uri, owner, out, err).await?);
+                *self.logger.borrow_mut() = Some(Logger::start((&uri, ready), owner, out, err).await?);
                 nonblocking(&to)?;
                 (to, None)
             }

@@ -1,0 +1,77 @@
+//! The shim's own cgroup: `shim_cgroup` of `containerd.runc.v1.Options`.
+
+use crate::log;
+use crate::status::{Call, Result};
+use conex::host::facts::{hierarchies, Hierarchy};
+use std::path::{Path, PathBuf};
+
+/// Names the cgroup to the keeper, which is the last one in it.
+pub const NAME: &str = "_CONEX_SHIM_CGROUP";
+
+/// Marks a directory that a shim has made: another shim may be the last one in it, and somebody else's must stay.
+const MARK: &str = "trusted.conex.shim";
+
+/// Those that limit: on a hybrid host the v1 ones, as with containerd's own shim.
+fn limiting() -> Vec<Hierarchy> {
+    let all = hierarchies();
+    let v1 = all.iter().any(|h| !h.v2);
+    all.into_iter().filter(|h| !(v1 && h.v2)).collect()
+}
+
+fn directory(h: &Hierarchy, cgroup: &str) -> PathBuf {
+    h.mount_point.join(cgroup.trim_start_matches('/'))
+}
+
+/// Puts a process there.
+///
+/// # Errors
+/// What cannot be made or entered, by its path.
+pub fn place(pid: i32, cgroup: &str) -> Result<()> {
+    for h in limiting() {
+        let dir = directory(&h, cgroup);
+        make(&dir, &h.mount_point)?;
+        let file = dir.join("cgroup.procs");
+        std::fs::write(&file, pid.to_string()).call(|| format!("write({}, {pid})", file.display()))?;
+    }
+    Ok(())
+}
+
+/// A directory and its parents up to `top`, each with the CPUs and memory nodes of its parent: nobody can enter a cpuset
+/// of v1 without them.
+fn make(dir: &Path, top: &Path) -> Result<()> {
+    let Some(parent) = dir.parent().filter(|_| dir != top) else { return Ok(()) };
+    make(parent, top)?;
+    match std::fs::create_dir(dir) {
+        Ok(()) => {
+            if let Err(e) = conex_sys::fd::set_xattr(dir, MARK, b"1") {
+                log::warn("the shim's cgroup will not be removed", &[("error", e.desc())]);
+            }
+        }
+        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
+        other => other.call(|| format!("mkdir({})", dir.display()))?,
+    }
+    for name in ["cpuset.cpus", "cpuset.mems"] {
+        let file = dir.join(name);
+        // Not of v2, where empty means all.
+        if std::fs::read_to_string(&file).is_ok_and(|t| t.trim().is_empty()) && !dir.join("cgroup.type").exists() {
+            let text = std::fs::read_to_string(parent.join(name)).unwrap_or_default();
+            std::fs::write(&file, text.trim()).call(|| format!("write({})", file.display()))?;
+        }
+    }
+    Ok(())
+}
+
+/// Leaves it, and removes what shims have made of it and is empty.
+pub fn leave(cgroup: &str) {
+    for h in limiting() {
+        let mut dir = directory(&h, cgroup);
+        // The root of a v2 tree takes processes as well.
+        let _ = std::fs::write(h.mount_point.join("cgroup.procs"), std::process::id().to_string());
+        while dir != h.mount_point && conex_sys::fd::has_xattr(&dir, MARK) {
+            // Another shim is in it otherwise.
+            if std::fs::remove_dir(&dir).is_err() || !dir.pop() {
+                break;
+            }
+        }
+    }
+}
