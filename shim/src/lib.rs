@@ -21,6 +21,7 @@ pub mod limit;
 pub mod log;
 pub mod metrics;
 pub mod oom;
+pub mod pause;
 pub mod pod;
 pub mod process;
 pub mod reap;

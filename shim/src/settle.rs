@@ -46,26 +46,8 @@ impl Service {
         });
     }
 
-    /// The same of a pause or a resume.
-    pub fn settle_pause(self: &Rc<Self>, c: &Rc<Container>) {
-        let (service, c) = (self.clone(), c.clone());
-        tokio::task::spawn_local(async move {
-            let _turn = c.turn.lock().await;
-            runtimes_gone(&c).await;
-            match service.state_of(&c).await {
-                Ok(state) if (state == "paused") != c.paused.get() => service.turned(&c, state == "paused"),
-                Ok(_) => {}
-                Err(e) => {
-                    log::error("a pause of the earlier server", &[("id", &c.id), ("error", &e.message)]);
-                }
-            }
-            c.turning.set(false);
-            crate::store::told_process(&service, &c.id, "").await;
-        });
-    }
-
     /// As the runtime says.
-    async fn state_of(&self, c: &Container) -> Result<String> {
+    pub(crate) async fn state_of(&self, c: &Container) -> Result<String> {
         let args: [&OsStr; 2] = ["state".as_ref(), c.id.as_ref()];
         let text = c.runtime.run(&self.reaper, "OCI runtime state failed", &args, Streams::default()).await?;
         #[derive(Deserialize)]
@@ -164,7 +146,7 @@ fn parent(pid: i32) -> Option<i32> {
 
 /// Until no runtime is at work for the container any more that the earlier server had started: it is the keeper's child now,
 /// and names the container and where the runtime keeps its state.
-async fn runtimes_gone(c: &Container) {
+pub(crate) async fn runtimes_gone(c: &Container) {
     let begun = Instant::now();
     let keeper = nix::unistd::getppid();
     let root = c.runtime.root.as_os_str().as_encoded_bytes();

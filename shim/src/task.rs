@@ -406,44 +406,10 @@ impl Service {
     }
 
     /// A verb that takes only the id.
-    async fn simple(&self, c: &Container, verb: &str) -> Result<()> {
+    pub(crate) async fn simple(&self, c: &Container, verb: &str) -> Result<()> {
         let args: [&OsStr; 2] = [verb.as_ref(), c.id.as_ref()];
         let what = format!("OCI runtime {verb} failed");
         c.runtime.run(&self.reaper, &what, &args, Streams::default()).await.map(drop)
-    }
-
-    pub async fn pause(self: &Rc<Self>, id: &str) -> Result<()> {
-        let c = self.container(id)?;
-        let _turn = c.turn.lock().await;
-        c.allow("pause")?;
-        self.turn(&c, "pause", true).await
-    }
-
-    pub async fn resume(self: &Rc<Self>, id: &str) -> Result<()> {
-        let c = self.container(id)?;
-        let _turn = c.turn.lock().await;
-        c.allow("resume")?;
-        self.turn(&c, "resume", false).await
-    }
-
-    async fn turn(self: &Rc<Self>, c: &Container, verb: &str, paused: bool) -> Result<()> {
-        c.turning.set(true);
-        // Whoever takes over from here on looks what has become of it.
-        crate::store::told_process(self, &c.id, "").await;
-        let turned = self.simple(c, verb).await;
-        c.turning.set(false);
-        turned?;
-        self.turned(c, paused);
-        Ok(())
-    }
-
-    pub(crate) fn turned(&self, c: &Container, paused: bool) {
-        c.paused.set(paused);
-        let event = events::TaskPaused { container_id: c.id.clone() };
-        match paused {
-            true => self.events.publish("/tasks/paused", "TaskPaused", &event),
-            false => self.events.publish("/tasks/resumed", "TaskResumed", &event),
-        }
     }
 
     pub async fn update(&self, r: UpdateTaskRequest) -> Result<()> {

@@ -255,7 +255,8 @@ fn path_and_name(path: &Path, name: &str) -> Result<(CString, CString)> {
 pub fn set_xattr(path: &Path, name: &str, value: &[u8]) -> Result<()> {
     let (path, name) = path_and_name(path, name)?;
     // SAFETY: both are strings that end, and the value is as long as said.
-    check(unsafe { libc::setxattr(path.as_ptr(), name.as_ptr(), value.as_ptr().cast(), value.len(), 0) }).map(drop)
+    Errno::result(unsafe { libc::setxattr(path.as_ptr(), name.as_ptr(), value.as_ptr().cast(), value.len(), 0) })
+        .map(drop)
 }
 
 /// Whether a file has an extended attribute: getxattr(2).
