@@ -5,7 +5,7 @@ import re
 import subprocess
 import time
 
-from pods import Wrong, kubectl, run, sh, sleeper, until, until_is
+from pods import Wrong, run, sh, sleeper, until, until_is
 from under_load import ALONE
 
 
@@ -315,5 +315,20 @@ def services(k):
     return len(seen), node
 
 
+def failing(k):
+    """600 failing exec probes of one pod: exec, logs and deletion as before."""
+    probe = {"exec": {"command": ["/nonexistent"]}, "periodSeconds": 1, "failureThreshold": 1}
+    k.pod("p", *[sleeper(f"c{n}", readinessProbe=probe) for n in range(10)])
+    k.phase("p", "Running")
+    time.sleep(62)
+    for n in range(10):
+        if k.exec("p", "echo", "here", container=f"c{n}") != "here\n":
+            raise Wrong("exec")
+    start = time.monotonic()
+    k.kubectl("delete", "pod", "p", timeout=120)
+    if time.monotonic() - start > 60:
+        raise Wrong("deletion took too long")
+
+
 LIST = [cronjob, phases, deployment, daemonset, job, probes, crash_loop, out_of_memory, init_containers, shared_processes, debug_target,
-        static_pod, volumes, security, limits, lifecycle, streams, host_namespaces, services, *ALONE]
+        static_pod, volumes, security, limits, lifecycle, streams, host_namespaces, services, failing, *ALONE]
