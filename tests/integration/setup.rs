@@ -110,6 +110,7 @@ fn containerd_judges_its_own_file() {
         setup(&["containerd", "--undo", &flag]).ok();
         assert_eq!(std::fs::read_to_string(&file).ok().as_deref(), old);
     }
+    the_default_runtime_stays(&file, &flag);
     std::fs::write(&file, "version = 2\n[grpc\n").unwrap();
     setup(&["containerd", "--write", &flag]).fails_with("containerd refuses it");
     assert_eq!(names(&dir), ["config.toml"]);
@@ -119,6 +120,43 @@ fn containerd_judges_its_own_file() {
     let text = setup(&["kubernetes", &format!("--config={}/none", dir.display())]).ok().out;
     let manifest: Vec<_> = text.lines().filter(|l| !l.starts_with('#')).collect();
     assert_eq!((manifest[1], manifest.last().copied()), ("kind: RuntimeClass", Some("handler: conex")));
+}
+
+/// containerd 1.6 takes the file's runtimes for all there are: files as Debian, Docker and kubeadm write them, and one that
+/// names its own.
+fn the_default_runtime_stays(file: &std::path::Path, flag: &str) {
+    let cri = "plugins.\"io.containerd.grpc.v1.cri\"";
+    let debian =
+        format!("version = 2\n\n[plugins]\n  [{cri}]\n    [{cri}.cni]\n      bin_dir = \"/usr/lib/cni\"\n");
+    let own = format!("version = 2\n[{cri}.containerd]\ndefault_runtime_name = \"mine\"\n[{cri}.containerd.runtimes.mine]\nruntime_type = \"io.containerd.runc.v2\"\n");
+    let kubeadm = format!("version = 2\n[{cri}.containerd.runtimes.runc]\nruntime_type = \"io.containerd.runc.v2\"\n[{cri}.containerd.runtimes.runc.options]\nSystemdCgroup = true\n");
+    for (text, name) in
+        [("", "runc"), ("version = 2\n", "runc"), (&debian, "runc"), (&own, "mine"), (&kubeadm, "runc")]
+    {
+        std::fs::write(file, text).unwrap();
+        setup(&["kubernetes", "--write", flag]).ok();
+        let dump = Command::new("containerd").arg("--config").arg(file).args(["config", "dump"]).output().unwrap();
+        let dump = String::from_utf8_lossy(&dump.stdout).into_owned();
+        for name in [name, "conex"] {
+            assert!(dump.contains(&format!("containerd.runtimes.{name}]")), "{text}: no {name}: {dump}");
+        }
+        assert!(text != kubeadm || dump.contains("SystemdCgroup = true"), "{dump}");
+        let printed = std::fs::read_to_string(file).unwrap();
+        setup(&["containerd", "--undo", flag]).ok();
+        let back = std::fs::read_to_string(file).unwrap_or_default();
+        assert!(
+            back == text || text.is_empty() && back.is_empty() || text == "version = 2\n" && back.is_empty(),
+            "{back}"
+        );
+        // What is printed is what is written.
+        let _ = std::fs::remove_file(file);
+        if !back.is_empty() {
+            std::fs::write(file, &back).unwrap();
+            let advice = setup(&["containerd", flag]).ok().out;
+            let block = advice.split_once('\n').unwrap().1;
+            assert!(printed.ends_with(block), "{printed} {block}");
+        }
+    }
 }
 
 #[test]

@@ -20,8 +20,15 @@ for c in $cgroups; do
 		[ ! -e "$c/$f" ] || cat "$c/$f" >"$c/conex-test-kubernetes/$f"
 	done
 done
+left() { for c in $cgroups; do find "$c/conex-test-kubernetes" -type d 2>/dev/null || true; done; }
+# The last processes of the session's PID namespace may be dying still.
 gone() {
-	for c in $cgroups; do find "$c/conex-test-kubernetes" -depth -type d -exec rmdir {} \; 2>/dev/null || true; done
+	local c i
+	for i in $(seq 50); do
+		for c in $cgroups; do find "$c/conex-test-kubernetes" -depth -type d -exec rmdir {} \; 2>/dev/null || true; done
+		[ -n "$(left)" ] || return 0
+		sleep 0.1
+	done
 }
 trap gone EXIT
 code=0
@@ -32,8 +39,7 @@ code=0
 ) || code=$?
 gone
 trap - EXIT
-left=$(for c in $cgroups; do find "$c/conex-test-kubernetes" -type d 2>/dev/null || true; done)
-[ -z "$left" ] || { printf 'kubernetes: cgroups are left:\n%s\n' "$left"; code=1; }
+[ -z "$(left)" ] || { printf 'kubernetes: cgroups are left:\n%s\n' "$(left)"; code=1; }
 [ "$code" = 0 ] || echo "kubernetes: the session ended with $code"
 [ -n "${PARTS:-}" ] || python3 "$here/table.py" "$cache/kubernetes.tsv" "$cache/kubernetes.figures" >"$here/../../docs/kubernetes-results.md"
 exit "$code"

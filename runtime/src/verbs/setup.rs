@@ -84,9 +84,9 @@ impl Target {
             "podman" => format!("# {file}\n{}", self.podman_file()),
             "kubernetes" => format!(
                 "# {file}, on every node (conex setup --write kubernetes):\n{}# Once for the cluster (kubectl apply -f -); in a pod: spec.runtimeClassName: conex\n{RUNTIME_CLASS}",
-                edit::containerd_block(&now, self.path_of_shim().as_deref())?.lines().map(|l| format!("#   {l}\n")).collect::<String>()
+                self.containerd_block(&now)?.lines().map(|l| format!("#   {l}\n")).collect::<String>()
             ),
-            _ => format!("# {file}\n{}", edit::containerd_block(&now, self.path_of_shim().as_deref())?),
+            _ => format!("# {file}\n{}", self.containerd_block(&now)?),
         })
     }
 
@@ -113,11 +113,15 @@ impl Target {
                 _ => Ok(Some(self.podman_file())),
             },
             _ => {
-                self.validate(now.as_deref())?;
-                let path = self.path_of_shim();
-                let after = edit::add_containerd(now.as_deref().unwrap_or(""), &self.file, path.as_deref())?;
-                self.validate(Some(&after))?;
-                Ok(Some(after))
+                let (now, path) = (now.as_deref().unwrap_or(""), self.path_of_shim());
+                let kept = self.lost(now, path.as_deref())?;
+                let after = edit::add_containerd(now, &self.file, path.as_deref(), &kept)?;
+                // As it is written now, containerd has the runtime that it had, and ours.
+                if edit::lost_default(&self.dump(now)?, &self.dump(&after)?).is_empty() {
+                    return Ok(Some(after));
+                }
+                let what = format!("{}: containerd would lose its default runtime", self.file.display());
+                Err(Error::new(Kind::Unsupported, what))
             }
         }
     }
@@ -137,6 +141,21 @@ impl Target {
         Error::new(Kind::Invalid, what)
     }
 
+    /// What is printed; without containerd, as for one whose file names its runtimes.
+    fn containerd_block(&self, now: &str) -> Result<String> {
+        let path = self.path_of_shim();
+        let kept = self.lost(now, path.as_deref()).unwrap_or_default();
+        edit::containerd_block(now, path.as_deref(), &kept)
+    }
+
+    /// The table that has to be written beside ours: containerd 1.6 has no runtimes of its own any more when a file has
+    /// any, and its CRI plugin does not load without the default one.
+    fn lost(&self, now: &str, path: Option<&str>) -> Result<String> {
+        let before = self.dump(now)?;
+        let after = edit::add_containerd(now, &self.file, path, "")?;
+        Ok(edit::lost_default(&before, &self.dump(&after)?))
+    }
+
     /// Where the shim is, for a containerd from 1.7 to 2.3: it asks only shims of runc's type what they can do, and tells
     /// them their options. Any other one gets the type of our own, which needs no path.
     fn path_of_shim(&self) -> Option<String> {
@@ -148,9 +167,8 @@ impl Target {
         ((1, 7)..(2, 4)).contains(&release).then(|| shim.display().to_string())
     }
 
-    /// containerd itself judges its configuration.
-    fn validate(&self, text: Option<&str>) -> Result<()> {
-        let Some(text) = text else { return Ok(()) };
+    /// What containerd itself makes of a configuration.
+    fn dump(&self, text: &str) -> Result<String> {
         // In a directory that nobody else can enter: in a shared one another user could wait with a symlink.
         let dir = nix::unistd::mkdtemp(&std::env::temp_dir().join("conex-setup-XXXXXX")).call(|| "mkdtemp")?;
         let copy = dir.join("config.toml");
@@ -162,7 +180,7 @@ impl Target {
             "exec(containerd): it must be installed, to check the file; or append what `conex setup containerd` prints"
         })?;
         if answer.status.success() {
-            return Ok(());
+            return Ok(String::from_utf8_lossy(&answer.stdout).into_owned());
         }
         let why = String::from_utf8_lossy(&answer.stderr);
         let why = why.lines().last().unwrap_or("no reason given").trim();

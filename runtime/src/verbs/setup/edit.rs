@@ -114,8 +114,8 @@ fn version(text: &str) -> u32 {
 }
 
 /// The tables that make conex a runtime of the CRI plugin. `path`: of the shim, where containerd knows it best as another
-/// one of runc's type.
-pub(super) fn containerd_block(text: &str, path: Option<&str>) -> Result<String> {
+/// one of runc's type. `kept`: a further table.
+pub(super) fn containerd_block(text: &str, path: Option<&str>, kept: &str) -> Result<String> {
     let plugin = match (text.trim().is_empty(), version(text)) {
         (true, _) | (_, 2) => "io.containerd.grpc.v1.cri",
         (_, 3 | 4) => "io.containerd.cri.v1.runtime",
@@ -129,7 +129,22 @@ pub(super) fn containerd_block(text: &str, path: Option<&str>) -> Result<String>
         Some(path) => format!("  runtime_type = \"io.containerd.runc.v2\"\n  runtime_path = {path:?}\n"),
         None => "  runtime_type = \"io.containerd.conex.v2\"\n".to_string(),
     };
-    Ok(format!("{head}{BEGIN}[plugins.\"{plugin}\".containerd.runtimes.conex]\n{kind}{END}"))
+    Ok(format!("{head}{BEGIN}[plugins.\"{plugin}\".containerd.runtimes.conex]\n{kind}{kept}{END}"))
+}
+
+/// The table of the default runtime, if of two dumps only the first has it.
+pub(super) fn lost_default(before: &str, after: &str) -> String {
+    let mut lines = before.lines().map(str::trim);
+    let name = lines.find_map(|l| l.strip_prefix("default_runtime_name = ")).unwrap_or_default();
+    let end = format!(".containerd.runtimes.{}]", &name.trim_matches(['"', '\'']));
+    let mut rest = before.lines().map(str::trim).skip_while(|l| !l.ends_with(&end));
+    match rest.next() {
+        Some(head) if !after.contains(head) => {
+            let kind = rest.find(|l| l.starts_with("runtime_type = ")).unwrap_or_default();
+            format!("{head}\n  {kind}\n")
+        }
+        _ => String::new(),
+    }
 }
 
 /// 2.1 of `containerd github.com/containerd/containerd/v2 2.1.4 …`.
@@ -138,7 +153,7 @@ pub(super) fn release(text: &str) -> Option<(u32, u32)> {
     Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
 }
 
-pub(super) fn add_containerd(text: &str, file: &Path, path: Option<&str>) -> Result<String> {
+pub(super) fn add_containerd(text: &str, file: &Path, path: Option<&str>, kept: &str) -> Result<String> {
     if text.contains(BEGIN) {
         return Ok(text.to_string());
     }
@@ -146,7 +161,7 @@ pub(super) fn add_containerd(text: &str, file: &Path, path: Option<&str>) -> Res
         return Err(bad(file, format_args!("a runtime conex is there already (line {})", line + 1)));
     }
     let gap = if text.is_empty() || text.ends_with('\n') { "" } else { "\n" };
-    Ok(format!("{text}{gap}{}", containerd_block(text, path).map_err(|e| bad(file, e))?))
+    Ok(format!("{text}{gap}{}", containerd_block(text, path, kept).map_err(|e| bad(file, e))?))
 }
 
 pub(super) fn remove_containerd(text: &str, file: &Path) -> Result<Option<String>> {
@@ -199,13 +214,14 @@ mod tests {
             ("# x\nversion = 3\n[grpc]\n  address = \"/a\"", "cri.v1.runtime"),
             ("version=2\n[plugins]\nversion = 7\n", "grpc.v1.cri"),
         ] {
-            let new = add_containerd(text, file, Some("/x/shim").filter(|_| plugin.contains("runtime"))).unwrap();
+            let new =
+                add_containerd(text, file, Some("/x/shim").filter(|_| plugin.contains("runtime")), "").unwrap();
             assert!(new.contains(plugin) && new.contains("runtime_path") == plugin.contains("runtime"), "{new}");
             let back = remove_containerd(&new, file).unwrap();
             assert_eq!(back.unwrap_or("version = 2\n".into()).trim_end(), text.trim_end());
         }
-        assert!(add_containerd("[grpc]\n", file, None).is_err());
-        assert!(add_containerd("version = 2\n[plugins.\"x\".containerd.runtimes.conex]\n", file, None).is_err());
+        assert!(add_containerd("[grpc]\n", file, None, "").is_err());
+        assert!(add_containerd("version = 2\n[plugins.\"x\".containerd.runtimes.conex]\n", file, None, "").is_err());
     }
 
     #[test]
