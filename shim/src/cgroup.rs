@@ -29,9 +29,18 @@ fn directory(h: &Hierarchy, cgroup: &str) -> PathBuf {
 pub fn place(pid: i32, cgroup: &str) -> Result<()> {
     for h in limiting() {
         let dir = directory(&h, cgroup);
-        make(&dir, &h.mount_point)?;
         let file = dir.join("cgroup.procs");
-        std::fs::write(&file, pid.to_string()).call(|| format!("write({}, {pid})", file.display()))?;
+        let mut tries = 0;
+        loop {
+            let entered = make(&dir, &h.mount_point).and_then(|()| {
+                std::fs::write(&file, pid.to_string()).call(|| format!("write({}, {pid})", file.display()))
+            });
+            match entered {
+                // The last shim in it has just taken it away, or its parent.
+                Err(_) if tries < 10 && !dir.exists() => tries += 1,
+                other => break other?,
+            }
+        }
     }
     Ok(())
 }
@@ -61,12 +70,25 @@ fn make(dir: &Path, top: &Path) -> Result<()> {
     Ok(())
 }
 
+/// What the keeper gets to know: the cgroup, and those of this process, to which it goes back.
+pub fn note(cgroup: &str) -> String {
+    let own = crate::container::cgroups_of(std::process::id() as i32);
+    let own = own.iter().map(|p| p.to_string_lossy().into_owned());
+    std::iter::once(cgroup.to_string()).chain(own).collect::<Vec<_>>().join("\n")
+}
+
 /// Leaves it, and removes what shims have made of it and is empty.
-pub fn leave(cgroup: &str) {
+pub fn leave(note: &str) {
+    let mut lines = note.lines();
+    let Some(cgroup) = lines.next() else { return };
+    let origins: Vec<&Path> = lines.map(Path::new).collect();
     for h in limiting() {
         let mut dir = directory(&h, cgroup);
-        // The root of a v2 tree takes processes as well.
-        let _ = std::fs::write(h.mount_point.join("cgroup.procs"), std::process::id().to_string());
+        let origin = origins.iter().find(|o| o.starts_with(&h.mount_point)).copied();
+        let pid = std::process::id().to_string();
+        // Of a v2 tree the root takes processes as well, if it is the real one.
+        let _ = std::fs::write(origin.unwrap_or(&h.mount_point).join("cgroup.procs"), &pid)
+            .or_else(|_| std::fs::write(h.mount_point.join("cgroup.procs"), &pid));
         while dir != h.mount_point && conex_sys::fd::has_xattr(&dir, MARK) {
             // Another shim is in it otherwise.
             if std::fs::remove_dir(&dir).is_err() || !dir.pop() {

@@ -23,6 +23,8 @@ pub struct Changes {
     /// There is a keeper.
     pub heard: Cell<bool>,
     parts: RefCell<BTreeSet<Part>>,
+    /// All of it is due.
+    whole: Cell<bool>,
     pub wake: Notify,
 }
 
@@ -52,25 +54,29 @@ fn touch(part: Part) {
 
 /// Whether something waits to be told.
 pub fn any() -> bool {
-    CHANGED.with(|c| c.heard.get() && !c.parts.borrow().is_empty())
+    CHANGED.with(|c| c.heard.get() && (c.whole.get() || !c.parts.borrow().is_empty()))
 }
 
 /// What is told now.
 #[derive(Default)]
 pub struct Due {
-    whole: bool,
+    pub whole: bool,
     parts: BTreeSet<Part>,
 }
 
 impl Due {
     /// Takes all that has changed.
     pub fn take(whole: bool) -> Due {
-        Due { whole, parts: CHANGED.with(|c| c.parts.take()) }
+        CHANGED.with(|c| Due { whole: c.whole.take() || whole, parts: c.parts.take() })
     }
 
     /// It did not get through.
     pub fn give_back(mut self) {
-        CHANGED.with(|c| c.parts.borrow_mut().append(&mut self.parts));
+        CHANGED.with(|c| {
+            c.whole.set(c.whole.get() || self.whole);
+            c.parts.borrow_mut().append(&mut self.parts);
+            c.wake.notify_one();
+        });
     }
 
     pub fn is_nothing(&self) -> bool {

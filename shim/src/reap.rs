@@ -110,6 +110,12 @@ impl Reaper {
         Curious(self.clone())
     }
 
+    /// No end that the keeper has told of waits for somebody who takes it.
+    pub fn is_settled(&self) -> bool {
+        let known = self.known.borrow();
+        self.curious.get() == 0 && !self.told.borrow().keys().any(|pid| known.contains(pid))
+    }
+
     /// Until a process that has ended is reaped: a runtime that looks at it meanwhile could see it go.
     pub async fn reaped(&self, pid: i32) {
         for _ in 0..1000 {

@@ -160,7 +160,7 @@ fn spawn(args: &Args, params: &Params, bundle: &Path, listener: OwnedFd) -> Resu
         command.env("TTRPC_ADDRESS", address);
     }
     if !params.options.shim_cgroup.is_empty() {
-        command.env(crate::cgroup::NAME, &params.options.shim_cgroup);
+        command.env(crate::cgroup::NAME, crate::cgroup::note(&params.options.shim_cgroup));
     }
     command.arg("keep").current_dir(bundle).process_group(0);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());

@@ -9,7 +9,7 @@ use crate::status::{unknown, Call, Result};
 use conex_proto::shim::Record;
 use conex_sys::fd;
 use nix::errno::Errno;
-use nix::sys::socket::{recv, sendmsg, ControlMessage, MsgFlags};
+use nix::sys::socket::{getsockopt, recv, sendmsg, sockopt, ControlMessage, MsgFlags, SockType};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -30,10 +30,16 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub struct Store {
     pub socket: Cell<Option<RawFd>>,
     listener: Cell<RawFd>,
-    /// What the keeper has, by key: its hash.
-    sent: RefCell<HashMap<String, u64>>,
-    /// It knows that what an earlier server said does not count any more.
+    /// What the keeper has, by key: its hash, or that it is a part or an older one.
+    sent: RefCell<HashMap<String, Option<u64>>>,
+    /// It was told that what an earlier server said does not count any more.
+    reset: Cell<bool>,
+    /// It has had the whole state.
     begun: Cell<bool>,
+    /// Something was sent that does not count yet.
+    uncommitted: Cell<bool>,
+    /// It has not listened for a long time.
+    deaf: Cell<bool>,
     /// Changes that were sent, and those that the keeper has confirmed.
     commits: Cell<u64>,
     confirmed: Cell<u64>,
@@ -75,24 +81,33 @@ pub async fn told(service: &Rc<Service>) {
 }
 
 async fn tell_now(service: &Rc<Service>, whole: bool) {
+    let store = &service.store;
+    // Not each call for itself: one that has been waited for once is waited for by nobody until it listens again.
+    let patience = if store.deaf.get() { Duration::ZERO } else { PATIENCE };
     let begun = Instant::now();
     while let Err(e) = tell(service, whole) {
-        if e != Errno::EAGAIN {
+        if e != Errno::EAGAIN && !store.deaf.get() {
             log::warn("the keeper cannot be told", &[("error", e.desc())]);
         }
-        if begun.elapsed() > PATIENCE {
-            log::warn("the keeper does not listen", &[]);
+        if begun.elapsed() >= patience {
+            if !store.deaf.replace(true) {
+                log::warn("the keeper does not listen", &[]);
+            }
             return;
         }
         // It is slower than this process; or it is about to end, or there are no descriptors left.
         tokio::time::sleep(Duration::from_millis(if e == Errno::EAGAIN { 1 } else { 500 })).await;
     }
+    store.deaf.set(false);
 }
 
 /// Connects the service with the keeper, if there is one, and tells it the state.
 pub async fn begin(service: &Rc<Service>, listener: RawFd) -> Result<()> {
     let number = std::env::var(KEEPER).ok().and_then(|n| n.parse::<RawFd>().ok());
-    let Some(number) = number.filter(|n| fd::is_open(*n)) else { return Ok(()) };
+    // After an upgrade without a keeper the number could be anything's.
+    let is_ours =
+        |n: &RawFd| fd::is_open(*n) && getsockopt(&fd::borrow(*n), sockopt::SockType) == Ok(SockType::SeqPacket);
+    let Some(number) = number.filter(is_ours) else { return Ok(()) };
     fd::set_cloexec(number).call(|| "fcntl(F_SETFD)".into())?;
     let store = &service.store;
     store.socket.set(Some(number));
@@ -119,6 +134,10 @@ pub async fn begin(service: &Rc<Service>, listener: RawFd) -> Result<()> {
             // What nobody waits for comes in groups; one word for all of them.
             tokio::time::sleep(Duration::from_millis(1)).await;
             flush(&service).await;
+            while service.store.has_keeper() && is_behind(&service) {
+                tokio::time::sleep(Duration::from_millis(500)).await;
+                flush(&service).await;
+            }
         }
     });
     Ok(())
@@ -140,58 +159,73 @@ fn watch_answer(service: &Rc<Service>) {
     });
 }
 
+/// Whether the keeper does not know of everything.
+pub fn is_behind(service: &Service) -> bool {
+    service.store.uncommitted.get() || crate::changes::any()
+}
+
 /// Sends what is not with the keeper yet, then the word that it is all. After an error what was sent is known, and what
 /// was not is due again.
 fn tell(service: &Rc<Service>, whole: bool) -> nix::Result<()> {
-    let Some(number) = service.store.socket.get() else { return Ok(()) };
-    let due = Due::take(whole || !service.store.begun.get());
-    if due.is_nothing() {
+    let store = &service.store;
+    let Some(number) = store.socket.get() else { return Ok(()) };
+    let due = Due::take(whole || !store.begun.get());
+    if due.is_nothing() && !store.uncommitted.get() {
         return Ok(());
     }
-    let told = send(service, fd::borrow(number), &due);
-    if told.is_err() {
-        due.give_back();
+    let socket = fd::borrow(number);
+    let told = send(service, socket, &due).and_then(|()| commit(service, socket));
+    match told {
+        Ok(()) if due.whole => store.begun.set(true),
+        Ok(()) => {}
+        Err(_) => due.give_back(),
     }
     told
 }
 
-fn send(service: &Rc<Service>, socket: BorrowedFd, due: &Due) -> nix::Result<()> {
-    let (records, keys) = due.records(service, service.store.listener.get());
-    let mut sent = service.store.sent.borrow_mut();
-    let mut changes = usize::from(!service.store.begun.get());
-    if changes > 0 {
+fn send(service: &Service, socket: BorrowedFd, due: &Due) -> nix::Result<()> {
+    let store = &service.store;
+    let (records, keys) = due.records(service, store.listener.get());
+    let mut sent = store.sent.borrow_mut();
+    if !store.reset.get() {
         put(socket, &[keep::RESET], &[])?;
-        service.store.begun.set(true);
+        store.reset.set(true);
+        store.uncommitted.set(true);
     }
     for r in &records {
         let mut hasher = DefaultHasher::new();
         (&r.text, &r.descriptors).hash(&mut hasher);
-        let hash = hasher.finish();
+        let hash = Some(hasher.finish());
         if sent.get(&r.key) != Some(&hash) {
             // Known again when all of it has gone.
-            sent.remove(&r.key);
+            sent.insert(r.key.clone(), None);
+            store.uncommitted.set(true);
             put_record(socket, r)?;
             sent.insert(r.key.clone(), hash);
-            changes += 1;
         }
     }
     let there: std::collections::HashSet<&str> = records.iter().map(|r| r.key.as_str()).collect();
     for key in keys.into_iter().filter(|k| !there.contains(k.as_str())) {
-        if !sent.contains_key(&key) {
-            continue;
+        if sent.contains_key(&key) {
+            put(socket, &message(keep::REMOVE, &key, &[]), &[])?;
+            sent.remove(&key);
+            store.uncommitted.set(true);
         }
-        put(socket, &message(keep::REMOVE, &key, &[]), &[])?;
-        sent.remove(&key);
-        changes += 1;
     }
-    drop(sent);
-    if changes == 0 {
+    Ok(())
+}
+
+/// All that was sent counts from here on.
+fn commit(service: &Rc<Service>, socket: BorrowedFd) -> nix::Result<()> {
+    let store = &service.store;
+    if !store.uncommitted.get() {
         return Ok(());
     }
-    let number = service.store.commits.get() + 1;
+    let number = store.commits.get() + 1;
     put(socket, &[&[keep::COMMIT][..], &number.to_le_bytes()].concat(), &[])?;
-    service.store.commits.set(number);
-    log::debug("told the keeper", &[("changes", &format!("{changes}"))]);
+    store.commits.set(number);
+    store.uncommitted.set(false);
+    log::debug("told the keeper", &[("change", &format!("{number}"))]);
     watch_answer(service);
     Ok(())
 }
@@ -236,9 +270,9 @@ pub async fn enter(service: &Service, namespaces: &[OwnedFd]) -> Result<()> {
     let Some(number) = service.store.socket.get() else { return Ok(()) };
     let list: Vec<RawFd> = namespaces.iter().map(AsRawFd::as_raw_fd).collect();
     service.store.entered.take();
-    let socket = fd::borrow(number);
+    let socket = fd::borrow(number).try_clone_to_owned().call(|| "dup(keeper)".into())?;
     let answer = async {
-        while let Err(e) = put(socket, &[keep::ENTER], &list) {
+        while let Err(e) = put(socket.as_fd(), &[keep::ENTER], &list) {
             if e != Errno::EAGAIN {
                 return Err(e).call(|| "sendmsg(keeper)".into());
             }

@@ -4,6 +4,7 @@
 //! containers (its children) stay what they are; the rest is a document in memory. No call is cut in two: new ones wait
 //! in their connections, those at work are waited for.
 
+use crate::keep::KEEPER;
 use crate::log;
 use crate::runtime::Streams;
 use crate::saved::{save, LISTENER, VERSION};
@@ -61,7 +62,7 @@ async fn quiet(service: &Rc<Service>) -> Result<()> {
     loop {
         if is_quiet(service) {
             crate::store::told(service).await;
-            if is_quiet(service) && !crate::changes::any() {
+            if is_quiet(service) && !(service.store.has_keeper() && crate::store::is_behind(service)) {
                 return Ok(());
             }
         }
@@ -75,7 +76,8 @@ async fn quiet(service: &Rc<Service>) -> Result<()> {
 /// No call but Wait, no runtime, no answer or event on its way.
 fn is_quiet(service: &Service) -> bool {
     let flushed = service.connections.open().iter().all(|c| c.is_flushed());
-    service.busy.get() == 0 && crate::runtime::running() == 0 && flushed && !service.events.is_sending()
+    let calm = service.busy.get() == 0 && crate::runtime::running() == 0 && service.reaper.is_settled();
+    calm && flushed && !service.events.is_sending()
 }
 
 /// The signals that would end this process between execve and its handlers.
@@ -98,10 +100,14 @@ fn replace(service: &Service, listener: RawFd) -> Result<()> {
     let c = |text: &str| CString::new(text).call(|| text.to_string());
     let args = std::env::args().map(|a| c(&a)).collect::<Result<Vec<_>>>()?;
     let mut env = Vec::new();
-    for (name, value) in std::env::vars_os().filter(|(name, _)| name != RESUME) {
+    for (name, value) in std::env::vars_os().filter(|(name, _)| name != RESUME && name != KEEPER) {
         env.push(c(&format!("{}={}", name.to_string_lossy(), value.to_string_lossy()))?);
     }
     env.push(c(&format!("{RESUME}={}", document.as_raw_fd()))?);
+    // The number of one that is gone could be anything's by now.
+    if let Some(keeper) = service.store.socket.get() {
+        env.push(c(&format!("{KEEPER}={keeper}"))?);
+    }
     let path = c(&exe)?;
     list.push(document.as_raw_fd());
     list.extend(service.store.socket.get());

@@ -223,7 +223,7 @@ def nothing_left():
         pods = json.loads(kubectl("get", "pods", "--all-namespaces", "-o", "json"))["items"]
         with open("/proc/self/mounts") as f:
             mounts = [m.split()[1] for m in f if "/io.containerd.runtime.v2.task/" in m or "/kubelet/pods/" in m]
-        state = [f"{d}/{e}" for d in ["/run/containerd/runc/k8s.io", "/run/containerd/s"] if os.path.isdir(d) for e in os.listdir(d)]
+        state = [f"{d}/{e}" for d in ["/run/containerd/runc/k8s.io", "/run/containerd/conex/k8s.io", "/run/containerd/s"] if os.path.isdir(d) for e in os.listdir(d)]
         names = [p["metadata"]["namespace"] + "/" + p["metadata"]["name"] for p in pods]
         return names + list(shims().values()) + mounts + state
 

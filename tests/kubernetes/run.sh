@@ -13,6 +13,7 @@ mkdir -p "$cache/bin"
 install -m 755 "$out/conex" "$out/containerd-shim-conex-v2" "$cache/bin/"
 rm -f "$cache/kubernetes.tsv" "$cache/kubernetes.figures"
 # A cgroup of its own in every hierarchy; what is below it goes when the session has ended.
+[ -d /sys/fs/cgroup/cpuacct ] || { echo "kubernetes: needs a host with cgroup v1: the cluster's kubelet does"; exit 1; }
 cgroups=$(awk '$3 ~ /^cgroup2?$/ {print $2}' /proc/mounts)
 for c in $cgroups; do
 	mkdir -p "$c/conex-test-kubernetes"
@@ -35,11 +36,13 @@ code=0
 (
 	for c in $cgroups; do echo $BASHPID >"$c/conex-test-kubernetes/cgroup.procs"; done
 	exec timeout -k 5 "${LIMIT:-2400}" unshare --net --ipc --uts --cgroup "$here/../forky/enter.sh" "$cache/kubernetes" \
-		env ${PARTS:+"PARTS=$PARTS"} /conex/tests/kubernetes/cluster.sh "/conex/$cache/kubernetes.tsv" "/conex/$cache/kubernetes.figures"
+		env ${PARTS:+"PARTS=$PARTS"} ${LOAD_SECONDS:+"LOAD_SECONDS=$LOAD_SECONDS"} /conex/tests/kubernetes/cluster.sh "/conex/$cache/kubernetes.tsv" "/conex/$cache/kubernetes.figures"
 ) || code=$?
 gone
 trap - EXIT
 [ -z "$(left)" ] || { printf 'kubernetes: cgroups are left:\n%s\n' "$(left)"; code=1; }
 [ "$code" = 0 ] || echo "kubernetes: the session ended with $code"
-[ -n "${PARTS:-}" ] || python3 "$here/table.py" "$cache/kubernetes.tsv" "$cache/kubernetes.figures" >"$here/../../docs/kubernetes-results.md"
+if [ -z "${PARTS:-}" ] && [ "$code" -lt 120 ] && python3 "$here/table.py" "$cache/kubernetes.tsv" "$cache/kubernetes.figures" >"$cache/kubernetes.md"; then
+	cp "$cache/kubernetes.md" "$here/../../docs/kubernetes-results.md"
+fi
 exit "$code"

@@ -9,7 +9,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 pub fn binary() -> PathBuf {
     std::env::var_os("SHIM").map_or_else(|| panic!("SHIM must name the shim's binary"), PathBuf::from)
@@ -400,6 +400,15 @@ impl Reader {
 
     pub fn uri(&self) -> String {
         self.path.to_string_lossy().into_owned()
+    }
+
+    /// Whether the end of the stream comes in time.
+    pub fn ends(&self) -> bool {
+        let begun = Instant::now();
+        while begun.elapsed() < Duration::from_secs(20) && !self.thread.as_ref().is_some_and(|t| t.is_finished()) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        self.thread.as_ref().is_some_and(|t| t.is_finished())
     }
 
     /// Everything up to the end of the stream.

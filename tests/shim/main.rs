@@ -7,6 +7,7 @@ mod containerd;
 #[path = "../integration/harness.rs"]
 #[allow(dead_code)]
 mod harness;
+mod keeper;
 mod pause;
 mod place;
 mod process;

@@ -21,7 +21,7 @@ fn a_pause_that_nobody_saw_the_end_of() {
     shim.start_task(&b.id, "");
     let task = shim.ok::<ConnectResponse>("Connect", &IdRequest { id: b.id.clone() }).task_pid;
     let mut state = 7;
-    let mut both = [0, 0];
+    let mut unanswered = 0;
     for round in 0..40 {
         let client = Persistent::new(&shim);
         let paused = status_of(&shim, &b.id) == types::Status::Paused as i32;
@@ -33,7 +33,7 @@ fn a_pause_that_nobody_saw_the_end_of() {
                 std::thread::sleep(after);
                 kill(server, Signal::SIGKILL).unwrap();
             });
-            let _ = client.once::<()>(method, &IdRequest { id: b.id.clone() });
+            unanswered += u32::from(client.once::<()>(method, &IdRequest { id: b.id.clone() }).is_none());
         });
         shim = reconnect(shim);
         let last =
@@ -46,9 +46,8 @@ fn a_pause_that_nobody_saw_the_end_of() {
             told && (status_of(&shim, &b.id) == types::Status::Paused as i32) == frozen
         };
         until(settled, &format!("round {round}: {method}, {:?}", last()));
-        both[usize::from(is_frozen(task) != paused)] += 1;
     }
-    assert!(both[0] > 0 && both[1] > 0, "moments on both sides: {both:?}");
+    assert!(unanswered > 0, "no server was killed at work");
     if status_of(&shim, &b.id) == types::Status::Paused as i32 {
         shim.ok::<()>("Resume", &IdRequest { id: b.id.clone() });
     }

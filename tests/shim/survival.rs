@@ -430,6 +430,7 @@ fn whatever_happens() {
                                     return false;
                                 };
                                 assert_eq!(code, status, "{id}, seed {seed}: {}", shim.log());
+                                assert!(reader.ends(), "{id}, seed {seed}: no end: {}", shim.log());
                                 let text = reader.text();
                                 let whole = text == format!("{lines}end\n");
                                 assert!(whole, "{id}, seed {seed}: {} bytes: {}", text.len(), shim.log());

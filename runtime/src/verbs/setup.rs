@@ -117,10 +117,14 @@ impl Target {
                 let kept = self.lost(now, path.as_deref())?;
                 let after = edit::add_containerd(now, &self.file, path.as_deref(), &kept)?;
                 // As it is written now, containerd has the runtime that it had, and ours.
-                if edit::lost_default(&self.dump(now)?, &self.dump(&after)?).is_empty() {
+                let dump = self.dump(&after)?;
+                if edit::lost_default(&self.dump(now)?, &dump).is_empty() && dump.contains(".runtimes.conex]") {
                     return Ok(Some(after));
                 }
-                let what = format!("{}: containerd would lose its default runtime", self.file.display());
+                let what = format!(
+                    "{}: containerd would not have both its default runtime and conex",
+                    self.file.display()
+                );
                 Err(Error::new(Kind::Unsupported, what))
             }
         }

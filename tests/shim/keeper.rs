@@ -1,0 +1,98 @@
+//! A keeper that does not listen, and a server without one.
+
+use crate::client::*;
+use crate::harness::*;
+use conex_proto::{task::*, types::Status};
+use nix::sys::signal::{kill, Signal};
+use nix::unistd::Pid;
+
+fn signal(pid: i32, signal: Signal) {
+    kill(Pid::from_raw(pid), signal).unwrap();
+}
+
+/// More happens while the keeper is stopped than its socket holds: nobody waits for ever, and it knows of everything when
+/// it goes on.
+#[test]
+fn a_keeper_that_was_stopped() {
+    if !is_ours() {
+        return;
+    }
+    let b = Box::sh("sleep 1000");
+    let shim = Shim::start(&b);
+    shim.create(&b, &Stdio::default());
+    shim.start_task(&b.id, "");
+    let server = shim.pid(&b.id);
+    let keeper = parent(server);
+    signal(keeper, Signal::SIGSTOP);
+    let many = 40;
+    let readers: Vec<Reader> = (0..many)
+        .map(|n| {
+            let (id, reader) = (format!("e{n}"), Reader::new(b.dir.join(format!("o{n}"))));
+            let stdio = Stdio { stdout: reader.uri(), ..Stdio::default() };
+            shim.exec(&b.id, &id, &["sh", "-c", &format!("echo {n}; exit {n}")], &stdio).unwrap();
+            shim.start_task(&b.id, &id);
+            assert_eq!(shim.wait(&b.id, &id), n, "{id}");
+            reader
+        })
+        .collect();
+    signal(keeper, Signal::SIGCONT);
+    // The server tries twice a second.
+    std::thread::sleep(std::time::Duration::from_millis(1500));
+    // The end of a stream is one when the keeper has let go of it as well.
+    for (n, reader) in readers.into_iter().enumerate() {
+        assert_eq!(reader.text(), format!("{n}\n"));
+    }
+    signal(server, Signal::SIGKILL);
+    let shim = reconnect(shim);
+    for n in 0..many {
+        let state = shim.state(&b.id, &format!("e{n}"));
+        assert_eq!((state.status(), state.exit_status), (Status::Stopped, n), "e{n}: {}", shim.log());
+    }
+    assert_eq!(shim.state(&b.id, "").status(), Status::Running);
+    shim.finish(&b.id);
+    b.assert_gone();
+}
+
+/// The number by which the server knew its keeper is another descriptor's after an upgrade.
+#[test]
+fn an_upgrade_without_a_keeper() {
+    if !is_ours() {
+        return;
+    }
+    let b = Box::sh("while read x; do echo $x; done; exit 6");
+    let shim = Shim::start(&b);
+    let (out, input) = (Reader::new(b.dir.join("o")), b.dir.join("i"));
+    fifo(&input);
+    let mut writer = std::fs::OpenOptions::new().read(true).write(true).open(&input).unwrap();
+    let stdin = input.to_string_lossy().into_owned();
+    shim.create(&b, &Stdio { stdin, stdout: out.uri(), ..Stdio::default() });
+    shim.start_task(&b.id, "");
+    let server = shim.pid(&b.id);
+    signal(parent(server), Signal::SIGKILL);
+    until(|| shim.log().contains("no keeper any more"), "the end of the keeper");
+    // Whatever takes the lowest free number now.
+    let others: Vec<_> = (0..4).map(|_| std::os::unix::net::UnixStream::connect(&shim.address).unwrap()).collect();
+    for round in 1..4 {
+        signal(server, Signal::SIGUSR2);
+        let upgrades = || {
+            shim.log().matches("live upgrade").count() == round
+                && shim.log().matches("serving").count() == round + 1
+        };
+        until(upgrades, "the upgrade");
+        use std::io::Write;
+        writer.write_all(b"line\n").unwrap();
+        let begun = std::time::Instant::now();
+        shim.exec(&b.id, &format!("e{round}"), &["sh", "-c", "exit 3"], &Stdio::default()).unwrap();
+        shim.start_task(&b.id, &format!("e{round}"));
+        assert_eq!(shim.wait(&b.id, &format!("e{round}")), 3);
+        assert!(begun.elapsed().as_secs() < 8, "nobody waits for a keeper that is not there");
+    }
+    drop(others);
+    drop(writer);
+    shim.ok::<()>("CloseIO", &CloseIoRequest { id: b.id.clone(), stdin: true, ..CloseIoRequest::default() });
+    assert_eq!(shim.wait(&b.id, ""), 6);
+    assert_eq!(out.text(), "line\n".repeat(3));
+    shim.delete(&b.id, "");
+    shim.finish(&b.id);
+    b.assert_gone();
+}
