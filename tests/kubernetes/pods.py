@@ -217,13 +217,24 @@ def start(name):
         f.write(str(child.pid))
 
 
+# Sockets of shims of containerd's own that were killed.
+left_by_others = set()
+
+
+def sockets():
+    return {f"/run/containerd/s/{e}" for e in os.listdir("/run/containerd/s")}
+
+
 def nothing_left():
     """Pods, shims and the runtimes' state are gone, and the containers' mounts: 1 if not."""
     def left():
         pods = json.loads(kubectl("get", "pods", "--all-namespaces", "-o", "json"))["items"]
         with open("/proc/self/mounts") as f:
             mounts = [m.split()[1] for m in f if "/io.containerd.runtime.v2.task/" in m or "/kubelet/pods/" in m]
-        state = [f"{d}/{e}" for d in ["/run/containerd/runc/k8s.io", "/run/containerd/conex/k8s.io", "/run/containerd/s"] if os.path.isdir(d) for e in os.listdir(d)]
+        roots = ["/run/containerd/runc/k8s.io", "/run/containerd/conex/k8s.io"]
+        # conex keeps compiled filters in .cache.
+        state = [f"{d}/{e}" for d in roots if os.path.isdir(d) for e in os.listdir(d) if e != ".cache"]
+        state += sockets() - left_by_others
         names = [p["metadata"]["namespace"] + "/" + p["metadata"]["name"] for p in pods]
         return names + list(shims().values()) + mounts + state
 

@@ -3,7 +3,7 @@ import os
 import signal
 import time
 
-from pods import CLASSES, Wrong, figure, kubectl, one, record, sh, shims, sleeper, start, stop, until
+from pods import CLASSES, Wrong, figure, kubectl, left_by_others, one, record, sh, shims, sleeper, sockets, start, stop, until
 
 LOAD_SECONDS = int(os.environ.get("LOAD_SECONDS", "60"))
 
@@ -121,6 +121,8 @@ def node_daemons(k):
 @alone
 def killed_shim(k):
     """kill -9 of a pod's shim: the kubelet starts the pod again."""
+    until(lambda: not shims(), 150)
+    before = sockets()
     k.pod("p", sh(TICK))
     k.ready("p")
     for pid, line in shims().items():
@@ -130,6 +132,12 @@ def killed_shim(k):
     k.ready("p", 120)
     if k.exec("p", "echo", "here") != "here\n":
         raise Wrong("exec")
+    k.kubectl("delete", "pod", "p", "--wait=false")
+    until(lambda: not shims(), 60)
+    if k.name == "conex":
+        until(lambda: sockets() <= before, 10)
+    else:
+        left_by_others.update(sockets() - before)
 
 
 def only_conex(test):
