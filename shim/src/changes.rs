@@ -11,7 +11,7 @@ use std::rc::Rc;
 use tokio::sync::Notify;
 
 /// A part of the state.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
 enum Part {
     /// The container's id, and the exec's: a process with its container.
     Process(String, String),
@@ -58,7 +58,6 @@ pub fn any() -> bool {
 }
 
 /// What is told now.
-#[derive(Default)]
 pub struct Due {
     pub whole: bool,
     parts: BTreeSet<Part>,

@@ -48,8 +48,7 @@ fn a_cgroup_for_the_shims() {
         shim.start_task(&b.id, "");
         let server = shim.pid(&b.id);
         let task = shim.ok::<ConnectResponse>("Connect", &IdRequest { id: b.id.clone() }).task_pid as i32;
-        let stat = std::fs::read_to_string(format!("/proc/{server}/stat")).unwrap();
-        let keeper: i32 = stat.rsplit(") ").next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
+        let keeper = parent(server);
         for m in &limiting {
             let there = members(&m.join(&cgroup[1..]));
             assert!(there.contains(&server) && there.contains(&keeper), "{}: {there:?}", m.display());

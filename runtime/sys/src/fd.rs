@@ -245,15 +245,9 @@ pub fn pass(command: &mut std::process::Command, list: Vec<OwnedFd>) -> Result<(
     Ok(())
 }
 
-fn path_and_name(path: &Path, name: &str) -> Result<(CString, CString)> {
-    use std::os::unix::ffi::OsStrExt;
-    let text = |bytes: &[u8]| CString::new(bytes).map_err(|_| Errno::EINVAL);
-    Ok((text(path.as_os_str().as_bytes())?, text(name.as_bytes())?))
-}
-
 /// setxattr(2).
 pub fn set_xattr(path: &Path, name: &str, value: &[u8]) -> Result<()> {
-    let (path, name) = path_and_name(path, name)?;
+    let (path, name) = (cpath(path)?, cpath(Path::new(name))?);
     // SAFETY: both are strings that end, and the value is as long as said.
     Errno::result(unsafe { libc::setxattr(path.as_ptr(), name.as_ptr(), value.as_ptr().cast(), value.len(), 0) })
         .map(drop)
@@ -261,7 +255,7 @@ pub fn set_xattr(path: &Path, name: &str, value: &[u8]) -> Result<()> {
 
 /// Whether a file has an extended attribute: getxattr(2).
 pub fn has_xattr(path: &Path, name: &str) -> bool {
-    let Ok((path, name)) = path_and_name(path, name) else { return false };
+    let (Ok(path), Ok(name)) = (cpath(path), cpath(Path::new(name))) else { return false };
     // SAFETY: both are strings that end; a size of 0 asks for the length alone.
     unsafe { libc::getxattr(path.as_ptr(), name.as_ptr(), std::ptr::null_mut(), 0) >= 0 }
 }
