@@ -9,13 +9,13 @@ DESTDIR ?=
 export CONEX_COMMIT ?= $(shell git rev-parse --short HEAD 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: fuzz docs proto managers kubernetes hosts help build run shell check test unit conformance conformance-update bench install deps deps-test deps-hosts deb deb-check forky clean
+.PHONY: first-hour fuzz docs proto managers kubernetes hosts help build run shell check test unit conformance conformance-update bench install deps deps-test deps-hosts deb deb-check forky clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 22
 
 build: deps ## build the static release binaries
-	$(CARGO) build --release --target $(TARGET) -p conex -p containerd-shim-conex
+	$(CARGO) build --release --target $(TARGET) -p conex -p conex-tools -p containerd-shim-conex
 
 run: build bundles/hello/rootfs/hello ## run the bundle hello: what a container looks like from inside
 	@for ns in cgroup ipc mnt net pid time user uts; do echo "$$ns $$(readlink /proc/self/ns/$$ns)"; done >bundles/hello/rootfs/host-namespaces
@@ -40,7 +40,7 @@ check: ## formatting, lints, invariants
 	tests/invariants.sh
 
 unit: deps ## unit tests
-	$(CARGO) test --target $(TARGET) -p conex -p conex-sys -p containerd-shim-conex
+	$(CARGO) test --target $(TARGET) -p conex -p conex-tools -p conex-sys -p containerd-shim-conex
 
 test: build deps-test check unit bundles/hello/rootfs/hello bundles/shell/rootfs/bin/busybox ## unit and integration tests on this machine
 	CONEX=$(abspath $(OUT)/conex) SHIM=$(abspath $(OUT)/containerd-shim-conex-v2) BUSYBOX=$(abspath bundles/shell/rootfs/bin/busybox) tests/run.sh $(CARGO) test --no-fail-fast --release --target $(TARGET) -p conex-tests -- $(TESTS)
@@ -57,6 +57,9 @@ conformance-update: build forky ## run conex, runc and crun, and write docs/conf
 bench: build forky bundles/shell/rootfs/bin/busybox ## conex, runc and crun against the kernel floor; the shims side by side
 	$(CARGO) build --release --target $(TARGET) -p conex-tests
 	tests/bench.sh $(CACHE) $(OUT)
+
+first-hour: deps-test ## the README's commands and a walk through them, on a Debian where nothing is installed (UPDATE=1: writes docs/first-hour.md)
+	tests/first-hour/run.sh $(CACHE)
 
 proto: ## write the Rust types of proto/*.proto (needs protoc: protobuf-compiler)
 	@tests/packages.sh protobuf-compiler:/usr/bin/protoc libprotobuf-dev:/usr/include/google/protobuf/any.proto
@@ -90,6 +93,7 @@ docs: ## write the completions for zsh and fish from the command table
 
 install: build ## install the binaries, man pages and completions (PREFIX, DESTDIR)
 	install -D -m 755 $(OUT)/conex $(DESTDIR)$(PREFIX)/sbin/conex
+	install -D -m 755 $(OUT)/conex-tools $(DESTDIR)$(PREFIX)/libexec/conex/conex-tools
 	install -D -m 755 $(OUT)/containerd-shim-conex-v2 $(DESTDIR)$(PREFIX)/bin/containerd-shim-conex-v2
 	for page in docs/man/*.8; do install -D -m 644 $$page $(DESTDIR)$(PREFIX)/share/man/man8/$$(basename $$page); done
 	install -D -m 644 completions/conex.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/conex

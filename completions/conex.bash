@@ -27,7 +27,7 @@ _conex() {
     cur=${words[cword]}
     prev=${words[cword - 1]}
 
-    local commands='checkpoint create delete events exec features help kill list pause ps restore resume run setup spec start state update'
+    local commands='checkpoint create delete doctor events exec features help kill lint list pause ps restore resume run setup spec start state update'
     local global='--debug --log --log-format --root --systemd-cgroup --cgroup-manager --rootless --criu --help --version'
     local global_values=' --log --log-format --root --rootless --criu '
     local command= args=0 root=() skip= flags= values=
@@ -40,9 +40,11 @@ _conex() {
             values=' --image-path --work-path --parent-path --status-fd --page-server --manage-cgroups-mode --empty-ns '
             ;;
         create)
-            flags='--bundle -b --console-socket --pidfd-socket --pid-file --no-pivot --no-new-keyring --preserve-fds'
-            values=' --bundle -b --console-socket --pidfd-socket --pid-file --preserve-fds '
+            flags='--bundle -b --config -f --console-socket --pidfd-socket --pid-file --no-pivot --no-new-keyring --preserve-fds'
+            values=' --bundle -b --config -f --console-socket --pidfd-socket --pid-file --preserve-fds '
             ;;
+        doctor) flags='--json' ;;
+        lint) flags='--json --no-notes --json-schema' ;;
         delete) flags='--force -f' ;;
         events)
             flags='--interval --stats'
@@ -66,19 +68,19 @@ _conex() {
             values=' --console-socket --image-path --work-path --manage-cgroups-mode --bundle -b --pid-file --empty-ns --lsm-profile --lsm-mount-context '
             ;;
         run)
-            flags='--bundle -b --console-socket --pidfd-socket --detach -d --keep --pid-file --no-subreaper --no-pivot --no-new-keyring --preserve-fds'
-            values=' --bundle -b --console-socket --pidfd-socket --pid-file --preserve-fds '
+            flags='--bundle -b --config -f --console-socket --pidfd-socket --detach -d --keep --pid-file --no-subreaper --no-pivot --no-new-keyring --preserve-fds --rootfs --name --volume -v --env -e --memory -m --cpus --user -u --net --read-only --terminal -t'
+            values=' --bundle -b --config -f --console-socket --pidfd-socket --pid-file --preserve-fds --rootfs --name --volume -v --env -e --memory -m --cpus --user -u --net '
             ;;
         setup)
             flags='--write --undo --config --shim'
             values=' --config '
             ;;
         spec)
-            flags='--bundle -b --rootless'
-            values=' --bundle -b '
+            flags='--bundle -b --rootfs --rootless --terminal -t --of'
+            values=' --bundle -b --rootfs --of '
             ;;
         update)
-            flags='--resources -r --blkio-weight --cpu-period --cpu-quota --cpu-burst --cpu-share --cpu-rt-period --cpu-rt-runtime --cpuset-cpus --cpuset-mems --cpu-idle --kernel-memory --kernel-memory-tcp --memory --memory-reservation --memory-swap --pids-limit --l3-cache-schema --mem-bw-schema'
+            flags='--resources -r --blkio-weight --cpus --cpu-period --cpu-quota --cpu-burst --cpu-share --cpu-rt-period --cpu-rt-runtime --cpuset-cpus --cpuset-mems --cpu-idle --kernel-memory --kernel-memory-tcp --memory --memory-reservation --memory-swap --pids-limit --l3-cache-schema --mem-bw-schema'
             values=" $flags "
             ;;
         esac

@@ -1,9 +1,16 @@
 //! A bundle directory → [`Spec`], with the line of what cannot be read.
 
+pub mod scan;
+pub mod show;
+mod walk;
+mod words;
+
 use crate::error::{Context, Error, Kind, Result};
 use crate::oci::config::{Process, Spec};
+use crate::oci::shape::{self, Shape};
 use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
+use scan::{steps, Scan, Step};
 use std::io::Read;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
@@ -12,7 +19,36 @@ pub struct Bundle {
     pub path: PathBuf,
     /// config.json as it was read: kept with the state, and searched for the line of an error.
     pub text: Vec<u8>,
+    /// The file that it was read from.
+    pub document: PathBuf,
     pub spec: Spec,
+    /// See [`Parsed`].
+    pub bad: Vec<Error>,
+    pub unknown: Vec<Error>,
+}
+
+impl Bundle {
+    /// One problem as a terminal shows it.
+    pub fn block(&self, level: show::Level, e: &Error) -> String {
+        let here = std::env::current_dir().unwrap_or_default();
+        let name = self.document.strip_prefix(&here).unwrap_or(&self.document);
+        show::block(level, &self.text, &name.display().to_string(), e, show::colour(true))
+    }
+
+    /// What was decided about the document, or all that is wrong with it: of what has the wrong type, the plan sees
+    /// nothing, and what it says of such a field is no news.
+    ///
+    /// # Errors
+    /// Every problem, by the order of the checks; never empty.
+    pub fn judge<T>(&self, plan: std::result::Result<T, Vec<Error>>) -> std::result::Result<T, Vec<Error>> {
+        if self.bad.is_empty() {
+            return plan;
+        }
+        let mut all = self.bad.clone();
+        let told = |e: &Error| self.bad.iter().any(|b| e.field.starts_with(&b.field));
+        all.extend(plan.err().unwrap_or_default().into_iter().filter(|e| !told(e)));
+        Err(all)
+    }
 }
 
 /// Larger documents are refused before they are parsed.
@@ -21,15 +57,25 @@ const MAX: u64 = 64 << 20;
 /// Reads `<dir>/config.json`.
 pub fn open(dir: &Path) -> Result<Bundle> {
     let path = dir.canonicalize().call(|| format!("bundle {}", dir.display()))?;
-    let text = read(&path.join("config.json"), false)?;
-    let spec = parse::<Spec>(&text, "config.json")?;
-    Ok(Bundle { path, text, spec })
+    open_with(&path, &path.join("config.json"))
 }
 
-/// Reads a process object from a file, for `exec --process`.
-pub fn process(path: &Path) -> Result<Process> {
+/// The same directory with another document.
+pub fn open_with(dir: &Path, document: &Path) -> Result<Bundle> {
+    let path = dir.canonicalize().call(|| format!("bundle {}", dir.display()))?;
+    let text = read(document, false)?;
+    let Parsed { value: spec, bad, unknown } = parse_all::<Spec>(&text, "config.json")?;
+    Ok(Bundle { path, text, document: document.into(), spec, bad, unknown })
+}
+
+/// Reads a process object from a file, for `exec --process`, and names the fields that are unknown.
+pub fn process(path: &Path) -> Result<(Process, Vec<Error>)> {
     let text = read(path, true)?;
-    parse(&text, &path.display().to_string())
+    let parsed = parse_all::<Process>(&text, &path.display().to_string())?;
+    if parsed.bad.is_empty() {
+        return Ok((parsed.value, parsed.unknown));
+    }
+    Err(join(parsed.bad).during(&path.display().to_string()))
 }
 
 /// A document of bounded size. `pipe`: somebody may write it to a pipe for us (`-p <(…)`); otherwise the open must not
@@ -57,16 +103,60 @@ pub fn read_all(from: impl Read) -> std::io::Result<Option<Vec<u8>>> {
     Ok((bytes.len() as u64 <= MAX).then_some(bytes))
 }
 
-/// Parses; `null` is a document with nothing in it. serde_json says at which line and column it failed; the path of the
-/// value there is found by walking the text once more, so that a good document pays nothing for it.
-pub fn parse<T: serde::de::DeserializeOwned + Default>(text: &[u8], name: &str) -> Result<T> {
+/// What a text says.
+pub struct Parsed<T> {
+    pub value: T,
+    /// Values of another type than their field has; they are left out of `value`.
+    pub bad: Vec<Error>,
+    /// Fields that this version does not know.
+    pub unknown: Vec<Error>,
+}
+
+/// Parses; `null` is a document with nothing in it. A good document is read once; where something is wrong or unknown
+/// the text is walked beside its [`Shape`], so that everything is found at once.
+///
+/// # Errors
+/// The text is no JSON.
+pub fn parse_all<T: serde::de::DeserializeOwned + Default + Shape>(text: &[u8], name: &str) -> Result<Parsed<T>> {
     // Where bytes are no UTF-8, they go on as [`crate::text`] writes them.
     let converted = crate::text::from_bytes(text);
-    serde_json::from_slice::<Option<T>>(converted.as_bytes()).map(Option::unwrap_or_default).map_err(|e| {
-        let text = converted.as_bytes();
-        let path = if e.is_data() { path_at(text, e.line(), e.column()) } else { String::new() };
-        Error::new(Kind::Invalid, format!("{name}: {e}")).at(path)
-    })
+    shape::forget_unknown();
+    let read = serde_json::from_slice::<Option<T>>(converted.as_bytes());
+    match read {
+        Ok(value) if !shape::saw_unknown() => {
+            Ok(Parsed { value: value.unwrap_or_default(), bad: Vec::new(), unknown: Vec::new() })
+        }
+        read => {
+            // Whatever else is wrong comes after that: only JSON can be walked.
+            let whole = serde_json::from_slice::<serde::de::IgnoredAny>(converted.as_bytes()).err();
+            let broken = read.as_ref().err().filter(|e| !e.is_data()).or(whole.as_ref());
+            if let Some(e) = broken {
+                return Err(Error::new(Kind::Invalid, format!("{name}: {}", words::syntax(e, text))));
+            }
+            let found = walk::compare(converted.as_bytes(), T::node);
+            let value = match &found.mended {
+                None => read,
+                Some(mended) => serde_json::from_slice::<Option<T>>(mended),
+            };
+            let value = value.map_err(|e| {
+                let path = path_at(converted.as_bytes(), e.line(), e.column());
+                Error::new(Kind::Invalid, format!("{name}: {e}")).at(path)
+            })?;
+            Ok(Parsed { value: value.unwrap_or_default(), bad: found.bad, unknown: found.unknown })
+        }
+    }
+}
+
+/// As [`parse_all`], for those who ask for no warnings.
+///
+/// # Errors
+/// The text is no JSON, or a value has another type than its field.
+pub fn parse<T: serde::de::DeserializeOwned + Default + Shape>(text: &[u8], name: &str) -> Result<T> {
+    let parsed = parse_all::<T>(text, name)?;
+    if parsed.bad.is_empty() {
+        return Ok(parsed.value);
+    }
+    Err(join(locate(text, parsed.bad)))
 }
 
 /// The path of the innermost value that ends at or after a position (both count from 1) and starts before it.
@@ -81,8 +171,12 @@ fn path_at(text: &[u8], line: usize, column: usize) -> String {
     path
 }
 
-/// Adds the line and column of the field to errors that only know its path.
+/// Adds the line and column of the field to errors that only know its path. Of a document that is one line long,
+/// as engines write it, they would help nobody.
 pub fn locate(text: &[u8], errors: Vec<Error>) -> Vec<Error> {
+    if !text.trim_ascii().contains(&b'\n') {
+        return errors;
+    }
     errors
         .into_iter()
         .map(|mut e| {
@@ -109,6 +203,15 @@ pub fn join(errors: Vec<Error>) -> Error {
 /// Where the value of `linux.namespaces[2].path` starts, or the nearest part of the path that exists. Line and
 /// column count from 1.
 pub fn position(text: &[u8], field: &str) -> Option<(usize, usize)> {
+    let at = offset(text, field)?;
+    let before = &text[..at];
+    let line = before.iter().filter(|b| **b == b'\n').count() + 1;
+    let column = before.len() - before.iter().rposition(|b| *b == b'\n').map_or(0, |i| i + 1) + 1;
+    Some((line, column))
+}
+
+/// The same place, as an index into the text.
+pub fn offset(text: &[u8], field: &str) -> Option<usize> {
     let mut scan = Scan { text, at: 0 };
     // What is missing at the top is missing from the document as a whole.
     let mut best = if steps(field).is_empty() { None } else { Some(text.iter().position(|b| *b == b'{')?) };
@@ -122,173 +225,7 @@ pub fn position(text: &[u8], field: &str) -> Option<(usize, usize)> {
         }
         best = Some(scan.at);
     }
-    let before = &text[..best?];
-    let line = before.iter().filter(|b| **b == b'\n').count() + 1;
-    let column = before.len() - before.iter().rposition(|b| *b == b'\n').map_or(0, |i| i + 1) + 1;
-    Some((line, column))
-}
-
-enum Step {
-    Key(String),
-    Index(usize),
-}
-
-/// `linux.sysctl["net.ipv4.x"]` and `mounts[1].options[0]` as steps.
-fn steps(field: &str) -> Vec<Step> {
-    let mut out = Vec::new();
-    let mut rest = field;
-    while !rest.is_empty() {
-        if let Some(inner) = rest.strip_prefix("[\"") {
-            let Some(end) = inner.find("\"]") else { break };
-            out.push(Step::Key(inner[..end].to_string()));
-            rest = &inner[end + 2..];
-        } else if let Some(inner) = rest.strip_prefix('[') {
-            let Some(end) = inner.find(']') else { break };
-            let Ok(i) = inner[..end].parse() else { break };
-            out.push(Step::Index(i));
-            rest = &inner[end + 1..];
-        } else {
-            let end = rest.find(['.', '[']).unwrap_or(rest.len());
-            out.push(Step::Key(rest[..end].to_string()));
-            rest = &rest[end..];
-        }
-        rest = rest.strip_prefix('.').unwrap_or(rest);
-    }
-    out
-}
-
-/// Walks a document that is known to be valid JSON.
-struct Scan<'a> {
-    text: &'a [u8],
-    at: usize,
-}
-
-impl Scan<'_> {
-    fn space(&mut self) -> Option<u8> {
-        while self.text.get(self.at).is_some_and(|b| b.is_ascii_whitespace() || *b == b',' || *b == b':') {
-            self.at += 1;
-        }
-        self.text.get(self.at).copied()
-    }
-
-    /// A string; `None` if there is none.
-    fn string(&mut self) -> Option<&[u8]> {
-        if self.text.get(self.at) != Some(&b'"') {
-            return None;
-        }
-        let from = self.at + 1;
-        self.at = from;
-        loop {
-            match self.text.get(self.at)? {
-                b'\\' => self.at += 2,
-                b'"' => break,
-                _ => self.at += 1,
-            }
-        }
-        self.at += 1;
-        self.text.get(from..self.at - 1)
-    }
-
-    /// Over a value, however deep it is.
-    fn skip(&mut self) -> Option<()> {
-        let mut depth = 0usize;
-        loop {
-            match self.space()? {
-                b'"' => {
-                    self.string()?;
-                }
-                b'{' | b'[' => {
-                    depth += 1;
-                    self.at += 1;
-                    if !matches!(self.space()?, b'}' | b']') {
-                        continue;
-                    }
-                }
-                b'}' | b']' => {}
-                _ => {
-                    while self.text.get(self.at).is_some_and(|b| !b",:}] \t\r\n".contains(b)) {
-                        self.at += 1;
-                    }
-                }
-            }
-            // A value is over, and with it all that end here.
-            while depth > 0 && matches!(self.space()?, b'}' | b']') {
-                depth -= 1;
-                self.at += 1;
-            }
-            if depth == 0 {
-                return Some(());
-            }
-        }
-    }
-
-    /// Goes down to the value that covers `offset`; true if this one does. What ended before it has been passed already, and
-    /// of a value of another kind than expected serde_json tells the place right before it. No deeper than serde_json reads what it knows.
-    fn path_to(&mut self, offset: usize, path: &mut String, depth: u32) -> Option<bool> {
-        let open = self.space()?;
-        if open != b'{' && open != b'[' || depth > 130 {
-            self.skip()?;
-            return Some(offset < self.at);
-        }
-        if offset < self.at {
-            self.skip()?;
-            return Some(true);
-        }
-        self.at += 1;
-        let mut index = 0;
-        while !matches!(self.space()?, b'}' | b']') {
-            let before = path.len();
-            if open == b'{' {
-                let key = String::from_utf8_lossy(self.string()?).into_owned();
-                let plain = key.bytes().all(|b| b.is_ascii_alphanumeric());
-                let dot = if path.is_empty() || !plain { "" } else { "." };
-                *path += &if plain { format!("{dot}{key}") } else { format!("[{key:?}]") };
-                // A wrong key, rather than a wrong value.
-                if offset < self.at {
-                    return Some(true);
-                }
-            } else {
-                *path += &format!("[{index}]");
-                index += 1;
-            }
-            if self.path_to(offset, path, depth + 1)? {
-                return Some(true);
-            }
-            path.truncate(before);
-        }
-        self.at += 1;
-        Some(offset < self.at)
-    }
-
-    fn enter_key(&mut self, key: &str) -> Option<()> {
-        if self.space()? != b'{' {
-            return None;
-        }
-        self.at += 1;
-        while self.space()? == b'"' {
-            let found = self.string()? == key.as_bytes();
-            self.space()?;
-            if found {
-                return Some(());
-            }
-            self.skip()?;
-        }
-        None
-    }
-
-    fn enter_index(&mut self, index: usize) -> Option<()> {
-        if self.space()? != b'[' {
-            return None;
-        }
-        self.at += 1;
-        for _ in 0..index {
-            if self.space()? == b']' {
-                return None;
-            }
-            self.skip()?;
-        }
-        (self.space()? != b']').then_some(())
-    }
+    best
 }
 
 #[cfg(test)]
@@ -350,8 +287,66 @@ mod tests {
 
     #[test]
     fn type_errors_name_the_path() {
-        let e = parse::<Spec>(b"{\"mounts\":[{},{\"options\":[\"ro\",7]}]}", "config.json").unwrap_err();
+        let e = parse::<Spec>(b"{\"mounts\":\n[{},{\"options\":[\"ro\",7]}]}", "config.json").unwrap_err();
         assert_eq!(e.field, "mounts[1].options[1]");
-        assert!(e.what.contains("line 1 column"), "{e}");
+        assert!(e.what.contains("line 2 column"), "{e}");
+        // In a document of one line its number says nothing.
+        let e = parse::<Spec>(b"{\"hostname\":7}", "config.json").unwrap_err();
+        assert!(!e.what.contains("column"), "{e}");
+    }
+
+    #[test]
+    fn everything_at_once() {
+        let text = br#"{
+            "ociVersion": "1.2.0", "secomp": 1, "hostname": 5, "hostname": "twice", "windows": {},
+            "process": {"args": "sh", "user": {"uid": -1, "username": "root"}, "noNewPrivilege": true, "cwd": "/"},
+            "mounts": [[1], {"destination": "/a", "options": ["ro", null]}],
+            "annotations": {"a": "b", "c": 5},
+            "linux": {"resources": {"memory": {"limit": 1.5}, "pids": null}, "sysctl": []}
+        }"#;
+        let all = parse_all::<Spec>(text, "config.json").unwrap();
+        let fields = |list: &[Error]| list.iter().map(|e| e.field.clone()).collect::<Vec<_>>();
+        assert_eq!(
+            fields(&all.bad),
+            [
+                "hostname",
+                "hostname",
+                "process.args",
+                "process.user.uid",
+                "mounts[0]",
+                "mounts[1].options[1]",
+                "annotations.c",
+                "linux.resources.memory.limit",
+                "linux.sysctl"
+            ]
+        );
+        assert_eq!(fields(&all.unknown), ["secomp", "windows", "process.user.username", "process.noNewPrivilege"]);
+        assert!(all.unknown[3].what.contains("did you mean noNewPrivileges?"), "{}", all.unknown[3]);
+        // What is right is read.
+        assert_eq!(all.value.process.as_ref().map(|p| p.cwd.as_str()), Some("/"));
+        assert_eq!(all.value.mounts[1].destination, "/a");
+        assert_eq!(all.value.oci_version, "1.2.0");
+        let good = parse_all::<Spec>(b"{\"hostname\": \"a\"}", "config.json").unwrap();
+        assert!(good.bad.is_empty() && good.unknown.is_empty());
+    }
+
+    #[test]
+    fn no_word_of_the_parser_reaches_a_reader() {
+        for (text, said) in [
+            (&b"\xef\xbb\xbf{}"[..], "byte order mark"),
+            (b"", "the file is empty"),
+            (b"{\"a\": ", "ends in the middle"),
+            (b"{\"a\": 1,}", "nothing after it"),
+            (b"{\"a\": nul}", "expected a value"),
+            (b"{a: 1}", "a name in double quotes"),
+            (b"{} {}", "follows the end"),
+            (b"{\"hostname\": \"\\ud800\"}", "surrogate"),
+            (b"{\"a\" 1}", "a colon"),
+            (b"{\"a\": 01}", "no number"),
+            (b"{\"hostname\": [1}", "the end of the array"),
+        ] {
+            let e = parse::<Spec>(text, "config.json").unwrap_err().to_string();
+            assert!(e.contains(said), "{}: {e}", String::from_utf8_lossy(text));
+        }
     }
 }

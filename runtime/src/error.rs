@@ -10,6 +10,8 @@ pub type Result<T> = std::result::Result<T, Error>;
 pub enum Kind {
     /// The input is wrong, on every host.
     Invalid,
+    /// The input has a field that has no meaning.
+    Unknown,
     /// The input is right, but this host or this version cannot honour it.
     Unsupported,
     /// There is no such container.

@@ -11,16 +11,23 @@ pub fn notice(message: &str) {
     let _ = writeln!(std::io::stderr(), "conex: {message}");
 }
 
+/// The same for a text of several lines, as it is.
+pub fn notice_block(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
 pub struct Log {
     pub path: Option<PathBuf>,
     pub json: bool,
     pub debug: bool,
     warnings: Vec<String>,
+    /// What a failure shows in place of its line.
+    shown: Option<String>,
 }
 
 impl Log {
     pub fn new(path: Option<PathBuf>, json: bool, debug: bool) -> Log {
-        Log { path, json, debug, warnings: Vec::new() }
+        Log { path, json, debug, warnings: Vec::new(), shown: None }
     }
 
     pub fn warn(&mut self, message: impl Into<String>) {
@@ -33,6 +40,16 @@ impl Log {
         }
     }
 
+    /// True if messages go to somebody who reads them on a terminal.
+    pub fn to_terminal(&self) -> bool {
+        self.path.is_none() && !self.json && std::io::stderr().is_terminal()
+    }
+
+    /// What the failure that is on its way shows on a terminal.
+    pub fn show_instead(&mut self, text: String) {
+        self.shown = Some(text);
+    }
+
     /// Writes the warnings of an operation that went well.
     pub fn succeed(&mut self) {
         for w in std::mem::take(&mut self.warnings) {
@@ -42,8 +59,21 @@ impl Log {
 
     /// Writes the one line of a failure, and repeats it on standard error, which CRI-O reads.
     pub fn fail(&self, message: &str) {
+        if let Some(text) = &self.shown {
+            return notice_block(text);
+        }
         self.write("error", message);
         if self.path.is_some() {
+            let _ = writeln!(std::io::stderr(), "{message}");
+        }
+    }
+
+    /// A wrong command line: people read it on standard error as it is, and the log gets its line.
+    pub fn fail_usage(&self, message: &str) {
+        if self.path.is_some() || self.json {
+            self.write("error", message);
+        }
+        if self.path.is_some() || !self.json {
             let _ = writeln!(std::io::stderr(), "{message}");
         }
     }

@@ -18,7 +18,7 @@ fn main() -> ExitCode {
     let (global, rest) = match cli::parse_global(&argv) {
         Ok(parsed) => parsed,
         Err(e) => {
-            print!("{e}\n\n{}", cli::global_help());
+            eprintln!("conex: {e}\nHow it is used: conex help");
             return ExitCode::from(1);
         }
     };
@@ -43,21 +43,20 @@ fn run(global: &Args, rest: Vec<String>, log: Log) -> std::result::Result<i32, u
         print!("{}", version());
         return Ok(0);
     }
-    let Some((name, argv)) = rest.split_first().filter(|_| !global.is_set("help")) else {
+    let (name, argv, help) = cli::split(global, &rest);
+    if name.is_empty() {
         print!("{}", cli::global_help());
         return Ok(0);
-    };
-    let (name, argv, help) = match (name.as_str(), argv.first()) {
-        ("help" | "h", Some(command)) => (command.clone(), &[][..], true),
-        ("help" | "h", None) => {
-            print!("{}", cli::global_help());
-            return Ok(0);
+    }
+    // What follows a root directory is a command with flags of its own.
+    let adhoc = name == "run" && cli::given(argv, "rootfs");
+    let Some(command) = cli::command(&name).filter(|_| !adhoc) else {
+        if adhoc || cli::TOOLS.iter().any(|t| t.0 == name) {
+            log.fail(&tools().to_string());
+            return Err(1);
         }
-        _ => (name.clone(), argv, argv.first().is_some_and(|a| matches!(a.as_str(), "-h" | "--help" | "-help"))),
-    };
-    let Some(command) = cli::command(&name) else {
-        println!("No help topic for '{name}'");
-        return Err(3);
+        log.fail_usage(&format!("conex: {}", cli::unknown(&name)));
+        return Err(if help { 3 } else { 1 });
     };
     if help {
         print!("{}", cli::command_help(command));
@@ -68,8 +67,7 @@ fn run(global: &Args, rest: Vec<String>, log: Log) -> std::result::Result<i32, u
     {
         Ok(args) => args,
         Err(e) => {
-            print!("{e}\n\n{}", cli::command_help(command));
-            log.fail(&e.to_string());
+            log.fail_usage(&cli::wrong_usage(command, &e));
             return Err(1);
         }
     };
@@ -126,6 +124,25 @@ fn message(name: &str, e: &Error) -> String {
         "exec" => format!("exec failed: unable to start container process: {e}"),
         _ => e.to_string(),
     }
+}
+
+/// Executes the second program, which has the command. Returns only when it cannot.
+fn tools() -> Error {
+    const NAMES: [&str; 2] = ["conex-tools", "../libexec/conex/conex-tools"];
+    let exe = match std::env::current_exe() {
+        Ok(exe) => exe,
+        Err(e) => return Error::new(Kind::System, format!("readlink(/proc/self/exe): {e}")),
+    };
+    let path = NAMES.iter().find_map(|n| exe.with_file_name(n).canonicalize().ok());
+    let Some(path) = path else {
+        let what =
+            format!("this command is in the program conex-tools, which is not at {NAMES:?} from {}", exe.display());
+        return Error::new(Kind::System, what);
+    };
+    use std::os::unix::process::CommandExt;
+    conex::host::seal::close_on_exec();
+    let e = std::process::Command::new(&path).arg0(&exe).args(std::env::args_os().skip(1)).exec();
+    Error::new(Kind::System, format!("execve({}): {e}", path.display()))
 }
 
 fn version() -> String {

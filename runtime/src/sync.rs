@@ -198,7 +198,7 @@ fn encode(message: &Message) -> (Vec<u8>, Vec<RawFd>) {
         Message::Created => (vec![9], vec![]),
         Message::Failed(e) => {
             let kind = match e.kind {
-                Kind::Invalid => 0u8,
+                Kind::Invalid | Kind::Unknown => 0u8,
                 Kind::Unsupported => 1,
                 Kind::NotFound => 2,
                 Kind::Status => 3,

@@ -126,9 +126,94 @@ pub mod serde_paths {
     }
 }
 
+/// A decimal such as `1.5` in units of `1 / unit`, cut to a whole number; `None` for another text or a number too large.
+pub fn decimal(text: &str, unit: u64) -> Option<u64> {
+    let (whole, part) = text.split_once('.').unwrap_or((text, ""));
+    let digits = |t: &str| t.bytes().all(|b| b.is_ascii_digit());
+    if whole.is_empty() && part.is_empty() || !digits(whole) || !digits(part) {
+        return None;
+    }
+    let whole = if whole.is_empty() { 0 } else { whole.parse::<u64>().ok()? };
+    // More digits say nothing for the units that there are.
+    let part = &part[..part.len().min(18)];
+    let tenths = 10u128.pow(part.len() as u32);
+    let part = if part.is_empty() { 0 } else { part.parse::<u128>().ok()? };
+    u64::try_from(u128::from(whole) * u128::from(unit) + part * u128::from(unit) / tenths).ok()
+}
+
+/// The name that somebody may have meant: the nearest of `known`, if it is near for its length.
+pub fn closest<'a>(given: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let most = given.chars().count().div_ceil(3).min(3);
+    known
+        .map(|name| (distance(given, name), name))
+        .filter(|(d, name)| *d <= most && *d < name.chars().count())
+        .min_by_key(|(d, _)| *d)
+        .map(|(_, name)| name)
+}
+
+/// Letters to insert, remove, replace or swap with the next one; letters that differ by case are the same
+/// (optimal string alignment).
+fn distance(a: &str, b: &str) -> usize {
+    let lower = |t: &str| t.chars().take(64).map(|c| c.to_ascii_lowercase()).collect::<Vec<_>>();
+    let (a, b) = (lower(a), lower(b));
+    let mut before: Vec<usize> = Vec::new();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for i in 1..=a.len() {
+        let mut next = vec![i];
+        for j in 1..=b.len() {
+            let same = usize::from(a[i - 1] != b[j - 1]);
+            let mut least = (row[j] + 1).min(next[j - 1] + 1).min(row[j - 1] + same);
+            if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
+                least = least.min(before[j - 2] + 1);
+            }
+            next.push(least);
+        }
+        before = std::mem::replace(&mut row, next);
+    }
+    row[b.len()]
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn decimals() {
+        for (text, unit, want) in [
+            ("1.5", 1 << 30, Some(3 << 29)),
+            ("0.01", 100_000, Some(1000)),
+            (".5", 2, Some(1)),
+            ("7.", 3, Some(21)),
+            ("12.34", 100, Some(1234)),
+            ("0.9999999999999999999999", 1, Some(0)),
+            ("18446744073709551615", 1, Some(u64::MAX)),
+            ("18446744073709551616", 1, None),
+            ("18446744073709551615", 2, None),
+            (".", 1, None),
+            ("", 1, None),
+            ("-1", 1, None),
+            ("1.-5", 1, None),
+        ] {
+            assert_eq!(decimal(text, unit), want, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_was_meant() {
+        let names = ["seccomp", "readonly", "noNewPrivileges", "kill", "run", "uid"];
+        for (given, meant) in [
+            ("secomp", Some("seccomp")),
+            ("readOnly", Some("readonly")),
+            ("noNewPrivilege", Some("noNewPrivileges")),
+            ("killl", Some("kill")),
+            ("rnu", Some("run")),
+            ("x", None),
+            ("", None),
+            ("username", None),
+        ] {
+            assert_eq!(closest(given, names.into_iter()), meant, "{given}");
+        }
+    }
 
     #[test]
     fn every_byte_comes_back() {

@@ -337,7 +337,8 @@ impl Service {
         match c.runtime.run(&self.reaper, "OCI runtime delete failed", &args, Streams::default()).await {
             // A checkpoint that ended it, or another hand, was first.
             Err(e) if e.code != status::NOT_FOUND => return Err(e),
-            _ => {}
+            Err(e) => log::warn("was gone when it was to be deleted", &[("id", &c.id), ("error", &e.message)]),
+            Ok(_) => log::info("deleted", &[("id", &c.id)]),
         }
         c.init.io().close().await;
         rootfs::unmount(&c.bundle.join("rootfs"));

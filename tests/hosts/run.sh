@@ -27,7 +27,7 @@ job() { # HOST SUITE…: a job that runs the suites in a host of our own
 	local dir=$cache/job-$1 host=$1
 	mkdir -p "$dir"
 	{
-		echo "cp $out/conex $out/containerd-shim-conex-v2 $integration $shim /root/"
+		echo "cp $out/conex $out/conex-tools $out/containerd-shim-conex-v2 $integration $shim /root/"
 		environment /root
 		echo "export OWN_HOST=1 LIMIT=1800 EXPECTED_SKIPS=tests/hosts/$host.skips"
 		shift

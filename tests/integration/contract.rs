@@ -302,7 +302,7 @@ fn man_pages_and_completions_are_current() {
         }
     };
     check("conex.8", conex::cli::GLOBAL);
-    for c in conex::cli::COMMANDS {
+    for c in conex::cli::COMMANDS.iter().chain(conex_tools::cli::COMMANDS) {
         check(&format!("conex-{}.8", c.name), c.flags);
         assert!(bash.contains(c.name), "conex.bash does not know {}", c.name);
     }

@@ -14,12 +14,12 @@ fn every_broken_bundle_names_its_field_and_leaves_nothing() {
     let mut failures = Vec::new();
     let mut count = 0;
     for entry in std::fs::read_dir(dir).unwrap().flatten() {
-        let name = entry.file_name().into_string().unwrap();
+        let name = entry.file_name().into_string().unwrap().replace('%', "/");
         let field = name.strip_suffix(".json").unwrap();
         count += 1;
         let mut b = Box::sh("true");
         b.config = serde_json::from_str(&std::fs::read_to_string(entry.path()).unwrap()).unwrap();
-        if b.config["linux"]["cgroupsPath"].is_null() {
+        if b.config["linux"].is_object() && b.config["linux"]["cgroupsPath"].is_null() {
             b.config["linux"]["cgroupsPath"] = serde_json::json!(format!("/conex-test/{}", b.id));
         }
         let r = b.create();
@@ -30,7 +30,7 @@ fn every_broken_bundle_names_its_field_and_leaves_nothing() {
             failures.push(format!("{field}: code {}, cgroups {:?}: {}", r.code, b.cgroups(), r.err));
         }
     }
-    assert!(count >= 40, "only {count} bundles");
+    assert!(count >= 100, "only {count} bundles");
     assert!(failures.is_empty(), "{}", failures.join("\n"));
 }
 

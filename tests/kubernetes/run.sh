@@ -10,7 +10,7 @@ packages=golang-go,dpkg-dev,etcd-server,containerd,runc,containernetworking-plug
 "$here/../forky/root.sh" "$cache/kubernetes" $packages bookworm
 "$here/../forky/enter.sh" "$cache/kubernetes" nice /conex/tests/kubernetes/build.sh
 mkdir -p "$cache/bin"
-install -m 755 "$out/conex" "$out/containerd-shim-conex-v2" "$cache/bin/"
+install -m 755 "$out/conex" "$out/conex-tools" "$out/containerd-shim-conex-v2" "$cache/bin/"
 rm -f "$cache/kubernetes.tsv" "$cache/kubernetes.figures"
 # A cgroup of its own in every hierarchy; what is below it goes when the session has ended.
 [ -d /sys/fs/cgroup/cpuacct ] || { echo "kubernetes: needs a host with cgroup v1: the cluster's kubelet does"; exit 1; }

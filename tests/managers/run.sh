@@ -11,7 +11,7 @@ old=docker.io,containerd,runc,podman,conmon,crun,catatonit,netavark,aardvark-dns
 "$here/../forky/root.sh" "$cache/managers" $new
 "$here/../forky/root.sh" "$cache/managers-old" $old bookworm
 mkdir -p "$cache/bin"
-install -m 755 "$out/conex" "$out/containerd-shim-conex-v2" "$cache/bin/"
+install -m 755 "$out/conex" "$out/conex-tools" "$out/containerd-shim-conex-v2" "$cache/bin/"
 install -m 755 "$test" "$cache/bin/shim-tests"
 enter() { # ROOT COMMAND…
 	timeout -k 5 1200 unshare --net --ipc --uts "$here/../forky/enter.sh" "$cache/$1" "${@:2}"
@@ -63,7 +63,7 @@ if [ -z "${SESSIONS:-}" ] || [ "$SESSIONS" = uml ]; then
 	job=$cache/job-managers start=$SECONDS top=$(realpath "$here/../..")
 	mkdir -p "$job"
 	cat >"$job/job" <<-J
-		cp $out/conex $out/containerd-shim-conex-v2 /root/
+		cp $out/conex $out/conex-tools $out/containerd-shim-conex-v2 /root/
 		tests/managers/v2.sh $top/$cache/managers.3.tsv /root
 	J
 	LIMIT=1500 MEMORY=3G "$here/../hosts/uml.sh" "$cache" "$job" || echo "v2.sh ended with $?"

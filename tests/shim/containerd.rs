@@ -139,7 +139,8 @@ fn output_status_and_errors_reach_the_user() {
     assert_ne!(r.code, 0);
     if crate::client::is_ours() {
         assert!(r.err.contains("process.args[0]: exec: \"/bin/nope\": stat /bin/nope: no such file"), "{}", r.err);
-        assert!(r.err.contains("config.json line"), "{}", r.err);
+        // ctr writes a document of one line: its number would say nothing.
+        assert!(!r.err.contains("config.json line"), "{}", r.err);
     }
     assert!(d.cgroups("a").is_empty() && d.cgroups("b").is_empty());
 }

@@ -145,9 +145,11 @@ fn scalar(word: &str, wanted: Option<char>) -> Result<Value, String> {
         Some('u') => Value::U32(u32::from_str_radix(digits, radix).map_err(bad)?),
         Some('x') => Value::I64(i64::from_str_radix(digits, radix).map_err(bad)?),
         Some('t') => Value::U64(u64::from_str_radix(digits, radix).map_err(bad)?),
-        Some('d') => Value::Double(word.parse().map_err(|_| format!("{word:?} is no number"))?),
+        Some('d') => Value::Double(serde_json::from_str(word).map_err(|_| format!("{word:?} is no number"))?),
         Some('i') => Value::I32(i32::from_str_radix(digits, radix).map_err(bad)?),
-        None if word.contains('.') => Value::Double(word.parse().map_err(|_| format!("{word:?} is no value"))?),
+        None if word.contains('.') => {
+            Value::Double(serde_json::from_str(word).map_err(|_| format!("{word:?} is no value"))?)
+        }
         None => Value::I32(i32::from_str_radix(digits, radix).map_err(|_| {
             format!("{word:?} is no value: text needs quotes, a number beyond 32 bits its type (uint64 {word})")
         })?),

@@ -30,20 +30,20 @@ pub struct RawTerminal {
     saved: Termios,
 }
 
+/// The terminal of this program: stderr, stdout, stdin, or /dev/tty, in runc's order; `None` without one.
+pub fn terminal() -> Result<Option<OwnedFd>> {
+    for n in [2, 1, 0] {
+        if isatty(conex_sys::fd::borrow(n)).unwrap_or(false) {
+            return conex_sys::fd::dup_above(n, 3).call(|| "dup").map(Some);
+        }
+    }
+    Ok(nix::fcntl::open("/dev/tty", OFlag::O_RDWR | OFlag::O_CLOEXEC, nix::sys::stat::Mode::empty()).ok())
+}
+
 impl RawTerminal {
-    /// The terminal of this program: stderr, stdout, stdin, or /dev/tty, in runc's order; `None` without one.
+    /// [`terminal`], as the container's own terminal is to be seen through it.
     pub fn open() -> Result<Option<RawTerminal>> {
-        let standard = [2, 1, 0].into_iter().find(|n| isatty(conex_sys::fd::borrow(*n)).unwrap_or(false));
-        let fd = match standard {
-            Some(n) => conex_sys::fd::dup_above(n, 3).call(|| "dup")?,
-            None => {
-                match nix::fcntl::open("/dev/tty", OFlag::O_RDWR | OFlag::O_CLOEXEC, nix::sys::stat::Mode::empty())
-                {
-                    Ok(fd) => fd,
-                    Err(_) => return Ok(None),
-                }
-            }
-        };
+        let Some(fd) = terminal()? else { return Ok(None) };
         let saved = termios::tcgetattr(&fd).call(|| "tcgetattr")?;
         let mut raw = saved.clone();
         termios::cfmakeraw(&mut raw);

@@ -1,9 +1,10 @@
 //! config.json as runtime-spec 1.3.0 describes it for Linux.
 //!
-//! Plain structs with public fields. Reading is lenient: unknown fields are skipped, `null` is the same as absent,
+//! Plain structs with public fields. Reading is lenient: unknown fields are skipped and noticed ([`shape`]), `null` is the same as absent,
 //! values of open sets (capabilities, namespaces, seccomp actions …) stay strings, so that [`crate::plan`] can say
 //! which one is wrong. Everything the plan rejects, it rejects with the path of the value.
 
+use super::shape::{self, Node, Shape};
 use serde::{Deserialize, Deserializer};
 use std::collections::BTreeMap;
 use std::ops::Deref;
@@ -64,7 +65,7 @@ impl<'de, T: Deserialize<'de>> serde::de::Visitor<'de> for Object<T> {
     }
 
     fn visit_map<A: serde::de::MapAccess<'de>>(self, map: A) -> Result<T, A::Error> {
-        T::deserialize(serde::de::value::MapAccessDeserializer::new(map))
+        T::deserialize(serde::de::value::MapAccessDeserializer::new(shape::Watched(map)))
     }
 }
 
@@ -84,6 +85,12 @@ macro_rules! spec {
                     }
                 }
                 d.deserialize_map(Object::<Fields>(std::marker::PhantomData)).map(|fields| fields.0)
+            }
+        }
+
+        impl Shape for $name {
+            fn node() -> Node {
+                Node::Object { names: || shape::names($name::deserialize(shape::Probe)), types: &[$(<$ty>::node,)*] }
             }
         }
     };

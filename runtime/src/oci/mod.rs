@@ -2,3 +2,5 @@
 
 pub mod config;
 pub mod features;
+pub mod shape;
+pub mod template;

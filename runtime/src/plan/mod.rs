@@ -135,35 +135,47 @@ pub struct NetDevice {
 /// Every problem of the document, in the order of the checks; never empty.
 pub fn make(spec: &Spec, options: &Options, facts: &Facts) -> Result<Plan, Vec<Error>> {
     let mut check = Check::default();
-    version(spec, &mut check);
+    let plan = decide(spec, options, facts, &mut check);
+    let warnings = check.finish()?;
+    let plan = plan.ok_or_else(|| vec![Error::invalid("", "the document has neither a plan nor a problem")])?;
+    Ok(Plan { warnings, ..plan })
+}
+
+/// The same for those who want problems and warnings alike.
+pub fn judge(spec: &Spec, options: &Options, facts: &Facts) -> (Vec<Error>, Vec<Error>) {
+    let mut check = Check::default();
+    decide(spec, options, facts, &mut check);
+    let Check { errors, warnings, more } = check;
+    (told(errors, more.0, "problems"), told(warnings, more.1, "warnings"))
+}
+
+/// Everything that is wrong is in `check`; without it there is a plan.
+fn decide(spec: &Spec, options: &Options, facts: &Facts, check: &mut Check) -> Option<Plan> {
+    version(spec, check);
     let linux = spec.linux.clone().unwrap_or_default();
-    let namespaces = namespaces::make(&linux, facts, &mut check);
-    let rootfs = rootfs(spec, options, facts, namespaces.private(libc::CLONE_NEWNS), &mut check);
-    let process = process::make(spec, options, facts, &namespaces, &mut check);
-    let mut mounts = mounts::make(spec, options, &namespaces, facts, &mut check);
-    let devices = devices::nodes(&linux, &mounts, &mut check);
-    let mut cgroup = cgroup::make(&linux, &spec.annotations.0, options, facts, &mut check);
+    let namespaces = namespaces::make(&linux, facts, check);
+    let rootfs = rootfs(spec, options, facts, namespaces.private(libc::CLONE_NEWNS), check);
+    let process = process::make(spec, options, facts, &namespaces, check);
+    let mut mounts = mounts::make(spec, options, &namespaces, facts, check);
+    let devices = devices::nodes(&linux, &mounts, check);
+    let mut cgroup = cgroup::make(&linux, &spec.annotations.0, options, facts, check);
     mounts::resolve_cgroup(&mut mounts, &namespaces, facts);
     if let (Some(cgroup), Some(process)) = (&mut cgroup, &process) {
         cgroup.owner = cgroup_owner(&mounts, &namespaces, process.uid);
     }
-    hooks::check(spec, &mut check);
-    names(spec, &namespaces, &mut check);
-    let sysctls = namespaces::sysctls(&linux, &namespaces, &mut check);
-    let net_devices = net_devices(&linux, &namespaces, facts, &mut check);
-    let rdt = placement::rdt(&linux, &options.id, facts, &mut check);
+    hooks::check(spec, check);
+    names(spec, &namespaces, check);
+    let sysctls = namespaces::sysctls(&linux, &namespaces, check);
+    let net_devices = net_devices(&linux, &namespaces, facts, check);
+    let rdt = placement::rdt(&linux, &options.id, facts, check);
     for (list, name) in [(&linux.masked_paths, "maskedPaths"), (&linux.readonly_paths, "readonlyPaths")] {
-        paths(list, name, &namespaces, &mut check);
+        paths(list, name, &namespaces, check);
     }
-    let warnings = check.finish()?;
-    let (Some(rootfs), Some(process), Some(cgroup)) = (rootfs, process, cgroup) else {
-        return Err(vec![Error::invalid("", "the document has neither a plan nor a problem")]);
-    };
-    Ok(Plan {
+    Some(Plan {
         id: options.id.clone(),
         bundle: options.bundle.clone(),
         annotations: spec.annotations.0.clone(),
-        rootfs,
+        rootfs: rootfs?,
         namespaces,
         mounts,
         devices,
@@ -173,11 +185,11 @@ pub fn make(spec: &Spec, options: &Options, facts: &Facts) -> Result<Plan, Vec<E
         domainname: spec.domainname.clone().filter(|s| !s.is_empty()),
         sysctls,
         net_devices,
-        process,
-        cgroup,
+        process: process?,
+        cgroup: cgroup?,
         hooks: spec.hooks.clone().unwrap_or_default(),
         rdt,
-        warnings,
+        warnings: Vec::new(),
     })
 }
 

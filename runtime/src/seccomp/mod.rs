@@ -145,8 +145,8 @@ pub fn plan(s: &config::Seccomp, _facts: &Facts, check: &mut Check) -> Option<Fi
     if s.default_action.is_empty() && s.syscalls.is_empty() {
         return None;
     }
-    let default = action(&s.default_action, s.default_errno_ret, &format!("{field}.defaultAction"), check)?;
-    if default == RET_NOTIFY {
+    let default = action(&s.default_action, s.default_errno_ret, &format!("{field}.defaultAction"), check);
+    if default == Some(RET_NOTIFY) {
         check.bad(
             format!("{field}.defaultAction"),
             "SCMP_ACT_NOTIFY cannot be the default action: the container could not even start",
@@ -175,7 +175,11 @@ pub fn plan(s: &config::Seccomp, _facts: &Facts, check: &mut Check) -> Option<Fi
     } else {
         flags &= !sys::FLAG_WAIT_KILLABLE_RECV;
     }
-    Some(Filter { profile: Profile { default, abis, rules }, flags, listener: listener.filter(|_| notify) })
+    Some(Filter {
+        profile: Profile { default: default?, abis, rules },
+        flags,
+        listener: listener.filter(|_| notify),
+    })
 }
 
 fn action(name: &str, errno: Option<u32>, field: &str, check: &mut Check) -> Option<u32> {
@@ -228,8 +232,8 @@ fn architectures(s: &config::Seccomp, check: &mut Check) -> Vec<Abi> {
     out
 }
 
-fn rule(call: &config::Syscall, field: &str, default: u32, check: &mut Check) -> Option<Rule> {
-    let action = action(&call.action, call.errno_ret, &format!("{field}.action"), check)?;
+fn rule(call: &config::Syscall, field: &str, default: Option<u32>, check: &mut Check) -> Option<Rule> {
+    let action = action(&call.action, call.errno_ret, &format!("{field}.action"), check);
     if call.names.is_empty() {
         check.bad(format!("{field}.names"), "must name at least one system call");
     }
@@ -250,7 +254,7 @@ fn rule(call: &config::Syscall, field: &str, default: u32, check: &mut Check) ->
     if action == default {
         return None;
     }
-    Some(Rule { names: call.names.0.clone(), action, any_of: alternatives(args) })
+    Some(Rule { names: call.names.0.clone(), action: action?, any_of: alternatives(args) })
 }
 
 /// Conditions on different arguments are all needed; as soon as one argument appears twice, every condition is a

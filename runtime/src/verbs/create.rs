@@ -1,11 +1,13 @@
 //! `conex create`, and what it shares with `run`.
 
 use super::Env;
+use crate::bundle::show::Level;
 use crate::bundle::{self, Bundle};
 use crate::error::{Context, Error, Kind, Result};
 use crate::host::facts::Facts;
 use crate::host::{self, listener, notify, undo, Container, Start};
 use crate::identity::identity;
+use crate::log::notice_block;
 use crate::plan::{self, Options, Plan};
 use crate::state::{Entry, State, Store};
 use crate::sync::Message;
@@ -16,10 +18,20 @@ use std::path::{Path, PathBuf};
 
 pub fn main(env: &mut Env) -> Result<i32> {
     host::seal::ensure()?;
-    let request = Request::new(env, env.id().to_string(), env.args.value("bundle").unwrap_or("."), true)?;
+    crate::state::check_id(env.id())?;
+    let bundle = bundle(env, &text::path(env.args.value("bundle").unwrap_or(".")))?;
+    let request = Request::new(env, env.id().to_string(), bundle, true)?;
     let made = make(env, &request, Start::Later)?;
     made.container.sync.send(&Message::Created)?;
     Ok(0)
+}
+
+/// The bundle with its own document, or the one of `--config` (crun's flag).
+pub fn bundle(env: &Env, dir: &Path) -> Result<Bundle> {
+    match env.args.value("config") {
+        Some(file) => bundle::open_with(dir, &text::path(file)),
+        None => bundle::open(dir),
+    }
 }
 
 /// A checked command line.
@@ -41,9 +53,7 @@ pub struct Made {
 }
 
 impl Request {
-    pub fn new(env: &Env, id: String, dir: &str, detached: bool) -> Result<Request> {
-        crate::state::check_id(&id)?;
-        let bundle = bundle::open(&text::path(dir))?;
+    pub fn new(env: &Env, id: String, bundle: Bundle, detached: bool) -> Result<Request> {
         let path = |name: &str| {
             env.args.value(name).filter(|v| !v.is_empty()).map(|v| absolute(&text::path(v))).transpose()
         };
@@ -86,6 +96,11 @@ pub fn check_terminal(terminal: bool, detached: bool, socket: bool) -> Result<()
         (true, false, true) | (false, _, true) => {
             Err(Error::new(Kind::Invalid, "cannot use console socket if conex will not detach or allocate tty"))
         }
+        // Whoever asked for a terminal cannot be served without one; runc refuses as well.
+        (true, false, false) if host::foreground::terminal()?.is_none() => Err(Error::invalid(
+            "process.terminal",
+            "needs a terminal, and neither standard input, output, error nor /dev/tty is one",
+        )),
         _ => Ok(()),
     }
 }
@@ -122,11 +137,11 @@ pub fn absolute(path: &Path) -> Result<PathBuf> {
 /// Plans and makes the container; on return its init waits for `Created`. Nothing is left behind on failure.
 pub fn make(env: &mut Env, request: &Request, start: Start) -> Result<Made> {
     let facts = Facts::read(&request.bundle.spec);
-    let plan = plan::make(&request.bundle.spec, &request.options, &facts)
-        .map_err(|errors| bundle::join(bundle::locate(&request.bundle.text, errors)))?;
-    for w in &plan.warnings {
-        env.log.warn(w.to_string());
-    }
+    let plan = request
+        .bundle
+        .judge(plan::make(&request.bundle.spec, &request.options, &facts))
+        .map_err(|errors| told(env, &request.bundle, errors))?;
+    warn(env, &request.bundle, request.bundle.unknown.iter().chain(&plan.warnings));
     let Some(store) = Store::open(&env.root, true)? else {
         return Err(Error::new(Kind::System, "no state root"));
     };
@@ -148,6 +163,29 @@ pub fn make(env: &mut Env, request: &Request, start: Start) -> Result<Made> {
             };
             Err(bundle::locate(&request.bundle.text, vec![e]).remove(0))
         }
+    }
+}
+
+/// All problems in one error; on a terminal they are shown one by one instead, each with its line.
+fn told(env: &mut Env, bundle: &Bundle, errors: Vec<Error>) -> Error {
+    if env.log.to_terminal() {
+        let blocks = errors.iter().map(|e| bundle.block(Level::Error, e));
+        env.log.show_instead(blocks.collect::<Vec<_>>().join("\n"));
+    }
+    bundle::join(bundle::locate(&bundle.text, errors))
+}
+
+fn warn<'a>(env: &mut Env, bundle: &Bundle, warnings: impl Iterator<Item = &'a Error>) {
+    let warnings: Vec<Error> = warnings.cloned().collect();
+    if env.log.to_terminal() {
+        // Somebody is watching: they hear of it before the container has its say.
+        for w in &warnings {
+            notice_block(&bundle.block(Level::Warning, w));
+        }
+        return;
+    }
+    for w in bundle::locate(&bundle.text, warnings) {
+        env.log.warn(w.to_string());
     }
 }
 

@@ -105,16 +105,13 @@ fn duration(text: &str) -> Result<Duration> {
         )
     };
     let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').ok_or_else(bad)?;
-    let number: f64 = text[..end].parse().map_err(|_| bad())?;
-    let seconds = match &text[end..] {
-        "ms" => number / 1000.0,
-        "s" => number,
-        "m" => number * 60.0,
-        "h" => number * 3600.0,
+    let unit = match &text[end..] {
+        "ms" => 1,
+        "s" => 1000,
+        "m" => 60_000,
+        "h" => 3_600_000,
         _ => return Err(bad()),
     };
-    if seconds <= 0.0 || seconds > 1e9 {
-        return Err(bad());
-    }
-    Ok(Duration::from_secs_f64(seconds))
+    let microseconds = crate::text::decimal(&text[..end], unit * 1000);
+    microseconds.filter(|n| (1..=1_000_000_000_000_000).contains(n)).map(Duration::from_micros).ok_or_else(bad)
 }

@@ -37,11 +37,14 @@ pub fn main(env: &mut Env) -> Result<i32> {
     let spec: Spec = bundle::parse(&entry.read("config.json")?, "config.json")?;
     // Two execs may run side by side, and a long one must not keep delete waiting.
     drop(entry);
-    let wanted = wanted(env, &spec)?;
+    let (wanted, unknown) = wanted(env, &spec)?;
     let detach = env.args.is_set("detach");
     let console = path_flag(env, "console-socket")?;
     check_terminal(wanted.terminal, detach, console.is_some())?;
-    let planned = plan(env, &spec, &wanted, &state)?;
+    let (planned, warnings) = plan(env, &spec, &wanted, &state)?;
+    for w in unknown.into_iter().chain(warnings) {
+        env.log.warn(w.to_string());
+    }
     let init = state
         .init
         .map_or(Ok(None), pidfd)?
@@ -94,8 +97,9 @@ fn path_flag(env: &Env, name: &str) -> Result<Option<PathBuf>> {
     env.args.value(name).filter(|v| !v.is_empty()).map(|v| absolute(&text::path(v))).transpose()
 }
 
-/// The process object: a file as it is, or the container's own with the flags on top.
-fn wanted(env: &Env, spec: &Spec) -> Result<Process> {
+/// The process object: a file as it is, with the fields of it that are unknown, or the container's own with the flags
+/// on top.
+fn wanted(env: &Env, spec: &Spec) -> Result<(Process, Vec<Error>)> {
     if let Some(file) = env.args.value("process") {
         return bundle::process(&text::path(file));
     }
@@ -131,7 +135,7 @@ fn wanted(env: &Env, spec: &Spec) -> Result<Process> {
     if !env.args.values("cap").is_empty() {
         add_capabilities(p.capabilities.get_or_insert_with(Capabilities::default), env.args.values("cap"));
     }
-    Ok(p)
+    Ok((p, Vec::new()))
 }
 
 /// Into bounding, effective and permitted; into ambient only what is inheritable, and never into inheritable
@@ -151,7 +155,7 @@ fn add_capabilities(c: &mut Capabilities, list: &[String]) {
 
 /// `uid[:gid]`, decimal numbers only: a name would have to be looked up in a file of the image (CVE-2016-3697), and
 /// a missing gid keeps the container's.
-fn parse_user(text: &str, gid: u32) -> Result<(u32, u32)> {
+pub fn parse_user(text: &str, gid: u32) -> Result<(u32, u32)> {
     let id = |s: &str| -> Option<u32> {
         let plain = !s.is_empty() && s.bytes().all(|b| b.is_ascii_digit());
         s.parse().ok().filter(|n| plain && *n != u32::MAX)
@@ -164,7 +168,7 @@ fn parse_user(text: &str, gid: u32) -> Result<(u32, u32)> {
 }
 
 /// The same checks as for init, and what the container has for all its processes: seccomp, keyring, personality.
-fn plan(env: &Env, spec: &Spec, wanted: &Process, state: &State) -> Result<process::Process> {
+fn plan(env: &Env, spec: &Spec, wanted: &Process, state: &State) -> Result<(process::Process, Vec<Error>)> {
     let facts = Facts::read(&Spec::default());
     let linux = spec.linux.clone().unwrap_or_default();
     let maps = (!linux.uid_mappings.is_empty())
@@ -176,7 +180,7 @@ fn plan(env: &Env, spec: &Spec, wanted: &Process, state: &State) -> Result<proce
     p.personality = process::personality(&linux, &mut check);
     p.preserve_fds = env.args.number::<u32>("preserve-fds")?.unwrap_or(0);
     check_preserved(p.preserve_fds)?;
-    check.finish().map(|_| p).map_err(bundle::join)
+    check.finish().map(|warnings| (p, warnings)).map_err(bundle::join)
 }
 
 /// `[controller[,controller…]:]path`; `:path` for the v2 hierarchy alone.

@@ -10,7 +10,6 @@ pub mod list;
 pub mod pause;
 pub mod ps;
 pub mod run;
-pub mod setup;
 pub mod spec;
 pub mod start;
 pub mod state;
@@ -65,7 +64,6 @@ pub fn dispatch(name: &str, env: &mut Env) -> Result<i32> {
         "resume" => pause::resume(env),
         "update" => update::main(env),
         "events" => events::main(env),
-        "setup" => setup::main(env),
         "spec" => spec::main(env),
         "features" => features::main(),
         "checkpoint" | "restore" => {

@@ -1,17 +1,21 @@
 //! `conex run`: create, start, and unless detached wait and delete.
 
 use super::create::{make, Made, Request};
-use super::{delete, start, Env};
+use super::{create, delete, start, Env};
+use crate::bundle::Bundle;
 use crate::error::{Context, Result};
 use crate::host::foreground::{self, Console, RawTerminal};
 use crate::host::{self, notify, Start};
+use crate::text;
 use std::os::fd::AsFd;
+use std::path::Path;
 
 pub fn main(env: &mut Env) -> Result<i32> {
     host::seal::ensure()?;
     let detached = env.args.is_set("detach");
-    let (id, dir) = target(env)?;
-    let request = Request::new(env, id, &dir, detached)?;
+    let (id, bundle) = target(env)?;
+    crate::state::check_id(&id)?;
+    let request = Request::new(env, id, bundle, detached)?;
     let mut signals = None;
     if !detached {
         if !env.args.is_set("no-subreaper") {
@@ -68,13 +72,19 @@ fn release(made: &mut Made) -> Result<Released> {
     Ok(Released { inside, master, terminal })
 }
 
-/// The id and the bundle. An id cannot hold a slash, so an argument with one is the bundle itself.
-fn target(env: &Env) -> Result<(String, String)> {
+/// The id and the bundle. An id cannot hold a slash and is no dot, so that such an argument is the bundle itself.
+fn target(env: &Env) -> Result<(String, Bundle)> {
     let arg = env.id().to_string();
-    if !arg.contains('/') {
-        return Ok((arg, env.args.value("bundle").unwrap_or(".").to_string()));
+    if !arg.contains('/') && arg != "." {
+        crate::state::check_id(&arg)?;
+        return Ok((arg, create::bundle(env, &text::path(env.args.value("bundle").unwrap_or(".")))?));
     }
-    let path = crate::text::path(&arg).canonicalize().call(|| format!("bundle {arg}"))?;
+    let path = text::path(&arg).canonicalize().call(|| format!("bundle {arg}"))?;
+    Ok((id_from(&path), create::bundle(env, &path)?))
+}
+
+/// An id for a person's terminal, after the name of a directory: unique enough, and a clash is an error, not a mix-up.
+pub fn id_from(path: &Path) -> String {
     let name: String = path
         .file_name()
         .map_or("bundle".into(), |n| n.to_string_lossy().into_owned())
@@ -86,8 +96,7 @@ fn target(env: &Env) -> Result<(String, String)> {
         "" => "bundle",
         name => name,
     };
-    // Unique enough for a person's terminal; a clash is an error, not a mix-up.
     let nanos =
         std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().subsec_nanos();
-    Ok((format!("{name}-{:06x}", (nanos ^ std::process::id() << 8) & 0xff_ffff), arg))
+    format!("{name}-{:06x}", (nanos ^ std::process::id() << 8) & 0xff_ffff)
 }

@@ -1,21 +1,31 @@
-//! `conex spec`: a document to start from, the same as runc's.
+//! `conex spec`: a document to start from, and the document of a container.
 
-use super::Env;
+use super::{print, Env};
 use crate::error::{Context, Error, Kind, Result};
-use serde_json::{json, Value};
+use crate::oci::template::Template;
+use crate::text;
+use std::path::Path;
 
 pub fn main(env: &mut Env) -> Result<i32> {
-    let dir = env.args.value("bundle").unwrap_or(".");
-    let path = crate::text::path(dir).join("config.json");
-    let mut document = default_document();
-    if env.args.is_set("rootless") {
-        rootless(&mut document);
+    if let Some(id) = env.args.value("of") {
+        return show(env, id);
     }
-    let mut text = Vec::new();
-    let formatter = serde_json::ser::PrettyFormatter::with_indent(b"\t");
-    let mut serializer = serde_json::Serializer::with_formatter(&mut text, formatter);
-    serde::Serialize::serialize(&document, &mut serializer).map_err(|e| Error::new(Kind::System, e.to_string()))?;
-    text.push(b'\n');
+    let dir = text::path(env.args.value("bundle").unwrap_or(".")).into_owned();
+    let path = dir.join("config.json");
+    let mut t = Template::default();
+    if env.args.is_set("rootless") {
+        t.rootless = Some((nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw()));
+    }
+    if !env.args.rest.is_empty() {
+        t.args.clone_from(&env.args.rest);
+        t.terminal = false;
+    }
+    if let Some(terminal) = env.args.value("terminal") {
+        t.terminal = terminal == "true";
+    }
+    if let Some(rootfs) = env.args.value("rootfs") {
+        t.rootfs = rootfs_of(rootfs, &dir)?;
+    }
     use std::io::Write;
     use std::os::unix::fs::OpenOptionsExt;
     match std::fs::OpenOptions::new().write(true).create_new(true).mode(0o666).open(&path) {
@@ -23,68 +33,39 @@ pub fn main(env: &mut Env) -> Result<i32> {
             Err(Error::new(Kind::Invalid, "File config.json exists. Remove it first"))
         }
         other => other
-            .and_then(|mut f| f.write_all(&text))
-            .call(|| format!("open({}, O_CREAT|O_EXCL)", path.display()))
-            .map(|()| 0),
+            .and_then(|mut f| f.write_all(&text::bytes(&t.text())))
+            .call(|| format!("open({}, O_CREAT|O_EXCL)", path.display())),
+    }?;
+    if !env.args.rest.is_empty() && !dir.join(text::path(&t.rootfs).as_ref()).is_dir() {
+        env.log.warn(format!("{} is not there yet: it is to be the container's root directory", t.rootfs));
     }
+    Ok(0)
 }
 
-fn default_document() -> Value {
-    let caps = json!(["CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE"]);
-    json!({
-        "ociVersion": crate::oci::features::SPEC_VERSION,
-        "process": {
-            "terminal": true,
-            "user": {"uid": 0, "gid": 0},
-            "args": ["sh"],
-            "env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "TERM=xterm"],
-            "cwd": "/",
-            "capabilities": {"bounding": caps, "effective": caps, "permitted": caps},
-            "rlimits": [{"type": "RLIMIT_NOFILE", "hard": 1024, "soft": 1024}],
-            "noNewPrivileges": true,
-        },
-        "root": {"path": "rootfs", "readonly": true},
-        "hostname": "conex",
-        "mounts": [
-            {"destination": "/proc", "type": "proc", "source": "proc"},
-            {"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "strictatime", "mode=755", "size=65536k"]},
-            {"destination": "/dev/pts", "type": "devpts", "source": "devpts", "options": ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]},
-            {"destination": "/dev/shm", "type": "tmpfs", "source": "shm", "options": ["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"]},
-            {"destination": "/dev/mqueue", "type": "mqueue", "source": "mqueue", "options": ["nosuid", "noexec", "nodev"]},
-            {"destination": "/sys", "type": "sysfs", "source": "sysfs", "options": ["nosuid", "noexec", "nodev", "ro"]},
-            {"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": ["nosuid", "noexec", "nodev", "relatime", "ro"]},
-        ],
-        "linux": {
-            "resources": {"devices": [{"allow": false, "access": "rwm"}]},
-            "namespaces": [{"type": "pid"}, {"type": "network"}, {"type": "ipc"}, {"type": "uts"}, {"type": "mount"}, {"type": "cgroup"}],
-            "maskedPaths": [
-                "/proc/acpi", "/proc/asound", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/timer_list",
-                "/proc/timer_stats", "/proc/sched_debug", "/sys/firmware", "/proc/scsi"
-            ],
-            "readonlyPaths": ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"],
-        },
+/// The directory as config.json names it: below the bundle by its relative path, elsewhere by its absolute one.
+fn rootfs_of(rootfs: &str, bundle: &Path) -> Result<String> {
+    let real = directory(rootfs)?;
+    let bundle = bundle.canonicalize().call(|| format!("bundle {}", bundle.display()))?;
+    Ok(match real.strip_prefix(&bundle) {
+        Ok(below) if !below.as_os_str().is_empty() => text::of_path(below),
+        _ => text::of_path(&real),
     })
 }
 
-/// What an unprivileged user can have: a user namespace with the own ids, no network namespace, no limits, and the
-/// host's /sys bound.
-fn rootless(document: &mut Value) {
-    let (uid, gid) = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
-    let linux = &mut document["linux"];
-    linux["namespaces"] = json!([{"type": "pid"}, {"type": "ipc"}, {"type": "uts"}, {"type": "mount"}, {"type": "cgroup"}, {"type": "user"}]);
-    linux["uidMappings"] = json!([{"containerID": 0, "hostID": uid, "size": 1}]);
-    linux["gidMappings"] = json!([{"containerID": 0, "hostID": gid, "size": 1}]);
-    if let Some(linux) = linux.as_object_mut() {
-        linux.remove("resources");
+/// A directory that a flag names, by its real path.
+pub fn directory(rootfs: &str) -> Result<std::path::PathBuf> {
+    let real = text::path(rootfs).canonicalize().call(|| format!("--rootfs {rootfs}"))?;
+    if !real.is_dir() {
+        return Err(Error::new(Kind::Invalid, format!("--rootfs {rootfs}: not a directory")));
     }
-    if let Some(mounts) = document["mounts"].as_array_mut() {
-        for m in mounts.iter_mut() {
-            if m["destination"] == "/sys" {
-                *m = json!({"destination": "/sys", "type": "none", "source": "/sys", "options": ["rbind", "nosuid", "noexec", "nodev", "ro"]});
-            }
-            if let Some(options) = m["options"].as_array_mut() {
-                options.retain(|o| !o.as_str().is_some_and(|o| o.starts_with("gid=") || o.starts_with("uid=")));
-            }
-        }
-    }
+    Ok(real)
+}
+
+/// The document that a container was made of, with what `update` has changed.
+fn show(env: &Env, id: &str) -> Result<i32> {
+    crate::state::check_id(id)?;
+    let store = crate::state::Store::open(&env.root, false)?.ok_or_else(|| crate::state::missing(id))?;
+    let text = store.find(id)?.read("config.json")?;
+    let shown = String::from_utf8_lossy(&text);
+    print(&if shown.ends_with('\n') { shown.into_owned() } else { format!("{shown}\n") }).map(|()| 0)
 }

@@ -28,8 +28,8 @@ pub fn main(env: &mut Env) -> Result<i32> {
         let lines: Vec<&str> = schema.lines().filter(|l| !l.is_empty()).collect();
         rdt::update(group, &lines, &format!("--{name}"))?;
     }
-    let (resources, text) = match env.args.value("resources") {
-        Some(file) => from_file(file)?,
+    let (resources, text) = match env.args.value("resources").map(str::to_string) {
+        Some(file) => from_file(env, &file)?,
         None => (from_flags(env)?, Vec::new()),
     };
     let spec =
@@ -95,15 +95,21 @@ impl Unit<'_> {
     }
 }
 
-fn from_file(file: &str) -> Result<(Resources, Vec<u8>)> {
+fn from_file(env: &mut Env, file: &str) -> Result<(Resources, Vec<u8>)> {
     let text = match file {
         "-" => bundle::read_all(std::io::stdin())
             .call(|| "read(stdin)")?
             .ok_or_else(|| Error::new(Kind::Invalid, "stdin: the document is too large"))?,
         file => bundle::read(&crate::text::path(file), true)?,
     };
-    let resources = bundle::parse(&text, if file == "-" { "stdin" } else { file })?;
-    Ok((resources, text))
+    let parsed = bundle::parse_all::<Resources>(&text, if file == "-" { "stdin" } else { file })?;
+    if !parsed.bad.is_empty() {
+        return Err(bundle::join(parsed.bad));
+    }
+    for w in parsed.unknown {
+        env.log.warn(w.to_string());
+    }
+    Ok((parsed.value, text))
 }
 
 fn from_flags(env: &Env) -> Result<Resources> {
@@ -112,12 +118,19 @@ fn from_flags(env: &Env) -> Result<Resources> {
     let some = |given: &[&str]| given.iter().any(|n| a.value(n).is_some());
     let mut r = Resources::default();
     let idle = a.number::<i64>("cpu-idle")?;
+    let cpus = a.value("cpus").map(cpu_quota).transpose()?;
+    if cpus.is_some() && some(&["cpu-quota", "cpu-period"]) {
+        return Err(Error::new(
+            Kind::Invalid,
+            "--cpus is a quota and a period: --cpu-quota and --cpu-period exclude it",
+        ));
+    }
     let cpu = Cpu {
         // An idle cgroup has no weight of its own.
         shares: a.number::<u64>("cpu-share")?.or(idle.filter(|i| *i == 1).map(|_| 0)),
-        quota: a.number("cpu-quota")?,
+        quota: a.number("cpu-quota")?.or(cpus),
         burst: a.number("cpu-burst")?,
-        period: a.number("cpu-period")?,
+        period: a.number("cpu-period")?.or(cpus.map(|_| 100_000)),
         realtime_runtime: a.number("cpu-rt-runtime")?,
         realtime_period: a.number("cpu-rt-period")?,
         cpus: a.value("cpuset-cpus").map(str::to_string),
@@ -147,14 +160,13 @@ fn from_flags(env: &Env) -> Result<Resources> {
 }
 
 /// docker/go-units RAMInBytes: a number with an optional k, m, g, t (b, ib after it), or -1.
-fn size(flag: &str, text: &str) -> Result<i64> {
+pub fn size(flag: &str, text: &str) -> Result<i64> {
     let bad = || Error::new(Kind::Invalid, format!("invalid value {text:?} for flag --{flag}: not a size"));
     if text == "-1" {
         return Ok(-1);
     }
     let lower = text.trim().to_ascii_lowercase();
     let end = lower.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(lower.len());
-    let number: f64 = lower[..end].parse().map_err(|_| bad())?;
     let unit = match lower[end..].trim().trim_end_matches("ib").trim_end_matches('b') {
         "" => 0,
         "k" => 10,
@@ -163,7 +175,16 @@ fn size(flag: &str, text: &str) -> Result<i64> {
         "t" => 40,
         _ => return Err(bad()),
     };
-    Ok((number * (1u64 << unit) as f64) as i64)
+    let bytes = crate::text::decimal(&lower[..end], 1 << unit);
+    bytes.and_then(|n| i64::try_from(n).ok()).ok_or_else(bad)
+}
+
+/// A number of CPUs as the microseconds of CPU time in each 100,000; the kernel takes no less than 1,000.
+pub fn cpu_quota(text: &str) -> Result<i64> {
+    let quota = crate::text::decimal(text, 100_000).filter(|n| (1000..=10_000_000_000).contains(n));
+    quota.map(|n| n as i64).ok_or_else(|| {
+        Error::new(Kind::Invalid, format!("--cpus {text:?}: expected a number from 0.01 to 100000, such as 1.5"))
+    })
 }
 
 /// The document in step with what will be in force, made before anything is changed. What came as JSON is merged into it;
@@ -200,7 +221,7 @@ fn merge(old: &mut serde_json::Value, new: serde_json::Value) {
 
 #[cfg(test)]
 mod tests {
-    use super::size;
+    use super::{cpu_quota, size};
 
     #[test]
     fn sizes() {
@@ -209,6 +230,10 @@ mod tests {
         {
             assert_eq!(size("memory", text).unwrap(), want, "{text}");
         }
-        assert!(size("memory", "x").is_err());
+        for bad in ["x", "", ".", "1.5.1", "16777216t", "-2"] {
+            assert!(size("memory", bad).is_err(), "{bad}");
+        }
+        assert_eq!(cpu_quota("1.5").unwrap(), 150_000);
+        assert!(cpu_quota("0.001").is_err() && cpu_quota("two").is_err());
     }
 }

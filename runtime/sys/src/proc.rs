@@ -52,6 +52,13 @@ fn prctl(op: libc::c_int, a: libc::c_ulong, b: libc::c_ulong) -> Result<libc::c_
     check(unsafe { libc::prctl(op, a, b, 0, 0) } as libc::c_long)
 }
 
+/// membarrier(2), MEMBARRIER_CMD_GLOBAL: returns after one RCU grace period.
+pub fn membarrier_global() -> Result<()> {
+    const GLOBAL: i32 = 1;
+    // SAFETY: the call takes numbers only.
+    Errno::result(unsafe { libc::syscall(libc::SYS_membarrier, GLOBAL, 0, 0) }).map(drop)
+}
+
 pub fn set_dumpable(on: bool) -> Result<()> {
     prctl(libc::PR_SET_DUMPABLE, on as libc::c_ulong, 0).map(drop)
 }

@@ -1,7 +1,7 @@
 //! `gendocs DIR`: writes the completions for zsh and fish below DIR from the same table that parses the command line.
 //! Man pages and the completion for bash are written by hand; a test compares their flags with the table.
 
-use conex::cli::{Command, Flag, COMMANDS, GLOBAL};
+use conex::cli::{Command, Flag, GLOBAL};
 use std::fmt::Write;
 use std::path::Path;
 
@@ -12,6 +12,13 @@ fn main() {
     let write = |name: &str, text: String| std::fs::write(dir.join(name), text).expect("write");
     write("completions/_conex", zsh());
     write("completions/conex.fish", fish());
+}
+
+/// The commands of both programs, by name.
+fn commands() -> Vec<&'static Command> {
+    let mut all: Vec<_> = conex::cli::COMMANDS.iter().chain(conex_tools::cli::COMMANDS).collect();
+    all.sort_by_key(|c| c.name);
+    all
 }
 
 fn takes_id(c: &Command) -> bool {
@@ -25,13 +32,13 @@ fn zsh() -> String {
         format!("'--{}[{}]{value}'", f.name, quote(f.help))
     };
     let mut out = String::from("#compdef conex\n_conex_ids() { compadd -- ${(f)\"$(conex list -q 2>/dev/null)\"} }\n_conex() {\n\tlocal -a commands\n\tcommands=(\n");
-    for c in COMMANDS {
+    for c in commands() {
         let _ = writeln!(out, "\t\t'{}:{}'", c.name, quote(c.help));
     }
     let globals: Vec<String> = GLOBAL.iter().map(option).collect();
     let _ = writeln!(out, "\t)\n\t_arguments -C {} '1: :->verb' '*:: :->rest'", globals.join(" "));
     out += "\tcase $state in\n\tverb) _describe command commands ;;\n\trest)\n\t\tcase $words[1] in\n";
-    for c in COMMANDS {
+    for c in commands() {
         let options: Vec<String> = c.flags.iter().map(option).collect();
         let id = if takes_id(c) { "'1:container:_conex_ids'" } else { "'*:file:_files'" };
         let _ = writeln!(out, "\t\t{}) _arguments {} {id} ;;", c.name, options.join(" "));
@@ -45,7 +52,7 @@ fn fish() -> String {
     for f in GLOBAL {
         let _ = writeln!(out, "complete -c conex -n __fish_use_subcommand -l {} -d '{}'", f.name, quote(f.help));
     }
-    for c in COMMANDS {
+    for c in commands() {
         let _ = writeln!(out, "complete -c conex -n __fish_use_subcommand -a {} -d '{}'", c.name, quote(c.help));
         let seen = format!("-n '__fish_seen_subcommand_from {}'", c.name);
         for f in c.flags {

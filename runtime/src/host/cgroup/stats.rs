@@ -284,10 +284,12 @@ pub fn psi_of(text: &str) -> Value {
         let values: Map<String, Value> = parts
             .filter_map(|p| p.split_once('='))
             .filter_map(|(k, v)| {
-                Some((
-                    k.to_string(),
-                    v.parse::<u64>().map(|n| json!(n)).ok().or_else(|| v.parse::<f64>().ok().map(|n| json!(n)))?,
-                ))
+                // Averages have two decimals.
+                let number = match v.contains('.') {
+                    true => json!(crate::text::decimal(v, 100)? as f64 / 100.0),
+                    false => json!(v.parse::<u64>().ok()?),
+                };
+                Some((k.to_string(), number))
             })
             .collect();
         out.insert(kind.to_string(), Value::Object(values));

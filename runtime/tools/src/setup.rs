@@ -2,8 +2,9 @@
 
 mod edit;
 
-use super::{print, Env};
-use crate::error::{Context, Error, Kind, Result};
+use crate::Env;
+use conex::error::{Context, Error, Kind, Result};
+use conex::verbs::print;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -16,7 +17,7 @@ struct Target {
     shim: bool,
 }
 
-pub fn main(env: &mut Env) -> Result<i32> {
+pub fn main(env: &Env) -> Result<i32> {
     let (engine, default) = match env.args.rest.first().map_or("", String::as_str) {
         "docker" => ("docker", "/etc/docker/daemon.json"),
         "containerd" => ("containerd", "/etc/containerd/config.toml"),
@@ -31,11 +32,10 @@ pub fn main(env: &mut Env) -> Result<i32> {
     if write && undo {
         return Err(Error::new(Kind::Invalid, "--write and --undo exclude each other"));
     }
-    let program = std::env::current_exe().call(|| "readlink(/proc/self/exe)")?;
     let target = Target {
-        file: crate::text::path(env.args.value("config").unwrap_or(default)).into_owned(),
+        file: conex::text::path(env.args.value("config").unwrap_or(default)).into_owned(),
         engine,
-        program: program.display().to_string(),
+        program: env.program.display().to_string(),
         shim: env.args.is_set("shim"),
     };
     if !write && !undo {

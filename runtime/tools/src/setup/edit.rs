@@ -1,7 +1,7 @@
 //! Texts with conex added or taken out; all else stays as it was, to the byte.
 
-use crate::bundle;
-use crate::error::{Error, Kind, Result};
+use conex::bundle;
+use conex::error::{Error, Kind, Result};
 use serde_json::Value;
 use std::path::Path;
 

@@ -1,0 +1,70 @@
+//! The table of commands; the runtime's own are in [`conex::cli`].
+
+use conex::cli::{switch, value, Command};
+
+pub const COMMANDS: &[Command] = &[
+    Command {
+        name: "doctor",
+        args: "",
+        help: conex::cli::tool("doctor"),
+        flags: &[switch("json", None, "as JSON, for scripts")],
+        count: (0, 0),
+        reorder: true,
+    },
+    Command {
+        name: "lint",
+        args: "[<bundle> | <config.json>]",
+        help: conex::cli::tool("lint"),
+        flags: &[
+            switch("json", None, "as JSON, for scripts"),
+            switch("no-notes", None, "without notes on what is allowed but dangerous"),
+            switch("json-schema", None, "print a JSON schema of config.json, for editors"),
+        ],
+        count: (0, 1),
+        reorder: true,
+    },
+    Command {
+        name: "setup",
+        args: "<docker|containerd|podman|kubernetes>",
+        help: conex::cli::tool("setup"),
+        flags: &[
+            switch("write", None, "write it to the engine's file, keeping a copy of the old one"),
+            switch("undo", None, "take it out again"),
+            value("config", None, "file", "the engine's file"),
+            switch("shim", None, "docker: with conex's own shim"),
+        ],
+        count: (1, 1),
+        reorder: true,
+    },
+];
+
+/// `conex run` with a root directory instead of a bundle.
+pub const RUN: Command = Command {
+    name: "run",
+    args: "--rootfs <dir> [--] <command> [arguments]",
+    help: "run a command in a root directory, without a config.json",
+    flags: &[
+        value("rootfs", None, "dir", "the container's root directory"),
+        value("name", None, "id", "the container's id (default: after the directory)"),
+        value("volume", Some("v"), "source:destination[:ro]", "bind a path of the host; may be repeated"),
+        value("env", Some("e"), "NAME[=value]", "a variable, or one of the caller's; may be repeated"),
+        value("memory", Some("m"), "bytes", "memory limit (k, m, g)"),
+        value("cpus", None, "n", "number of CPUs, such as 1.5"),
+        value("user", Some("u"), "uid[:gid]", "user of the process"),
+        value("net", None, "host|none", "the host's network, or only a loopback (default: none)"),
+        switch("help", Some("h"), "show this help"),
+        switch("read-only", None, "the root directory cannot be written"),
+        switch("terminal", Some("t"), "with a terminal (default: if this is one)"),
+        switch("detach", Some("d"), "do not wait for the process"),
+        switch("keep", None, "keep the container when its process has ended"),
+        value("console-socket", None, "path", "Unix socket that receives the terminal's master side"),
+        value("pidfd-socket", None, "path", "Unix socket that receives a pidfd of the process"),
+        value("pid-file", None, "file", "write the process id to this file"),
+        value("preserve-fds", None, "n", "pass n further descriptors, from 3 on"),
+        switch("no-pivot", None, "move the root instead of pivot_root (ramdisk)"),
+        switch("no-new-keyring", None, "keep the caller's session keyring"),
+        switch("no-subreaper", None, "do not adopt orphans of the container"),
+    ],
+    count: (1, usize::MAX),
+    reorder: false,
+};

@@ -1,0 +1,58 @@
+//! The commands of conex that are for people rather than for engines. `conex NAME` executes `conex-tools` for each of
+//! them, so that what they need costs the runtime neither size nor time.
+//!
+//! They read bundles, hosts and engines' files. None of them touches a container.
+#![forbid(unsafe_code)]
+
+pub mod adhoc;
+pub mod cli;
+pub mod danger;
+pub mod doctor;
+pub mod lint;
+pub mod schema;
+pub mod setup;
+pub mod values;
+
+use conex::cli::{Args, Command};
+use conex::error::{Context, Error, Kind, Result};
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+/// What every command gets.
+pub struct Env {
+    /// The runtime whose command this is, as engines will call it.
+    pub program: PathBuf,
+    /// The global flags as they were given.
+    pub global: Vec<OsString>,
+    pub args: Args,
+}
+
+/// Runs one command; the result is the exit status of the program.
+///
+/// # Errors
+/// What the command says, and a name that is none of [`cli::COMMANDS`].
+pub fn dispatch(command: &Command, env: &Env) -> Result<i32> {
+    match command.name {
+        "doctor" => doctor::main(env),
+        "lint" => lint::main(env),
+        "run" => adhoc::main(env),
+        "setup" => setup::main(env),
+        other => Err(Error::new(Kind::Invalid, format!("no such command: {other:?}"))),
+    }
+}
+
+/// The path of conex: it calls this program by its own path, and lies beside it otherwise.
+///
+/// # Errors
+/// Neither is there.
+pub fn program() -> Result<PathBuf> {
+    let called = std::env::args_os().next().map(PathBuf::from).filter(|p| p.is_absolute() && p.ends_with("conex"));
+    if let Some(path) = called.filter(|p| p.is_file()) {
+        return Ok(path);
+    }
+    let exe = std::env::current_exe().call(|| "readlink(/proc/self/exe)")?;
+    ["conex", "../../sbin/conex"]
+        .iter()
+        .find_map(|p| exe.with_file_name(p).canonicalize().ok())
+        .ok_or_else(|| Error::new(Kind::System, format!("conex is not beside {}", exe.display())))
+}

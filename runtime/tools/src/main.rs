@@ -1,0 +1,65 @@
+//! argv → command → exit status, as conex passed it on. This is the only place that prints errors or ends the program.
+#![forbid(unsafe_code)]
+
+use conex::cli::{self, Args};
+use conex::error::Result;
+use conex::log::Log;
+use conex::text;
+use conex_tools::{dispatch, program, Env};
+use std::os::unix::ffi::OsStrExt;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let argv: Vec<String> =
+        std::env::args_os().skip(1).map(|a| text::from_bytes(a.as_bytes()).into_owned()).collect();
+    match run(&argv) {
+        Ok(code) => ExitCode::from(code),
+        Err(e) => {
+            eprintln!("conex: {e}");
+            ExitCode::from(1)
+        }
+    }
+}
+
+fn run(argv: &[String]) -> Result<u8> {
+    let argv_len = argv.len();
+    let (global, rest) = cli::parse_global(argv)?;
+    let (name, argv, help) = cli::split(&global, &rest);
+    let adhoc = Some(&conex_tools::cli::RUN).filter(|c| c.name == name);
+    let Some(command) = conex_tools::cli::COMMANDS.iter().find(|c| c.name == name).or(adhoc) else {
+        eprintln!("conex: {}", cli::unknown(&name));
+        return Ok(1);
+    };
+    if help {
+        print!("{}", cli::command_help(command));
+        return Ok(0);
+    }
+    let args = cli::parse(argv, command.flags, command.reorder);
+    if args.as_ref().is_ok_and(|a| a.is_set("help")) {
+        print!("{}", cli::command_help(command));
+        return Ok(0);
+    }
+    let args = match args.and_then(|a| cli::check_count(command, &a).map(|()| a)) {
+        Ok(args) => args,
+        Err(e) => {
+            eprintln!("{}", cli::wrong_usage(command, &e));
+            return Ok(1);
+        }
+    };
+    let log = log(&global);
+    // All that precedes the command.
+    let before = argv_len - rest.len();
+    let global = std::env::args_os().skip(1).take(before).collect();
+    match program().and_then(|program| dispatch(command, &Env { program, global, args })) {
+        Ok(code) => Ok(code as u8),
+        Err(e) => {
+            log.fail(&e.to_string());
+            Ok(1)
+        }
+    }
+}
+
+fn log(global: &Args) -> Log {
+    let json = global.value("log-format") == Some("json");
+    Log::new(global.value("log").map(|p| text::path(p).into_owned()), json, global.is_set("debug"))
+}

@@ -1,0 +1,248 @@
+//! What a person types: a directory run without a document, a document from a command, help, and what was meant.
+
+use crate::harness::*;
+use serde_json::Value;
+use std::process::Command;
+
+fn conex(args: &[&str]) -> Ran {
+    finish(Command::new(runtime()).args(args), b"")
+}
+
+#[test]
+fn a_directory_runs_without_a_document() {
+    if !is_conex() {
+        return;
+    }
+    let b = Box::sh("true");
+    let rootfs = b.rootfs();
+    let rootfs = rootfs.to_str().unwrap();
+    let shared = b.dir.join("shared");
+    std::fs::create_dir(&shared).unwrap();
+    std::fs::write(shared.join("file"), "from the host\n").unwrap();
+    let volume = format!("{}:/mnt:ro", shared.display());
+    let script = "cat /mnt/file; echo $A $B; id -u; hostname; touch /mnt/x; touch /x && echo writable; exit 7";
+    let mut c = b.command(&[
+        "run", "--rootfs", rootfs, "--name", &b.id, "-v", &volume, "-e", "A=b", "-e", "B", "--", "/bin/sh", "-c",
+        script,
+    ]);
+    let r = finish(c.env("B", "taken"), b"");
+    assert_eq!(r.code, 7, "{}", r.err);
+    assert_eq!(r.out, format!("from the host\nb taken\n0\n{}\nwritable\n", b.id), "{}", r.err);
+    assert!(r.err.contains("Read-only file system"), "{}", r.err);
+    std::fs::remove_file(b.rootfs().join("x")).unwrap();
+    // Flags of the command are the command's.
+    let r = b.call(&["run", "--rootfs", rootfs, "--name", &b.id, "/bin/echo", "--detach", "-v"]).ok();
+    assert_eq!(r.out, "--detach -v\n");
+    b.assert_gone();
+}
+
+#[test]
+fn its_document_is_kept_with_its_limits() {
+    if !is_conex() {
+        return;
+    }
+    let b = Box::sh("true");
+    let rootfs = b.rootfs();
+    let mut args = vec!["run", "-d", "--rootfs", rootfs.to_str().unwrap(), "--name", &b.id, "--user", "7:8"];
+    let limited = has_controller("memory") && has_controller("cpu");
+    if limited {
+        args.extend(["-m", "64m", "--cpus", "0.5"]);
+    }
+    args.extend(["--net", "host", "/bin/sleep", "1000"]);
+    let mut c = b.command(&args);
+    c.stdin(std::process::Stdio::null()).stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
+    assert_eq!(c.status().unwrap().code(), Some(0));
+    let document: Value = serde_json::from_str(&b.call(&["spec", "--of", &b.id]).ok().out).unwrap();
+    assert_eq!(document["process"]["user"], serde_json::json!({"uid": 7, "gid": 8}));
+    if limited {
+        assert_eq!(document["linux"]["resources"]["memory"]["limit"], 64 << 20);
+        assert_eq!(document["linux"]["resources"]["cpu"]["quota"], 50_000);
+    }
+    let own = std::fs::read_link("/proc/self/ns/net").unwrap();
+    assert_eq!(std::fs::read_link(format!("/proc/{}/ns/net", b.pid())).unwrap(), own);
+    b.verb("delete", &["--force"], &[]).ok();
+    b.call(&["spec", "--of", &b.id]).fails_with("does not exist");
+    b.assert_gone();
+}
+
+#[test]
+fn wrong_flags_of_it_are_named() {
+    if !is_conex() {
+        return;
+    }
+    let b = Box::sh("true");
+    let rootfs = b.rootfs();
+    let rootfs = rootfs.to_str().unwrap();
+    for (args, said) in [
+        (&["--rootfs", "/no/such", "true"][..], "--rootfs /no/such"),
+        (&["--rootfs", rootfs, "--net", "bridge", "true"], "--net \"bridge\": expected host or none"),
+        (&["--rootfs", rootfs, "-v", "/no/such:/x", "true"], "--volume \"/no/such:/x\": the source"),
+        (&["--rootfs", rootfs, "-v", "/tmp", "true"], "expected SOURCE:DESTINATION"),
+        (&["--rootfs", rootfs, "-v", "/tmp:x", "true"], "the destination is not an absolute path"),
+        (&["--rootfs", rootfs, "-m", "lots", "true"], "flag --memory: not a size"),
+        (&["--rootfs", rootfs, "--cpus", "two", "true"], "--cpus \"two\""),
+        (&["--rootfs", rootfs, "--user", "root", "true"], "--user \"root\": expected uid[:gid] in decimal"),
+        (&["--rootfs", rootfs, "-e", "=x", "true"], "--env \"=x\""),
+        (&["--rootfs", rootfs], "takes 1 or more arguments"),
+        (&["--rootfs", rootfs, "--bundel", "x", "true"], "unknown flag --bundel"),
+    ] {
+        let mut all = vec!["run"];
+        all.extend(args);
+        let r = b.call(&all);
+        assert!(r.code == 1 && r.err.replace("\\\"", "\"").contains(said), "{args:?}: {} {}", r.code, r.err);
+    }
+    assert!(!b.state_root().exists() || std::fs::read_dir(b.state_root()).unwrap().count() == 0);
+}
+
+#[test]
+fn a_document_from_a_command() {
+    if !is_conex() {
+        return;
+    }
+    let b = Box::sh("true");
+    // In the order in which people read it, and what its command line says.
+    b.call(&["spec", "--", "/bin/echo", "a \"quoted\" word"]).ok();
+    let text = std::fs::read_to_string(b.dir.join("config.json")).unwrap();
+    let at = |key: &str| text.find(&format!("\"{key}\"")).unwrap_or_else(|| panic!("{key}: {text}"));
+    let order = ["ociVersion", "process", "args", "cwd", "env", "root", "hostname", "mounts", "linux"];
+    assert!(order.windows(2).all(|w| at(w[0]) < at(w[1])), "{text}");
+    // As it is, it runs.
+    let r = b.call(&["run", "."]).ok();
+    assert_eq!(r.out, "a \"quoted\" word\n");
+    std::fs::remove_file(b.dir.join("config.json")).unwrap();
+    let elsewhere = Box::sh("true");
+    b.call(&["spec", "--rootfs", elsewhere.rootfs().to_str().unwrap(), "/bin/true"]).ok();
+    let document: Value =
+        serde_json::from_str(&std::fs::read_to_string(b.dir.join("config.json")).unwrap()).unwrap();
+    assert_eq!(document["root"]["path"], elsewhere.rootfs().canonicalize().unwrap().to_str().unwrap());
+    std::fs::remove_file(b.dir.join("config.json")).unwrap();
+    b.call(&["spec", "--rootfs", "rootfs", "--terminal", "/bin/true"]).ok();
+    let document: Value =
+        serde_json::from_str(&std::fs::read_to_string(b.dir.join("config.json")).unwrap()).unwrap();
+    assert_eq!((&document["root"]["path"], &document["process"]["terminal"]), (&"rootfs".into(), &true.into()));
+    b.call(&["spec", "--rootfs", "/no/such/dir", "x"]).fails_with("--rootfs /no/such/dir");
+}
+
+/// crun's flag.
+#[test]
+fn another_document_for_a_bundle() {
+    if !is_conex() {
+        return;
+    }
+    let b = Box::sh("echo from the other");
+    let other = b.dir.join("other.json");
+    std::fs::write(&other, b.config.to_string()).unwrap();
+    let r = b.verb("run", &["--config", other.to_str().unwrap()], &[]).ok();
+    assert_eq!(r.out, "from the other\n");
+    std::fs::write(&other, "{}").unwrap();
+    b.verb("run", &["-f", other.to_str().unwrap()], &[]).fails_with("ociVersion: required");
+    b.assert_gone();
+}
+
+/// runc refuses it as well; 0.1 waited for ever.
+#[test]
+fn a_terminal_without_one() {
+    let mut b = Box::sh("true");
+    *b.at("process.terminal") = true.into();
+    b.write_config();
+    let mut c = Command::new("setsid");
+    c.arg("-w").arg(runtime()).arg("--root").arg(b.state_root()).args(["run", &b.id]).current_dir(&b.dir);
+    let r = finish(&mut c, b"");
+    assert_ne!(r.code, 0, "{}", r.err);
+    if is_conex() {
+        assert!(r.err.contains("process.terminal: needs a terminal"), "{}", r.err);
+    }
+    b.assert_gone();
+    *b.at("process.terminal") = false.into();
+    *b.at("process.args") = serde_json::json!(["/bin/sleep", "1000"]);
+    b.up();
+    let mut c = Command::new("setsid");
+    c.arg("-w").arg(runtime()).arg("--root").arg(b.state_root()).args(["exec", "-t", &b.id, "true"]);
+    let r = finish(c.current_dir(&b.dir), b"");
+    assert_ne!(r.code, 0, "{}", r.err);
+    b.verb("delete", &["--force"], &[]).ok();
+}
+
+#[test]
+fn slips_are_understood() {
+    if !is_conex() {
+        return;
+    }
+    for (args, said) in [
+        (&["killl", "x"][..], "conex: unknown command 'killl'; did you mean 'kill'?\n"),
+        (&["lnit"], "conex: unknown command 'lnit'; did you mean 'lint'?\n"),
+        (&["frobnicate"], "conex: unknown command 'frobnicate'\nAll commands: conex help\n"),
+        (&["state"], "conex state: takes one argument (<container-id>), got 0\nHow it is used: conex help state\n"),
+        (
+            &["run", "--bundel", "x"],
+            "conex run: unknown flag --bundel; did you mean --bundle?\nHow it is used: conex help run\n",
+        ),
+        (&["--rot", "/x", "list"], "conex: unknown flag --rot; did you mean --root?\nHow it is used: conex help\n"),
+    ] {
+        let r = conex(args);
+        assert_eq!((r.code, r.err.as_str(), r.out.as_str()), (1, said, ""), "{args:?}");
+    }
+    let help = conex(&["help"]).ok().out;
+    for verb in ["lint", "doctor", "setup", "run", "spec"] {
+        assert!(help.contains(&format!("\n   {verb} ")), "{help}");
+        assert!(conex(&["help", verb]).ok().out.contains("USAGE:"));
+        assert!(conex(&[verb, "--help"]).ok().out.contains("USAGE:"));
+    }
+}
+
+#[test]
+fn cpus_of_a_running_container() {
+    if !is_conex() || !has_controller("cpu") {
+        return;
+    }
+    let b = Box::sh("sleep 1000");
+    b.up();
+    b.verb("update", &["--cpus", "1.5"], &[]).ok();
+    let quota = b.cgroup_value("cpu", "cpu.cfs_quota_us", "cpu.max");
+    assert!(quota.starts_with("150000"), "{quota}");
+    b.verb("update", &["--cpus", "1", "--cpu-quota", "5000"], &[]).fails_with("exclude");
+    b.verb("update", &["--cpus", "none"], &[]).fails_with("--cpus");
+    b.verb("delete", &["--force"], &[]).ok();
+    b.assert_gone();
+}
+
+#[test]
+fn the_doctor_looks_and_touches_nothing() {
+    if !is_conex() {
+        return;
+    }
+    let before = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let found: Vec<Value> = serde_json::from_str(&conex(&["doctor", "--json"]).ok().out).unwrap();
+    let of = |area: &str| found.iter().find(|f| f["area"] == area).unwrap_or_else(|| panic!("{area}: {found:?}"));
+    for area in
+        ["kernel", "cgroups", "namespaces", "seccomp", "LSM", "overlay", "CRIU", "conex", "systemd", "mounts"]
+    {
+        let one = of(area);
+        let verdict = one["verdict"].as_str().unwrap();
+        // What is not well has its advice.
+        assert_eq!(verdict == "ok", one["advice"] == "", "{one}");
+    }
+    assert!(of("mounts")["what"].as_str().unwrap().contains("mounts on this host"));
+    let text = conex(&["doctor"]).ok().out;
+    assert!(text.lines().any(|l| l.starts_with("ok      kernel ")), "{text}");
+    assert_eq!(before, std::fs::read_to_string("/proc/self/mountinfo").unwrap());
+}
+
+/// The second program lies beside the first, or in libexec; without it the message says where it was looked for.
+#[test]
+fn without_the_second_program() {
+    if !is_conex() {
+        return;
+    }
+    let b = Box::sh("true");
+    let bin = b.dir.join("sbin");
+    std::fs::create_dir(&bin).unwrap();
+    let program = bin.join("conex");
+    copied(&runtime(), &program);
+    let lint = || finish(Command::new(&program).args(["lint", "/no/such"]), b"");
+    lint().fails_with("conex-tools");
+    let libexec = b.dir.join("libexec/conex");
+    std::fs::create_dir_all(&libexec).unwrap();
+    copied(&runtime().with_file_name("conex-tools"), &libexec.join("conex-tools"));
+    lint().fails_with("stat(/no/such)");
+}

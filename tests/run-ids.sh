@@ -1,0 +1,62 @@
+#!/bin/bash
+# run.sh COMMAND…: runs a test command in mount and PID namespaces of its own, under a timeout, and checks afterwards
+# that cgroups (v1 and unified), mounts, interfaces, state directories and processes are as before. The last line counts the tests.
+set -uo pipefail
+here=$(dirname "$(realpath "$0")")
+work=$(mktemp -d)
+export CONEX_TEST_SKIPS=$work/skips CONEX_TEST_DIR=$work/tmp CONEX_TEST_IDS=$work/ids
+mkdir "$work/tmp"
+: >"$CONEX_TEST_SKIPS"
+: >"$CONEX_TEST_IDS"
+look() {
+	# What systemd's own services and users do meanwhile is theirs.
+	find /sys/fs/cgroup -type d 2>/dev/null | grep -vE '/process_api/|/system\.slice/[^/]*\.service|/user\.slice/.*\.(service|slice|socket|scope)$' | sort
+	awk '{print $5, $9}' /proc/self/mountinfo | sort
+	ls /sys/class/net
+	ls -d /run/conex/* /run/containerd/* /run/containerd/*/* 2>/dev/null
+	# Elsewhere the processes end with the PID namespace, and what has conex in its name is somebody else's.
+	[ -z "${OWN_HOST:-}" ] || ps -eo args= | grep conex | grep -vE 'run\.sh|grep|cargo|make|find|awk' | sort
+}
+look >"$work/before"
+# containerd's clients and shims write below /run/containerd whatever they are told: theirs goes with the namespace.
+mkdir -p /run/containerd
+# systemd names processes by their number, so on a host of our own (OWN_HOST=1) the PID namespace stays its.
+isolate="--mount --pid --fork --kill-child --mount-proc --propagation private"
+[ -z "${OWN_HOST:-}" ] || isolate="--mount --propagation private"
+run() {
+	# shellcheck disable=SC2086
+	timeout -k 10 "${LIMIT:-900}" unshare $isolate \
+		sh -c 'mount -t tmpfs tmpfs /run/containerd && exec "$@"' sh "$@" 2>&1
+}
+run "$@" | tee "$work/log"
+code=${PIPESTATUS[0]}
+sum() { grep -oE "[0-9]+ $1" "$2" | awk '{n += $1} END {print n + 0}'; }
+sleep 0.3
+look >"$work/after"
+left=$(diff "$work/before" "$work/after" | grep '^[<>]')
+passed=$(sum passed "$work/log") failed=$(sum failed "$work/log")
+skipped=$(sort -u "$CONEX_TEST_SKIPS" | wc -l)
+passed=$((passed - skipped))
+if [ "$skipped" != 0 ]; then
+	echo "skipped, with what the host missed:"
+	sort -u "$CONEX_TEST_SKIPS" | sed 's/^/  /'
+fi
+unexpected=$(cut -d: -f1 "$CONEX_TEST_SKIPS" | sort -u | grep -vxF -f "${EXPECTED_SKIPS:-$here/expected-skips}" || true)
+if [ -n "$unexpected" ]; then
+	echo "not in ${EXPECTED_SKIPS:-tests/expected-skips}: $unexpected"
+	failed=$((failed + 1)) code=1
+fi
+if [ -n "$left" ]; then
+	echo "left behind by the tests (>) or missing after them (<):"
+	echo "$left"
+	echo "made by:"
+	while read -r id test; do grep -qE "\b$id\b" <<<"$left" && echo "  $id $test"; done <"$CONEX_TEST_IDS"
+	failed=$((failed + 1)) code=1
+fi
+if [ $((passed + failed + skipped)) = 0 ]; then
+	echo "no test was run"
+	code=1
+fi
+cp $work/ids /tmp/ids.last; rm -rf "$work"
+echo "integration: $passed passed, $failed failed, $skipped skipped"
+exit "$code"
