@@ -69,6 +69,21 @@ impl Runtime {
         c
     }
 
+    /// A log of its own for each call: the last line of a shared one could be another call's, and a call of a server that
+    /// was killed may still write to its own.
+    fn new_log(&self) -> Result<PathBuf> {
+        loop {
+            let number = COUNT.get();
+            COUNT.set(number + 1);
+            let log = self.bundle.join(format!("log-{number}.json"));
+            match std::fs::OpenOptions::new().write(true).create_new(true).open(&log) {
+                Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => continue,
+                // The runtime says better than this what is wrong with the bundle's directory.
+                _ => return Ok(log),
+            }
+        }
+    }
+
     /// Runs one verb to its end. `what` is how the error of a failure begins.
     pub async fn run(
         &self,
@@ -77,10 +92,7 @@ impl Runtime {
         args: &[&std::ffi::OsStr],
         streams: Streams,
     ) -> Result<String> {
-        // A log of its own: the last line of a shared one could be another call's.
-        let number = COUNT.get();
-        COUNT.set(number + 1);
-        let log = self.bundle.join(format!("log-{number}.json"));
+        let log = self.new_log()?;
         RUNNING.set(RUNNING.get() + 1);
         let mut command = self.command(&log);
         command.args(args);

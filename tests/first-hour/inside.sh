@@ -6,7 +6,7 @@ export DEBIAN_FRONTEND=noninteractive
 blocks() { awk '/^```sh$/ {on = 1; next} /^```$/ {on = 0} on' "$1"; }
 # What the README says one needs.
 apt-get update -qq
-apt-get install -y -qq --no-install-recommends cargo make git gcc libc6-dev >/dev/null
+apt-get install -y -qq --no-install-recommends cargo lld make git >/dev/null
 blocks README.md >/tmp/readme.sh
 [ -s /tmp/readme.sh ]
 while IFS= read -r line; do
