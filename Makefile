@@ -9,12 +9,12 @@ DESTDIR ?=
 export CONEX_COMMIT ?= $(shell git rev-parse --short HEAD 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: first-hour fuzz docs proto managers kubernetes hosts help build run shell check test unit conformance conformance-update bench install deps deps-test deps-hosts deb deb-check forky clean
+.PHONY: first-hour fuzz docs proto managers kubernetes hosts help build run shell check test unit conformance conformance-update bench install say deps deps-build deps-test deps-hosts deb deb-check forky clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 22
 
-build: deps ## build the static release binaries
+build: deps-build ## build the static release binaries
 	$(CARGO) build --release --target $(TARGET) -p conex -p conex-tools -p containerd-shim-conex
 
 run: build bundles/hello/rootfs/hello ## run the bundle hello: what a container looks like from inside
@@ -39,11 +39,15 @@ check: ## formatting, lints, invariants
 	$(CARGO) clippy --target $(TARGET) --all-targets -- -D warnings
 	tests/invariants.sh
 
-unit: deps ## unit tests
+unit: deps-build ## unit tests
 	$(CARGO) test --target $(TARGET) -p conex -p conex-tools -p conex-sys -p containerd-shim-conex
 
-test: build deps-test check unit bundles/hello/rootfs/hello bundles/shell/rootfs/bin/busybox ## unit and integration tests on this machine
+test: say build deps-test check unit bundles/hello/rootfs/hello bundles/shell/rootfs/bin/busybox ## unit and integration tests on this machine
 	CONEX=$(abspath $(OUT)/conex) SHIM=$(abspath $(OUT)/containerd-shim-conex-v2) BUSYBOX=$(abspath bundles/shell/rootfs/bin/busybox) tests/run.sh $(CARGO) test --no-fail-fast --release --target $(TARGET) -p conex-tests -- $(TESTS)
+
+say:
+	@echo "This takes about five minutes on two cores (one more to build the first time), needs root, and installs what is"
+	@echo "missing of: gcc busybox-static runc mmdebstrap procps libseccomp-dev iproute2 containerd e2fsprogs (make deps does only that)."
 
 forky: deps-test ## a Debian root with the newer peers and Go, for conformance and bench
 	tests/forky/root.sh $(CACHE)/forky
@@ -66,7 +70,7 @@ proto: ## write the Rust types of proto/*.proto (needs protoc: protobuf-compiler
 	$(CARGO) run -p conex-proto --example generate -- proto/src/generated
 
 FUZZ_SECONDS ?= 600
-fuzz: deps deps-fuzz ## the fuzz targets of fuzz/, FUZZ_SECONDS in all (600), FUZZ_TARGETS of them
+fuzz: deps-build deps-fuzz ## the fuzz targets of fuzz/, FUZZ_SECONDS in all (600), FUZZ_TARGETS of them
 	fuzz/run.sh $(FUZZ_SECONDS) $(FUZZ_TARGETS)
 
 deps-fuzz:
@@ -106,7 +110,9 @@ deb: build ## a Debian package with the static binaries, man pages and completio
 deb-check: deb deps-test ## install the package into fresh roots of bookworm and forky, run a container, remove it
 	packaging/check.sh target/conex_*.deb $(CACHE)
 
-deps:
+deps: deps-build deps-test ## install the Debian packages that build and tests need, and nothing else (NO_INSTALL=1: only say which)
+
+deps-build:
 	@command -v cc >/dev/null || tests/packages.sh gcc libc6-dev
 
 deps-test:

@@ -1,5 +1,6 @@
 #!/bin/bash
-# packages.sh NAME[:FILE]…: installs the Debian packages whose FILE is missing (or whose NAME is not installed).
+# packages.sh NAME[:FILE]…: installs the Debian packages whose FILE is missing (or whose NAME is not installed), and says
+# which; with NO_INSTALL=1 it only says.
 set -euo pipefail
 missing=()
 for item in "$@"; do
@@ -15,5 +16,10 @@ if [ "$(id -u)" != 0 ]; then
 	echo "please install: ${missing[*]}" >&2
 	exit 1
 fi
+if [ -n "${NO_INSTALL:-}" ]; then
+	echo "NO_INSTALL is set; please install: ${missing[*]}" >&2
+	exit 1
+fi
+echo "installing ${missing[*]}"
 apt-get update -qq
 DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null

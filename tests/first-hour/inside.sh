@@ -3,6 +3,8 @@
 set -euo pipefail
 cd /root/conex
 export DEBIAN_FRONTEND=noninteractive
+# root's, as a login has it.
+export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 blocks() { awk '/^```sh$/ {on = 1; next} /^```$/ {on = 0} on' "$1"; }
 # What the README says one needs.
 apt-get update -qq
