@@ -4,15 +4,19 @@
 #[path = "common.rs"]
 mod common;
 
-use conex::bundle;
+use conex::bundle::{self, show::Level};
 use conex::oci::config::Spec;
 use conex::plan::{self, cgroup::Driver, Options};
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
-    let spec = match bundle::parse::<Spec>(data, "config.json") {
-        Ok(spec) => spec,
+    let parsed = match bundle::parse_all::<Spec>(data, "config.json") {
+        Ok(parsed) => parsed,
         Err(e) => return drop(e.to_string()),
     };
+    for e in parsed.bad.iter().chain(&parsed.unknown) {
+        assert!(bundle::show::block(Level::Error, data, "config.json", e, true).contains("config.json"));
+    }
+    let spec = parsed.value;
     for (i, facts) in common::hosts().iter().enumerate() {
         let options = Options {
             id: "c1".into(),

@@ -27,6 +27,6 @@ pub use error::{Error, Result};
 
 /// The commit that this build is of, if the build was told.
 pub const REVISION: &str = match option_env!("CONEX_COMMIT") {
-    Some(commit) => commit,
-    None => "unknown",
+    Some(commit) if !commit.is_empty() => commit,
+    _ => "unknown",
 };

@@ -61,7 +61,7 @@ impl Root {
 
     fn resolve(&self, path: &Path, flags: OFlag) -> nix::Result<OwnedFd> {
         match openat2(self.as_fd(), path, flags.bits(), 0, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS) {
-            Err(Errno::ENOSYS) => walk(self.as_fd(), path, flags),
+            Err(Errno::ENOSYS) => walk(self.as_fd(), path, flags, None),
             other => other,
         }
     }
@@ -70,7 +70,7 @@ impl Root {
     pub fn make_dir(&self, path: &Path) -> Result<OwnedFd> {
         let path = clean(path);
         match self.open(&path, OFlag::O_DIRECTORY) {
-            Err(Errno::ENOENT) => self.make_missing(&path),
+            Err(Errno::ENOENT) => self.make_missing(&path, true),
             other => other.call(|| format!("openat2(rootfs, {path:?}, O_DIRECTORY, RESOLVE_IN_ROOT)")),
         }
     }
@@ -79,13 +79,9 @@ impl Root {
     pub fn make_file(&self, path: &Path) -> Result<OwnedFd> {
         let path = clean(path);
         match self.open(&path, OFlag::empty()) {
-            Err(Errno::ENOENT) => {}
-            other => return other.call(|| format!("openat2(rootfs, {path:?}, O_PATH, RESOLVE_IN_ROOT)")),
+            Err(Errno::ENOENT) => self.make_missing(&path, false),
+            other => other.call(|| format!("openat2(rootfs, {path:?}, O_PATH, RESOLVE_IN_ROOT)")),
         }
-        let (dir, name) = self.make_parent(&path)?;
-        let flags = OFlag::O_CREAT | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_RDONLY | OFlag::O_NONBLOCK;
-        openat(&dir, name.as_path(), flags, Mode::from_bits_truncate(0o644))
-            .call(|| format!("openat(rootfs, {path:?}, O_CREAT|O_NOFOLLOW)"))
     }
 
     /// `path` itself, not what it may be a symlink to; made as a directory or an empty file where it is missing.
@@ -110,23 +106,12 @@ impl Root {
         Ok((dir, name.into()))
     }
 
-    fn make_missing(&self, path: &Path) -> Result<OwnedFd> {
-        let names: Vec<_> = path.components().map(|c| c.as_os_str().to_owned()).collect();
-        // The longest prefix that exists; every later component is made under the last descriptor, so that
-        // nothing is resolved twice.
-        let mut existing = names.len();
-        let mut dir = loop {
-            existing -= 1;
-            let prefix: PathBuf = names[..existing].iter().collect();
-            match self.open(&prefix, OFlag::O_DIRECTORY) {
-                Err(Errno::ENOENT) if existing > 0 => continue,
-                other => break other.call(|| format!("openat2(rootfs, {prefix:?}, O_DIRECTORY)"))?,
-            }
-        };
-        for name in &names[existing..] {
-            dir = make_component(dir.as_fd(), name).call(|| format!("mkdirat(rootfs, {path:?}) at {name:?}"))?;
-        }
-        Ok(dir)
+    /// What is missing of `path`, made inside the root, behind symlinks that lead nowhere yet as well: an image whose
+    /// /etc/resolv.conf points into /run, where nothing is. A step at a time, so that nothing is resolved twice.
+    fn make_missing(&self, path: &Path, directory: bool) -> Result<OwnedFd> {
+        walk(self.as_fd(), path, OFlag::empty(), Some(directory)).call(|| {
+            format!("making {path:?} inside the root file system, a step at a time (openat, mkdirat, O_NOFOLLOW)")
+        })
     }
 }
 
@@ -140,6 +125,11 @@ fn make_component(dir: BorrowedFd, name: &OsString) -> nix::Result<OwnedFd> {
     openat(dir, name.as_os_str(), flags, Mode::empty())
 }
 
+fn make_empty(dir: BorrowedFd, name: &OsString) -> nix::Result<OwnedFd> {
+    let flags = OFlag::O_CREAT | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_RDONLY | OFlag::O_NONBLOCK;
+    openat(dir, name.as_os_str(), flags, Mode::from_bits_truncate(0o644))
+}
+
 /// openat2 takes no empty path.
 fn dot(path: &Path) -> PathBuf {
     let path = clean(path);
@@ -150,8 +140,9 @@ fn dot(path: &Path) -> PathBuf {
 }
 
 /// RESOLVE_IN_ROOT by hand, for kernels before 5.6: one component at a time, `..` by a stack of the descriptors
-/// that were walked, so that a concurrent rename cannot lead outside.
-fn walk(root: BorrowedFd, path: &Path, last_flags: OFlag) -> nix::Result<OwnedFd> {
+/// that were walked, so that a concurrent rename cannot lead outside. With `make` each missing component is made as a
+/// directory with mode 0755, the last one as that or as an empty file with mode 0644.
+fn walk(root: BorrowedFd, path: &Path, last_flags: OFlag, make: Option<bool>) -> nix::Result<OwnedFd> {
     let step = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     let mut todo: Vec<OsString> = path.components().rev().map(|c| c.as_os_str().to_owned()).collect();
     let mut stack: Vec<OwnedFd> = Vec::new();
@@ -169,7 +160,11 @@ fn walk(root: BorrowedFd, path: &Path, last_flags: OFlag) -> nix::Result<OwnedFd
             continue;
         }
         let at = stack.last().map_or(root, |fd| fd.as_fd());
-        let fd = openat(at, name.as_os_str(), step, Mode::empty())?;
+        let fd = match (openat(at, name.as_os_str(), step, Mode::empty()), make) {
+            (Err(Errno::ENOENT), Some(directory)) if directory || !todo.is_empty() => make_component(at, &name)?,
+            (Err(Errno::ENOENT), Some(_)) => make_empty(at, &name)?,
+            (opened, _) => opened?,
+        };
         let mode = fstat(&fd)?.st_mode;
         let is_link = SFlag::from_bits_truncate(mode) & SFlag::S_IFMT == SFlag::S_IFLNK;
         if is_link && !(todo.is_empty() && last_flags.contains(OFlag::O_NOFOLLOW)) {
@@ -228,7 +223,7 @@ mod tests {
         let inode = |p: &str| std::fs::metadata(dir.join(p)).unwrap().ino();
         for (path, want) in [("abs/b", "in/a/b"), ("a/up", "in/out"), ("abs/../a/b", "in/a/b")] {
             let by_kernel = root.open(Path::new(path), OFlag::empty()).unwrap();
-            let by_hand = walk(root.as_fd(), Path::new(path), OFlag::O_PATH).unwrap();
+            let by_hand = walk(root.as_fd(), Path::new(path), OFlag::O_PATH, None).unwrap();
             assert_eq!(fstat(&by_kernel).unwrap().st_ino, inode(want), "{path}");
             assert_eq!(fstat(&by_hand).unwrap().st_ino, inode(want), "{path} by hand");
         }

@@ -324,3 +324,50 @@ fn a_bundle_with_a_dot_in_front() {
     let r = finish(b.command(&["run", "./.b"]).current_dir(&b.dir), b"");
     assert_eq!(r.code, 0, "{}", r.err);
 }
+
+/// execve(2) looks at the effective capabilities: what a pod's user may read by CAP_DAC_OVERRIDE it may execute.
+#[test]
+fn permission_to_execute_is_the_kernels() {
+    use std::os::unix::fs::{chown, PermissionsExt};
+    let mut b = Box::new(&["/app/busybox", "id", "-u"]);
+    let app = b.rootfs().join("app");
+    std::fs::create_dir(&app).unwrap();
+    copied(&b.rootfs().join("bin/busybox"), &app.join("busybox"));
+    *b.at("process.user") = json!({"uid": 1000, "gid": 1000});
+    *b.at("process.env") = json!(["PATH=/app"]);
+    let caps = json!(["CAP_DAC_OVERRIDE"]);
+    let with = json!({"bounding": caps, "effective": caps, "permitted": caps});
+    let mode = |path: &std::path::Path, mode| {
+        chown(path, Some(0), Some(0)).unwrap();
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    for (directory, file, allowed) in
+        [(0o755, 0o750, true), (0o755, 0o700, true), (0o700, 0o755, true), (0o755, 0o644, false)]
+    {
+        mode(&app, directory);
+        mode(&app.join("busybox"), file);
+        for program in ["/app/busybox", "busybox"] {
+            *b.at("process.args") = json!([program, "id", "-u"]);
+            *b.at("process.capabilities") = with.clone();
+            let r = b.run();
+            assert_eq!(
+                (r.code == 0, r.out == "1000\n"),
+                (allowed, allowed),
+                "{program} {directory:o} {file:o}: {}",
+                r.err
+            );
+            *b.at("process.capabilities") = json!({});
+            let r = b.run();
+            assert!(r.code != 0 && r.err.to_lowercase().contains("permission denied"), "{program}: {}", r.err);
+        }
+    }
+    // The same for exec.
+    mode(&app, 0o755);
+    mode(&app.join("busybox"), 0o750);
+    *b.at("process.capabilities") = with;
+    *b.at("process.args") = json!(["/app/busybox", "sleep", "1000"]);
+    b.up();
+    assert_eq!(b.exec(&["busybox", "id", "-u"]).ok().out, "1000\n");
+    b.verb("delete", &["--force"], &[]).ok();
+    b.assert_gone();
+}

@@ -320,3 +320,32 @@ fn no_pivot_leaves_no_procfs_of_the_host() {
         );
     }
 }
+
+/// Images have /etc/resolv.conf -> ../run/systemd/…, /var/run -> /run without /run: what is missing is made inside the root.
+#[test]
+fn destinations_behind_dangling_links() {
+    let mut b = Box::sh("cat /etc/resolv.conf /deep/a/b/file; ls /data; ls -d /run/x/data /tmp/made/a/b");
+    std::fs::write(b.dir.join("file"), "from the host\n").unwrap();
+    std::fs::create_dir(b.dir.join("data")).unwrap();
+    std::fs::write(b.dir.join("data/inside"), "").unwrap();
+    let link = |to: &str, at: &str| std::os::unix::fs::symlink(to, b.rootfs().join(at)).unwrap();
+    link("../run/systemd/resolve/stub-resolv.conf", "etc/resolv.conf");
+    link("/run/x/data", "data");
+    link("/../../tmp/made", "deep");
+    let (file, data) = (b.dir.join("file"), b.dir.join("data"));
+    for (source, destination) in [(&file, "/etc/resolv.conf"), (&data, "/data"), (&file, "/deep/a/b/file")] {
+        b.push("mounts", json!({"destination": destination, "source": source, "options": ["bind"]}));
+    }
+    let r = b.run().ok();
+    assert_eq!(r.out, "from the host\nfrom the host\ninside\n/run/x/data\n/tmp/made/a/b\n", "{}", r.err);
+    // Inside the root, and nowhere else.
+    assert!(b.rootfs().join("run/systemd/resolve/stub-resolv.conf").exists());
+    assert!(!std::path::Path::new("/tmp/made").exists() && !std::path::Path::new("/run/x").exists());
+    b.assert_gone();
+    // A circle is an error, not a loop.
+    let link = |to: &str, at: &str| std::os::unix::fs::symlink(to, b.rootfs().join(at)).unwrap();
+    link("round", "round");
+    b.push("mounts", json!({"destination": "/round/x", "source": file, "options": ["bind"]}));
+    assert_ne!(b.run().code, 0);
+    b.assert_gone();
+}

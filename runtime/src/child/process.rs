@@ -11,10 +11,12 @@ use crate::text;
 use conex_sys::seccomp::Insn;
 use conex_sys::{fd, proc, sched, signal};
 use nix::errno::Errno;
-use nix::fcntl::OFlag;
+use nix::fcntl::{AtFlags, OFlag, AT_FDCWD};
+use nix::unistd::{faccessat, AccessFlags};
 use std::convert::Infallible;
 use std::ffi::CString;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 /// A session keyring of its own: the caller's keys must not be searchable from inside.
@@ -169,7 +171,13 @@ fn look_up(p: &Process) -> Result<PathBuf> {
     let check = |path: &Path| match path.metadata() {
         Err(e) => Err(Errno::from_raw(e.raw_os_error().unwrap_or(libc::ENOENT))),
         Ok(m) if m.is_dir() => Err(Errno::EISDIR),
-        Ok(_) => nix::unistd::eaccess(path, nix::unistd::AccessFlags::X_OK),
+        // As execve judges, with the effective capabilities: access(2), which eaccess(3) may become, leaves those of a user
+        // other than 0 out of account (CAP_DAC_OVERRIDE, which pods have). Before Linux 5.8 execve itself has the word.
+        Ok(m) if m.permissions().mode() & 0o111 == 0 => Err(Errno::EACCES),
+        Ok(_) => match faccessat(AT_FDCWD, path, AccessFlags::X_OK, AtFlags::AT_EACCESS) {
+            Err(Errno::ENOSYS | Errno::EINVAL) => Ok(()),
+            other => other,
+        },
     };
     if name.contains('/') {
         let path = text::path(name).into_owned();
