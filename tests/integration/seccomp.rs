@@ -253,3 +253,72 @@ fn a_listener_gets_the_descriptor_and_the_state() {
     assert_eq!(told[0]["pid"], b.pid());
     assert!(told[1]["pid"].as_i64().is_some_and(|p| p > 0 && p != b.pid() as i64), "{}", told[1]);
 }
+
+/// An allow-list made from a trace of the program lacks what the runtime calls before it: nobody would hear why it never ran.
+#[test]
+fn a_profile_that_the_program_could_not_start_under() {
+    let mut b = Box::sh("true");
+    let profile = |names: &[&str]| json!({"defaultAction": "SCMP_ACT_ERRNO", "syscalls": [{"names": names, "action": "SCMP_ACT_ALLOW"}]});
+    let program = [
+        "read",
+        "write",
+        "close",
+        "mmap",
+        "mprotect",
+        "munmap",
+        "brk",
+        "rt_sigaction",
+        "rt_sigprocmask",
+        "ioctl",
+        "exit_group",
+        "arch_prctl",
+        "set_tid_address",
+        "set_robust_list",
+        "rseq",
+        "prlimit64",
+        "getrandom",
+        "readlink",
+        "readlinkat",
+        "getuid",
+        "getgid",
+        "geteuid",
+        "getegid",
+        "getppid",
+        "getpid",
+        "fstat",
+        "newfstatat",
+        "openat",
+        "getcwd",
+        "fcntl",
+        "uname",
+        "time",
+        "clock_gettime",
+        "prctl",
+    ];
+    *b.at("process.noNewPrivileges") = json!(false);
+    for (more, lacks) in [
+        (&[][..], "capget, capset, execve"),
+        (&["capget", "capset"][..], "execve"),
+        (&["execve"], "capget, capset"),
+    ] {
+        let names: Vec<&str> = program.iter().chain(more).copied().collect();
+        *b.at("linux.seccomp") = profile(&names);
+        for r in [b.run(), b.create()] {
+            assert_ne!(r.code, 0, "{more:?}: {}", r.err);
+            if is_conex() {
+                assert!(r.err.contains(&format!("linux.seccomp: denies {lacks}, which")), "{more:?}: {}", r.err);
+            } else {
+                b.verb("delete", &["--force"], &[]);
+            }
+            b.assert_gone();
+        }
+    }
+    // With noNewPrivileges the filter comes last.
+    *b.at("process.noNewPrivileges") = json!(true);
+    let names: Vec<&str> = program.iter().chain(&["execve"]).copied().collect();
+    *b.at("linux.seccomp") = profile(&names);
+    if is_conex() {
+        b.run().ok();
+    }
+    b.assert_gone();
+}

@@ -103,6 +103,9 @@ pub(super) fn make(
     let seccomp = linux.and_then(|l| l.seccomp.as_ref()).and_then(|s| crate::seccomp::plan(s, facts, check));
     let mut out = one(process, "process", facts, namespaces.maps.as_ref(), check);
     out.seccomp = seccomp;
+    if let Some(filter) = &out.seccomp {
+        crate::seccomp::needed(filter, out.no_new_privileges, check);
+    }
     out.personality = linux.and_then(|l| personality(l, check));
     out.memory_policy = linux.and_then(|l| super::placement::memory_policy(l, check));
     out.keyring = (!options.no_new_keyring).then(|| format!("_ses.{}", options.id));

@@ -182,6 +182,35 @@ pub fn plan(s: &config::Seccomp, _facts: &Facts, check: &mut Check) -> Option<Fi
     })
 }
 
+/// The calls that the runtime itself still makes under the profile, before the program is there: without them it would
+/// never run, and under a profile that forbids to tell why nobody would hear of it.
+pub fn needed(filter: &Filter, no_new_privileges: bool, check: &mut Check) {
+    let denied = |name: &&str| {
+        let rules = filter.profile.rules.iter().filter(|r| r.names.iter().any(|n| n == name));
+        let mut actions = rules.map(|r| (r.any_of.is_empty(), r.action)).collect::<Vec<_>>();
+        // With conditions it is up to the arguments.
+        if actions.iter().any(|(always, _)| !always) {
+            return false;
+        }
+        actions.truncate(1);
+        let action = actions.first().map_or(filter.profile.default, |a| a.1) & ACTION_MASK;
+        !matches!(action, RET_ALLOW | RET_LOG | RET_TRACE | RET_NOTIFY)
+    };
+    // Without no_new_privs the kernel takes a filter only from who has CAP_SYS_ADMIN: the capabilities are dropped after.
+    let calls: &[&str] = if no_new_privileges { &["execve"] } else { &["capget", "capset", "execve"] };
+    let missing: Vec<&str> = calls.iter().copied().filter(|n| denied(&n)).collect();
+    if !missing.is_empty() {
+        let or = if no_new_privileges || missing == ["execve"] { "" } else { ", or set process.noNewPrivileges" };
+        check.bad(
+            "linux.seccomp",
+            format!(
+                "denies {}, which the runtime still calls under it to start the program: allow it{or}",
+                missing.join(", ")
+            ),
+        );
+    }
+}
+
 fn action(name: &str, errno: Option<u32>, field: &str, check: &mut Check) -> Option<u32> {
     let Some((_, value)) = ACTIONS.iter().find(|(n, _)| *n == name) else {
         check.bad(field, format!("{name:?} is no seccomp action"));

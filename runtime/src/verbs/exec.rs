@@ -176,6 +176,9 @@ fn plan(env: &Env, spec: &Spec, wanted: &Process, state: &State) -> Result<(proc
     let mut check = Check::default();
     let mut p = process::one(wanted, "process", &facts, maps.as_ref(), &mut check);
     p.seccomp = linux.seccomp.as_ref().and_then(|s| crate::seccomp::plan(s, &facts, &mut check));
+    if let Some(filter) = &p.seccomp {
+        crate::seccomp::needed(filter, p.no_new_privileges, &mut check);
+    }
     p.keyring = state.keyring.then(|| format!("_ses.{}", state.id));
     p.personality = process::personality(&linux, &mut check);
     p.preserve_fds = env.args.number::<u32>("preserve-fds")?.unwrap_or(0);
