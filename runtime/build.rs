@@ -7,10 +7,9 @@ fn main() {
     println!("cargo:rerun-if-changed=src/seccomp");
     let dir = std::env::var("CARGO_MANIFEST_DIR").unwrap_or_default();
     link_small(&format!("{dir}/../.cargo/no-unwind.ld"));
-    if std::env::var("PROFILE").as_deref() == Ok("release") {
-        if std::env::var("CARGO_CFG_TARGET_ARCH").as_deref() == Ok("x86_64") {
-            println!("cargo:rustc-link-arg-bin=conex=-Wl,--entry=conex_start");
-        }
+    let var = |name: &str| std::env::var(name).unwrap_or_default();
+    if var("PROFILE") == "release" && var("CARGO_CFG_TARGET_ARCH") == "x86_64" {
+        println!("cargo:rustc-link-arg-bin=conex=-Wl,--entry=conex_start");
     }
     println!("cargo:rustc-env=CONEX_SECCOMP_SUM={:016x}", sum(&format!("{dir}/src/seccomp")));
 }

@@ -198,7 +198,7 @@ pub fn needed(filter: &Filter, no_new_privileges: bool, check: &mut Check) {
     };
     // Without no_new_privs the kernel takes a filter only from who has CAP_SYS_ADMIN: the capabilities are dropped after.
     let calls: &[&str] = if no_new_privileges { &["execve"] } else { &["capget", "capset", "execve"] };
-    let missing: Vec<&str> = calls.iter().copied().filter(|n| denied(&n)).collect();
+    let missing: Vec<&str> = calls.iter().copied().filter(denied).collect();
     if !missing.is_empty() {
         let or = if no_new_privileges || missing == ["execve"] { "" } else { ", or set process.noNewPrivileges" };
         check.bad(
