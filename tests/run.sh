@@ -8,6 +8,20 @@ export CONEX_TEST_SKIPS=$work/skips CONEX_TEST_DIR=$work/tmp CONEX_TEST_IDS=$wor
 mkdir "$work/tmp"
 : >"$CONEX_TEST_SKIPS"
 : >"$CONEX_TEST_IDS"
+# Containers of two runs would have the same names, as each has a PID namespace of its own.
+exec 9</sys/fs/cgroup
+flock -n 9 || {
+	echo "another run of the tests is at work on this host: waiting for its end"
+	flock 9
+}
+# So would those of an earlier run that was killed: its directories would be taken for somebody else's, and stay.
+find /sys/fs/cgroup -depth -type d -path '*/conex-test*' -exec rmdir {} \; 2>/dev/null
+old=$(find /sys/fs/cgroup -type d -path '*/conex-test*' 2>/dev/null | head -n 3)
+if [ -n "$old" ]; then
+	echo "an earlier run has left processes in" $old
+	rm -rf "$work"
+	exit 1
+fi
 look() {
 	# What systemd's own services and users do meanwhile is theirs.
 	find /sys/fs/cgroup -type d 2>/dev/null | grep -vE '/process_api/|/system\.slice/[^/]*\.service|/user\.slice/.*\.(service|slice|socket|scope)$' | sort
@@ -26,7 +40,7 @@ isolate="--mount --pid --fork --kill-child --mount-proc --propagation private"
 run() {
 	# shellcheck disable=SC2086
 	timeout -k 10 "${LIMIT:-900}" unshare $isolate \
-		sh -c 'mount -t tmpfs tmpfs /run/containerd && exec "$@"' sh "$@" 2>&1
+		sh -c 'mount -t tmpfs tmpfs /run/containerd && exec "$@"' sh "$@" 2>&1 9<&-
 }
 run "$@" | tee "$work/log"
 code=${PIPESTATUS[0]}
