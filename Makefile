@@ -89,6 +89,9 @@ hosts: build deps-test deps-hosts bundles/hello/rootfs/hello bundles/shell/rootf
 	$(CARGO) build --release --target $(TARGET) -p conex-tests
 	tests/hosts/run.sh $(CACHE) $(OUT) $(call program,integration) $(call program,shim) $(HOSTS)
 
+deps-lintian:
+	@tests/packages.sh lintian:/usr/bin/lintian
+
 deps-hosts:
 	@tests/packages.sh qemu-system-x86:/usr/bin/qemu-system-x86_64 python3:/usr/bin/python3
 
@@ -107,7 +110,7 @@ install: build ## install the binaries, man pages and completions (PREFIX, DESTD
 deb: build ## a Debian package with the static binaries, man pages and completions, in target/
 	packaging/deb.sh target
 
-deb-check: deb deps-test ## install the package into fresh roots of bookworm and forky, run a container, remove it
+deb-check: deb deps-test deps-lintian ## ask lintian, install the package into fresh roots of bookworm and forky, run a container, remove it
 	packaging/check.sh target/conex_*.deb $(CACHE)
 
 deps: deps-build deps-test ## install the Debian packages that build and tests need, and nothing else (NO_INSTALL=1: only say which)

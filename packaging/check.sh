@@ -4,6 +4,11 @@
 set -euo pipefail
 deb=$(realpath "$1") cache=$(realpath "$2")
 site=$(apt-get indextargets --format '$(SITE)' 'Created-By: Packages' | grep -m1 -E '/debian/?$')
+if command -v lintian >/dev/null; then
+	lintian --fail-on error --allow-root "$deb" || exit 1
+else
+	echo "deb: lintian is not installed, so it was not asked"
+fi
 for suite in bookworm forky; do
 	root=$cache/deb-$suite
 	rm -rf "$root"
@@ -18,6 +23,7 @@ for suite in bookworm forky; do
 		conex --version
 		containerd-shim-conex-v2 -v
 		conex setup docker >/dev/null
+		conex lint --json-schema >/dev/null
 		mkdir -p /tmp/b/rootfs/bin && cp /bin/busybox /tmp/b/rootfs/bin/sh && cd /tmp/b
 		conex spec && sed -i 's/"terminal": true/"terminal": false/; s/"sh"/"sh", "-c", "echo from the container"/' config.json
 		[ "$(conex run deb-check)" = "from the container" ]

@@ -296,6 +296,7 @@ fn man_pages_and_completions_are_current() {
         let text =
             std::fs::read_to_string(top.join("docs/man").join(page)).unwrap_or_else(|e| panic!("{page}: {e}"));
         let text = text.replace("\\-", "-");
+        assert!(text.contains(".SH EXAMPLES\n.nf\nconex"), "{page} has no examples");
         for f in flags {
             assert!(text.contains(&format!("--{}", f.name)), "{page} does not name --{}", f.name);
             assert!(bash.contains(&format!("--{}", f.name)), "conex.bash does not know --{}", f.name);
@@ -305,6 +306,8 @@ fn man_pages_and_completions_are_current() {
     for c in conex::cli::COMMANDS.iter().chain(conex_tools::cli::COMMANDS) {
         check(&format!("conex-{}.8", c.name), c.flags);
         assert!(bash.contains(c.name), "conex.bash does not know {}", c.name);
+        let all = std::fs::read_to_string(top.join("docs/man/conex.8")).unwrap();
+        assert!(all.contains(&format!("conex\\-{}\\fR(8)", c.name)), "conex.8 does not name {}", c.name);
     }
 }
 
