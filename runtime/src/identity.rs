@@ -38,6 +38,23 @@ pub fn alive(id: Identity) -> bool {
         && proc_stat(id.pid).is_some_and(|(letter, start)| start == id.start_time && !matches!(letter, 'Z' | 'X'))
 }
 
+/// True if that very process will end by itself in a moment: it is on its way through exit(2), or has SIGKILL pending.
+pub fn dying(id: Identity) -> bool {
+    const PF_EXITING: u64 = 0x4;
+    const KILL: u64 = 1 << (libc::SIGKILL - 1);
+    if !alive(id) {
+        return true;
+    }
+    let read = |file: &str| std::fs::read(format!("/proc/{}/{file}", id.pid)).unwrap_or_default();
+    // proc_pid_stat(5): flags are field 9, the sixth after the letter.
+    let stat = String::from_utf8_lossy(&read("stat")).into_owned();
+    let flags = stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().nth(6)?.parse::<u64>().ok());
+    let status = String::from_utf8_lossy(&read("status")).into_owned();
+    let pending = status.lines().filter_map(|l| l.strip_prefix("SigPnd:").or(l.strip_prefix("ShdPnd:")));
+    let killed = pending.filter_map(|h| u64::from_str_radix(h.trim(), 16).ok()).any(|set| set & KILL != 0);
+    flags.is_some_and(|f| f & PF_EXITING != 0) || killed
+}
+
 /// A pidfd of that very process: opened first and compared afterwards, so that a recycled number cannot slip in.
 /// `None` if it has ended.
 pub fn pidfd(id: Identity) -> Result<Option<OwnedFd>> {

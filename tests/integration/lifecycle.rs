@@ -440,3 +440,27 @@ fn an_unprivileged_user_runs_a_container() {
     run("--rootless=false run rootless3").fails_with("linux.resources.pids.limit");
     std::fs::remove_dir_all(&open).unwrap();
 }
+
+/// `kill KILL && delete` in one line, as scripts have it.
+#[test]
+fn delete_waits_for_a_death_that_is_under_way() {
+    let b = Box::sh("exec sleep 1000");
+    for _ in 0..if is_conex() { 40 } else { 1 } {
+        b.up();
+        b.verb("kill", &[], &["KILL"]).ok();
+        if is_conex() {
+            b.verb("delete", &[], &[]).ok();
+        } else {
+            b.wait_status("stopped");
+            b.verb("delete", &[], &[]).ok();
+        }
+        b.assert_gone();
+    }
+    // One that lives is refused at once.
+    b.up();
+    let begin = std::time::Instant::now();
+    b.verb("delete", &[], &[]).fails_with("not stopped");
+    assert!(begin.elapsed() < std::time::Duration::from_secs(5));
+    b.verb("delete", &["--force"], &[]).ok();
+    b.assert_gone();
+}

@@ -18,7 +18,10 @@ pub fn main(env: &mut Env) -> Result<i32> {
         other => other?,
     };
     let (state, status) = match entry.load() {
-        Ok(_) => entry.state()?,
+        Ok(state) => {
+            await_death(&state);
+            entry.state()?
+        }
         // Nothing can be known of it; what the kernel holds by its id goes with the directory.
         Err(e) if !force => return Err(e),
         Err(_) => {
@@ -49,6 +52,17 @@ pub fn main(env: &mut Env) -> Result<i32> {
     let hooks = start::read_hooks(&entry).unwrap_or_default();
     let problems = destroy(&entry, &state, Some(&hooks));
     problems.into_iter().next().map_or(Ok(0), Err)
+}
+
+/// `kill` returns when the signal is sent: whoever deletes right after it need not guess how long dying takes (ten
+/// seconds at most; a process in an uninterruptible sleep may never end).
+fn await_death(state: &State) {
+    use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
+    let Some(init) = state.init.filter(|init| crate::identity::dying(*init)) else { return };
+    if let Ok(Some(fd)) = crate::identity::pidfd(init) {
+        use std::os::fd::AsFd;
+        let _ = poll(&mut [PollFd::new(fd.as_fd(), PollFlags::POLLIN)], PollTimeout::from(10_000u16));
+    }
 }
 
 /// Before the lock is asked for: whoever holds it may be waiting for a hook or a process that never ends, and ends
