@@ -78,8 +78,15 @@ impl Log {
         }
     }
 
+    /// # Errors
+    /// The file cannot be written.
+    pub fn check(&self) -> crate::Result<()> {
+        use crate::error::Context;
+        let Some(path) = &self.path else { return Ok(()) };
+        open(path).map(drop).call(|| format!("--log: open({}, O_CREAT|O_APPEND)", path.display()))
+    }
+
     fn write(&self, level: &str, message: &str) {
-        use std::os::unix::fs::OpenOptionsExt;
         let now = rfc3339(std::time::SystemTime::now(), 0);
         let Some(path) = &self.path else {
             let line = self.line(level, message, &now, std::io::stderr().is_terminal());
@@ -87,10 +94,7 @@ impl Log {
             return;
         };
         let line = self.line(level, message, &now, false);
-        let mut options = std::fs::OpenOptions::new();
-        // Several operations write to the same file during the life of a bundle.
-        let file = options.create(true).append(true).mode(0o644).custom_flags(libc::O_CLOEXEC).open(path);
-        if let Ok(mut file) = file {
+        if let Ok(mut file) = open(path) {
             let _ = file.write_all(line.as_bytes());
         }
     }
@@ -105,6 +109,13 @@ impl Log {
         }
         format!("time=\"{now}\" level={level} msg={}\n", serde_json::Value::from(message))
     }
+}
+
+fn open(path: &std::path::Path) -> std::io::Result<std::fs::File> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let mut options = std::fs::OpenOptions::new();
+    // Several operations write to the same file during the life of a bundle.
+    options.create(true).append(true).mode(0o644).custom_flags(libc::O_CLOEXEC).open(path)
 }
 
 /// RFC 3339 in UTC with the given number of decimals.

@@ -31,6 +31,11 @@ fn main() -> ExitCode {
         }
     };
     let log = Log::new(global.value("log").map(|p| text::path(p).into_owned()), json, global.is_set("debug"));
+    // Nobody would find what went wrong in a log that is not there.
+    if let Err(e) = log.check() {
+        eprintln!("conex: {e}");
+        return ExitCode::from(1);
+    }
     match run(&global, rest, log) {
         Ok(code) => ExitCode::from(code as u8),
         Err(code) => ExitCode::from(code),

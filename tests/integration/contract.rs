@@ -376,3 +376,52 @@ fn permission_to_execute_is_the_kernels() {
     b.verb("delete", &["--force"], &[]).ok();
     b.assert_gone();
 }
+
+/// What an engine passes on when nothing was asked for.
+#[test]
+fn empty_words_are_as_if_absent() {
+    let mut b = Box::sh("exec sleep 1000");
+    b.up();
+    let r = b.verb("exec", &["--user", "", "--cwd", ""], &["/bin/sh", "-c", "id -u; pwd"]);
+    if is_conex() {
+        assert_eq!(r.ok().out, "0\n/\n");
+    }
+    b.verb("delete", &["--force"], &[]).ok();
+    *b.at("process.args") = json!([""]);
+    let r = b.run();
+    assert!(
+        r.code != 0 && r.err.replace("\\\"", "\"").contains("exec: \"\": executable file not found in $PATH"),
+        "{}",
+        r.err
+    );
+    b.assert_gone();
+}
+
+/// An engine that is pinned to one CPU does not pin its containers (runc from 1.2 on).
+#[test]
+fn the_callers_cpus_are_the_callers() {
+    let all = std::fs::read_to_string("/proc/self/status").unwrap();
+    let allowed = |text: &str| {
+        text.lines().find_map(|l| l.strip_prefix("Cpus_allowed_list:").map(|v| v.trim().to_string())).unwrap()
+    };
+    let all = allowed(&all);
+    if !is_conex() || all == "0" {
+        return skip("the_callers_cpus_are_the_callers", "a second CPU");
+    }
+    let b = Box::sh("grep Cpus_allowed_list /proc/self/status; exec sleep 1000");
+    b.write_config();
+    let pinned = |args: &[&str]| {
+        let mut c = Command::new("taskset");
+        c.args(["-c", "0"]).arg(runtime()).arg("--root").arg(b.state_root()).args(args).current_dir(&b.dir);
+        c
+    };
+    let out = std::fs::File::create(b.dir.join("out")).unwrap();
+    let mut c = pinned(&["run", "-d", &b.id]);
+    assert!(c.stdin(Stdio::null()).stdout(out).stderr(Stdio::null()).status().unwrap().success());
+    until(|| b.output().contains('\n'), "the container's word");
+    assert_eq!(allowed(&b.output()), all);
+    let r = finish(&mut pinned(&["exec", &b.id, "grep", "Cpus_allowed_list", "/proc/self/status"]), b"").ok();
+    assert_eq!(allowed(&r.out), all);
+    b.verb("delete", &["--force"], &[]).ok();
+    b.assert_gone();
+}

@@ -246,3 +246,16 @@ fn without_the_second_program() {
     copied(&runtime().with_file_name("conex-tools"), &libexec.join("conex-tools"));
     lint().fails_with("stat(/no/such)");
 }
+
+#[test]
+fn a_log_that_cannot_be_is_told() {
+    let b = Box::sh("true");
+    b.write_config();
+    let r = b.call(&["list"]);
+    assert_eq!(r.code, 0, "{}", r.err);
+    let mut c = Command::new(runtime());
+    c.args(["--log", "/no/such/dir/log", "--root"]).arg(b.state_root()).args(["run", &b.id]).current_dir(&b.dir);
+    let r = finish(&mut c, b"");
+    assert!(r.code != 0 && r.err.contains("/no/such/dir/log"), "{} {}", r.code, r.err);
+    b.assert_gone();
+}

@@ -85,6 +85,12 @@ fn labels(p: &Process, procfs: Option<Procfs>) -> Result<()> {
     Ok(())
 }
 
+/// The caller's CPU mask is the caller's: the container has what its cpuset gives (Linux from 6.2 on remembers a mask that
+/// was set, and an engine pinned to one CPU would pin all its containers).
+fn every_cpu() {
+    let _ = sched::sched_setaffinity(&[u64::MAX; 128]);
+}
+
 fn scheduling(p: &Process) -> Result<()> {
     let field = |name: &str| format!("{}.{name}", p.field);
     if let Some(attr) = p.scheduler {
@@ -368,6 +374,7 @@ pub(super) fn init(
     procfs: Option<Procfs>,
 ) -> Result<Infallible> {
     let p = &plan.process;
+    every_cpu();
     let image = settle(p, procfs)?;
     if let Some((filter, program)) = p.seccomp.as_ref().filter(|f| f.listener.is_some()).zip(program.as_ref()) {
         load_with_listener(filter, program, p, report.sync()?)?;
@@ -414,6 +421,9 @@ pub fn exec(p: &Process, report: &mut Report, program: Option<Vec<Insn>>) -> Res
         let pair = console::open(std::os::fd::AsFd::as_fd(&root), p).at(|| format!("{}.terminal", p.field))?;
         console::own(&pair.slave)?;
         report.sync()?.send(&Message::Terminal(pair.master))?;
+    }
+    if p.affinity == (None, None) {
+        every_cpu();
     }
     let image = settle(p, None)?;
     if let Some((filter, program)) = p.seccomp.as_ref().filter(|f| f.listener.is_some()).zip(program.as_ref()) {

@@ -48,7 +48,7 @@ pub struct Rules {
 
 /// Reads the list of the document.
 pub(super) fn rules(list: &[DeviceRule], check: &mut Check) -> Rules {
-    let read = list.iter().enumerate().filter_map(|(i, rule)| one(rule, i, check)).collect::<Vec<_>>();
+    let read = list.iter().enumerate().flat_map(|(i, rule)| one(rule, i, check)).collect::<Vec<_>>();
     effective(&read)
 }
 
@@ -72,7 +72,7 @@ pub fn effective(read: &[Rule]) -> Rules {
     Rules { default_allow, list }
 }
 
-fn one(rule: &DeviceRule, i: usize, check: &mut Check) -> Option<Rule> {
+fn one(rule: &DeviceRule, i: usize, check: &mut Check) -> Vec<Rule> {
     let field = format!("linux.resources.devices[{i}]");
     let kind = match rule.kind.as_deref().unwrap_or("a") {
         "" | "a" => b'a',
@@ -80,7 +80,7 @@ fn one(rule: &DeviceRule, i: usize, check: &mut Check) -> Option<Rule> {
         "c" => b'c',
         other => {
             check.bad(format!("{field}.type"), format!("{other:?}: expected a, b or c"));
-            return None;
+            return Vec::new();
         }
     };
     let mut number = |value: Option<i64>, bits, name: &str| match value {
@@ -104,11 +104,13 @@ fn one(rule: &DeviceRule, i: usize, check: &mut Check) -> Option<Rule> {
     if access == 0 {
         access = ALL;
     }
-    if kind == b'a' && (access != ALL || major.is_some() || minor.is_some()) {
-        check.bad(field, "a rule for type a matches everything: it takes no number and only access rwm");
-        return None;
+    let rule = |kind| Rule { allow: rule.allow, kind, major, minor, access, index: Some(i) };
+    match kind {
+        // All devices of these numbers, or this access to all of them; runc and crun open every device then
+        // (`docker run --device-cgroup-rule "a 7:1 r"`).
+        b'a' if access != ALL || major.is_some() || minor.is_some() => vec![rule(b'b'), rule(b'c')],
+        kind => vec![rule(kind)],
     }
-    Some(Rule { allow: rule.allow, kind, major, minor, access, index: Some(i) })
 }
 
 /// A set of devices as the v1 controller names it.
@@ -468,9 +470,11 @@ mod tests {
     #[test]
     fn a_rule_that_is_not_about_everything() {
         let mut check = Check::default();
-        let rule = DeviceRule { allow: true, kind: Some("a".into()), major: Some(1), ..DeviceRule::default() };
-        rules(&[rule], &mut check);
-        assert_eq!(check.errors[0].field, "linux.resources.devices[0]");
+        let rule = DeviceRule { allow: true, kind: Some("a".into()), major: Some(7), ..DeviceRule::default() };
+        let read = rules(&[rule], &mut check);
+        assert!(check.errors.is_empty() && !read.allow_all());
+        let of_seven = read.list.iter().filter(|r| r.major == Some(7) && r.access == ALL).map(|r| r.kind);
+        assert_eq!(of_seven.collect::<Vec<_>>(), [b'b', b'c']);
     }
 
     /// What grows with the square of a list of 20,000 is not to be waited for.

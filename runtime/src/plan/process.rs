@@ -134,7 +134,8 @@ pub fn one(
     }
     match process.args.first() {
         None => check.bad(at("args"), "args must not be empty"),
-        Some(a) if a.is_empty() => check.bad(at("args[0]"), "must not be empty"),
+        // As Go's look-up says it: the engines make 127 of this text.
+        Some(a) if a.is_empty() => check.bad(at("args[0]"), "exec: \"\": executable file not found in $PATH"),
         Some(_) => {}
     }
     nul_free(&process.args, &at("args"), check);

@@ -111,11 +111,11 @@ fn wanted(env: &Env, spec: &Spec) -> Result<(Process, Vec<Error>)> {
     p.args = List(command.to_vec());
     p.terminal = env.args.is_set("tty");
     p.console_size = None;
-    if let Some(cwd) = env.args.value("cwd") {
+    if let Some(cwd) = env.args.value("cwd").filter(|c| !c.is_empty()) {
         p.cwd = cwd.to_string();
     }
     p.env.0.extend(env.args.values("env").iter().cloned());
-    if let Some(user) = env.args.value("user") {
+    if let Some(user) = env.args.value("user").filter(|u| !u.is_empty()) {
         (p.user.uid, p.user.gid) = parse_user(user, p.user.gid)?;
     }
     for gid in env.args.values("additional-gids") {
