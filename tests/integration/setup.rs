@@ -177,3 +177,28 @@ fn podman_has_a_file_of_ours() {
     setup(&["cri-o"]).fails_with("expected docker, containerd, podman or kubernetes");
     setup(&["podman", "--write", "--undo"]).fails_with("exclude each other");
 }
+
+/// Docker before 23.0 reads over `runtimeType`, and would run runc.
+#[test]
+fn an_old_docker_takes_no_shim() {
+    if !is_conex() {
+        return;
+    }
+    let dir = place("old-docker");
+    let file = dir.join("daemon.json");
+    let with = |version: &str, args: &[&str]| {
+        executable(&dir.join("dockerd"), format!("#!/bin/sh\necho Docker version {version}, build x\n").as_bytes());
+        let mut c = Command::new(runtime());
+        c.arg("setup").args(args).arg(format!("--config={}", file.display())).arg("docker");
+        c.env("PATH", format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", dir.display()));
+        finish(&mut c, b"")
+    };
+    with("20.10.24+dfsg1", &["--shim", "--write"]).fails_with("would run runc instead");
+    assert!(!file.exists());
+    with("20.10.24+dfsg1", &["--write"]).ok();
+    with("20.10.24+dfsg1", &["--undo"]).ok();
+    with("28.5.2", &["--shim", "--write"]).ok();
+    assert!(std::fs::read_to_string(&file).unwrap().contains("runtimeType"));
+    setup(&["--shim", "podman"]).fails_with("--shim is for docker");
+    std::fs::remove_dir_all(&dir).unwrap();
+}

@@ -38,6 +38,12 @@ pub fn main(env: &Env) -> Result<i32> {
         program: env.program.display().to_string(),
         shim: env.args.is_set("shim"),
     };
+    if target.shim && !undo {
+        if target.engine != "docker" {
+            return Err(Error::new(Kind::Invalid, "--shim is for docker; the others use conex's shim anyway"));
+        }
+        knows_shims()?;
+    }
     if !write && !undo {
         return print(&target.advice()?).map(|()| 0);
     }
@@ -50,6 +56,20 @@ pub fn main(env: &Env) -> Result<i32> {
     target.replace(&before, &after, undo)?;
     print(&target.report(undo))?;
     Ok(0)
+}
+
+/// Docker takes a `runtimeType` from 23.0 on. An older one reads over it, and runs runc under conex's name.
+fn knows_shims() -> Result<()> {
+    let Ok(answer) = Command::new("dockerd").arg("--version").output() else { return Ok(()) };
+    let text = String::from_utf8_lossy(&answer.stdout).into_owned();
+    let release = text.split("version ").nth(1).and_then(|t| t.split('.').next()?.trim().parse::<u32>().ok());
+    match release {
+        Some(release) if release < 23 => {
+            let what = format!("{}: it takes no shim (Docker does from 23.0 on) and would run runc instead; without --shim it runs conex", text.trim());
+            Err(Error::new(Kind::Unsupported, what))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// A file that was not there: what an earlier try left is removed, and what somebody puts there meanwhile is an error.
