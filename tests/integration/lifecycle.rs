@@ -369,6 +369,13 @@ fn features_is_what_oci_spec_reads() {
     let features: oci_spec::runtime::Features = serde_json::from_str(&text).unwrap();
     assert_eq!(features.oci_version_max(), if is_conex() { "1.3.0" } else { features.oci_version_max() });
     assert!(!b.state_root().exists(), "features touches no state");
+    if is_conex() {
+        let document: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let archs = document["linux"]["seccomp"]["archs"].to_string();
+        assert!(archs.contains(&std::env::consts::ARCH.to_uppercase()) && !archs.contains("S390"), "{archs}");
+        // containerd and CRI-O keep these from pods (features.md).
+        assert_eq!(document["potentiallyUnsafeConfigAnnotations"], json!(["org.systemd.property."]));
+    }
 }
 
 #[test]

@@ -36,7 +36,8 @@ pub fn document() -> Value {
                 "enabled": true,
                 "actions": names(&mut seccomp::ACTIONS.iter().map(|a| a.0)),
                 "operators": names(&mut seccomp::OPERATORS.iter().map(|o| o.0)),
-                "archs": seccomp::ARCHITECTURES,
+                // Those that a filter is made for; the names of others are accepted, and no process here can use them.
+                "archs": seccomp::COMPILED,
                 "knownFlags": supported,
                 "supportedFlags": supported,
             },
@@ -54,6 +55,6 @@ pub fn document() -> Value {
             "org.opencontainers.runc.checkpoint.enabled": "false",
             "conex.version": env!("CARGO_PKG_VERSION"),
         },
-        "potentiallyUnsafeConfigAnnotations": [],
+        "potentiallyUnsafeConfigAnnotations": ["org.systemd.property."],
     })
 }

@@ -131,6 +131,12 @@ pub const ARCHITECTURES: [&str; 23] = [
     "SCMP_ARCH_X86_64",
 ];
 
+/// What the compiler has for this machine.
+#[cfg(target_arch = "x86_64")]
+pub const COMPILED: [&str; 3] = ["SCMP_ARCH_X32", "SCMP_ARCH_X86", "SCMP_ARCH_X86_64"];
+#[cfg(not(target_arch = "x86_64"))]
+pub const COMPILED: [&str; 1] = ["SCMP_ARCH_AARCH64"];
+
 pub const FLAGS: [(&str, u64); 4] = [
     // Applies the filter to all threads: there is only one.
     ("SECCOMP_FILTER_FLAG_TSYNC", 0),
