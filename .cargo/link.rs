@@ -21,6 +21,9 @@ fn links(args: &[String]) -> bool {
     let mut command = std::process::Command::new(var("RUSTC"));
     command.args(["-", "--crate-name", "probe", "--target", &var("TARGET"), "-Cpanic=abort", "-o"]).arg(&out);
     command.args(var("CARGO_ENCODED_RUSTFLAGS").split('\u{1f}').filter(|f| !f.is_empty()));
+    if let Some(linker) = std::env::var_os("RUSTC_LINKER") {
+        command.arg(format!("-Clinker={}", linker.to_string_lossy()));
+    }
     command.args(args.iter().map(|a| format!("-Clink-arg={a}")));
     command.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
     let Ok(mut child) = command.spawn() else { return false };

@@ -28,10 +28,21 @@ pub struct Bundle {
 }
 
 impl Bundle {
+    /// [`locate`], if there is a file that the reader can open: `run --rootfs` hands over a document by a descriptor.
+    pub fn locate(&self, errors: Vec<Error>) -> Vec<Error> {
+        match self.document.starts_with("/proc/self/fd") {
+            true => errors,
+            false => locate(&self.text, errors),
+        }
+    }
+
     /// One problem as a terminal shows it.
     pub fn block(&self, level: show::Level, e: &Error) -> String {
         let here = std::env::current_dir().unwrap_or_default();
         let name = self.document.strip_prefix(&here).unwrap_or(&self.document);
+        if name.starts_with("/proc/self/fd") {
+            return show::block_at(level, &e.to_string(), "the command line", None, show::colour(true));
+        }
         show::block(level, &self.text, &name.display().to_string(), e, show::colour(true))
     }
 
@@ -47,6 +58,11 @@ impl Bundle {
         let mut all = self.bad.clone();
         let told = |e: &Error| self.bad.iter().any(|b| e.field.starts_with(&b.field));
         all.extend(plan.err().unwrap_or_default().into_iter().filter(|e| !told(e)));
+        let more = all.len().saturating_sub(crate::plan::MOST);
+        if more > 0 {
+            all.truncate(crate::plan::MOST);
+            all.push(Error::invalid("", format!("and {more} or more others")));
+        }
         Err(all)
     }
 }

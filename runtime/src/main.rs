@@ -22,7 +22,7 @@ fn main() -> ExitCode {
             return ExitCode::from(1);
         }
     };
-    let json = match global.value("log-format").unwrap_or("text") {
+    let json = match global.value("log-format").filter(|f| !f.is_empty()).unwrap_or("text") {
         "json" => true,
         "text" => false,
         other => {
@@ -30,7 +30,11 @@ fn main() -> ExitCode {
             return ExitCode::from(1);
         }
     };
-    let log = Log::new(global.value("log").map(|p| text::path(p).into_owned()), json, global.is_set("debug"));
+    let log = Log::new(
+        global.value("log").filter(|p| !p.is_empty()).map(|p| text::path(p).into_owned()),
+        json,
+        global.is_set("debug"),
+    );
     // Nobody would find what went wrong in a log that is not there.
     if let Err(e) = log.check() {
         eprintln!("conex: {e}");
@@ -61,7 +65,7 @@ fn run(global: &Args, rest: Vec<String>, log: Log) -> std::result::Result<i32, u
             return Err(1);
         }
         log.fail_usage(&format!("conex: {}", cli::unknown(&name)));
-        return Err(if help { 3 } else { 1 });
+        return Err(3);
     };
     if help {
         print!("{}", cli::command_help(command));
@@ -145,7 +149,7 @@ fn tools() -> Error {
         return Error::new(Kind::System, what);
     };
     use std::os::unix::process::CommandExt;
-    conex::host::seal::close_on_exec();
+    // The caller's descriptors go along: `run --rootfs` may hand them on, and nothing else does.
     let e = std::process::Command::new(&path).arg0(&exe).args(std::env::args_os().skip(1)).exec();
     Error::new(Kind::System, format!("execve({}): {e}", path.display()))
 }

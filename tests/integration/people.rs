@@ -84,6 +84,8 @@ fn wrong_flags_of_it_are_named() {
         (&["--rootfs", rootfs, "--user", "root", "true"], "--user \"root\": expected uid[:gid] in decimal"),
         (&["--rootfs", rootfs, "-e", "=x", "true"], "--env \"=x\""),
         (&["--rootfs", rootfs], "takes 1 or more arguments"),
+        (&["--rootfs", rootfs, "--name", "a/b", "true"], "invalid container ID format"),
+        (&["--rootfs", rootfs, "--name", ".", "true"], "invalid container ID format"),
         (&["--rootfs", rootfs, "--bundel", "x", "true"], "unknown flag --bundel"),
     ] {
         let mut all = vec!["run"];
@@ -180,7 +182,9 @@ fn slips_are_understood() {
         (&["--rot", "/x", "list"], "conex: unknown flag --rot; did you mean --root?\nHow it is used: conex help\n"),
     ] {
         let r = conex(args);
-        assert_eq!((r.code, r.err.as_str(), r.out.as_str()), (1, said, ""), "{args:?}");
+        // runc's status for an unknown command.
+        let code = if said.contains("unknown command") { 3 } else { 1 };
+        assert_eq!((r.code, r.err.as_str(), r.out.as_str()), (code, said, ""), "{args:?}");
     }
     let help = conex(&["help"]).ok().out;
     for verb in ["lint", "doctor", "setup", "run", "spec"] {
@@ -257,5 +261,32 @@ fn a_log_that_cannot_be_is_told() {
     c.args(["--log", "/no/such/dir/log", "--root"]).arg(b.state_root()).args(["run", &b.id]).current_dir(&b.dir);
     let r = finish(&mut c, b"");
     assert!(r.code != 0 && r.err.contains("/no/such/dir/log"), "{} {}", r.code, r.err);
+    b.assert_gone();
+}
+
+/// Descriptors that the caller hands on are the caller's, and what is bound read-only is so with all below it.
+#[test]
+fn what_is_handed_on_and_what_is_kept_from_writing() {
+    if !is_conex() || lacks("mount_setattr", "what_is_handed_on_and_what_is_kept_from_writing") {
+        return;
+    }
+    let b = Box::sh("true");
+    let (outer, file) = (b.dir.join("outer"), b.dir.join("file"));
+    std::fs::create_dir_all(outer.join("below")).unwrap();
+    std::fs::write(&file, "through three\n").unwrap();
+    let line = format!(
+        "mount -t tmpfs tmpfs {outer}/below && exec {conex} --root {root} run --rootfs {rootfs} --name {id} --preserve-fds 1 \
+         -v {outer}:/mnt:ro -- /bin/sh -c 'cat <&3; touch /mnt/below/x; ls /proc/self/fd | wc -l' 3<{file}",
+        outer = outer.display(),
+        conex = runtime().display(),
+        root = b.state_root().display(),
+        rootfs = b.rootfs().display(),
+        id = b.id,
+        file = file.display(),
+    );
+    let r = finish(Command::new("unshare").args(["-m", "--propagation", "private", "sh", "-c", &line]), b"");
+    // 0, 1, 2, 3 and the one that ls has open.
+    assert_eq!(r.out, "through three\n5\n", "{}", r.err);
+    assert!(r.err.contains("Read-only file system"), "{}", r.err);
     b.assert_gone();
 }

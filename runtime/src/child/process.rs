@@ -11,8 +11,7 @@ use crate::text;
 use conex_sys::seccomp::Insn;
 use conex_sys::{fd, proc, sched, signal};
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, AT_FDCWD};
-use nix::unistd::{faccessat, AccessFlags};
+use nix::fcntl::OFlag;
 use std::convert::Infallible;
 use std::ffi::CString;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -178,10 +177,11 @@ fn look_up(p: &Process) -> Result<PathBuf> {
         Err(e) => Err(Errno::from_raw(e.raw_os_error().unwrap_or(libc::ENOENT))),
         Ok(m) if m.is_dir() => Err(Errno::EISDIR),
         // As execve judges, with the effective capabilities: access(2), which eaccess(3) may become, leaves those of a user
-        // other than 0 out of account (CAP_DAC_OVERRIDE, which pods have). Before Linux 5.8 execve itself has the word.
+        // other than 0 out of account (CAP_DAC_OVERRIDE, which pods have).
         Ok(m) if m.permissions().mode() & 0o111 == 0 => Err(Errno::EACCES),
-        Ok(_) => match faccessat(AT_FDCWD, path, AccessFlags::X_OK, AtFlags::AT_EACCESS) {
-            Err(Errno::ENOSYS | Errno::EINVAL) => Ok(()),
+        // An older kernel, or an outer seccomp profile that does not know the call: execve has the word.
+        Ok(_) => match fd::may_execute(path) {
+            Err(Errno::ENOSYS | Errno::EINVAL | Errno::EPERM) => Ok(()),
             other => other,
         },
     };
@@ -312,22 +312,26 @@ fn finish(
             identity::raise_admin(p)?;
         }
         hooks(&first)?;
+        clean(p, keep);
         first()?;
     } else {
         identity::finish(p)?;
         hooks(&|| limits(p).and_then(|()| load()))?;
         limits(p)?;
-    }
-    signal::reset_all();
-    let empty = nix::sys::signal::SigSet::empty();
-    let _ = nix::sys::signal::sigprocmask(nix::sys::signal::SigmaskHow::SIG_SETMASK, Some(&empty), None);
-    close_others(p.preserve_fds, keep);
-    if p.no_new_privileges {
+        clean(p, keep);
         load()?;
     }
     let Err(e) = nix::unistd::execve(&image.path, &image.args, &image.env);
     Err(Error::new(Kind::System, format!("exec {}: {}", image.path.to_string_lossy(), e.desc().to_lowercase()))
         .at(format!("{}.args[0]", p.field)))
+}
+
+/// Signals and descriptors as the program is to find them; before the filter, which need not allow any of these calls.
+fn clean(p: &Process, keep: i32) {
+    signal::reset_all();
+    let empty = nix::sys::signal::SigSet::empty();
+    let _ = nix::sys::signal::sigprocmask(nix::sys::signal::SigmaskHow::SIG_SETMASK, Some(&empty), None);
+    close_others(p.preserve_fds, keep);
 }
 
 /// The resource limits, last: a low RLIMIT_NOFILE would break the steps before. The host has raised what takes a

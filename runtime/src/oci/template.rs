@@ -93,12 +93,12 @@ impl Template {
         let _ = writeln!(out, "\t\"hostname\": {},\n\t\"mounts\": [", quote(&self.hostname));
         // Group 5 is tty; a user namespace of one id does not have it.
         out += &MOUNTS.replace('@', if self.rootless.is_some() { "" } else { ", \"gid=5\"" });
-        out += if self.rootless.is_some() { HOST_SYS } else { SYS };
+        out += if self.network || self.rootless.is_none() { SYS } else { HOST_SYS };
         out += CGROUP;
         out += &self.mounts;
         out += "\n\t],\n\t\"linux\": {\n\t\t\"namespaces\": [\n";
         out += "\t\t\t{\"type\": \"pid\"}, {\"type\": \"ipc\"}, {\"type\": \"uts\"}, {\"type\": \"mount\"}, {\"type\": \"cgroup\"}";
-        if self.network && self.rootless.is_none() {
+        if self.network {
             out += ", {\"type\": \"network\"}";
         }
         if let Some((uid, gid)) = self.rootless {

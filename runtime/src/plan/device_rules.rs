@@ -104,12 +104,14 @@ fn one(rule: &DeviceRule, i: usize, check: &mut Check) -> Vec<Rule> {
     if access == 0 {
         access = ALL;
     }
-    let rule = |kind| Rule { allow: rule.allow, kind, major, minor, access, index: Some(i) };
+    let of = |kind| Rule { allow: rule.allow, kind, major, minor, access, index: Some(i) };
     match kind {
         // All devices of these numbers, or this access to all of them; runc and crun open every device then
         // (`docker run --device-cgroup-rule "a 7:1 r"`).
-        b'a' if access != ALL || major.is_some() || minor.is_some() => vec![rule(b'b'), rule(b'c')],
-        kind => vec![rule(kind)],
+        b'a' if rule.allow && (access != ALL || major.is_some() || minor.is_some()) => vec![of(b'b'), of(b'c')],
+        // Denied is everything, as the kernel's own controller and the peers take it: the stricter reading.
+        b'a' => vec![Rule { allow: rule.allow, kind, major: None, minor: None, access: ALL, index: Some(i) }],
+        kind => vec![of(kind)],
     }
 }
 

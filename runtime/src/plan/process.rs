@@ -104,7 +104,7 @@ pub(super) fn make(
     let mut out = one(process, "process", facts, namespaces.maps.as_ref(), check);
     out.seccomp = seccomp;
     if let Some(filter) = &out.seccomp {
-        crate::seccomp::needed(filter, out.no_new_privileges, check);
+        crate::seccomp::needed(filter, out.no_new_privileges, !out.capabilities.ambient.is_empty(), check);
     }
     out.personality = linux.and_then(|l| personality(l, check));
     out.memory_policy = linux.and_then(|l| super::placement::memory_policy(l, check));

@@ -190,31 +190,38 @@ pub fn plan(s: &config::Seccomp, _facts: &Facts, check: &mut Check) -> Option<Fi
 
 /// The calls that the runtime itself still makes under the profile, before the program is there: without them it would
 /// never run, and under a profile that forbids to tell why nobody would hear of it.
-pub fn needed(filter: &Filter, no_new_privileges: bool, check: &mut Check) {
-    let denied = |name: &&str| {
-        let rules = filter.profile.rules.iter().filter(|r| r.names.iter().any(|n| n == name));
-        let mut actions = rules.map(|r| (r.any_of.is_empty(), r.action)).collect::<Vec<_>>();
-        // With conditions it is up to the arguments.
-        if actions.iter().any(|(always, _)| !always) {
-            return false;
-        }
-        actions.truncate(1);
-        let action = actions.first().map_or(filter.profile.default, |a| a.1) & ACTION_MASK;
-        !matches!(action, RET_ALLOW | RET_LOG | RET_TRACE | RET_NOTIFY)
+pub fn needed(filter: &Filter, no_new_privileges: bool, ambient: bool, check: &mut Check) {
+    let profile = &filter.profile;
+    let action = |name: &str| {
+        let of = |always: bool| {
+            let rules = profile.rules.iter().filter(|r| r.names.iter().any(|n| n == name));
+            rules.filter(|r| r.any_of.is_empty() == always).map(|r| r.action & ACTION_MASK).next()
+        };
+        // With conditions alone it is up to the arguments.
+        of(true).or(of(false).map(|_| RET_ALLOW)).unwrap_or(profile.default & ACTION_MASK)
     };
-    // Without no_new_privs the kernel takes a filter only from who has CAP_SYS_ADMIN: the capabilities are dropped after.
-    let calls: &[&str] = if no_new_privileges { &["execve"] } else { &["capget", "capset", "execve"] };
-    let missing: Vec<&str> = calls.iter().copied().filter(denied).collect();
-    if !missing.is_empty() {
-        let or = if no_new_privileges || missing == ["execve"] { "" } else { ", or set process.noNewPrivileges" };
-        check.bad(
-            "linux.seccomp",
-            format!(
-                "denies {}, which the runtime still calls under it to start the program: allow it{or}",
-                missing.join(", ")
-            ),
-        );
+    let denied = |name: &str| !matches!(action(name), RET_ALLOW | RET_LOG | RET_TRACE | RET_NOTIFY);
+    let mut missing: Vec<&str> = Vec::new();
+    if !no_new_privileges {
+        // Without no_new_privs the kernel takes a filter only from who has CAP_SYS_ADMIN: the capabilities go after that.
+        missing.extend(["capget", "capset"].into_iter().filter(|n| denied(n)));
+        // An error is no obstacle where there is no ambient set; a signal is.
+        if denied("prctl") && (ambient || action("prctl") != RET_ERRNO) {
+            missing.push("prctl");
+        }
     }
+    if denied("execve") {
+        missing.push("execve");
+    }
+    if missing.is_empty() {
+        return;
+    }
+    let or = if missing == ["execve"] { "" } else { ", or set process.noNewPrivileges" };
+    let what = format!(
+        "denies {}, which the runtime still calls under it to start the program: allow it{or}",
+        missing.join(", ")
+    );
+    check.bad("linux.seccomp", what);
 }
 
 fn action(name: &str, errno: Option<u32>, field: &str, check: &mut Check) -> Option<u32> {

@@ -80,8 +80,11 @@ impl Request {
             detached,
         };
         let terminal = request.bundle.spec.process.as_ref().is_some_and(|p| p.terminal);
-        check_terminal(terminal, request.detached, request.console_socket.is_some())
-            .map_err(|e| bundle::locate(&request.bundle.text, vec![e]).remove(0))?;
+        // Of a document with wrong types nobody knows whether it asks for a terminal; it is refused anyway.
+        if request.bundle.bad.is_empty() {
+            check_terminal(terminal, request.detached, request.console_socket.is_some())
+                .map_err(|e| request.bundle.locate(vec![e]).remove(0))?;
+        }
         Ok(request)
     }
 }
@@ -151,7 +154,7 @@ pub fn make(env: &mut Env, request: &Request, start: Start) -> Result<Made> {
     match made {
         Ok(mut container) => {
             let warnings = std::mem::take(&mut container.warnings);
-            for w in bundle::locate(&request.bundle.text, warnings) {
+            for w in request.bundle.locate(warnings) {
                 env.log.warn(w.to_string());
             }
             Ok(Made { container, plan, entry, state })
@@ -161,7 +164,7 @@ pub fn make(env: &mut Env, request: &Request, start: Start) -> Result<Made> {
                 Ok(()) => e,
                 Err(other) => undo::with(e, vec![other]),
             };
-            Err(bundle::locate(&request.bundle.text, vec![e]).remove(0))
+            Err(request.bundle.locate(vec![e]).remove(0))
         }
     }
 }
@@ -172,7 +175,7 @@ fn told(env: &mut Env, bundle: &Bundle, errors: Vec<Error>) -> Error {
         let blocks = errors.iter().map(|e| bundle.block(Level::Error, e));
         env.log.show_instead(blocks.collect::<Vec<_>>().join("\n"));
     }
-    bundle::join(bundle::locate(&bundle.text, errors))
+    bundle::join(bundle.locate(errors))
 }
 
 fn warn<'a>(env: &mut Env, bundle: &Bundle, warnings: impl Iterator<Item = &'a Error>) {
@@ -184,7 +187,7 @@ fn warn<'a>(env: &mut Env, bundle: &Bundle, warnings: impl Iterator<Item = &'a E
         }
         return;
     }
-    for w in bundle::locate(&bundle.text, warnings) {
+    for w in bundle.locate(warnings) {
         env.log.warn(w.to_string());
     }
 }

@@ -19,7 +19,10 @@ pub fn main(env: &mut Env) -> Result<i32> {
     };
     let (state, status) = match entry.load() {
         Ok(state) => {
-            await_death(&state);
+            // By force it is killed and waited for below, where a frozen one is thawed.
+            if !force {
+                await_death(&state);
+            }
             entry.state()?
         }
         // Nothing can be known of it; what the kernel holds by its id goes with the directory.

@@ -177,7 +177,7 @@ fn plan(env: &Env, spec: &Spec, wanted: &Process, state: &State) -> Result<(proc
     let mut p = process::one(wanted, "process", &facts, maps.as_ref(), &mut check);
     p.seccomp = linux.seccomp.as_ref().and_then(|s| crate::seccomp::plan(s, &facts, &mut check));
     if let Some(filter) = &p.seccomp {
-        crate::seccomp::needed(filter, p.no_new_privileges, &mut check);
+        crate::seccomp::needed(filter, p.no_new_privileges, !p.capabilities.ambient.is_empty(), &mut check);
     }
     p.keyring = state.keyring.then(|| format!("_ses.{}", state.id));
     p.personality = process::personality(&linux, &mut check);

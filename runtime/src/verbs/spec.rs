@@ -14,6 +14,7 @@ pub fn main(env: &mut Env) -> Result<i32> {
     let path = dir.join("config.json");
     let mut t = Template::default();
     if env.args.is_set("rootless") {
+        t.network = false;
         t.rootless = Some((nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw()));
     }
     if !env.args.rest.is_empty() {

@@ -26,6 +26,16 @@ pub(crate) fn cpath(path: &Path) -> Result<CString> {
     CString::new(path.as_os_str().as_bytes()).map_err(|_| Errno::EINVAL)
 }
 
+/// faccessat2(2) with X_OK and AT_EACCESS (Linux 5.8), by itself: glibc would put a guess of its own in the place of a
+/// call that the kernel lacks.
+pub fn may_execute(path: &Path) -> Result<()> {
+    let path = std::ffi::CString::new(path.as_os_str().as_encoded_bytes()).map_err(|_| Errno::EINVAL)?;
+    // SAFETY: the path ends with a zero byte and lives until the call returns.
+    let ret =
+        unsafe { libc::syscall(libc::SYS_faccessat2, libc::AT_FDCWD, path.as_ptr(), libc::X_OK, libc::AT_EACCESS) };
+    check(ret).map(drop)
+}
+
 /// openat2(2) (Linux 5.6); `O_CLOEXEC` is always set. Retries `EAGAIN`, which the kernel returns when a rename
 /// or a mount raced with `..` inside a scoped lookup.
 ///

@@ -22,10 +22,14 @@ const VALUES: [&str; 4] = ["console-socket", "pidfd-socket", "pid-file", "preser
 /// Returns only with one.
 pub fn main(env: &Env) -> Result<i32> {
     let (id, root, document) = describe(env)?;
-    // Without MFD_CLOEXEC: it is conex that reads it.
-    let file = nix::sys::memfd::memfd_create(c"config.json", nix::sys::memfd::MFdFlags::empty());
+    let file = nix::sys::memfd::memfd_create(c"config.json", nix::sys::memfd::MFdFlags::MFD_CLOEXEC);
     let mut file = std::fs::File::from(file.call(|| "memfd_create")?);
     file.write_all(&document).call(|| "write(memfd)")?;
+    // Above those that the caller hands on by their numbers; conex reads it there.
+    let kept = env.args.number::<i32>("preserve-fds")?.unwrap_or(0).clamp(0, 1 << 20);
+    let listen = std::env::var("LISTEN_FDS").ok().and_then(|n| n.parse::<i32>().ok()).unwrap_or(0).clamp(0, 1024);
+    let file = conex_sys::fd::dup_above(file.as_raw_fd(), 3 + kept + listen).call(|| "fcntl(F_DUPFD)")?;
+    conex_sys::fd::clear_cloexec(file.as_raw_fd()).call(|| "fcntl(F_SETFD)")?;
     let mut command = std::process::Command::new(&env.program);
     command.args(&env.global).arg("run").arg("--bundle").arg(&root);
     command.arg("--config").arg(format!("/proc/self/fd/{}", file.as_raw_fd()));
@@ -57,6 +61,7 @@ fn describe(env: &Env) -> Result<(String, std::path::PathBuf, Vec<u8>)> {
         return Err(bad("run --rootfs: no command given".into()));
     }
     let id = a.value("name").map_or_else(|| run::id_from(&root), str::to_string);
+    conex::state::check_id(&id)?;
     let mut t = Template {
         args: a.rest.clone(),
         terminal,
@@ -106,7 +111,7 @@ fn describe(env: &Env) -> Result<(String, std::path::PathBuf, Vec<u8>)> {
     if conex::host::facts::of_a_user() {
         if !t.resources.is_empty() {
             return Err(bad(
-                "--memory and --cpus need cgroups, which an unprivileged user does not have here".into()
+                "--memory and --cpus are not given to the containers of a user without privileges".into()
             ));
         }
         t.rootless = Some((nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw()));
@@ -120,7 +125,12 @@ const USUAL: &str = r#""CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FSETID", "CAP_FOWNE
 /// A mount of the document, with a comma before it.
 fn bind(source: &str, destination: &str, readonly: bool) -> String {
     let quote = |s: &str| serde_json::Value::from(s).to_string();
-    let ro = if readonly { ", \"ro\"" } else { "" };
+    // With what is mounted below it, where the kernel can (Linux 5.12).
+    let ro = match readonly {
+        true if conex::child::tree::has_setattr() => ", \"rro\"",
+        true => ", \"ro\"",
+        false => "",
+    };
     format!(
         ",\n\t\t{{\"destination\": {}, \"type\": \"bind\", \"source\": {}, \"options\": [\"rbind\", \"rprivate\"{ro}]}}",
         quote(destination),

@@ -43,13 +43,19 @@ fn program(spec: &Spec, bundle: &Path) -> Option<Error> {
     let root = bundle.join(text::path(&spec.root.as_ref()?.path));
     let fd = std::fs::File::open(&root).ok().filter(|f| f.metadata().is_ok_and(|m| m.is_dir()))?;
     let root_fd = conex::root::Root::new(fd.into());
-    let path = process.env.iter().rev().find_map(|e| e.strip_prefix("PATH=")).unwrap_or("/bin:/usr/bin");
+    let path = process.env.iter().rev().find_map(|e| e.strip_prefix("PATH=")).unwrap_or("");
     let candidates: Vec<std::path::PathBuf> = match name.contains('/') {
         true => vec![text::path(&process.cwd).join(text::path(name))],
         false => path.split(':').map(|d| text::path(d).join(text::path(name))).collect(),
     };
     let below_mount = |p: &Path| spec.mounts.iter().any(|m| p.starts_with(text::path(&m.destination)));
-    let found = |p: &std::path::PathBuf| below_mount(p) || root_fd.open(p, nix::fcntl::OFlag::empty()).is_ok();
+    let program = |p: &std::path::PathBuf| {
+        let fd = root_fd.open(p, nix::fcntl::OFlag::empty()).ok()?;
+        nix::sys::stat::fstat(&fd)
+            .ok()
+            .filter(|s| s.st_mode & libc::S_IFMT == libc::S_IFREG && s.st_mode & 0o111 != 0)
+    };
+    let found = |p: &std::path::PathBuf| below_mount(p) || program(p).is_some();
     if candidates.iter().any(found) {
         return None;
     }

@@ -46,7 +46,8 @@ pub fn dispatch(command: &Command, env: &Env) -> Result<i32> {
 /// # Errors
 /// Neither is there.
 pub fn program() -> Result<PathBuf> {
-    let called = std::env::args_os().next().map(PathBuf::from).filter(|p| p.is_absolute() && p.ends_with("conex"));
+    let called =
+        std::env::args_os().next().map(PathBuf::from).filter(|p| p.is_absolute() && !p.ends_with("conex-tools"));
     if let Some(path) = called.filter(|p| p.is_file()) {
         return Ok(path);
     }
