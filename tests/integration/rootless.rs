@@ -284,3 +284,39 @@ fn the_document_of_spec_rootless_runs() {
     let r = b.verb("run", &[], &[]);
     assert_eq!(r.out, "0\nran\n", "{}", r.err);
 }
+
+/// A directory without a document: root inside, and a network of its own unless the host's is asked for.
+#[test]
+fn a_directory_of_an_ordinary_user() {
+    let b = rootless("true");
+    hand_over(&b);
+    let binary = b.binary.clone().unwrap();
+    copied(&runtime().with_file_name("conex-tools"), &binary.with_file_name("conex-tools"));
+    let host = std::fs::read_link("/proc/self/ns/net").unwrap();
+    let rootfs = b.rootfs();
+    for (net, same) in [("none", false), ("host", true)] {
+        let script = "id -u; readlink /proc/self/ns/net; ls /sys/class >/dev/null && echo sysfs";
+        let args = [
+            "run",
+            "--rootfs",
+            rootfs.to_str().unwrap(),
+            "--name",
+            &b.id,
+            "--net",
+            net,
+            "--",
+            "/bin/sh",
+            "-c",
+            script,
+        ];
+        let r = b.call(&args).ok();
+        let lines: Vec<&str> = r.out.lines().collect();
+        assert_eq!(
+            (lines[0], lines[1] == host.to_str().unwrap(), lines[2]),
+            ("0", same, "sysfs"),
+            "{net}: {}",
+            r.err
+        );
+    }
+    b.call(&["run", "--rootfs", rootfs.to_str().unwrap(), "-m", "64m", "true"]).fails_with("--memory and --cpus");
+}
