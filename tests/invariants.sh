@@ -1,5 +1,5 @@
 #!/bin/bash
-# The invariants of the README, as far as a search can keep them.
+# The invariants of docs/architecture.md, as far as a search can keep them.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bad=0

@@ -46,6 +46,15 @@ impl Bundle {
         show::block(level, &self.text, &name.display().to_string(), e, show::colour(true))
     }
 
+    /// True of a problem at or below a value of a wrong type: the plan has not seen that value.
+    pub fn is_told(&self, e: &Error) -> bool {
+        self.bad.iter().any(|b| {
+            let rest = e.field.strip_prefix(&b.field);
+            // mounts[1] is not above mounts[10].
+            rest.is_some_and(|r| b.field.is_empty() || r.is_empty() || r.starts_with(['.', '[']))
+        })
+    }
+
     /// What was decided about the document, or all that is wrong with it: of what has the wrong type, the plan sees
     /// nothing, and what it says of such a field is no news.
     ///
@@ -56,8 +65,7 @@ impl Bundle {
             return plan;
         }
         let mut all = self.bad.clone();
-        let told = |e: &Error| self.bad.iter().any(|b| e.field.starts_with(&b.field));
-        all.extend(plan.err().unwrap_or_default().into_iter().filter(|e| !told(e)));
+        all.extend(plan.err().unwrap_or_default().into_iter().filter(|e| !self.is_told(e)));
         let more = all.len().saturating_sub(crate::plan::MOST);
         if more > 0 {
             all.truncate(crate::plan::MOST);
@@ -364,5 +372,20 @@ mod tests {
             let e = parse::<Spec>(text, "config.json").unwrap_err().to_string();
             assert!(e.contains(said), "{}: {e}", String::from_utf8_lossy(text));
         }
+    }
+
+    #[test]
+    fn a_wrong_type_hides_what_is_below_it_and_nothing_else() {
+        let bundle = Bundle {
+            path: PathBuf::new(),
+            text: Vec::new(),
+            document: PathBuf::new(),
+            spec: Spec::default(),
+            bad: vec![Error::invalid("mounts[1]", "x"), Error::invalid("process.user", "x")],
+            unknown: Vec::new(),
+        };
+        let told = |field: &str| bundle.is_told(&Error::invalid(field, "y"));
+        assert!(told("mounts[1]") && told("mounts[1].options[0]") && told("process.user.uid"));
+        assert!(!told("mounts[10]") && !told("mounts") && !told("process.username"));
     }
 }

@@ -30,6 +30,20 @@ impl Log {
         Log { path, json, debug, warnings: Vec::new(), shown: None }
     }
 
+    /// The log that the global flags ask for; an empty value is none.
+    ///
+    /// # Errors
+    /// A format that there is not.
+    pub fn of(global: &crate::cli::Args) -> Result<Log, String> {
+        let given = |name: &str| global.value(name).filter(|v| !v.is_empty());
+        let json = match given("log-format").unwrap_or("text") {
+            "json" => true,
+            "text" => false,
+            other => return Err(format!("invalid log-format: {other:?}")),
+        };
+        Ok(Log::new(given("log").map(|p| crate::text::path(p).into_owned()), json, global.is_set("debug")))
+    }
+
     pub fn warn(&mut self, message: impl Into<String>) {
         self.warnings.push(message.into());
     }

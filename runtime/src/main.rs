@@ -22,19 +22,13 @@ fn main() -> ExitCode {
             return ExitCode::from(1);
         }
     };
-    let json = match global.value("log-format").filter(|f| !f.is_empty()).unwrap_or("text") {
-        "json" => true,
-        "text" => false,
-        other => {
-            eprintln!("invalid log-format: {other:?}");
+    let log = match Log::of(&global) {
+        Ok(log) => log,
+        Err(e) => {
+            eprintln!("{e}");
             return ExitCode::from(1);
         }
     };
-    let log = Log::new(
-        global.value("log").filter(|p| !p.is_empty()).map(|p| text::path(p).into_owned()),
-        json,
-        global.is_set("debug"),
-    );
     // Nobody would find what went wrong in a log that is not there.
     if let Err(e) = log.check() {
         eprintln!("conex: {e}");

@@ -1,16 +1,15 @@
 //! What a document may say, and should not without a reason; and what it names that is not there.
 
 use conex::error::Error;
-use conex::oci::config::{Process, Spec};
+use conex::oci::config::{Mount, Process, Spec};
 use conex::text;
 use std::path::Path;
 
 /// What is named and is not there: sources of bind mounts, namespaces, the program; file systems that this kernel has
 /// not.
 pub fn missing(spec: &Spec, bundle: &Path) -> Vec<Error> {
-    let bind = |options: &[String]| options.iter().any(|o| o == "bind" || o == "rbind");
-    let source = |(i, m): (usize, &conex::oci::config::Mount)| {
-        if !bind(&m.options) {
+    let source = |(i, m): (usize, &Mount)| {
+        if !is_bind(m) {
             let kind = m.kind.as_deref().filter(|k| !has_file_system(k))?;
             let what = format!("{kind:?} is no file system of this kernel, and no module of its brings it");
             return Some(Error::invalid(format!("mounts[{i}].type"), what));
@@ -24,6 +23,10 @@ pub fn missing(spec: &Spec, bundle: &Path) -> Vec<Error> {
     out.extend(namespaces(spec));
     out.extend(program(spec, bundle));
     out
+}
+
+fn is_bind(m: &Mount) -> bool {
+    m.options.iter().any(|o| o == "bind" || o == "rbind")
 }
 
 fn namespaces(spec: &Spec) -> Vec<Error> {
@@ -121,10 +124,7 @@ fn of_process(process: &Process, note: &mut impl FnMut(&str, String)) {
 
 fn mounts(spec: &Spec, note: &mut impl FnMut(&str, String)) {
     for (i, m) in spec.mounts.iter().enumerate() {
-        let Some(source) = m.source.as_deref().filter(|_| m.options.iter().any(|o| o == "bind" || o == "rbind"))
-        else {
-            continue;
-        };
+        let Some(source) = m.source.as_deref().filter(|_| is_bind(m)) else { continue };
         let writable = !m.options.iter().any(|o| o == "ro");
         let field = format!("mounts[{i}].source");
         if source.ends_with("docker.sock") || source.ends_with("containerd.sock") {

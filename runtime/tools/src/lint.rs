@@ -86,8 +86,8 @@ fn look(bundle: &Bundle) -> Vec<Problem> {
     let facts = Facts::read(&bundle.spec);
     let options = Options { id: "lint".into(), bundle: bundle.path.clone(), ..Options::default() };
     let (errors, warnings) = plan::judge(&bundle.spec, &options, &facts);
-    let told = |e: &Error| bundle.bad.iter().any(|b| e.field.starts_with(&b.field));
-    let later = errors.into_iter().chain(danger::missing(&bundle.spec, &bundle.path)).filter(|e| !told(e));
+    let later =
+        errors.into_iter().chain(danger::missing(&bundle.spec, &bundle.path)).filter(|e| !bundle.is_told(e));
     let errors: Vec<Error> = bundle.bad.iter().cloned().chain(later).collect();
     let warnings = bundle.unknown.iter().cloned().chain(warnings);
     let notes = danger::notes(&bundle.spec);

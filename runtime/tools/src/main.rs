@@ -1,8 +1,8 @@
 //! argv → command → exit status, as conex passed it on. This is the only place that prints errors or ends the program.
 #![forbid(unsafe_code)]
 
-use conex::cli::{self, Args};
-use conex::error::Result;
+use conex::cli;
+use conex::error::{Error, Kind, Result};
 use conex::log::Log;
 use conex::text;
 use conex_tools::{dispatch, program, Env};
@@ -46,7 +46,7 @@ fn run(argv: &[String]) -> Result<u8> {
             return Ok(1);
         }
     };
-    let log = log(&global);
+    let log = Log::of(&global).map_err(|e| Error::new(Kind::Invalid, e))?;
     // All that precedes the command.
     let before = argv_len - rest.len();
     let global = std::env::args_os().skip(1).take(before).collect();
@@ -57,9 +57,4 @@ fn run(argv: &[String]) -> Result<u8> {
             Ok(1)
         }
     }
-}
-
-fn log(global: &Args) -> Log {
-    let json = global.value("log-format") == Some("json");
-    Log::new(global.value("log").map(|p| text::path(p).into_owned()), json, global.is_set("debug"))
 }
