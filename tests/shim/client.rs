@@ -325,9 +325,35 @@ pub fn random(state: &mut u64, n: u64) -> u64 {
     *state % n
 }
 
-/// How many a process has open.
-pub fn descriptors(pid: i32) -> usize {
-    std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count()
+/// What a process has open, in order: `socket:[4711]`.
+pub fn descriptors(pid: i32) -> Vec<String> {
+    let entries = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten();
+    let mut all: Vec<_> = entries.flat_map(|e| e.path().read_link()).map(|p| p.display().to_string()).collect();
+    all.sort();
+    all
+}
+
+/// Until the server has no more open than that; says what it is otherwise. It keeps streams for ten seconds that nobody
+/// has opened yet.
+#[track_caller]
+pub fn closed(shim: &Shim, id: &str, before: &[String]) {
+    let mut patience = harness::Patience::of(20);
+    loop {
+        let mut now = descriptors(shim.pid(id));
+        if now.len() <= before.len() {
+            return;
+        }
+        now.retain(|f| !before.contains(f));
+        assert!(patience.is_left(), "still open: {now:?}\nbefore: {before:?}\n{}", sockets(&now));
+    }
+}
+
+/// The lines of /proc/net/unix about some sockets.
+fn sockets(files: &[String]) -> String {
+    let numbers: Vec<_> = files.iter().filter_map(|f| f.strip_prefix("socket:[")?.strip_suffix(']')).collect();
+    let all = std::fs::read_to_string("/proc/net/unix").unwrap_or_default();
+    let ours = all.lines().filter(|line| line.split(' ').any(|word| numbers.contains(&word)));
+    ours.collect::<Vec<_>>().join("\n")
 }
 
 fn zombie(pid: i32) -> bool {

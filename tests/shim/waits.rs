@@ -129,8 +129,7 @@ fn calls_go_with_their_connection() {
         let text = std::fs::read_to_string(format!("/proc/{}/statm", shim.pid(&b.id))).unwrap();
         text.split(' ').nth(1).unwrap().parse::<usize>().unwrap()
     };
-    let open = || descriptors(shim.pid(&b.id));
-    let idle = open();
+    let idle = descriptors(shim.pid(&b.id));
     let state = StateRequest { id: b.id.clone(), ..StateRequest::default() };
     let round = || {
         let mut all = Vec::new();
@@ -150,18 +149,18 @@ fn calls_go_with_their_connection() {
             all.push(raw);
         }
         drop(all);
-        until(|| open() <= idle, "the connections are closed");
+        closed(&shim, &b.id, &idle);
     };
-    // What is free stays with the allocator: the largest heap that the load makes comes in the first rounds.
+    // What is free stays with the allocator.
     let grown = |rounds: u32| {
         let before = rss();
         (0..rounds).for_each(|_| round());
         rss().saturating_sub(before) * 4096
     };
-    let first = grown(4);
-    let more = grown(8);
-    // 80,000 calls, each with its task and request, would be tens of megabytes.
-    assert!(more < 1 << 20, "the shim has grown by {first} bytes, and then by {more}");
+    // 40,000 calls, each with its task and request, would be more than 100 megabytes. A leak grows each time; how the
+    // allocator cuts its heap does not come thrice.
+    let all: Vec<_> = (0..4).map(|_| grown(4)).collect();
+    assert!(all.iter().any(|g| *g < 1 << 20), "the shim has grown by {all:?} bytes");
     assert_eq!(shim.state(&b.id, "").status(), conex_proto::types::Status::Running);
     shim.finish(&b.id);
 }
