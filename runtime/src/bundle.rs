@@ -204,7 +204,9 @@ pub fn locate(text: &[u8], errors: Vec<Error>) -> Vec<Error> {
     errors
         .into_iter()
         .map(|mut e| {
-            if let Some((line, column)) = position(text, &e.field) {
+            // A flag of the command line is no field.
+            let place = if e.field.starts_with("--") { None } else { position(text, &e.field) };
+            if let Some((line, column)) = place {
                 e.what = format!("{} (config.json line {line} column {column})", e.what);
             }
             e

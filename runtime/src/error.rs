@@ -34,7 +34,7 @@ pub struct Error {
 
 impl Error {
     pub fn new(kind: Kind, what: impl Into<String>) -> Self {
-        Error { kind, field: String::new(), what: what.into(), errno: None }
+        Error { kind, field: String::new(), what: crate::text::shortened(what.into()), errno: None }
     }
 
     pub fn invalid(field: impl Into<String>, what: impl Into<String>) -> Self {
@@ -47,7 +47,7 @@ impl Error {
 
     /// A failed call, written as strace would.
     pub fn call(errno: Errno, call: impl Into<String>) -> Self {
-        Error { kind: Kind::System, field: String::new(), what: call.into(), errno: Some(errno) }
+        Error { errno: Some(errno), ..Error::new(Kind::System, call) }
     }
 
     /// Names the field, unless a deeper layer already did.

@@ -128,7 +128,8 @@ impl Store {
                 .recursive(true)
                 .mode(0o700)
                 .create(path)
-                .call(|| format!("mkdir({})", path.display()))?;
+                .call(|| format!("mkdir({})", path.display()))
+                .map_err(|e| e.at("--root"))?;
         }
         let flags = OFlag::O_DIRECTORY | OFlag::O_CLOEXEC | OFlag::O_RDONLY;
         match nix::fcntl::open(path, flags, Mode::empty()) {

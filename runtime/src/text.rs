@@ -173,6 +173,18 @@ fn distance(a: &str, b: &str) -> usize {
     row[b.len()]
 }
 
+/// A text for people: of one beyond 300 characters the middle is left out, where long values stand.
+pub fn shortened(text: String) -> String {
+    const MOST: usize = 300;
+    // Bytes are quick to count, and never fewer.
+    if text.len() <= MOST || text.chars().count() <= MOST {
+        return text;
+    }
+    let all: Vec<char> = text.chars().collect();
+    let (start, end) = (&all[..MOST / 2], &all[all.len() - MOST / 2 + 3..]);
+    start.iter().copied().chain("...".chars()).chain(end.iter().copied()).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

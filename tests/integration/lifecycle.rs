@@ -374,7 +374,10 @@ fn features_is_what_oci_spec_reads() {
         let archs = document["linux"]["seccomp"]["archs"].to_string();
         assert!(archs.contains(&std::env::consts::ARCH.to_uppercase()) && !archs.contains("S390"), "{archs}");
         // containerd and CRI-O keep these from pods (features.md).
-        assert_eq!(document["potentiallyUnsafeConfigAnnotations"], json!(["org.systemd.property."]));
+        assert_eq!(
+            document["potentiallyUnsafeConfigAnnotations"],
+            json!(["org.systemd.property.", "run.oci.hooks.", "run.oci.keep_original_groups"])
+        );
     }
 }
 

@@ -82,18 +82,20 @@ pub fn own(slave: &OwnedFd) -> Result<()> {
 /// Without a terminal: gives the caller's pipes and files to the container's user, who could not reopen
 /// /dev/stdout otherwise. /dev/null and other devices are nobody's to give away.
 pub fn hand_over_stdio(p: &Process) {
-    if p.uid != 0 && !p.terminal {
+    if !p.terminal {
         give_stdio_to(p.uid);
     }
 }
 
-/// Changes the owner of those of 0, 1 and 2 that are pipes or sockets.
+/// Changes the owner of those of 0, 1 and 2 that are pipes, sockets, files or terminals. What cannot be given away (a file
+/// system that is mounted read-only, a user namespace that does not know the owner) stays as it is.
 pub fn give_stdio_to(uid: u32) {
     for n in 0..3 {
         let borrowed = fd::borrow(n);
         let Ok(stat) = fstat(borrowed) else { continue };
         let kind = stat.st_mode & libc::S_IFMT;
-        if stat.st_uid != uid && matches!(kind, libc::S_IFIFO | libc::S_IFSOCK) {
+        let terminal = || kind == libc::S_IFCHR && nix::unistd::isatty(borrowed).unwrap_or(false);
+        if stat.st_uid != uid && (matches!(kind, libc::S_IFIFO | libc::S_IFSOCK | libc::S_IFREG) || terminal()) {
             let _ = fd::chown_fd(borrowed, uid, u32::MAX);
         }
     }

@@ -7,16 +7,18 @@ use conex_sys::proc;
 use nix::errno::Errno;
 
 /// Root of the user namespace this process has just entered.
-pub fn become_root() -> Result<()> {
+pub fn become_root(keep_groups: bool) -> Result<()> {
     proc::setresgid(0).call(|| "setresgid(0)").at(|| "linux.gidMappings")?;
     // Where a rootless runtime had to deny setgroups, the kernel refuses; no group can be kept out then.
-    let _ = proc::setgroups(&[]);
+    if !keep_groups {
+        let _ = proc::setgroups(&[]);
+    }
     proc::setresuid(0).call(|| "setresuid(0)").at(|| "linux.uidMappings")
 }
 
 /// Drops the bounding set and takes over the ids; the capabilities stay, until [`finish`].
 ///
-/// The groups are always set, with an empty list too: a container must not keep those of its caller.
+/// The groups are always set, with an empty list too: a container must not keep those of its caller, unless it is asked for.
 pub fn switch(p: &Process) -> Result<()> {
     let field = |name: &str| format!("{}.user.{name}", p.field);
     let own = caps::read(None, CapSet::Bounding).unwrap_or_default();
@@ -28,7 +30,7 @@ pub fn switch(p: &Process) -> Result<()> {
         .call(|| "prctl(PR_CAPBSET_DROP)")
         .at(|| format!("{}.capabilities.bounding", p.field))?;
     proc::set_keepcaps(true).call(|| "prctl(PR_SET_KEEPCAPS, 1)")?;
-    if p.can_setgroups {
+    if p.can_setgroups && !p.keep_groups {
         match proc::setgroups(&p.groups) {
             // A user namespace that was joined can deny it (user_namespaces(7)); they were dropped before.
             Err(Errno::EPERM) if p.groups.is_empty() && nix::unistd::getgroups().is_ok_and(|g| g.is_empty()) => {}

@@ -9,10 +9,12 @@ pub mod mounts;
 pub mod paths;
 pub mod process;
 pub mod procfs;
+mod refused;
 pub mod tree;
 
 use crate::error::{self, Context, Error, Named, Result};
 use crate::plan::mounts::Kind;
+use crate::plan::namespaces;
 use crate::plan::namespaces::{Hops, CLONE_NEWTIME};
 use crate::plan::Plan;
 use crate::root::Root;
@@ -73,7 +75,7 @@ pub fn main(plan: &Plan, inherited: Inherited) -> ! {
 /// state directory, which a killed runtime would otherwise leave with this process.
 fn close_the_rest(plan: &Plan, inherited: &Inherited) {
     use std::os::fd::AsRawFd;
-    let mut keep: Vec<i32> = (3..3 + plan.process.preserve_fds as i32).collect();
+    let mut keep = plan.process.preserved.clone();
     keep.push(inherited.sync.as_fd().as_raw_fd());
     keep.extend(inherited.sources.iter().flatten().filter_map(|source| match source {
         mounts::Source::Tree(fd) => Some(fd.as_raw_fd()),
@@ -168,13 +170,15 @@ fn init(
         time_namespace(plan)?;
     }
     for (fd, flag, field) in std::mem::take(&mut rest.joins) {
-        proc::setns(fd.as_fd(), flag).call(|| "setns(CLONE_NEWNS)").at(|| field)?;
+        proc::setns(fd.as_fd(), flag)
+            .call(|| "setns(joined, CLONE_NEWNS)")
+            .map_err(|e| namespaces::not_one(e, flag).at(field))?;
     }
     // In a user namespace still with the host's uid: a directory that only the host's root may enter can be on the
     // way to the rootfs.
     let root = paths::attach_root(&plan.rootfs)?;
     if plan.namespaces.private(libc::CLONE_NEWUSER) {
-        identity::become_root()?;
+        identity::become_root(plan.process.keep_groups)?;
     }
     // Again: the change of identity may have reset it.
     proc::set_dumpable(false).call(|| "prctl(PR_SET_DUMPABLE, 0)")?;
@@ -186,8 +190,9 @@ fn init(
     if plan.namespaces.creates(libc::CLONE_NEWNET) {
         crate::host::netlink::up_loopback().during("bring up the loopback interface")?;
     }
-    let proc_root = root_file_system(plan, &root, report, sources, &rest)?;
+    // Before the parameters of the kernel: what they say of the same name holds (runc).
     names(plan)?;
+    let proc_root = root_file_system(plan, &root, report, sources, &rest)?;
     if !rest.cgroup_first {
         cgroup_namespace(plan, report)?;
     }
@@ -201,7 +206,9 @@ fn second_hop(plan: &Plan, report: &Report, rest: &mut Rest) -> Result<()> {
     let (user, others): (Vec<_>, Vec<_>) =
         std::mem::take(&mut rest.joins).into_iter().partition(|j| j.1 == libc::CLONE_NEWUSER);
     let enter = |(fd, flag, field): &(OwnedFd, i32, String)| {
-        proc::setns(fd.as_fd(), *flag).call(|| format!("setns({flag:#x})")).at(|| field.clone())
+        proc::setns(fd.as_fd(), *flag)
+            .call(|| namespaces::setns(std::path::Path::new("joined"), *flag))
+            .map_err(|e| namespaces::not_one(e, *flag).at(field.clone()))
     };
     let mut after = Vec::new();
     for join in others {
@@ -210,8 +217,10 @@ fn second_hop(plan: &Plan, report: &Report, rest: &mut Rest) -> Result<()> {
             other => other?,
         }
     }
-    // Inside, it may be denied.
-    let _ = proc::setgroups(&[]);
+    if !plan.process.keep_groups {
+        // Inside, it may be denied.
+        let _ = proc::setgroups(&[]);
+    }
     user.iter().chain(&after).try_for_each(enter)?;
     let into = rest.into_cgroup.take();
     let flags = (plan.namespaces.new & !(libc::CLONE_NEWCGROUP | CLONE_NEWTIME)) | libc::CLONE_PARENT;

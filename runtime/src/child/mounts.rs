@@ -109,7 +109,13 @@ fn bind(root: &Root, m: &Mount, source: Option<OwnedFd>, recursive: bool) -> Res
         false if directory => root.make_dir(&m.destination),
         false => root.make_file(&m.destination),
     };
-    let target = target.map_err(|e| e.at(format!("{}.destination", m.field)))?;
+    let target = target.map_err(|e| match e.errno {
+        Some(Errno::ENOTDIR) if directory && root.open(&m.destination, OFlag::empty()).is_ok() => {
+            let what = format!("{} is a directory, /{} in the container a file", m.source, m.destination.display());
+            Error::call(Errno::ENOTDIR, what).at(format!("{}.destination", m.field))
+        }
+        _ => e.at(format!("{}.destination", m.field)),
+    })?;
     outside_proc(root, m, target.as_fd())?;
     if !directory && is_dir(target.as_fd())? {
         // move_mount(2) would say EINVAL; mount(2) says this, which Docker's hint looks for.
@@ -173,7 +179,7 @@ fn file_system(root: &Root, m: &Mount, kind: &str, attr: MountAttr, cgroups: &[P
     }
     let data = options(m, kind, target.as_fd(), existed)?;
     let made = match new_mount(kind, &m.source, &data, attr.set, m) {
-        Err(e) if e.errno == Some(Errno::ENOSYS) || too_long(&data) => {
+        Err(e) if e.errno == Some(Errno::ENOSYS) || too_long(&m.source, &data) => {
             return legacy_mount(m, kind, &data, &attr, target.as_fd());
         }
         // sysfs needs the network namespace to belong to this user namespace, and cgroup2 may be mounted once only
@@ -206,8 +212,27 @@ fn whole_tree(kind: &str) -> Option<PathBuf> {
 }
 
 /// The kernel copies at most 255 bytes of a string in fsconfig(2); mount(2) takes a page.
-fn too_long(data: &[(String, Option<String>)]) -> bool {
-    data.iter().any(|(_, v)| v.as_ref().is_some_and(|v| v.len() > 255))
+fn too_long(source: &str, data: &[(String, Option<String>)]) -> bool {
+    source.len() > 255 || data.iter().any(|(_, v)| v.as_ref().is_some_and(|v| v.len() > 255))
+}
+
+/// One word of the list that mount(2) takes, whose words are parted by commas. A label is quoted (the categories of SELinux
+/// are a list), overlay takes a comma behind a backslash, and no other file system can be told of one.
+fn word(kind: &str, key: &str, value: &str) -> Result<String> {
+    match (value.contains(','), kind) {
+        (false, _) => Ok(format!("{key}={value}")),
+        (true, _) if key.ends_with("context") => Ok(format!("{key}=\"{value}\"")),
+        // Its parser knows that a list of nodes is one word (mpol=bind:0,2).
+        (true, "tmpfs") if key == "mpol" => Ok(format!("{key}={value}")),
+        (true, "overlay") => Ok(format!("{key}={}", value.replace(',', "\\,"))),
+        (true, _) => {
+            let what = format!(
+                "{key}={value:?} has a comma, which mount(2) parts the options at, and it is this call \
+                that takes the source and options of this mount"
+            );
+            Err(Error::new(ErrorKind::Unsupported, what))
+        }
+    }
 }
 
 fn new_mount(
@@ -217,7 +242,7 @@ fn new_mount(
     attrs: u64,
     m: &Mount,
 ) -> Result<OwnedFd> {
-    if too_long(data) {
+    if too_long(source, data) {
         return Err(Error::call(Errno::E2BIG, "fsconfig"));
     }
     let fs = sys::fsopen(kind).call(|| format!("fsopen({kind:?})")).at(|| format!("{}.type", m.field))?;
@@ -251,8 +276,8 @@ fn options(m: &Mount, kind: &str, target: BorrowedFd, existed: bool) -> Result<V
     if read_only && !matches!(kind, "proc" | "procfs" | "sysfs" | "mqueue" | "cgroup2" | "devpts" | "tmpfs") {
         data.push(("ro".into(), None));
     }
-    if let Some(label) = &m.label {
-        data.push(("context".into(), Some(label.clone())));
+    if let Some((key, label)) = &m.label {
+        data.push((key.clone(), Some(label.clone())));
     }
     if kind == "tmpfs" && existed && !data.iter().any(|(k, _)| k == "mode") {
         let mode = fstat(target).call(|| "fstat")?.st_mode & 0o7777;
@@ -292,7 +317,7 @@ fn legacy_mount(
         match (flag_of(key), value) {
             (Some(flag), None) => flags |= flag,
             (_, None) => words.push(key.clone()),
-            (_, Some(v)) => words.push(format!("{key}={v}")),
+            (_, Some(v)) => words.push(word(kind, key, v).at(|| format!("{}.options", m.field))?),
         }
     }
     let (words, at) = (words.join(","), by_fd(target));

@@ -39,7 +39,13 @@ pub fn attach_root(rootfs: &Rootfs) -> Result<Root> {
         nix::fcntl::open(&rootfs.path, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
             .call(|| format!("open({}, O_DIRECTORY)", rootfs.path.display()))
             .at(|| "root.path")?;
-    let tree = tree::bind(target.as_fd(), Path::new(""), true).at(|| "root.path")?;
+    let tree = tree::bind(target.as_fd(), Path::new(""), true).map_err(|e| match e.errno {
+        // mount_namespaces(7): what may not be bound cannot become the container's root either.
+        Some(Errno::EINVAL) if rootfs.private && rootfs.propagation & libc::MS_UNBINDABLE as u64 != 0 => {
+            e.at("linux.rootfsPropagation")
+        }
+        _ => e.at("root.path"),
+    })?;
     tree.attach(target.as_fd()).map(Root::new).at(|| "root.path")
 }
 
@@ -213,13 +219,13 @@ fn empty_dir(target: std::os::fd::BorrowedFd) -> Result<OwnedFd> {
         Err(Errno::ENOSYS) => {
             let flags = MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
             let at = tree::by_fd(target);
-            mount(Some("tmpfs"), at.as_str(), Some("tmpfs"), flags, Some("size=0k,mode=755,nr_inodes=1"))
+            mount(Some("tmpfs"), at.as_str(), Some("tmpfs"), flags, Some("size=0k,mode=755,nr_inodes=2"))
                 .call(|| "mount(tmpfs, MS_RDONLY)")?;
             return tree::reopen(target);
         }
         other => other.call(|| "fsopen(tmpfs)")?,
     };
-    for (key, value) in [("nr_blocks", Some("1")), ("nr_inodes", Some("1")), ("mode", Some("0755")), ("ro", None)] {
+    for (key, value) in [("nr_blocks", Some("1")), ("nr_inodes", Some("2")), ("mode", Some("0755")), ("ro", None)] {
         fsconfig(fs.as_fd(), key, value.map(str::as_bytes)).call(|| format!("fsconfig(tmpfs, {key})"))?;
     }
     fscreate(fs.as_fd()).call(|| "fsconfig(tmpfs, FSCONFIG_CMD_CREATE)")?;

@@ -12,6 +12,7 @@ use conex_sys::seccomp::Insn;
 use conex_sys::{fd, proc, sched, signal};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
+use nix::sys::statvfs::FsFlags;
 use std::convert::Infallible;
 use std::ffi::CString;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -167,9 +168,14 @@ fn home(p: &Process) -> Option<String> {
 /// The texts of Go's os/exec, which the engines map to exit codes 126 and 127.
 fn look_up(p: &Process) -> Result<PathBuf> {
     let name = &p.args[0];
-    let fail = |errno: Errno| {
-        // execve of a directory is EACCES: Docker before 24 knows only that text for exit code 126.
-        let also = if errno == Errno::EISDIR { ": permission denied" } else { "" };
+    let fail = |errno: Errno, path: &Path| {
+        let noexec = || nix::sys::statvfs::statvfs(path).is_ok_and(|s| s.flags().contains(FsFlags::ST_NOEXEC));
+        let also = match errno {
+            // execve of a directory is EACCES: Docker before 24 knows only that text for exit code 126.
+            Errno::EISDIR => ": permission denied",
+            Errno::EACCES if noexec() => ": it is on a mount with noexec",
+            _ => "",
+        };
         let what = format!("exec: {name:?}: {}{also}", errno.desc().to_lowercase());
         Error::new(Kind::System, what).at(format!("{}.args[0]", p.field))
     };
@@ -187,26 +193,26 @@ fn look_up(p: &Process) -> Result<PathBuf> {
     };
     if name.contains('/') {
         let path = text::path(name).into_owned();
-        return check(&path).map(|()| path).map_err(|e| match e {
+        return check(&path).map(|()| path.clone()).map_err(|e| match e {
             Errno::ENOENT => {
                 Error::new(Kind::System, format!("exec: {name:?}: stat {name}: no such file or directory"))
                     .at(format!("{}.args[0]", p.field))
             }
-            e => fail(e),
+            e => fail(e, &path),
         });
     }
     let path = p.env.iter().find_map(|e| e.strip_prefix("PATH=")).unwrap_or("");
-    let mut denied = false;
+    let mut denied = None;
     for dir in path.split(':').filter(|_| !path.is_empty()) {
         let candidate = text::path(if dir.is_empty() { "." } else { dir }).join(text::path(name));
         match check(&candidate) {
             Ok(()) => return Ok(candidate),
-            Err(Errno::EACCES) => denied = true,
+            Err(Errno::EACCES) => denied = denied.or(Some(candidate)),
             Err(_) => {}
         }
     }
-    if denied {
-        return Err(fail(Errno::EACCES));
+    if let Some(candidate) = denied {
+        return Err(fail(Errno::EACCES, &candidate));
     }
     Err(Error::new(Kind::System, format!("exec: {name:?}: executable file not found in $PATH"))
         .at(format!("{}.args[0]", p.field)))
@@ -322,8 +328,7 @@ fn finish(
         load()?;
     }
     let Err(e) = nix::unistd::execve(&image.path, &image.args, &image.env);
-    Err(Error::new(Kind::System, format!("exec {}: {}", image.path.to_string_lossy(), e.desc().to_lowercase()))
-        .at(format!("{}.args[0]", p.field)))
+    Err(super::refused::error(e, p, &image.path, &image.args, &image.env))
 }
 
 /// Signals and descriptors as the program is to find them; before the filter, which need not allow any of these calls.
@@ -331,7 +336,13 @@ fn clean(p: &Process, keep: i32) {
     signal::reset_all();
     let empty = nix::sys::signal::SigSet::empty();
     let _ = nix::sys::signal::sigprocmask(nix::sys::signal::SigmaskHow::SIG_SETMASK, Some(&empty), None);
-    close_others(p.preserve_fds, keep);
+    for n in &p.preserved {
+        let _ = fd::clear_cloexec(*n);
+    }
+    // Leaves exactly 0, 1, 2 and the preserved descriptors to the program, beside the channel that reports a failed execve
+    // and closes with a successful one. Close-on-exec alone is not enough: until execve is done, /proc/self/fd would lead
+    // through what is still open.
+    fd::close_all_but(&[p.preserved.as_slice(), &[keep]].concat());
 }
 
 /// The resource limits, last: a low RLIMIT_NOFILE would break the steps before. The host has raised what takes a
@@ -343,30 +354,6 @@ fn limits(p: &Process) -> Result<()> {
             .at(|| r.field.clone())?;
     }
     Ok(())
-}
-
-/// Leaves exactly 0, 1, 2 and the preserved descriptors to the program, beside the channel that reports a failed
-/// execve and closes with a successful one. Close-on-exec alone is not enough: until execve is done, /proc/self/fd
-/// would lead through what is still open.
-fn close_others(preserved: u32, channel: i32) {
-    for n in 3..3 + preserved {
-        let _ = fd::clear_cloexec(n as i32);
-    }
-    let (first, channel) = (3 + preserved, channel as u32);
-    let mut closed = fd::close_range(channel.max(first) + u32::from(channel >= first), u32::MAX);
-    if channel > first {
-        closed = closed.and_then(|()| fd::close_range(first, channel - 1));
-    }
-    if closed.is_err() {
-        // Before Linux 5.9 the table is walked; the listing itself is a descriptor, hence the collected list.
-        let Ok(list) = std::fs::read_dir("/proc/self/fd") else {
-            return;
-        };
-        let numbers: Vec<i32> = list.flatten().filter_map(|e| e.file_name().to_str()?.parse().ok()).collect();
-        for n in numbers.into_iter().filter(|n| *n >= first as i32 && *n != channel as i32) {
-            fd::close_raw(n);
-        }
-    }
 }
 
 /// The container's init: ready, created, started, executed.

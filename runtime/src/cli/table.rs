@@ -51,6 +51,7 @@ const CONSOLE: Flag = value("console-socket", None, "path", "Unix socket that re
 const PIDFD: Flag = value("pidfd-socket", None, "path", "Unix socket that receives a pidfd of the process");
 const PID_FILE: Flag = value("pid-file", None, "file", "write the process id to this file");
 const PRESERVE: Flag = value("preserve-fds", None, "n", "pass n further descriptors, from 3 on");
+const PRESERVE_LIST: Flag = value("preserve-fd", None, "list", "pass these descriptors, such as 5,9");
 const NO_PIVOT: Flag = switch("no-pivot", None, "move the root instead of pivot_root (ramdisk)");
 const NO_KEYRING: Flag = switch("no-new-keyring", None, "keep the caller's session keyring");
 const NO_SUBREAPER: Flag = switch("no-subreaper", None, "do not adopt orphans of the container");
@@ -87,7 +88,7 @@ pub const COMMANDS: &[Command] = &[
         name: "create",
         args: "<container-id>",
         help: "create a container, to be started by start",
-        flags: &[BUNDLE, CONFIG, CONSOLE, PIDFD, PID_FILE, NO_PIVOT, NO_KEYRING, PRESERVE],
+        flags: &[BUNDLE, CONFIG, CONSOLE, PIDFD, PID_FILE, NO_PIVOT, NO_KEYRING, PRESERVE, PRESERVE_LIST],
         count: (1, 1),
         reorder: true,
     },
@@ -130,6 +131,7 @@ pub const COMMANDS: &[Command] = &[
             switch("no-new-privs", None, "set no_new_privs"),
             value("cap", Some("c"), "capability", "add a capability; may be repeated"),
             PRESERVE,
+            PRESERVE_LIST,
             value("cgroup", None, "[controllers:]path", "run in a cgroup below the container's; may be repeated"),
             switch("ignore-paused", None, "allow exec in a paused container"),
             NO_SUBREAPER,
@@ -233,6 +235,7 @@ pub const COMMANDS: &[Command] = &[
             NO_PIVOT,
             NO_KEYRING,
             PRESERVE,
+            PRESERVE_LIST,
             value(
                 "rootfs",
                 None,

@@ -207,7 +207,7 @@ fn join(exec: &Exec, flags: i32, sync: Channel, program: Option<Vec<conex_sys::s
             nix::unistd::fchdir(&root).call(|| "fchdir(root of the container)")?;
             nix::unistd::chroot(".").call(|| "chroot(root of the container)")?;
         }
-        if flags & libc::CLONE_NEWUSER != 0 {
+        if flags & libc::CLONE_NEWUSER != 0 && !exec.process.keep_groups {
             // Inside, it may be denied.
             let _ = proc::setgroups(&[]);
         }
@@ -215,13 +215,13 @@ fn join(exec: &Exec, flags: i32, sync: Channel, program: Option<Vec<conex_sys::s
             proc::setns(exec.init.as_fd(), flags).call(|| format!("setns(init, {flags:#x})"))?;
         }
         if flags & libc::CLONE_NEWUSER != 0 {
-            crate::child::identity::become_root()?;
+            crate::child::identity::become_root(exec.process.keep_groups)?;
         }
         // setns with the mount namespace has made its root ours.
         nix::unistd::chdir("/").call(|| "chdir(/)")?;
         // Nothing of the host's may be open in the process that becomes visible inside, not even its own cgroup's
         // directory: the host sends it the files that it enters by, when it is one whom nobody may look into.
-        let mut keep: Vec<i32> = (3..3 + exec.process.preserve_fds as i32).collect();
+        let mut keep = exec.process.preserved.clone();
         keep.push(report.sync()?.as_fd().as_raw_fd());
         conex_sys::fd::close_all_but(&keep);
         match clone3(libc::CLONE_PARENT as u64, None).call(|| "clone3(CLONE_PARENT)")? {

@@ -159,6 +159,8 @@ pub fn parse_mountinfo(text: &str) -> Vec<Hierarchy> {
                         *o,
                         "rw" | "ro"
                             | "xattr"
+                            // SELinux tells that the files have labels of their own.
+                            | "seclabel"
                             | "clone_children"
                             | "noprefix"
                             | "none"

@@ -7,7 +7,7 @@ use nix::fcntl::{fcntl, FcntlArg, OFlag};
 use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 use nix::sys::signal::{SigSet, SigmaskHow};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::sys::termios::{self, SetArg, SpecialCharacterIndices, Termios};
+use nix::sys::termios::{self, OutputFlags, SetArg, SpecialCharacterIndices, Termios};
 use nix::unistd::{isatty, read, write, Pid};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -47,7 +47,8 @@ impl RawTerminal {
         let saved = termios::tcgetattr(&fd).call(|| "tcgetattr")?;
         let mut raw = saved.clone();
         termios::cfmakeraw(&mut raw);
-        // Output stays as the container's terminal made it.
+        // The output has no CR of the container's terminal, see [`fit`].
+        raw.output_flags.insert(OutputFlags::OPOST);
         raw.control_chars[SpecialCharacterIndices::VMIN as usize] = 1;
         termios::tcsetattr(&fd, SetArg::TCSANOW, &raw).call(|| "tcsetattr")?;
         Ok(Some(RawTerminal { fd, saved }))
@@ -58,9 +59,15 @@ impl RawTerminal {
     }
 }
 
-/// Gives the container's terminal the size of the caller's, before its program can ask.
-pub fn copy_size(master: Option<&OwnedFd>, terminal: Option<&RawTerminal>) {
-    if let (Some(master), Some(size)) = (master, terminal.and_then(RawTerminal::size).filter(|s| s.rows > 0)) {
+/// Gives the container's terminal the size of the caller's, before its program can ask, and lets a line end with LF alone
+/// on its way here: the caller's terminal makes CR LF of it, a file or pipe as standard output does not (as runc).
+pub fn fit(master: Option<&OwnedFd>, terminal: Option<&RawTerminal>) {
+    let Some(master) = master else { return };
+    if let Ok(mut settings) = termios::tcgetattr(master) {
+        settings.output_flags.remove(OutputFlags::ONLCR);
+        let _ = termios::tcsetattr(master, SetArg::TCSANOW, &settings);
+    }
+    if let Some(size) = terminal.and_then(RawTerminal::size).filter(|s| s.rows > 0) {
         let _ = tty::set_size(master.as_fd(), size);
     }
 }
@@ -136,7 +143,8 @@ fn forward(signals: &Signals, pid: Pid, pidfd: BorrowedFd, relay: Option<&Relay>
             libc::SIGCHLD => reap_others(pid),
             // Go's scheduler sends these; nobody means the container.
             libc::SIGURG => {}
-            libc::SIGWINCH if relay.is_some() => {
+            // About the caller's terminal, never for the program itself (runc).
+            libc::SIGWINCH => {
                 if let Some(r) = relay {
                     r.resize(terminal);
                 }

@@ -59,7 +59,7 @@ pub struct Setting<'a> {
 /// Names `hooks.<name>[i]`, what happened (exit status, signal, timeout) and what the hook printed.
 pub fn run(list: &[Hook], name: &str, state: &StateDocument, setting: &Setting) -> Result<()> {
     for (i, hook) in list.iter().enumerate() {
-        one(hook, &state.json(), setting).at(|| format!("hooks.{name}[{i}]"))?;
+        one(hook, state, setting).at(|| format!("hooks.{name}[{i}]"))?;
     }
     Ok(())
 }
@@ -68,14 +68,14 @@ pub fn run(list: &[Hook], name: &str, state: &StateDocument, setting: &Setting) 
 pub fn run_all(list: &[Hook], name: &str, state: &StateDocument, setting: &Setting) -> Vec<Error> {
     list.iter()
         .enumerate()
-        .filter_map(|(i, hook)| one(hook, &state.json(), setting).at(|| format!("hooks.{name}[{i}]")).err())
+        .filter_map(|(i, hook)| one(hook, state, setting).at(|| format!("hooks.{name}[{i}]")).err())
         .collect()
 }
 
-fn one(hook: &Hook, state: &[u8], setting: &Setting) -> Result<()> {
+fn one(hook: &Hook, state: &StateDocument, setting: &Setting) -> Result<()> {
     let call = || format!("exec({})", hook.path);
     // Files in memory, not pipes: a hook that reads nothing or prints much can neither block us nor kill us.
-    let input = memory_file(state)?;
+    let input = memory_file(&state.json())?;
     let (mut output, mut failure) = (memory_file(b"")?, memory_file(b"")?);
     let mut command = Command::new(text::os(&hook.path));
     if let Some((argv0, rest)) = hook.args.split_first() {
@@ -90,7 +90,12 @@ fn one(hook: &Hook, state: &[u8], setting: &Setting) -> Result<()> {
         command.current_dir(dir);
     }
     let clone = |f: &std::fs::File| f.try_clone().call(|| "dup");
-    command.stdin(Stdio::from(input)).stdout(Stdio::from(clone(&output)?)).stderr(Stdio::from(clone(&output)?));
+    let to = |name: &str| match state.annotations.get(name) {
+        // The path is the host's: a hook that is confined has the container's root.
+        Some(path) if setting.confine.is_none() => appended(path).at(|| format!("annotations[{name:?}]")),
+        _ => clone(&output),
+    };
+    command.stdin(Stdio::from(input)).stdout(to("run.oci.hooks.stdout")?).stderr(to("run.oci.hooks.stderr")?);
     // A group of its own, so that a timeout ends what the hook has started as well.
     command.process_group(0);
     conex_sys::signal::unblocked(&mut command);
@@ -115,10 +120,10 @@ fn one(hook: &Hook, state: &[u8], setting: &Setting) -> Result<()> {
     let printed = if printed.is_empty() { printed } else { format!(", output: {printed}") };
     let how = match status {
         Waited::Running => {
-            let seconds = hook.timeout.unwrap_or(0) as f64;
+            let seconds = hook.timeout.unwrap_or(0);
             return Err(Error::new(
                 Kind::System,
-                format!("{}: hook ran past specified timeout of {seconds:.1}s{printed}", call()),
+                format!("{}: hook ran past specified timeout of {seconds}.0s{printed}", call()),
             ));
         }
         Waited::Exited(0) => return Ok(()),
@@ -126,6 +131,12 @@ fn one(hook: &Hook, state: &[u8], setting: &Setting) -> Result<()> {
         Waited::Signaled(n) => format!("signal: {n}"),
     };
     Err(Error::new(Kind::System, format!("error running hook: {}: {how}{printed}", call())))
+}
+
+/// Where crun's annotation wants the output of hooks.
+fn appended(path: &str) -> Result<std::fs::File> {
+    let mut options = std::fs::OpenOptions::new();
+    options.create(true).append(true).open(text::os(path)).call(|| format!("open({path}, O_CREAT|O_APPEND)"))
 }
 
 /// The beginning of what was written to a file in memory.

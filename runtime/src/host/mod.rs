@@ -5,6 +5,7 @@ pub mod exec;
 pub mod facts;
 pub mod foreground;
 pub mod freezer;
+pub mod helper;
 pub mod hooks;
 pub mod listener;
 mod netdev;
@@ -467,6 +468,11 @@ pub fn oom_score(pid: i32, score: i32, field: &str) -> Result<()> {
     match std::fs::write(&path, score.to_string()) {
         // Lowering takes CAP_SYS_RESOURCE; what is already so needs none.
         Err(_) if std::fs::read_to_string(&path).is_ok_and(|t| t.trim() == score.to_string()) => Ok(()),
+        Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => {
+            let now = std::fs::read_to_string(&path).unwrap_or_default();
+            let call = format!("lowering it from {} takes CAP_SYS_RESOURCE: write({path}, {score})", now.trim());
+            Err(e).call(|| call).at(|| format!("{field}.oomScoreAdj"))
+        }
         other => other.call(|| format!("write({path}, {score})")).at(|| format!("{field}.oomScoreAdj")),
     }
 }

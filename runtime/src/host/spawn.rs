@@ -5,6 +5,7 @@ use super::{userns, Container};
 use crate::child;
 use crate::error::{Context, Error, Kind, Named, Result};
 use crate::identity::adopted;
+use crate::plan::namespaces;
 use crate::plan::namespaces::{Hops, CLONE_NEWTIME, KINDS};
 use crate::plan::Plan;
 use crate::sync::{Channel, Message};
@@ -69,8 +70,8 @@ pub(super) fn spawn(
     }
     for (fd, join) in &entered {
         proc::setns(fd.as_fd(), join.flag)
-            .call(|| format!("setns({}, {:#x})", join.path.display(), join.flag))
-            .at(|| join.field.clone())?;
+            .call(|| namespaces::setns(&join.path, join.flag))
+            .map_err(|e| namespaces::not_one(e, join.flag).at(join.field.clone()))?;
     }
     let unified = group.unified();
     let cgroup = unified.map(|d| d.as_fd());

@@ -50,12 +50,12 @@ fn helper(program: &str, pid: Pid, list: &[crate::oci::config::IdMapping]) -> Re
     for m in list {
         command.args([m.container_id.to_string(), m.host_id.to_string(), m.size.to_string()]);
     }
-    let out =
-        command.output().call(|| format!("exec({program}): needed for more than one's own id (package uidmap)"))?;
-    if out.status.success() {
+    let (succeeded, text) = super::helper::ask(command, true)
+        .call(|| format!("exec({program}): needed for more than one's own id (package uidmap)"))?;
+    if succeeded {
         return Ok(());
     }
-    Err(Error::new(Kind::System, format!("{program} failed: {}", String::from_utf8_lossy(&out.stderr).trim())))
+    Err(Error::new(Kind::System, format!("{program} failed: {}", text.trim())))
 }
 
 /// A descriptor of a user namespace with these maps, for `MOUNT_ATTR_IDMAP`: a child is put into one, its maps are

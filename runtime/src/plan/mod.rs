@@ -76,9 +76,9 @@ pub struct Options {
     pub cgroup_driver: cgroup::Driver,
     /// See [`cgroup::Cgroup::required`].
     pub cgroup_required: bool,
-    /// Descriptors from 3 on that the process keeps.
-    pub preserve_fds: u32,
-    /// How many of them are socket-activation sockets (`LISTEN_FDS`).
+    /// Descriptors that the process keeps.
+    pub preserved: Vec<i32>,
+    /// How many of them, from 3 on, are socket-activation sockets (`LISTEN_FDS`).
     pub listen_fds: u32,
     /// The container's view of a NOTIFY_SOCKET directory, bind-mounted from this directory of ours.
     pub notify_dir: Option<PathBuf>,

@@ -32,7 +32,7 @@ pub struct Mount {
     /// A source that is a symlink is made anew at the destination instead.
     pub copy_symlink: bool,
     pub idmap: Option<Idmap>,
-    pub label: Option<String>,
+    pub label: Option<(String, String)>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -88,10 +88,18 @@ pub(super) fn make(
     if label.is_some() && !facts.selinux {
         check.unsupported("linux.mountLabel", "selinux is disabled or not supported");
     }
+    // crun's annotation, which Podman writes: `context` (the default), `fscontext`, `defcontext` or `rootcontext`.
+    let key = spec.annotations.get("run.oci.mount_context_type").map_or("context", String::as_str);
+    let known = ["context", "fscontext", "defcontext", "rootcontext"].contains(&key);
+    if !known {
+        let what = format!("{key:?}: expected context, fscontext, defcontext or rootcontext");
+        check.bad("annotations[\"run.oci.mount_context_type\"]", what);
+    }
+    let label = label.filter(|_| known).map(|l| (key.to_string(), l));
     let mut out = Vec::with_capacity(spec.mounts.len() + 1);
     for (i, m) in spec.mounts.iter().enumerate() {
         let field = format!("mounts[{i}]");
-        out.extend(one(m, &field, options, namespaces, label.as_deref(), check));
+        out.extend(one(m, &field, options, namespaces, label.as_ref(), check));
     }
     if let Some(dir) = &options.notify_dir {
         out.push(notify_mount(dir));
@@ -104,7 +112,7 @@ fn one(
     field: &str,
     options: &Options,
     namespaces: &Namespaces,
-    label: Option<&str>,
+    label: Option<&(String, String)>,
     check: &mut Check,
 ) -> Option<Mount> {
     let mut out = Mount {
@@ -131,7 +139,7 @@ fn one(
     idmap(&mut out, m, field, namespaces, check);
     if let (Some(label), Kind::Fs(fs)) = (label, &out.kind) {
         if !matches!(fs.as_str(), "proc" | "sysfs" | "mqueue") {
-            out.label = Some(label.to_string());
+            out.label = Some(label.clone());
         }
     }
     Some(out)

@@ -17,6 +17,29 @@ pub const KINDS: [(&str, &str, i32); 8] = [
     ("mount", "mnt", libc::CLONE_NEWNS),
 ];
 
+/// The name of a kind of namespace by its `CLONE_NEW*` flag, as in `linux.namespaces[].type`.
+pub fn kind(flag: i32) -> &'static str {
+    KINDS.iter().find(|k| k.2 == flag).map_or("", |k| k.0)
+}
+
+/// setns(2) as strace writes it.
+pub fn setns(path: &std::path::Path, flag: i32) -> String {
+    let name = match kind(flag) {
+        "network" => "NET".into(),
+        "mount" => "NS".into(),
+        other => other.to_uppercase(),
+    };
+    format!("setns({}, CLONE_NEW{name})", path.display())
+}
+
+/// EINVAL of setns(2) in words: the file is no namespace, or one of another kind.
+pub fn not_one(e: crate::Error, flag: i32) -> crate::Error {
+    match e.errno {
+        Some(nix::errno::Errno::EINVAL) => e.during(&format!("not a {} namespace", kind(flag))),
+        _ => e,
+    }
+}
+
 /// Linux 5.6; libc has no name for it on every target.
 pub const CLONE_NEWTIME: i32 = 0x80;
 
@@ -136,8 +159,9 @@ fn user(linux: &Linux, out: &mut Namespaces, facts: &Facts, check: &mut Check) {
     }
     if out.creates(libc::CLONE_NEWUSER) {
         for (name, list) in lists {
-            if list.is_empty() {
-                check.bad(format!("linux.{name}"), "required with a new user namespace: without it no id exists");
+            // The runtime sets the container up as its root, whoever the program then is.
+            if !list.iter().any(|m| m.container_id == 0) {
+                check.bad(format!("linux.{name}"), "the id 0 of a new user namespace must be mapped");
             }
         }
         out.maps = Some(Maps { uid: linux.uid_mappings.0.clone(), gid: linux.gid_mappings.0.clone() });

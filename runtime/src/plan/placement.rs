@@ -5,7 +5,7 @@ use crate::host::facts::Facts;
 use crate::oci::config::Linux;
 
 /// `linux.memoryPolicy` as set_mempolicy(2) takes it.
-pub(super) fn memory_policy(linux: &Linux, check: &mut Check) -> Option<(i32, Vec<u64>)> {
+pub fn memory_policy(linux: &Linux, check: &mut Check) -> Option<(i32, Vec<u64>)> {
     const MODES: [(&str, i32); 7] = [
         ("MPOL_DEFAULT", 0),
         ("MPOL_PREFERRED", 1),

@@ -44,7 +44,9 @@ pub struct Process {
     pub seccomp: Option<Filter>,
     /// Name of the new session keyring.
     pub keyring: Option<String>,
-    pub preserve_fds: u32,
+    pub preserved: Vec<i32>,
+    /// The supplementary groups of the caller stay, see [`keeps_groups`].
+    pub keep_groups: bool,
 }
 
 #[derive(Debug)]
@@ -109,7 +111,8 @@ pub(super) fn make(
     out.personality = linux.and_then(|l| personality(l, check));
     out.memory_policy = linux.and_then(|l| super::placement::memory_policy(l, check));
     out.keyring = (!options.no_new_keyring).then(|| format!("_ses.{}", options.id));
-    out.preserve_fds = options.preserve_fds + options.listen_fds;
+    out.preserved = options.preserved.clone();
+    out.keep_groups = keeps_groups(&spec.annotations);
     if options.listen_fds > 0 {
         set_env(&mut out.env, "LISTEN_FDS", &options.listen_fds.to_string());
         set_env(&mut out.env, "LISTEN_PID", "1");
@@ -191,8 +194,14 @@ pub fn one(
         memory_policy: None,
         seccomp: None,
         keyring: None,
-        preserve_fds: 0,
+        preserved: Vec::new(),
+        keep_groups: false,
     }
+}
+
+/// Podman's `--group-add keep-groups`, in crun's words: the process keeps the caller's supplementary groups.
+pub fn keeps_groups(annotations: &std::collections::BTreeMap<String, String>) -> bool {
+    annotations.get("run.oci.keep_original_groups").is_some_and(|v| v == "1")
 }
 
 fn nul_free(list: &[String], field: &str, check: &mut Check) {

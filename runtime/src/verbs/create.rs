@@ -3,7 +3,7 @@
 use super::Env;
 use crate::bundle::show::Level;
 use crate::bundle::{self, Bundle};
-use crate::error::{Context, Error, Kind, Result};
+use crate::error::{Context, Error, Kind, Named, Result};
 use crate::host::facts::Facts;
 use crate::host::{self, listener, notify, undo, Container, Start};
 use crate::identity::identity;
@@ -57,9 +57,8 @@ impl Request {
         let path = |name: &str| {
             env.args.value(name).filter(|v| !v.is_empty()).map(|v| absolute(&text::path(v))).transpose()
         };
-        let preserve_fds = env.args.number::<u32>("preserve-fds")?.unwrap_or(0);
         let listen_fds = listen_fds();
-        check_preserved(listen_fds.saturating_add(preserve_fds))?;
+        let preserved = preserved(env, listen_fds)?;
         let notify_dir = notify::host_socket().map(|_| notify::directory(&env.root.join(&id)));
         let request = Request {
             options: Options {
@@ -69,7 +68,7 @@ impl Request {
                 no_new_keyring: env.args.is_set("no-new-keyring"),
                 cgroup_driver: env.cgroup_driver,
                 cgroup_required: env.cgroup_required,
-                preserve_fds,
+                preserved,
                 listen_fds,
                 notify_dir,
             },
@@ -117,20 +116,35 @@ pub fn listen_fds() -> u32 {
     }
 }
 
-pub fn check_preserved(count: u32) -> Result<()> {
+/// What `--preserve-fds N` and `--preserve-fd LIST` name, and `listen_fds` sockets before the former.
+///
+/// # Errors
+/// One of them is not open, or is a standard descriptor.
+pub fn preserved(env: &Env, listen_fds: u32) -> Result<Vec<i32>> {
+    let count = env.args.number::<u32>("preserve-fds")?.unwrap_or(0);
+    let bad = |flag: &str, what: String| Error::new(Kind::Invalid, format!("--{flag}: {what}"));
+    let closed = |n: i32| format!("unable to stat preserved-fd {n}: it is not open");
     // No table of descriptors is larger (fs.nr_open), and nothing that is added to the number may wrap.
     if count > 1 << 30 {
-        return Err(Error::new(Kind::Invalid, format!("--preserve-fds: {count} descriptors cannot be open")));
+        return Err(bad("preserve-fds", format!("{count} descriptors cannot be open")));
     }
-    for n in 3..3 + count {
-        if !conex_sys::fd::is_open(n as i32) {
-            return Err(Error::new(
-                Kind::Invalid,
-                format!("--preserve-fds: unable to stat preserved-fd {n}: it is not open"),
-            ));
+    let mut all = Vec::new();
+    for n in 3..3 + (count + listen_fds) as i32 {
+        if !conex_sys::fd::is_open(n) {
+            return Err(bad("preserve-fds", closed(n)));
         }
+        all.push(n);
     }
-    Ok(())
+    for text in env.args.values("preserve-fd").iter().flat_map(|list| list.split(',')) {
+        let number = text.parse().ok().filter(|n| *n > 2);
+        let n =
+            number.ok_or_else(|| bad("preserve-fd", format!("{text:?}: expected numbers above 2 and commas")))?;
+        if !conex_sys::fd::is_open(n) {
+            return Err(bad("preserve-fd", closed(n)));
+        }
+        all.push(n);
+    }
+    Ok(all)
 }
 
 pub fn absolute(path: &Path) -> Result<PathBuf> {
@@ -277,12 +291,14 @@ pub fn deliver(c: &mut Container, console: Option<&Path>, pidfd: Option<&Path>, 
         let master: OwnedFd =
             c.terminal.take().ok_or_else(|| Error::new(Kind::System, "the process has no terminal"))?;
         let name = conex_sys::tty::number(master.as_fd()).map_or("/dev/ptmx".into(), |n| format!("/dev/pts/{n}"));
-        let socket = listener::connect_stream(path)?;
-        listener::send_fd(socket.as_fd(), name.as_bytes(), master.as_fd())?;
+        listener::connect_stream(path)
+            .and_then(|socket| listener::send_fd(socket.as_fd(), name.as_bytes(), master.as_fd()))
+            .at(|| "--console-socket")?;
     }
     if let Some(path) = pidfd {
-        let socket = listener::connect_stream(path)?;
-        listener::send_fd(socket.as_fd(), payload.as_bytes(), c.pidfd.as_fd())?;
+        listener::connect_stream(path)
+            .and_then(|socket| listener::send_fd(socket.as_fd(), payload.as_bytes(), c.pidfd.as_fd()))
+            .at(|| "--pidfd-socket")?;
     }
     Ok(())
 }
@@ -301,7 +317,10 @@ pub fn write_pid_file(path: &Path, pid: i32) -> Result<()> {
         .write(true)
         .create_new(true)
         .open(&temporary)
-        .call(|| format!("open({}, O_CREAT|O_EXCL)", temporary.display()))?;
-    file.write_all(pid.to_string().as_bytes()).call(|| format!("write({})", temporary.display()))?;
-    std::fs::rename(&temporary, path).call(|| format!("rename({})", path.display()))
+        .call(|| format!("open({}, O_CREAT|O_EXCL)", temporary.display()))
+        .at(|| "--pid-file")?;
+    file.write_all(pid.to_string().as_bytes())
+        .call(|| format!("write({})", temporary.display()))
+        .and_then(|()| std::fs::rename(&temporary, path).call(|| format!("rename({})", path.display())))
+        .at(|| "--pid-file")
 }

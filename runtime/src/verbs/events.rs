@@ -2,6 +2,7 @@
 
 use super::Env;
 use crate::error::{Context, Error, Kind, Result};
+use crate::host::cgroup::stats::Stats;
 use crate::host::cgroup::Group;
 use crate::identity::alive;
 use crate::state::{State, Status};
@@ -18,17 +19,24 @@ pub fn main(env: &mut Env) -> Result<i32> {
     }
     let group = Group::open_all(&state.cgroups)?;
     if env.args.is_set("stats") {
-        print(&state, "stats", Some(serde_json::json!(group.stats())))?;
+        print(&state, "stats", Some(group.stats()))?;
         return Ok(0);
     }
     follow(&state, &group, interval)
 }
 
-fn print(state: &State, kind: &str, data: Option<serde_json::Value>) -> Result<()> {
-    let mut line = serde_json::json!({"type": kind, "id": state.id});
-    if let Some(data) = data {
-        line["data"] = data;
-    }
+/// One line, its keys in runc's order, which scripts compare as text.
+#[derive(serde::Serialize)]
+struct Event<'a> {
+    r#type: &'a str,
+    id: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data: Option<Stats>,
+}
+
+fn print(state: &State, kind: &str, data: Option<Stats>) -> Result<()> {
+    let event = Event { r#type: kind, id: &state.id, data };
+    let line = serde_json::to_string(&event).map_err(|e| Error::new(Kind::System, e.to_string()))?;
     super::print(&format!("{line}\n"))
 }
 
@@ -52,7 +60,7 @@ fn follow(state: &State, group: &Group, interval: Duration) -> Result<i32> {
         let _ = nix::unistd::read(&watch, &mut [0u8; 4096]);
         report_kills(state, group, &mut kills)?;
         if Instant::now() >= next {
-            print(state, "stats", Some(serde_json::json!(group.stats())))?;
+            print(state, "stats", Some(group.stats()))?;
             next += interval;
         }
     }

@@ -1,8 +1,9 @@
 //! `conex exec`.
 
-use super::create::{absolute, check_preserved, check_terminal, deliver, write_pid_file};
+use super::create::{absolute, check_terminal, deliver, preserved, write_pid_file};
 use super::{start, Env};
 use crate::bundle;
+use crate::cli::Args;
 use crate::error::{Context, Error, Kind, Result};
 use crate::host;
 use crate::host::exec::{spawn, Exec};
@@ -40,7 +41,7 @@ pub fn main(env: &mut Env) -> Result<i32> {
     let (wanted, unknown) = wanted(env, &spec)?;
     let detach = env.args.is_set("detach");
     let console = path_flag(env, "console-socket")?;
-    check_terminal(wanted.terminal, detach, console.is_some())?;
+    check_terminal(wanted.terminal, detach, console.is_some()).map_err(|e| by_flag(e, &env.args, &spec))?;
     let (planned, warnings) = plan(env, &spec, &wanted, &state)?;
     for w in unknown.into_iter().chain(warnings) {
         env.log.warn(w.to_string());
@@ -57,7 +58,30 @@ pub fn main(env: &mut Env) -> Result<i32> {
         ignore_paused: env.args.is_set("ignore-paused"),
         sub_cgroups: sub_cgroups(env)?,
     };
-    run(env, &exec, console, detach)
+    run(env, &exec, console, detach).map_err(|e| by_flag(e, &env.args, &spec))
+}
+
+/// An error about a part of the process object that comes from the command line names the flag, no field of a document.
+fn by_flag(mut e: Error, args: &Args, spec: &Spec) -> Error {
+    let Some(path) = e.field.strip_prefix("process.").filter(|_| args.value("process").is_none()) else { return e };
+    let (path, index) = path.split_once('[').unwrap_or((path, "0"));
+    let index = index.trim_end_matches(']').parse::<usize>().unwrap_or(0);
+    let own = spec.process.as_ref().map_or((0, 0), |p| (p.env.len(), p.user.additional_gids.len()));
+    let given = |name| args.value(name).is_some_and(|v| !v.is_empty());
+    let flag = match path {
+        "args" => "the command",
+        "env" if index >= own.0 => "--env",
+        "user.additionalGids" if index >= own.1 => "--additional-gids",
+        "user.uid" | "user.gid" if given("user") => "--user",
+        "cwd" if given("cwd") => "--cwd",
+        "terminal" if given("tty") => "--tty",
+        "selinuxLabel" if given("process-label") => "--process-label",
+        "apparmorProfile" if given("apparmor") => "--apparmor",
+        _ if path.starts_with("capabilities") && args.values("cap").iter().any(|c| e.what.contains(c)) => "--cap",
+        _ => return e,
+    };
+    e.field = flag.into();
+    e
 }
 
 fn run(env: &Env, exec: &Exec, console: Option<PathBuf>, detach: bool) -> Result<i32> {
@@ -78,7 +102,7 @@ fn run(env: &Env, exec: &Exec, console: Option<PathBuf>, detach: bool) -> Result
         if master.is_some() {
             raw = RawTerminal::open()?;
         }
-        foreground::copy_size(master.as_ref(), raw.as_ref());
+        foreground::fit(master.as_ref(), raw.as_ref());
         start::release(&c.sync)?;
         // conmon takes the file for the proof that the process itself has started.
         pid_file.as_deref().map_or(Ok(()), |f| write_pid_file(f, c.pid.as_raw()))
@@ -181,9 +205,20 @@ fn plan(env: &Env, spec: &Spec, wanted: &Process, state: &State) -> Result<(proc
     }
     p.keyring = state.keyring.then(|| format!("_ses.{}", state.id));
     p.personality = process::personality(&linux, &mut check);
-    p.preserve_fds = env.args.number::<u32>("preserve-fds")?.unwrap_or(0);
-    check_preserved(p.preserve_fds)?;
-    check.finish().map(|warnings| (p, warnings)).map_err(bundle::join)
+    p.memory_policy = crate::plan::placement::memory_policy(&linux, &mut check);
+    p.preserved = preserved(env, 0)?;
+    p.keep_groups = process::keeps_groups(&spec.annotations);
+    let named =
+        |list: Vec<Error>| -> Vec<Error> { list.into_iter().map(|e| by_flag(e, &env.args, spec)).collect() };
+    match check.finish() {
+        Ok(warnings) => {
+            // The same word in each of the sets is one.
+            let mut warnings = named(warnings);
+            warnings.dedup();
+            Ok((p, warnings))
+        }
+        Err(errors) => Err(bundle::join(named(errors))),
+    }
 }
 
 /// `[controller[,controller…]:]path`; `:path` for the v2 hierarchy alone.

@@ -19,9 +19,6 @@ pub fn main(env: &mut Env) -> Result<i32> {
         if let Some(fd) = state.init.map_or(Ok(None), pidfd)? {
             let _ = conex_sys::proc::pidfd_send_signal(fd.as_fd(), libc::SIGKILL);
         }
-        if status == Status::Stopped && !all {
-            return Err(Error::new(Kind::Status, "container not running"));
-        }
         return Ok(0);
     }
     let fd = if status == Status::Stopped { None } else { state.init.map_or(Ok(None), pidfd)? };

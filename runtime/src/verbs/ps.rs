@@ -22,12 +22,13 @@ pub fn main(env: &mut Env) -> Result<i32> {
 /// The lines of ps(1) whose PID column names a process of the container.
 fn table(pids: &[i32], args: &[String]) -> Result<String> {
     let args: Vec<&str> = if args.is_empty() { vec!["-ef"] } else { args.iter().map(String::as_str).collect() };
-    let out =
-        std::process::Command::new("ps").args(&args).output().call(|| format!("exec(ps {})", args.join(" ")))?;
-    if !out.status.success() {
-        return Err(Error::new(Kind::System, format!("ps: {}", String::from_utf8_lossy(&out.stderr).trim())));
+    let mut command = std::process::Command::new("ps");
+    command.args(&args);
+    let (succeeded, text) =
+        crate::host::helper::ask(command, false).call(|| format!("exec(ps {})", args.join(" ")))?;
+    if !succeeded {
+        return Err(Error::new(Kind::System, format!("ps {} failed", args.join(" "))));
     }
-    let text = String::from_utf8_lossy(&out.stdout);
     let mut lines = text.lines();
     let header = lines.next().unwrap_or("");
     let column = header

@@ -32,12 +32,9 @@ pub fn main(env: &mut Env) -> Result<i32> {
     // Others may work on the container while it runs, its own poststart hooks for example.
     drop(entry);
     start::poststart(&env.root, &state, &plan.hooks)?;
-    let Released { inside, master, terminal } = released;
-    let pid = container.pid.as_raw();
-    let notify =
-        inside.zip(notify::host_socket()).map(|(socket, manager)| notify::Relay::new(socket, &manager, pid));
-    let mut notify = notify.transpose()?;
+    let Released { mut notify, master, terminal } = released;
     let Some(signals) = signals else {
+        let pid = container.pid.as_raw();
         if let Some(relay) = &mut notify {
             relay.wait(|| crate::identity::proc_stat(pid).is_some_and(|s| s.0 != 'Z'))?;
         }
@@ -57,19 +54,24 @@ pub fn main(env: &mut Env) -> Result<i32> {
 
 /// What a running foreground container keeps its runtime busy with.
 struct Released {
-    inside: Option<std::os::fd::OwnedFd>,
+    notify: Option<notify::Relay>,
     master: Option<std::os::fd::OwnedFd>,
     terminal: Option<RawTerminal>,
 }
 
 /// Prepares both ends of the terminal and of the notify socket, then lets the program begin.
 fn release(made: &mut Made) -> Result<Released> {
-    let inside = notify::host_socket().map(|_| notify::bind_inside(&made.entry.path)).transpose()?;
+    // A container that runs already would be nobody's if this failed.
+    let relay = |manager: String| {
+        let inside = notify::bind_inside(&made.entry.path)?;
+        notify::Relay::new(inside, &manager, made.container.pid.as_raw())
+    };
+    let notify = notify::host_socket().map(relay).transpose()?;
     let master = made.container.terminal.take();
     let terminal = if master.is_some() { RawTerminal::open()? } else { None };
-    foreground::copy_size(master.as_ref(), terminal.as_ref());
+    foreground::fit(master.as_ref(), terminal.as_ref());
     start::release(&made.container.sync)?;
-    Ok(Released { inside, master, terminal })
+    Ok(Released { notify, master, terminal })
 }
 
 /// The id and the bundle. An id cannot hold a slash and is no dot, so that such an argument is the bundle itself.

@@ -137,7 +137,6 @@ fn apply_one(dir: &Dir, write: &Write) -> Result<()> {
     let value = value_for(dir, file, write);
     let call = || format!("write({}/{file}, {value})", dir.path.display());
     match write_at(dir.as_fd(), file, &value) {
-        Ok(()) => Ok(()),
         Err(Errno::ENOENT) if write.optional => Ok(()),
         Err(Errno::ENOENT) => {
             let enabled = read_at(dir.as_fd(), "cgroup.controllers").unwrap_or_default();
@@ -158,8 +157,39 @@ fn apply_one(dir: &Dir, write: &Write) -> Result<()> {
             let what = format!("unable to set memory limit to {value} (current usage: {})", usage.trim());
             Err(Error { errno: Some(Errno::EBUSY), ..Error::new(Kind::System, what) }.at(write.field.clone()))
         }
-        other => other.call(call).map_err(|e| e.at(write.field.clone())),
+        Err(e) => Err(refused(e, dir, file, &value, call()).at(write.field.clone())),
+        Ok(()) => Ok(()),
     }
+}
+
+/// What the kernel means by the errno of a limit that it refuses.
+fn refused(e: Errno, dir: &Dir, file: &str, value: &str, call: String) -> Error {
+    let other = |file: &str| read_at(dir.as_fd(), file).unwrap_or_default().trim().to_string();
+    let why = match (file, e) {
+        ("cpuset.cpus" | "cpuset.mems", Errno::ERANGE | Errno::EINVAL | Errno::EACCES) => {
+            let (what, list) = match file {
+                "cpuset.cpus" => ("CPUs", "/sys/devices/system/cpu/online"),
+                _ => ("memory nodes", "/sys/devices/system/node/online"),
+            };
+            let here = read(Path::new(list)).unwrap_or_default();
+            // The errno would be read as a riddle ("math result not representable").
+            let what = format!(
+                "{value:?} is no part of the {what} that can be had, of {} on this host: {call}",
+                here.trim()
+            );
+            return Error::new(Kind::System, what);
+        }
+        ("memory.memsw.limit_in_bytes", Errno::EINVAL) => {
+            let limit = other("memory.limit_in_bytes");
+            format!("memory plus swap must not be below the limit of memory, {limit}")
+        }
+        ("memory.limit_in_bytes", Errno::EINVAL) => {
+            let limit = other("memory.memsw.limit_in_bytes");
+            format!("memory must not be above the limit of memory plus swap, {limit}")
+        }
+        _ => return Error::call(e, call),
+    };
+    Error::call(e, format!("{why}: {call}"))
 }
 
 /// `a|b`: the first one that exists.

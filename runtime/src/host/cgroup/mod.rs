@@ -250,7 +250,8 @@ impl Group {
     pub fn kill_all(&self, signal: i32) {
         if signal == libc::SIGKILL {
             if let Some(dir) = self.unified() {
-                let populated = read_at(dir.fd.as_fd(), "cgroup.procs").is_ok_and(|t| !t.is_empty());
+                // With those of sub-cgroups, which alone may hold processes.
+                let populated = read_at(dir.fd.as_fd(), "cgroup.events").is_ok_and(|t| t.contains("populated 1"));
                 if populated && write_at(dir.fd.as_fd(), "cgroup.kill", "1").is_ok() && self.dirs.len() == 1 {
                     return;
                 }

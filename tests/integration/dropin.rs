@@ -1,0 +1,246 @@
+//! What users of runc and crun rely on without knowing it: owners, terminals, names, what is left over.
+
+use crate::harness::*;
+use serde_json::json;
+use std::io::Read;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
+use std::process::{Command, Stdio};
+
+/// A program of another user opens /dev/stdout anew, whatever that is. (Detached: runc's foreground puts pipes between.)
+#[test]
+fn standard_output_of_any_kind_is_the_users() {
+    let mut b = Box::sh("echo written > /dev/stdout; stat -L -c %u /dev/fd/1 >&2");
+    *b.at("process.user") = json!({"uid": 1000, "gid": 1000});
+    b.write_config();
+    let said = b.dir.join("err");
+    let run = |out: Stdio| {
+        let mut c = b.command(&["run", "-d", &b.id]);
+        c.stdin(Stdio::null()).stdout(out).stderr(std::fs::File::create(&said).unwrap());
+        assert!(c.status().unwrap().success());
+        b.wait_status("stopped");
+        b.verb("delete", &[], &[]).ok();
+        std::fs::read_to_string(&said).unwrap()
+    };
+    let path = b.dir.join("file");
+    assert_eq!(run(std::fs::File::create(&path).unwrap().into()), "1000\n");
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), "written\n");
+    let stat = path.metadata().unwrap();
+    // The group stays.
+    assert_eq!((stat.uid(), stat.gid()), (1000, 0));
+    // A terminal of the caller's that is not the container's own.
+    let pair = nix::pty::openpty(None, None).unwrap();
+    assert_eq!(run(pair.slave.try_clone().unwrap().into()), "1000\n");
+    // Nobody's to give away.
+    let null = std::fs::OpenOptions::new().write(true).open("/dev/null").unwrap();
+    let before = null.metadata().unwrap().uid();
+    run(null.try_clone().unwrap().into());
+    assert_eq!(null.metadata().unwrap().uid(), before);
+}
+
+/// A runtime with a terminal of its own as standard input, and a file as standard output.
+fn beside_a_terminal(b: &Box, args: &[&str]) -> (std::process::Child, OwnedFd) {
+    let pair = nix::pty::openpty(None, None).unwrap();
+    let mut command = b.command(args);
+    let out = std::fs::File::create(b.dir.join("out")).unwrap();
+    command.stdin(Stdio::from(pair.slave)).stdout(out).stderr(Stdio::piped());
+    (command.spawn().unwrap(), pair.master)
+}
+
+#[test]
+fn a_line_of_a_foreground_terminal_ends_as_anywhere() {
+    let mut b = Box::sh("echo one; echo two; tty");
+    *b.at("process.terminal") = json!(true);
+    b.write_config();
+    let (mut child, _master) = beside_a_terminal(&b, &["run", &b.id]);
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    let text = std::fs::read_to_string(b.dir.join("out")).unwrap();
+    assert!(text.starts_with("one\ntwo\n/dev/") && !text.contains('\r'), "{text:?}");
+}
+
+/// A new size of the caller's window is for the container's terminal alone.
+#[test]
+fn a_window_that_changes_is_no_signal_for_the_program() {
+    let b = Box::sh("trap 'echo winch' WINCH; trap 'echo hup' HUP; echo ready; n=0; while [ $n -lt 40 ]; do sleep 0.02; n=$((n+1)); done");
+    b.write_config();
+    let mut child = b.command(&["run", &b.id]).stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut out = child.stdout.take().unwrap();
+    let mut first = [0; 6];
+    out.read_exact(&mut first).unwrap();
+    for signal in [libc::SIGWINCH, libc::SIGHUP] {
+        conex_sys::proc::kill(nix::unistd::Pid::from_raw(child.id() as i32), signal).unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+    let mut text = String::new();
+    out.read_to_string(&mut text).unwrap();
+    assert_eq!(text, "hup\n");
+    child.wait().unwrap();
+}
+
+#[test]
+fn what_a_kernel_parameter_says_of_a_name_holds() {
+    let mut b = Box::sh("cat /proc/sys/kernel/domainname");
+    *b.at("domainname") = json!("one.example");
+    assert_eq!(b.run().ok().out, "one.example\n");
+    *b.at("linux.sysctl") = json!({"kernel.domainname": "two.example"});
+    assert_eq!(b.run().ok().out, "two.example\n");
+}
+
+/// The kernel takes 255 bytes of a string by the new calls, and a page by mount(2).
+#[test]
+fn a_source_of_any_length() {
+    let mut b = Box::sh("grep -c ttttttttttt /proc/self/mounts");
+    let source = "t".repeat(1000);
+    b.push("mounts", json!({"destination": "/mnt", "type": "tmpfs", "source": source, "options": ["size=1m"]}));
+    assert_eq!(b.run().ok().out, "1\n");
+    // A comma is part of a value only where the file system's parser says so.
+    if is_conex() {
+        b.push(
+            "mounts",
+            json!({"destination": "/mnt", "type": "tmpfs", "source": source, "options": ["size=1m,huge=never"]}),
+        );
+        b.run().fails_with("comma");
+    }
+}
+
+/// Directories whose names hold commas, with more bytes of them than the new calls take.
+#[test]
+fn an_overlay_of_directories_with_commas() {
+    let mut b = Box::sh("cat /mnt/file");
+    let long = format!("{},with,commas", "d".repeat(200));
+    let dirs: Vec<_> = ["a", "b"].iter().map(|n| b.dir.join(format!("{n}{long}"))).collect();
+    for dir in &dirs {
+        std::fs::create_dir(dir).unwrap();
+    }
+    std::fs::write(dirs[1].join("file"), "from below\n").unwrap();
+    // A document has one string for each option; runc parts it at the commas, and these directories are its fault.
+    if !is_conex() {
+        return;
+    }
+    let lower = format!("lowerdir={}:{}", dirs[0].display(), dirs[1].display());
+    b.push("mounts", json!({"destination": "/mnt", "type": "overlay", "source": "overlay", "options": [lower]}));
+    assert_eq!(b.run().ok().out, "from below\n");
+}
+
+/// Without a PID namespace the others live on when init has ended, and KILL is for them.
+#[test]
+fn kill_of_what_is_left() {
+    let mut b = Box::sh("sleep 1000 & exit 0");
+    b.drop_namespace("pid");
+    b.create().ok();
+    b.verb("start", &[], &[]).ok();
+    b.wait_status("stopped");
+    let processes =
+        || b.cgroups().iter().any(|c| std::fs::read_to_string(c.join("cgroup.procs")).is_ok_and(|t| !t.is_empty()));
+    assert!(processes());
+    b.verb("kill", &[], &["KILL"]).ok();
+    until(|| !processes(), "the rest is dead");
+    b.verb("delete", &[], &[]).ok();
+}
+
+#[test]
+fn an_event_is_a_line_in_runcs_order() {
+    let b = Box::sh("sleep 1000");
+    b.up();
+    let line = b.verb("events", &["--stats"], &[]).ok().out;
+    let start = format!("{{\"type\":\"stats\",\"id\":{:?},\"data\":{{\"cpu\":{{", b.id);
+    assert!(line.starts_with(&start), "{line}");
+    assert_eq!(line.lines().count(), 1);
+}
+
+/// A further process has the memory policy of the container.
+#[test]
+fn memory_policy_of_an_exec() {
+    let mut b = Box::sh("sleep 1000");
+    *b.at("linux.memoryPolicy") = json!({"mode": "MPOL_INTERLEAVE", "nodes": "0"});
+    if !is_conex() {
+        // Of runc from 1.4 on.
+        return;
+    }
+    b.up();
+    let maps = b.exec(&["cat", "/proc/self/numa_maps"]).ok().out;
+    assert!(maps.contains("interleave:0"), "{maps}");
+}
+
+/// The manager's socket cannot be spoken to: then no container may run that nobody watches.
+#[test]
+fn a_notify_socket_that_cannot_be() {
+    let b = Box::sh("sleep 1000");
+    b.write_config();
+    let mut c = b.command(&["run", &b.id]);
+    let ran = finish(c.env("NOTIFY_SOCKET", format!("/{}", "x".repeat(200))), b"");
+    assert_ne!(ran.code, 0);
+    if is_conex() {
+        assert!(ran.err.contains("NOTIFY_SOCKET"), "{}", ran.err);
+        b.assert_gone();
+    }
+}
+
+/// Podman's keep-groups.
+#[test]
+fn groups_of_the_caller() {
+    let mut b = Box::sh("grep Groups /proc/self/status; sleep 0.1");
+    let run = |b: &Box| {
+        b.write_config();
+        let mut c = Command::new("setpriv");
+        c.args(["--groups", "4242,4243"]).arg(runtime()).args([
+            "--root",
+            b.state_root().to_str().unwrap(),
+            "run",
+            &b.id,
+        ]);
+        finish(c.current_dir(&b.dir), b"").ok().out
+    };
+    assert_eq!(run(&b).trim(), "Groups:");
+    if is_conex() {
+        *b.at("annotations") = json!({"run.oci.keep_original_groups": "1"});
+        assert_eq!(run(&b).trim(), "Groups:\t4242 4243");
+    }
+}
+
+/// crun's annotations for the output of hooks.
+#[test]
+fn hooks_write_where_an_annotation_says() {
+    if !is_conex() {
+        return;
+    }
+    let mut b = Box::sh("true");
+    let (out, err) = (b.dir.join("hooks.out"), b.dir.join("hooks.err"));
+    *b.at("annotations") = json!({"run.oci.hooks.stdout": out, "run.oci.hooks.stderr": err});
+    let hook = |word: &str| json!([{"path": "/bin/sh", "args": ["sh", "-c", format!("echo {word}; echo not {word} >&2")]}]);
+    *b.at("hooks") =
+        json!({"createRuntime": hook("runtime"), "poststart": hook("poststart"), "poststop": hook("poststop")});
+    b.run().ok();
+    assert_eq!(std::fs::read_to_string(&out).unwrap(), "runtime\npoststart\npoststop\n");
+    assert_eq!(std::fs::read_to_string(&err).unwrap(), "not runtime\nnot poststart\nnot poststop\n");
+    *b.at("annotations") = json!({"run.oci.hooks.stdout": "/no/such/directory/out"});
+    b.run().fails_with("run.oci.hooks.stdout");
+    b.assert_gone();
+}
+
+/// crun's list of descriptors.
+#[test]
+fn descriptors_by_their_numbers() {
+    if !is_conex() {
+        return;
+    }
+    let b = Box::sh("cat /proc/self/fd/7; ls /proc/self/fd | grep -c -e ^5$ -e ^6$");
+    b.write_config();
+    let file = b.dir.join("seven");
+    std::fs::write(&file, "seven\n").unwrap();
+    let run = |flag: &str, command: &str| {
+        let line = format!(
+            "exec 5</dev/null 6</dev/null 7<{}; {} --root {} {command}",
+            file.display(),
+            runtime().display(),
+            b.state_root().display()
+        );
+        finish(Command::new("sh").arg("-c").arg(line.replace("FLAG", flag)).current_dir(&b.dir), b"")
+    };
+    assert_eq!(run("--preserve-fd 7", &format!("run FLAG {}", b.id)).out, "seven\n0\n");
+    assert_eq!(run("--preserve-fd 7,5", &format!("run FLAG {}", b.id)).out, "seven\n1\n");
+    for wrong in ["7,9", "x", "1", "7,,5"] {
+        run(&format!("--preserve-fd {wrong}"), &format!("run FLAG {}", b.id)).fails_with("--preserve-fd");
+    }
+    b.assert_gone();
+}

@@ -1,0 +1,128 @@
+//! What a user reads when something is wrong: the field or the flag, and the reason in words.
+
+use crate::harness::*;
+use serde_json::json;
+
+type Edit = fn(&mut Box);
+
+/// What is wrong, and a part of what is said.
+const WRONG: [(Edit, &str); 15] = [
+    (|b| b.push("process.env", json!(format!("LONG={}", "x".repeat(200_000)))), "process.env["),
+    (
+        |b| b.push("process.env", json!(format!("LONG={}", "x".repeat(200_000)))),
+        "200005 bytes of LONG are more than Linux takes",
+    ),
+    (
+        |b| script(b, "#!/no/such/interpreter -x\n"),
+        "the interpreter \\\"/no/such/interpreter\\\" of its first line is missing",
+    ),
+    (|b| script(b, "#!/bin/sh\r\necho hi\r\n"), "CR LF"),
+    (|b| script(b, "echo hi\n"), "neither a program nor a script that begins with #!"),
+    (|b| mount(b, "/etc", "/bin/sh"), "/etc is a directory, /bin/sh in the container a file"),
+    (|b| mount(b, "/etc/hostname", "/bin"), "/etc/hostname is a file, /bin in the container a directory"),
+    (
+        |b| *b.at("linux.resources.cpu") = json!({"cpus": "0-4000"}),
+        "linux.resources.cpu.cpus: \\\"0-4000\\\" is no part of the CPUs",
+    ),
+    (
+        |b| *b.at("linux.resources.cpu") = json!({"mems": "700"}),
+        "linux.resources.cpu.mems: \\\"700\\\" is no part of the memory nodes",
+    ),
+    (
+        |b| join(b, "network", "/proc/self/ns/uts"),
+        "not a network namespace: setns(/proc/self/ns/uts, CLONE_NEWNET)",
+    ),
+    (|b| join(b, "ipc", "/proc/self/ns/uts"), "not a ipc namespace"),
+    (|b| *b.at("linux.rootfsPropagation") = json!("runbindable"), "linux.rootfsPropagation: "),
+    (no_id_0, "linux.uidMappings: the id 0 of a new user namespace must be mapped"),
+    (|b| mount(b, &"/no/such".repeat(100), "/mnt"), "mounts["),
+    (noexec, "permission denied: it is on a mount with noexec"),
+];
+
+fn script(b: &mut Box, text: &str) {
+    executable(&b.rootfs().join("script"), text.as_bytes());
+    *b.at("process.args") = json!(["/script"]);
+}
+
+fn mount(b: &mut Box, source: &str, destination: &str) {
+    b.push("mounts", json!({"destination": destination, "type": "bind", "source": source, "options": ["rbind"]}));
+}
+
+fn noexec(b: &mut Box) {
+    let bin = b.rootfs().join("bin");
+    b.push("mounts", json!({"destination": "/bin", "type": "bind", "source": bin, "options": ["rbind", "noexec"]}));
+}
+
+fn join(b: &mut Box, kind: &str, path: &str) {
+    b.drop_namespace(kind);
+    b.push("linux.namespaces", json!({"type": kind, "path": path}));
+}
+
+fn no_id_0(b: &mut Box) {
+    b.push("linux.namespaces", json!({"type": "user"}));
+    *b.at("process.user") = json!({"uid": 1, "gid": 1});
+    let map = json!([{"containerID": 1, "hostID": 100_000, "size": 10}]);
+    (*b.at("linux.uidMappings"), *b.at("linux.gidMappings")) = (map.clone(), map);
+}
+
+#[test]
+fn the_field_and_the_reason() {
+    if !is_conex() {
+        return;
+    }
+    for (edit, part) in WRONG {
+        let mut b = Box::sh("true");
+        edit(&mut b);
+        let r = b.run();
+        assert!(r.code != 0 && r.err.contains(part), "{part}: {} {}", r.code, r.err);
+        message(&r.err);
+        b.assert_gone();
+    }
+}
+
+/// At most 400 characters for one problem.
+fn message(err: &str) {
+    let text = err.split_once("unable to start container process: ").map_or(err, |(_, text)| text);
+    assert!(text.trim().chars().count() <= 400, "{} characters: {text}", text.chars().count());
+}
+
+#[test]
+fn a_flag_is_named() {
+    if !is_conex() {
+        return;
+    }
+    let b = Box::sh("sleep 1000");
+    b.write_config();
+    b.verb("run", &["--pid-file", "/no/such/pid"], &[]).fails_with("--pid-file: open(/no/such/");
+    b.assert_gone();
+    b.up();
+    for (flags, command, part) in [
+        (&["--env", "NAME"][..], "true", "--env: \\\"NAME\\\" is not NAME=value"),
+        (&["--cwd", "there"], "true", "--cwd: "),
+        (&["--cwd", "/no/such"], "true", "--cwd: chdir to cwd"),
+        (&["--user", "root"], "true", "--user \\\"root\\\": expected"),
+        (&["--pid-file", "/no/such/pid"], "true", "--pid-file: open("),
+        (&[], "no-such-program", "the command: exec: \\\"no-such-program\\\": executable file not found in $PATH"),
+    ] {
+        let r = b.verb("exec", flags, &[command]);
+        assert!(r.code == 255 && r.err.contains(part), "{flags:?}: {} {}", r.code, r.err);
+        assert!(!r.err.contains("config.json line"), "{}", r.err);
+        message(&r.err);
+    }
+    let r = b.verb("exec", &["--cap", "CAP_NONE"], &["true"]).ok();
+    assert_eq!(r.err.lines().count(), 1, "{}", r.err);
+    assert!(r.err.contains("--cap: unknown capability"), "{}", r.err);
+}
+
+/// The state root cannot be made.
+#[test]
+fn the_root_is_named() {
+    if !is_conex() {
+        return;
+    }
+    let b = Box::sh("true");
+    b.write_config();
+    let mut c = std::process::Command::new(runtime());
+    let r = finish(c.args(["--root", "/proc/none", "run", &b.id]).current_dir(&b.dir), b"");
+    r.fails_with("--root: mkdir(/proc/none)");
+}
