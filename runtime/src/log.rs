@@ -4,7 +4,37 @@
 //! operation that fails writes exactly one line, and warnings are kept until it has succeeded.
 
 use std::io::{IsTerminal, Write};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::OnceLock;
+
+/// Where `--debug` writes what is being done, for both processes: the container's has no other way to the file once it has
+/// another root.
+static STEPS: OnceLock<Steps> = OnceLock::new();
+static INSIDE: AtomicBool = AtomicBool::new(false);
+
+struct Steps {
+    fd: OwnedFd,
+    json: bool,
+}
+
+/// Says what comes next, with microseconds, if `--debug` was given. The text is made only then.
+pub fn step<S: Into<String>>(what: impl FnOnce() -> S) {
+    let Some(steps) = STEPS.get() else { return };
+    let side = if INSIDE.load(Ordering::Relaxed) { "container" } else { "host" };
+    let now = rfc3339(std::time::SystemTime::now(), 6);
+    let what: String = what().into();
+    let message = format!("{side}: {what}");
+    let _ = nix::unistd::write(&steps.fd, line(steps.json, "debug", &message, &now, false).as_bytes());
+}
+
+/// From here on this process is the container's. Its descriptor for [`step`] is closed with the others before the program
+/// is executed.
+pub fn inside() -> Option<RawFd> {
+    INSIDE.store(true, Ordering::Relaxed);
+    STEPS.get().map(|s| s.fd.as_raw_fd())
+}
 
 /// Tells whoever waits at standard error why an operation takes its time.
 pub fn notice(message: &str) {
@@ -48,9 +78,27 @@ impl Log {
         self.warnings.push(message.into());
     }
 
-    pub fn debug(&self, message: &str) {
-        if self.debug {
-            self.write("debug", message);
+    /// Opens what [`step`] writes to, if `--debug` was given. A FIFO would not end for its reader as long as a container
+    /// that is only created has it.
+    fn begin_steps(&self) {
+        let Some(path) = self.path.as_ref().filter(|_| self.debug) else {
+            if self.debug {
+                self.steps_to(std::io::stderr().as_fd());
+            }
+            return;
+        };
+        use std::os::unix::fs::FileTypeExt;
+        if let Ok(file) = open(path) {
+            if !file.metadata().is_ok_and(|m| m.file_type().is_fifo()) {
+                self.steps_to(file.as_fd());
+            }
+        }
+    }
+
+    /// A number that no caller means to hand on.
+    fn steps_to(&self, fd: std::os::fd::BorrowedFd) {
+        if let Ok(fd) = conex_sys::fd::dup_above(fd.as_raw_fd(), 500) {
+            let _ = STEPS.set(Steps { fd, json: self.json });
         }
     }
 
@@ -96,38 +144,43 @@ impl Log {
     /// The file cannot be written.
     pub fn check(&self) -> crate::Result<()> {
         use crate::error::Context;
-        let Some(path) = &self.path else { return Ok(()) };
+        let Some(path) = &self.path else {
+            self.begin_steps();
+            return Ok(());
+        };
         use std::os::unix::fs::FileTypeExt;
         // Whoever reads a FIFO would take the end of this for the end of everything.
         if path.metadata().is_ok_and(|m| m.file_type().is_fifo()) {
             return Ok(());
         }
-        open(path).map(drop).call(|| format!("--log: open({}, O_CREAT|O_APPEND)", path.display()))
+        open(path).map(drop).call(|| format!("--log: open({}, O_CREAT|O_APPEND)", path.display()))?;
+        self.begin_steps();
+        Ok(())
     }
 
     fn write(&self, level: &str, message: &str) {
         let now = rfc3339(std::time::SystemTime::now(), 0);
         let Some(path) = &self.path else {
-            let line = self.line(level, message, &now, std::io::stderr().is_terminal());
+            let line = line(self.json, level, message, &now, std::io::stderr().is_terminal());
             let _ = std::io::stderr().write_all(line.as_bytes());
             return;
         };
-        let line = self.line(level, message, &now, false);
+        let line = line(self.json, level, message, &now, false);
         if let Ok(mut file) = open(path) {
             let _ = file.write_all(line.as_bytes());
         }
     }
+}
 
-    fn line(&self, level: &str, message: &str, now: &str, tty: bool) -> String {
-        if self.json {
-            return format!("{}\n", serde_json::json!({"level": level, "msg": message, "time": now}));
-        }
-        if tty {
-            let short = level.to_uppercase().chars().take(4).collect::<String>();
-            return format!("{short}[0000] {message}\n");
-        }
-        format!("time=\"{now}\" level={level} msg={}\n", serde_json::Value::from(message))
+fn line(json: bool, level: &str, message: &str, now: &str, tty: bool) -> String {
+    if json {
+        return format!("{}\n", serde_json::json!({"level": level, "msg": message, "time": now}));
     }
+    if tty {
+        let short = level.to_uppercase().chars().take(4).collect::<String>();
+        return format!("{short}[0000] {message}\n");
+    }
+    format!("time=\"{now}\" level={level} msg={}\n", serde_json::Value::from(message))
 }
 
 fn open(path: &std::path::Path) -> std::io::Result<std::fs::File> {

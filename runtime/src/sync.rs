@@ -71,6 +71,7 @@ impl Channel {
     }
 
     pub fn send(&self, message: &Message) -> Result<()> {
+        crate::log::step(|| format!("sends {}", name(message)));
         let (bytes, fds) = encode(message);
         let control = [ControlMessage::ScmRights(&fds)];
         let control = if fds.is_empty() { &control[..0] } else { &control[..] };
@@ -105,10 +106,13 @@ impl Channel {
             }
         };
         if len == 0 {
+            crate::log::step(|| "the other end is closed");
             return Ok(None);
         }
         let fds = fds.into_iter().map(conex_sys::fd::adopt).collect();
-        decode(&bytes[..len], fds).map(Some)
+        let message = decode(&bytes[..len], fds)?;
+        crate::log::step(|| format!("has received {}", name(&message)));
+        Ok(Some(message))
     }
 
     /// Waits for the next message of a child that may die while a copy of its end lives on. False if it has died.

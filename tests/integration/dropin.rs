@@ -244,3 +244,50 @@ fn descriptors_by_their_numbers() {
     }
     b.assert_gone();
 }
+
+/// Both processes say what they do: a hang shows where.
+#[test]
+fn every_step_with_debug() {
+    if !is_conex() {
+        return;
+    }
+    let mut b = Box::sh("true");
+    *b.at("hooks") = json!({"createRuntime": [{"path": "/bin/sleep", "args": ["sleep", "0.1"]}]});
+    b.write_config();
+    let log = b.dir.join("log.json");
+    let call = |verb: &str| {
+        let log = log.to_str().unwrap();
+        let mut c = b.command(&["--debug", "--log", log, "--log-format", "json", verb, &b.id]);
+        // The program keeps what it is given for as long as it waits.
+        assert!(c.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap().success());
+    };
+    ["create", "start"].iter().for_each(|verb| call(verb));
+    b.wait_status("stopped");
+    call("delete");
+    let text = std::fs::read_to_string(&log).unwrap();
+    let lines: Vec<serde_json::Value> = text.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    let said: Vec<&str> = lines.iter().map(|l| l["msg"].as_str().unwrap()).collect();
+    let at = |part: &str| said.iter().position(|s| s.contains(part)).unwrap_or_else(|| panic!("{part}: {said:#?}"));
+    let order = [
+        "host: has read ",
+        "host: has the state directory ",
+        "host: made the process ",
+        "container: mounts[0]: proc on /proc",
+        "host: runs the hook /bin/sleep",
+        "host: the hook /bin/sleep has ended",
+        "container: root.path: changes the root",
+        "container: sends Ready",
+        "host: has reached the container",
+        "container: capabilities, limits, seccomp (0 instructions), then /bin/sh",
+    ];
+    assert!(order.map(at).is_sorted(), "{said:#?}");
+    // Microseconds, in UTC.
+    assert!(lines.iter().all(|l| l["level"] == "debug" && l["time"].as_str().unwrap().len() == 27), "{text}");
+    // Nothing of it is the program's: not even its descriptor.
+    let b = Box::sh("ls /proc/self/fd");
+    b.write_config();
+    let ran = b.call(&["--debug", "run", &b.id]).ok();
+    assert_eq!(ran.out, "0\n1\n2\n3\n");
+    assert!(ran.err.lines().count() > 20 && b.call(&["--debug", "state", "none"]).err.lines().count() == 1);
+    b.assert_gone();
+}

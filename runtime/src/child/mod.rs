@@ -76,6 +76,7 @@ pub fn main(plan: &Plan, inherited: Inherited) -> ! {
 fn close_the_rest(plan: &Plan, inherited: &Inherited) {
     use std::os::fd::AsRawFd;
     let mut keep = plan.process.preserved.clone();
+    keep.extend(crate::log::inside());
     keep.push(inherited.sync.as_fd().as_raw_fd());
     keep.extend(inherited.sources.iter().flatten().filter_map(|source| match source {
         mounts::Source::Tree(fd) => Some(fd.as_raw_fd()),
@@ -176,6 +177,7 @@ fn init(
     }
     // In a user namespace still with the host's uid: a directory that only the host's root may enter can be on the
     // way to the rootfs.
+    crate::log::step(|| format!("root.path: {}", plan.rootfs.path.display()));
     let root = paths::attach_root(&plan.rootfs)?;
     if plan.namespaces.private(libc::CLONE_NEWUSER) {
         identity::become_root(plan.process.keep_groups)?;
@@ -188,6 +190,7 @@ fn init(
         cgroup_namespace(plan, report)?;
     }
     if plan.namespaces.creates(libc::CLONE_NEWNET) {
+        crate::log::step(|| "brings up the loopback interface");
         crate::host::netlink::up_loopback().during("bring up the loopback interface")?;
     }
     // Before the parameters of the kernel: what they say of the same name holds (runc).
@@ -281,6 +284,7 @@ fn root_file_system(
             // The directories to bind are made while this process mounts.
             report.wait_for_cgroups()?;
         }
+        crate::log::step(|| format!("{}: {} on /{}", m.field, m.kind.name(), m.destination.display()));
         let mounted = mounts::mount(root, m, source, &rest.cgroups).at(|| m.field.clone())?;
         let Some(mounted) = mounted else { continue };
         if let Some(attr) = mounted.late {
@@ -290,6 +294,7 @@ fn root_file_system(
             procfs = Some(procfs::Procfs::from_mount(mounted.fd));
         }
     }
+    crate::log::step(|| "linux.devices");
     devices::create(root, &plan.devices)?;
     console::attach(root, plan, report)?;
     for (fd, attr, field) in late {
@@ -311,6 +316,7 @@ fn root_file_system(
     // The labels are written there; the container's own mount will be read-only.
     let procfs = procfs.map(|own| if whole { procfs::Procfs::new() } else { Ok(own) }).transpose()?;
     paths::mask(root, &plan.masked_paths)?;
+    crate::log::step(|| "root.path: changes the root");
     finish_root(root, plan)?;
     if whole {
         paths::readonly_root(root, true).at(|| "linux.readonlyPaths")?;

@@ -234,6 +234,7 @@ fn settle(p: &Process, procfs: Option<Procfs>) -> Result<Image> {
             .call(|| "prctl(PR_SET_NO_NEW_PRIVS)")
             .at(|| format!("{}.noNewPrivileges", p.field))?;
     }
+    crate::log::step(|| "process: scheduling, labels, working directory, user");
     scheduling(p)?;
     labels(p, procfs)?;
     let field = || format!("{}.cwd", p.field);
@@ -300,6 +301,13 @@ fn finish(
             "required when the container is started (runtime-spec, config.md)",
         ));
     }
+    crate::log::step(|| {
+        format!(
+            "capabilities, limits, seccomp ({} instructions), then {}",
+            program.map_or(0, <[Insn]>::len),
+            image.path.to_string_lossy()
+        )
+    });
     let filter = p.seccomp.as_ref().filter(|f| f.listener.is_none()).zip(program);
     let load = || filter.map_or(Ok(()), |(filter, program)| install(filter, program));
     // A startContainer hook is confined as the program, in the same order.

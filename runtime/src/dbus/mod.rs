@@ -198,6 +198,7 @@ impl Connection {
         member: &str,
         arguments: &[Value],
     ) -> std::result::Result<Vec<Value>, Failure> {
+        crate::log::step(|| format!("D-Bus: calls {member}"));
         self.serial += 1;
         let serial = self.serial;
         let during = |e: Error| e.during(&format!("D-Bus call {interface}.{member}"));

@@ -61,6 +61,7 @@ fn attempt(exec: &Exec, group: &Group, born: bool) -> Result<Container> {
     }) else {
         return Err(Error::new(Kind::System, "clone3 returned twice"));
     };
+    crate::log::step(|| "made the process that joins");
     drop(theirs);
     let step = "joining the container";
     // Killed between its clone and its word (the container's memory limit holds for it), it leaves a clone that waits: the
@@ -222,6 +223,7 @@ fn join(exec: &Exec, flags: i32, sync: Channel, program: Option<Vec<conex_sys::s
         // Nothing of the host's may be open in the process that becomes visible inside, not even its own cgroup's
         // directory: the host sends it the files that it enters by, when it is one whom nobody may look into.
         let mut keep = exec.process.preserved.clone();
+        keep.extend(crate::log::inside());
         keep.push(report.sync()?.as_fd().as_raw_fd());
         conex_sys::fd::close_all_but(&keep);
         match clone3(libc::CLONE_PARENT as u64, None).call(|| "clone3(CLONE_PARENT)")? {

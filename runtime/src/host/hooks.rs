@@ -73,6 +73,7 @@ pub fn run_all(list: &[Hook], name: &str, state: &StateDocument, setting: &Setti
 }
 
 fn one(hook: &Hook, state: &StateDocument, setting: &Setting) -> Result<()> {
+    crate::log::step(|| format!("runs the hook {}", hook.path));
     let call = || format!("exec({})", hook.path);
     // Files in memory, not pipes: a hook that reads nothing or prints much can neither block us nor kill us.
     let input = memory_file(&state.json())?;
@@ -112,6 +113,7 @@ fn one(hook: &Hook, state: &StateDocument, setting: &Setting) -> Result<()> {
         Forked::Parent { pid, pidfd } => (pid, pidfd),
     };
     let status = wait(pid, pidfd.as_fd(), hook.timeout)?;
+    crate::log::step(|| format!("the hook {} has ended", hook.path));
     let failed = beginning(&mut failure);
     if !failed.is_empty() {
         return Err(Error::new(Kind::System, failed));

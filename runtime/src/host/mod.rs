@@ -138,6 +138,7 @@ fn build(plan: &Plan, entry: &Entry, state: &mut State, root: &Path, start: Star
     if let Some(maps) = &plan.namespaces.maps {
         hand_over_stdio(plan, maps);
     }
+    crate::log::step(|| format!("cgroups: {:?}", state.cgroups));
     let (ours, theirs) = pair()?;
     let inherited = child::Inherited {
         sync: theirs,
@@ -153,6 +154,7 @@ fn build(plan: &Plan, entry: &Entry, state: &mut State, root: &Path, start: Star
             && !facts::host_root(),
     };
     let mut c = spawn(plan, inherited, ours, &group)?;
+    crate::log::step(|| format!("made the process {}", c.pid));
     let rest = match &mut manager {
         Some(manager) => start_unit(manager, plan, entry, state, c.pid.as_raw()),
         None => make_group(entry, state, &hierarchies, false),
@@ -290,6 +292,7 @@ fn limit(plan: &Plan, group: &Group, entry: &Entry, state: &mut State) -> Result
     if group.dirs.is_empty() {
         return Ok(());
     }
+    crate::log::step(|| format!("linux.resources: {} values", plan.cgroup.writes.len()));
     state.cgroups_before = group.before(&plan.cgroup.writes, plan.cgroup.devices.as_ref(), &state.made_cgroups);
     if !state.cgroups_before.is_empty() {
         entry.save(state)?;

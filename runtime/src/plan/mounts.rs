@@ -46,6 +46,17 @@ pub enum Kind {
     Remount,
 }
 
+impl Kind {
+    pub fn name(&self) -> &str {
+        match self {
+            Kind::Fs(name) => name,
+            Kind::Bind { .. } => "bind",
+            Kind::Remount => "remount",
+            Kind::Cgroup(_) => "cgroup",
+        }
+    }
+}
+
 /// One entry of a v1 or hybrid cgroup mount: a directory bound from the host, with its aliases.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CgroupView {

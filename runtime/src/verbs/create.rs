@@ -159,10 +159,12 @@ pub fn make(env: &mut Env, request: &Request, start: Start) -> Result<Made> {
         .judge(plan::make(&request.bundle.spec, &request.options, &facts))
         .map_err(|errors| told(env, &request.bundle, errors))?;
     warn(env, &request.bundle, request.bundle.unknown.iter().chain(&plan.warnings));
+    crate::log::step(|| format!("has read {} and checked it", request.bundle.document.display()));
     let Some(store) = Store::open(&env.root, true)? else {
         return Err(Error::new(Kind::System, "no state root"));
     };
     let entry = reserve(&store, &plan.id)?;
+    crate::log::step(|| format!("has the state directory {}", entry.path.display()));
     let mut state = record(&plan, &request.bundle);
     let made = keep(&entry, &mut state, &plan, request, &env.root, start);
     match made {

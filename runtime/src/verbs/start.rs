@@ -27,9 +27,15 @@ pub fn main(env: &mut Env) -> Result<i32> {
         Some(_) if notify::directory(&entry.path).is_dir() => Some(notify::bind_inside(&entry.path)?),
         _ => None,
     };
+    // Before the program runs: it would run without anybody who passes its word on.
+    let relay = match inside.zip(notify::host_socket()).zip(state.init) {
+        Some(((socket, manager), init)) => Some((notify::Relay::new(socket, &manager, init.pid)?, init)),
+        None => None,
+    };
     let channel = reach(&entry)?;
     // Without its socket the container counts as started; init ends itself if nothing follows.
     entry.unlink("start.sock");
+    crate::log::step(|| "has reached the container");
     channel.send(&Message::Go)?;
     if let Err(e) = executed(&channel) {
         let text = entry.read("config.json").unwrap_or_default();
@@ -38,8 +44,8 @@ pub fn main(env: &mut Env) -> Result<i32> {
     // A hook may call the runtime for this container, and readiness may take its time.
     drop(entry);
     poststart(&env.root, &state, &hooks)?;
-    if let (Some(socket), Some(manager), Some(init)) = (inside, notify::host_socket(), state.init) {
-        notify::Relay::new(socket, &manager, init.pid)?.wait(|| crate::identity::alive(init))?;
+    if let Some((mut relay, init)) = relay {
+        relay.wait(|| crate::identity::alive(init))?;
     }
     Ok(0)
 }
