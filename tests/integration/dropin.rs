@@ -291,3 +291,61 @@ fn every_step_with_debug() {
     assert!(ran.err.lines().count() > 20 && b.call(&["--debug", "state", "none"]).err.lines().count() == 1);
     b.assert_gone();
 }
+
+/// A user namespace of somebody else's, with the ids from 100,000 on; held by the process.
+fn user_namespace() -> (std::process::Child, String) {
+    let child = Command::new("unshare").args(["--user", "sleep", "1000"]).spawn().unwrap();
+    let proc = format!("/proc/{}", child.id());
+    let ours = std::fs::read_link("/proc/self/ns/user").unwrap();
+    until(|| std::fs::read_link(format!("{proc}/ns/user")).is_ok_and(|l| l != ours), "the namespace");
+    for file in ["uid_map", "gid_map"] {
+        std::fs::write(format!("{proc}/{file}"), "0 100000 65536").unwrap();
+    }
+    (child, format!("{proc}/ns/user"))
+}
+
+/// `idmap` without mappings means those of the container's user namespace, one that is joined too.
+#[test]
+fn an_idmapped_volume_in_a_namespace_that_is_joined() {
+    let (mut holder, path) = user_namespace();
+    let mut b = Box::sh("stat -c '%u %g' /mnt/file");
+    let volume = b.dir.join("volume");
+    std::fs::create_dir(&volume).unwrap();
+    std::fs::write(volume.join("file"), "x").unwrap();
+    std::os::unix::fs::chown(b.rootfs(), Some(100_000), Some(100_000)).unwrap();
+    b.push("linux.namespaces", json!({"type": "user", "path": path}));
+    b.push(
+        "mounts",
+        json!({"destination": "/mnt", "type": "bind", "source": volume, "options": ["rbind", "idmap"]}),
+    );
+    let ran = b.run();
+    let _ = (holder.kill(), holder.wait());
+    // runc from 1.2 on.
+    if is_conex() {
+        assert_eq!(ran.ok().out, "0 0\n");
+    }
+}
+
+/// The source of a bind is what an earlier mount has brought into the root, with a user namespace as well.
+#[test]
+fn a_source_on_an_earlier_mount() {
+    for user in [false, true] {
+        let mut b = Box::sh("cat /second/file");
+        let volume = b.dir.join("volume");
+        std::fs::create_dir(&volume).unwrap();
+        std::fs::write(volume.join("file"), "found\n").unwrap();
+        std::fs::set_permissions(&b.dir, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        for dir in ["first", "second"] {
+            std::fs::create_dir(b.rootfs().join(dir)).unwrap();
+        }
+        if user {
+            b.push("linux.namespaces", json!({"type": "user"}));
+            let map = json!([{"containerID": 0, "hostID": 100_000, "size": 65_536}]);
+            (*b.at("linux.uidMappings"), *b.at("linux.gidMappings")) = (map.clone(), map);
+        }
+        let source = b.rootfs().join("first");
+        b.push("mounts", json!({"destination": "/first", "type": "bind", "source": volume, "options": ["rbind"]}));
+        b.push("mounts", json!({"destination": "/second", "type": "bind", "source": source, "options": ["rbind"]}));
+        assert_eq!(b.run().ok().out, "found\n", "user namespace: {user}");
+    }
+}

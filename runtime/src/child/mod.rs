@@ -80,7 +80,7 @@ fn close_the_rest(plan: &Plan, inherited: &Inherited) {
     keep.push(inherited.sync.as_fd().as_raw_fd());
     keep.extend(inherited.sources.iter().flatten().filter_map(|source| match source {
         mounts::Source::Tree(fd) => Some(fd.as_raw_fd()),
-        mounts::Source::Link(_) => None,
+        mounts::Source::Link(_) | mounts::Source::Inside(_) => None,
     }));
     keep.extend(inherited.joins.iter().map(|(fd, _, _)| fd.as_raw_fd()));
     keep.extend(inherited.start.iter().chain(&inherited.into_cgroup).map(AsRawFd::as_raw_fd));

@@ -25,6 +25,9 @@ pub enum Source {
     Tree(OwnedFd),
     /// The content of a symlink that is to be made anew.
     Link(PathBuf),
+    /// Below an earlier mount in the root, which only the child has; from the root on, as the way to it on the host can be
+    /// closed to a user namespace.
+    Inside(PathBuf),
 }
 
 /// `None` if there is no mount: a symlink was made.
@@ -38,8 +41,7 @@ pub fn mount(root: &Root, m: &Mount, source: Option<Source>, cgroups: &[PathBuf]
                     .at(|| format!("{}.destination", m.field))
                     .map(|()| None);
             }
-            Some(Source::Tree(fd)) => bind(root, m, Some(fd), *recursive)?,
-            None => bind(root, m, None, *recursive)?,
+            other => bind(root, m, other, *recursive)?,
         },
         Kind::Remount => remount(root, m)?,
         Kind::Cgroup(views) => cgroup(root, m, views, cgroups)?,
@@ -97,12 +99,16 @@ fn is_dir(fd: BorrowedFd) -> Result<bool> {
     Ok(SFlag::from_bits_truncate(mode) & SFlag::S_IFMT == SFlag::S_IFDIR)
 }
 
-fn bind(root: &Root, m: &Mount, source: Option<OwnedFd>, recursive: bool) -> Result<OwnedFd> {
+fn bind(root: &Root, m: &Mount, source: Option<Source>, recursive: bool) -> Result<OwnedFd> {
     let tree = match source {
-        Some(fd) => Tree::Detached(fd),
-        None => tree::bind_with(cwd(), &text::path(&m.source), recursive, !m.source_nofollow)
-            .map_err(|e| e.at(format!("{}.source", m.field)))?,
+        Some(Source::Tree(fd)) => Ok(Tree::Detached(fd)),
+        Some(Source::Inside(path)) => root
+            .open(&path, if m.source_nofollow { OFlag::O_NOFOLLOW } else { OFlag::empty() })
+            .call(|| format!("openat2(rootfs, {path:?}, RESOLVE_IN_ROOT)"))
+            .and_then(|fd| tree::bind(fd.as_fd(), Path::new(""), recursive)),
+        _ => tree::bind_with(cwd(), &text::path(&m.source), recursive, !m.source_nofollow),
     };
+    let tree = tree.map_err(|e| e.at(format!("{}.source", m.field)))?;
     let directory = is_dir(tree.fd())?;
     let target = match m.destination_nofollow {
         true => root.make_last(&m.destination, directory),

@@ -13,11 +13,12 @@ pub mod netlink;
 pub mod notify;
 pub mod rdt;
 pub mod seal;
+mod sources;
 mod spawn;
 pub mod undo;
 pub mod userns;
 
-use crate::child::{self, mounts::Source};
+use crate::child;
 use crate::error::{Context, Error, Kind, Named, Result};
 use crate::identity::identity;
 use crate::plan::unit::Unit;
@@ -142,7 +143,7 @@ fn build(plan: &Plan, entry: &Entry, state: &mut State, root: &Path, start: Star
     let (ours, theirs) = pair()?;
     let inherited = child::Inherited {
         sync: theirs,
-        sources: open_sources(plan)?,
+        sources: sources::open(plan)?,
         joins: Vec::new(),
         cgroups: state.cgroups.clone(),
         start: listener,
@@ -357,62 +358,6 @@ fn start_socket(entry: &Entry) -> Result<OwnedFd> {
     bind(fd.as_raw_fd(), &address).call(|| format!("bind({})", path.display()))?;
     listen(&fd, Backlog::new(1).unwrap_or(Backlog::MAXCONN)).call(|| "listen(start.sock)")?;
     Ok(fd)
-}
-
-/// Symlinks to copy, and bind sources that the child could not open or idmap: with a user namespace it is not root on the host any more.
-fn open_sources(plan: &Plan) -> Result<Vec<Option<Source>>> {
-    use crate::plan::mounts::Kind;
-    // Without privileges the child can do more than this side: it is root of its namespace.
-    let in_userns = plan.namespaces.private(libc::CLONE_NEWUSER) && nix::unistd::geteuid().is_root();
-    let mut out = Vec::with_capacity(plan.mounts.len());
-    for m in &plan.mounts {
-        let Kind::Bind { recursive } = m.kind else {
-            out.push(None);
-            continue;
-        };
-        if m.copy_symlink {
-            if let Ok(to) = std::fs::read_link(crate::text::path(&m.source)) {
-                out.push(Some(Source::Link(to)));
-                continue;
-            }
-        }
-        if m.idmap.is_none() && !in_userns {
-            out.push(None);
-            continue;
-        }
-        let opened = open_source(m, recursive, plan).at(|| format!("{}.source", m.field))?;
-        out.push(opened.map(Source::Tree));
-    }
-    Ok(out)
-}
-
-fn open_source(m: &crate::plan::mounts::Mount, recursive: bool, plan: &Plan) -> Result<Option<OwnedFd>> {
-    use conex_sys::mount::{mount_setattr, MountAttr, ATTR_IDMAP};
-    let tree =
-        child::tree::bind_with(child::tree::cwd(), &crate::text::path(&m.source), recursive, !m.source_nofollow)?;
-    let child::tree::Tree::Detached(fd) = tree else {
-        // A kernel without open_tree: the child tries by itself.
-        return if m.idmap.is_none() {
-            Ok(None)
-        } else {
-            Err(Error::unsupported(m.field.clone(), "idmapped mounts need Linux 5.12"))
-        };
-    };
-    // A clone of a shared host mount is its peer; what is mounted below it later must not reach the host.
-    let slave = plan.rootfs.propagation & libc::MS_SHARED as u64 == 0;
-    if slave {
-        let attr = MountAttr { propagation: libc::MS_SLAVE as u64, ..MountAttr::default() };
-        child::tree::setattr(fd.as_fd(), true, &attr)?;
-    }
-    if let Some(map) = &m.idmap {
-        use std::os::fd::AsRawFd;
-        let ns = userns::namespace_with(&map.maps)?;
-        let attr = MountAttr { set: ATTR_IDMAP, userns: ns.as_raw_fd() as u64, ..MountAttr::default() };
-        mount_setattr(fd.as_fd(), map.recursive, &attr)
-            .call(|| "mount_setattr(MOUNT_ATTR_IDMAP): needs Linux 5.12 and a file system that supports it")
-            .at(|| format!("{}.options", m.field))?;
-    }
-    Ok(Some(fd))
 }
 
 /// Our half of the conversation drawn in [`crate::sync`], up to `Ready`.

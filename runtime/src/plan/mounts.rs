@@ -275,7 +275,7 @@ fn idmap(out: &mut Mount, m: &config::Mount, field: &str, ns: &Namespaces, check
     let Some(map) = &out.idmap else { return };
     if !matches!(out.kind, Kind::Bind { .. }) {
         check.bad(format!("{field}.options"), "only a bind mount can be idmapped");
-    } else if map.maps.uid.is_empty() {
+    } else if map.maps.uid.is_empty() && !ns.joins(libc::CLONE_NEWUSER) {
         check.bad(
             format!("{field}.uidMappings"),
             "an idmapped mount needs mappings or a user namespace with mappings",

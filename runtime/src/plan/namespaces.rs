@@ -83,10 +83,13 @@ pub struct Maps {
 impl Namespaces {
     /// True if the container does not use the runtime's namespace of that kind.
     pub fn private(&self, flag: i32) -> bool {
-        self.new & flag != 0 || self.join.iter().any(|j| j.flag == flag)
+        self.creates(flag) || self.joins(flag)
     }
     pub fn creates(&self, flag: i32) -> bool {
         self.new & flag != 0
+    }
+    pub fn joins(&self, flag: i32) -> bool {
+        self.join.iter().any(|j| j.flag == flag)
     }
 }
 
