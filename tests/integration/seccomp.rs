@@ -322,3 +322,24 @@ fn a_profile_that_the_program_could_not_start_under() {
     }
     b.assert_gone();
 }
+
+/// A profile that runc takes: thousands of values of one argument, in force.
+#[test]
+fn a_profile_of_thousands_of_values() {
+    let rule = |first: u32| {
+        let one = |value| json!([{"index": 1, "value": value, "op": "SCMP_CMP_EQ"}]);
+        let rules = (first..first + 3000)
+            .map(|v| json!({"names": ["ioctl"], "action": "SCMP_ACT_ERRNO", "errnoRet": 5, "args": one(v)}));
+        serde_json::Value::from(rules.collect::<Vec<_>>())
+    };
+    for (first, what) in [(0x5000, "Input/output error"), (0x6000, "Inappropriate ioctl")] {
+        let mut b = Box::sh("stty -F /dev/null 2>&1; true");
+        *b.at("linux.seccomp") = json!({
+            "defaultAction": "SCMP_ACT_ALLOW",
+            "architectures": [if cfg!(target_arch = "x86_64") { "SCMP_ARCH_X86_64" } else { "SCMP_ARCH_AARCH64" }],
+            "syscalls": rule(first),
+        });
+        let out = b.run().ok().out;
+        assert!(out.contains(what), "{out}");
+    }
+}

@@ -10,18 +10,19 @@
 //! arguments. Numbers above the highest one that the profile knows get ENOSYS, so that a program falls back from
 //! a call that is newer than its profile, instead of failing with EPERM (what runc does, and libseccomp cannot).
 
+use super::arguments::conditions;
 use super::table::SYSCALLS;
 use super::*;
 use conex_sys::seccomp::Insn;
 use std::collections::BTreeMap;
 
-const LD: u16 = 0x20;
-const JEQ: u16 = 0x15;
-const JGT: u16 = 0x25;
-const JGE: u16 = 0x35;
-const JA: u16 = 0x05;
-const AND: u16 = 0x54;
-const RET: u16 = 0x06;
+pub(super) const LD: u16 = 0x20;
+pub(super) const JEQ: u16 = 0x15;
+pub(super) const JGT: u16 = 0x25;
+pub(super) const JGE: u16 = 0x35;
+pub(super) const JA: u16 = 0x05;
+pub(super) const AND: u16 = 0x54;
+pub(super) const RET: u16 = 0x06;
 
 const ARCH_X86_64: u32 = 0xc000_003e;
 const ARCH_I386: u32 = 0x4000_0003;
@@ -79,11 +80,11 @@ pub fn compile(profile: &Profile) -> Result<Vec<Insn>, usize> {
     Ok(out)
 }
 
-fn insn(code: u16, k: u32) -> Insn {
+pub(super) fn insn(code: u16, k: u32) -> Insn {
     Insn { code, jt: 0, jf: 0, k }
 }
 
-fn jump(code: u16, k: u32, jt: u8, jf: u8) -> Insn {
+pub(super) fn jump(code: u16, k: u32, jt: u8, jf: u8) -> Insn {
     Insn { code, jt, jf, k }
 }
 
@@ -243,101 +244,6 @@ fn search(leaves: &[Leaf], default: u32, abi: Abi, out: &mut Vec<Insn>) {
     search(high, default, abi, out);
 }
 
-fn conditions(list: &[(&[Arg], Option<Arg>, u32)], default: u32, abi: Abi, out: &mut Vec<Insn>) {
-    for (args, multiplex, action) in list {
-        let mut block = Block::default();
-        // libseccomp puts the multiplexed call into the first argument's place, over a condition on it.
-        let args = args.iter().filter(|a| multiplex.is_none() || a.index != 0).chain(multiplex);
-        for arg in args {
-            block.condition(arg, abi != Abi::X86 && abi != Abi::X32);
-        }
-        block.list.push(insn(RET, *action));
-        out.extend(block.resolve());
-    }
-    out.push(insn(RET, default));
-}
-
-/// The code of one conjunction: falls to its end when a condition fails.
-#[derive(Default)]
-struct Block {
-    list: Vec<Insn>,
-    /// Instructions whose `jt` (true) or `jf` (false) leads behind the block.
-    fails: Vec<(usize, bool)>,
-}
-
-impl Block {
-    fn condition(&mut self, arg: &Arg, wide: bool) {
-        let at = 16 + arg.index * 8;
-        let (high, low) = ((arg.value >> 32) as u32, arg.value as u32);
-        if arg.op == Op::MaskedEq {
-            let want = arg.value & arg.value_two;
-            if wide {
-                self.masked(at + 4, high, (want >> 32) as u32);
-            }
-            self.masked(at, low, want as u32);
-            return;
-        }
-        // With the high half decided, the low half decides alone; `done` says how far its code reaches.
-        if wide {
-            self.list.push(insn(LD, at + 4));
-            match arg.op {
-                Op::Eq => self.fail_unless(JEQ, high),
-                // A different high half already holds: over the two instructions on the low half.
-                Op::Ne => self.list.push(jump(JEQ, high, 0, 2)),
-                Op::Gt | Op::Ge => {
-                    self.list.push(jump(JGT, high, 3, 0));
-                    self.fail_unless(JEQ, high);
-                }
-                Op::Lt | Op::Le => {
-                    self.fail_if(JGT, high);
-                    self.list.push(jump(JEQ, high, 0, 2));
-                }
-                Op::MaskedEq => {}
-            }
-        }
-        self.list.push(insn(LD, at));
-        match arg.op {
-            Op::Eq => self.fail_unless(JEQ, low),
-            Op::Ne => self.fail_if(JEQ, low),
-            Op::Gt => self.fail_unless(JGT, low),
-            Op::Ge => self.fail_unless(JGE, low),
-            Op::Lt => self.fail_if(JGE, low),
-            Op::Le => self.fail_if(JGT, low),
-            Op::MaskedEq => {}
-        }
-    }
-
-    fn masked(&mut self, at: u32, mask: u32, want: u32) {
-        self.list.push(insn(LD, at));
-        self.list.push(insn(AND, mask));
-        self.fail_unless(JEQ, want);
-    }
-
-    fn fail_unless(&mut self, code: u16, k: u32) {
-        self.fails.push((self.list.len(), false));
-        self.list.push(insn(code, k));
-    }
-
-    fn fail_if(&mut self, code: u16, k: u32) {
-        self.fails.push((self.list.len(), true));
-        self.list.push(insn(code, k));
-    }
-
-    fn resolve(mut self) -> Vec<Insn> {
-        let end = self.list.len();
-        for (i, on_true) in self.fails {
-            // Six conditions of at most seven instructions: always within 255.
-            let distance = (end - i - 1) as u8;
-            if on_true {
-                self.list[i].jt = distance;
-            } else {
-                self.list[i].jf = distance;
-            }
-        }
-        self.list
-    }
-}
-
 /// What a program answers for one call: an interpreter for tests.
 pub fn run(program: &[Insn], arch: u32, nr: u32, args: [u64; 6]) -> u32 {
     let word = |offset: u32| match offset {
@@ -435,6 +341,43 @@ mod tests {
                     }
                 }
             }
+        }
+    }
+
+    /// More values of one argument than blocks of them would fit, with neighbours of every kind.
+    #[test]
+    fn thousands_of_values() {
+        let equal = |value: u64, index: u32| Arg { index, op: Op::Eq, value, value_two: 0 };
+        let mut list: Vec<Vec<Arg>> = (0..3000u64).map(|i| vec![equal(i * 7, 1)]).collect();
+        list.push(vec![equal(5 << 32 | 3, 1)]);
+        list.push(vec![equal(5 << 32 | 7, 1)]);
+        list.push(vec![equal(1, 2), equal(2, 3)]);
+        let many = Rule { names: vec!["ioctl".into()], action: RET_ALLOW, any_of: list };
+        let then = Rule { names: vec!["ioctl".into()], action: RET_ERRNO | 9, any_of: vec![vec![equal(8, 1)]] };
+        let only = Profile { default: RET_ERRNO | 1, abis: vec![Abi::X86_64], rules: vec![many, then] };
+        let p = compile(&only).unwrap();
+        let of = |a: u64, b: u64, c: u64| run(&p, ARCH_X86_64, 16, [0, a, b, c, 0, 0]);
+        for i in 0..21_100u64 {
+            let want = match i {
+                8 => RET_ERRNO | 9,
+                _ if i % 7 == 0 && i < 21_000 => RET_ALLOW,
+                _ => RET_ERRNO | 1,
+            };
+            assert_eq!(of(i, 0, 0), want, "{i}");
+        }
+        assert_eq!([of(5 << 32 | 3, 0, 0), of(5 << 32 | 7, 0, 0)], [RET_ALLOW; 2]);
+        assert_eq!([of(5 << 32 | 14, 0, 0), of(4 << 32 | 3, 0, 0), of(9, 1, 3)], [RET_ERRNO | 1; 3]);
+        assert_eq!(of(9, 1, 2), RET_ALLOW);
+        // What the document says first holds.
+        let (a, b) = (vec![vec![equal(1, 0)], vec![equal(2, 0)], vec![equal(3, 0)]], vec![vec![equal(2, 0)]]);
+        let rules = vec![
+            Rule { names: vec!["ioctl".into()], action: RET_ERRNO | 9, any_of: b },
+            Rule { names: vec!["ioctl".into()], action: RET_ALLOW, any_of: a },
+        ];
+        let p = compile(&profile(rules)).unwrap();
+        for (arch, nr) in [(ARCH_X86_64, 16), (ARCH_I386, 54)] {
+            let of = |a| run(&p, arch, nr, [a, 0, 0, 0, 0, 0]);
+            assert_eq!([of(1), of(2), of(3), of(4)], [RET_ALLOW, RET_ERRNO | 9, RET_ALLOW, RET_ERRNO | 1]);
         }
     }
 

@@ -3,6 +3,7 @@
 //! seccompiler holds one architecture per filter and one action per filter, so Docker's default profile cannot be
 //! expressed in it; this compiler puts all ABIs of the machine into one program (docs/decisions.md).
 
+mod arguments;
 pub mod cache;
 pub mod compile;
 pub mod table;
