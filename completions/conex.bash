@@ -27,7 +27,7 @@ _conex() {
     cur=${words[cword]}
     prev=${words[cword - 1]}
 
-    local commands='checkpoint create delete doctor events exec features help kill lint list pause ps restore resume run setup spec start state update'
+    local commands='checkpoint create delete doctor events exec features help kill lint list pause ps restore resume run setup spec start state update wait'
     local global='--debug --log --log-format --root --systemd-cgroup --cgroup-manager --rootless --criu --help --version'
     local global_values=' --log --log-format --root --rootless --criu '
     local command= args=0 root=() skip= flags= values=
@@ -40,8 +40,8 @@ _conex() {
             values=' --image-path --work-path --parent-path --status-fd --page-server --manage-cgroups-mode --empty-ns '
             ;;
         create)
-            flags='--bundle -b --config -f --console-socket --pidfd-socket --pid-file --no-pivot --no-new-keyring --preserve-fds'
-            values=' --bundle -b --config -f --console-socket --pidfd-socket --pid-file --preserve-fds '
+            flags='--bundle -b --config -f --console-socket --pidfd-socket --pid-file --no-pivot --no-new-keyring --preserve-fds --preserve-fd'
+            values=' --bundle -b --config -f --console-socket --pidfd-socket --pid-file --preserve-fds --preserve-fd '
             ;;
         doctor) flags='--json' ;;
         lint) flags='--json --no-notes --json-schema' ;;
@@ -51,12 +51,12 @@ _conex() {
             values=' --interval '
             ;;
         exec)
-            flags='--console-socket --pidfd-socket --cwd --env -e --tty -t --user -u --additional-gids -g --process -p --detach -d --pid-file --process-label --apparmor --no-new-privs --cap -c --preserve-fds --cgroup --ignore-paused --no-subreaper'
-            values=' --console-socket --pidfd-socket --cwd --env -e --user -u --additional-gids -g --process -p --pid-file --process-label --apparmor --cap -c --preserve-fds --cgroup '
+            flags='--console-socket --pidfd-socket --cwd --env -e --tty -t --user -u --additional-gids -g --process -p --detach -d --pid-file --process-label --apparmor --no-new-privs --cap -c --preserve-fds --preserve-fd --cgroup --ignore-paused --no-subreaper'
+            values=' --console-socket --pidfd-socket --cwd --env -e --user -u --additional-gids -g --process -p --pid-file --process-label --apparmor --cap -c --preserve-fds --preserve-fd --cgroup '
             ;;
         kill) flags='--all -a' ;;
         list)
-            flags='--format -f --quiet -q'
+            flags='--format -f --quiet -q --all -a --stats'
             values=' --format -f '
             ;;
         ps)
@@ -68,8 +68,8 @@ _conex() {
             values=' --console-socket --image-path --work-path --manage-cgroups-mode --bundle -b --pid-file --empty-ns --lsm-profile --lsm-mount-context '
             ;;
         run)
-            flags='--bundle -b --config -f --console-socket --pidfd-socket --detach -d --keep --pid-file --no-subreaper --no-pivot --no-new-keyring --preserve-fds --rootfs --name --volume -v --env -e --memory -m --cpus --user -u --net --read-only --terminal -t'
-            values=' --bundle -b --config -f --console-socket --pidfd-socket --pid-file --preserve-fds --rootfs --name --volume -v --env -e --memory -m --cpus --user -u --net '
+            flags='--bundle -b --config -f --console-socket --pidfd-socket --detach -d --keep --pid-file --no-subreaper --no-pivot --no-new-keyring --preserve-fds --preserve-fd --rootfs --name --volume -v --env -e --memory -m --cpus --user -u --net --read-only --terminal -t'
+            values=' --bundle -b --config -f --console-socket --pidfd-socket --pid-file --preserve-fds --preserve-fd --rootfs --name --volume -v --env -e --memory -m --cpus --user -u --net '
             ;;
         setup)
             flags='--write --undo --config --shim'
@@ -161,7 +161,7 @@ _conex() {
     fi
     case $command in
     help) ((args == 0)) && mapfile -t COMPREPLY < <(compgen -W "$commands" -- "$cur") ;;
-    checkpoint | delete | events | exec | pause | ps | resume | start | state | update)
+    checkpoint | delete | events | exec | pause | ps | resume | start | state | update | wait)
         ((args == 0)) && mapfile -t COMPREPLY < <(compgen -W "$(_conex_ids)" -- "$cur")
         ;;
     kill)

@@ -159,3 +159,5 @@ complete -c conex -n '__fish_seen_subcommand_from update' -l pids-limit -r -d 'n
 complete -c conex -n '__fish_seen_subcommand_from update' -l l3-cache-schema -r -d 'Intel RDT L3 cache schema'
 complete -c conex -n '__fish_seen_subcommand_from update' -l mem-bw-schema -r -d 'Intel RDT memory bandwidth schema'
 complete -c conex -n '__fish_seen_subcommand_from update' -f -a '(conex list -q 2>/dev/null)'
+complete -c conex -n __fish_use_subcommand -a wait -d 'wait for the end of a container, and print its exit status'
+complete -c conex -n '__fish_seen_subcommand_from wait' -f -a '(conex list -q 2>/dev/null)'

@@ -8,7 +8,6 @@ use conex::plan::cgroup::Driver;
 use conex::text;
 use conex::verbs::{self, Env};
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -51,8 +50,12 @@ fn run(global: &Args, rest: Vec<String>, log: Log) -> std::result::Result<i32, u
         print!("{}", cli::global_help());
         return Ok(0);
     }
-    // What follows a root directory is a command with flags of its own.
-    let adhoc = name == "run" && cli::given(argv, "rootfs");
+    // What people ask beyond what engines do.
+    let adhoc = match name.as_str() {
+        "run" => cli::given(argv, "rootfs"),
+        "list" => ["all", "a", "stats"].iter().any(|f| cli::given(argv, f)),
+        _ => false,
+    };
     let Some(command) = cli::command(&name).filter(|_| !adhoc) else {
         if adhoc || cli::TOOLS.iter().any(|t| t.0 == name) {
             log.fail(&tools().to_string());
@@ -80,7 +83,7 @@ fn run(global: &Args, rest: Vec<String>, log: Log) -> std::result::Result<i32, u
         other => Err(Error::new(Kind::Invalid, format!("--rootless {other:?}: expected true, false or auto"))),
     };
     let asked = required.and_then(|required| driver(global).map(|driver| (required, driver)));
-    let mut env = match root(global).and_then(|root| asked.map(|asked| (root, asked))) {
+    let mut env = match verbs::root(global).and_then(|root| asked.map(|asked| (root, asked))) {
         Ok((root, (cgroup_required, cgroup_driver))) => Env { root, cgroup_driver, cgroup_required, log, args },
         Err(e) => {
             log.fail(&e.to_string());
@@ -155,25 +158,6 @@ fn version() -> String {
         env!("CARGO_PKG_VERSION"),
         conex::oci::features::SPEC_VERSION
     )
-}
-
-/// runc's rule (rootless_linux.go): the same answer whatever is left of the environment.
-fn root(global: &Args) -> Result<PathBuf> {
-    let given = global.value("root").filter(|r| !r.is_empty());
-    let path = match given {
-        Some(root) => std::path::absolute(text::path(root)).unwrap_or_else(|_| text::path(root).into_owned()),
-        None => {
-            let rootless = conex::host::facts::of_a_user();
-            match std::env::var_os("XDG_RUNTIME_DIR").filter(|d| rootless && !d.is_empty()) {
-                Some(dir) => Path::new(&dir).join("conex"),
-                None => "/run/conex".into(),
-            }
-        }
-    };
-    if path == Path::new("/") {
-        return Err(Error::new(Kind::Invalid, "Option --root argument should not be set to /"));
-    }
-    Ok(path)
 }
 
 /// A caller may have closed 0, 1 or 2; the next file to be opened would take that number and be mistaken for it.

@@ -2,7 +2,7 @@
 
 use crate::harness::*;
 use serde_json::Value;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 fn conex(args: &[&str]) -> Ran {
     finish(Command::new(runtime()).args(args), b"")
@@ -289,4 +289,71 @@ fn what_is_handed_on_and_what_is_kept_from_writing() {
     assert_eq!(r.out, "through three\n5\n", "{}", r.err);
     assert!(r.err.contains("Read-only file system"), "{}", r.err);
     b.assert_gone();
+}
+
+/// `wait` says how a container has ended, whoever its parent is.
+#[test]
+fn the_end_is_waited_for() {
+    if !is_conex() {
+        return;
+    }
+    let told = |b: &Box| {
+        let mut waiting = b.command(&["wait", &b.id]);
+        let waiting = waiting.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        waiting
+    };
+    let b = Box::sh("while [ ! -e /go ]; do sleep 0.02; done; exit 7");
+    b.create().ok();
+    let child = told(&b);
+    b.verb("start", &[], &[]).ok();
+    std::fs::write(b.rootfs().join("go"), "").unwrap();
+    let ran = child.wait_with_output().unwrap();
+    assert_eq!((ran.status.code(), ran.stdout.as_slice()), (Some(0), &b"7\n"[..]), "{ran:?}");
+    b.verb("wait", &[], &[]).fails_with("has ended already");
+    b.verb("delete", &[], &[]).ok();
+    b.verb("wait", &[], &[]).fails_with("does not exist");
+    let b = Box::sh("sleep 1000");
+    b.up();
+    let child = told(&b);
+    b.verb("kill", &[], &["KILL"]).ok();
+    assert_eq!(child.wait_with_output().unwrap().stdout, b"137\n");
+}
+
+/// `list --all` and `--stats`: for people, in the second program.
+#[test]
+fn what_is_there_and_what_it_uses() {
+    if !is_conex() {
+        return;
+    }
+    let mut b = Box::sh("while :; do :; done");
+    *b.at("linux.resources.memory") = serde_json::json!({"limit": 64 << 20});
+    b.up();
+    let row = |flags: &[&str]| {
+        let out = b.call(&[&["list"], flags].concat()).ok().out;
+        let line = out.lines().find(|l| l.starts_with(&format!("{} ", b.id))).unwrap_or_else(|| panic!("{out}"));
+        (
+            out.lines().next().unwrap().to_string(),
+            line.split("   ").map(|w| w.trim().to_string()).collect::<Vec<_>>(),
+        )
+    };
+    let (head, all) = row(&["--all"]);
+    assert!(head.starts_with("ID") && head.ends_with("ROOT"), "{head}");
+    assert!(
+        all.contains(&"running".into()) && all.last().unwrap() == &b.state_root().display().to_string(),
+        "{all:?}"
+    );
+    let (head, stats) = row(&["--stats"]);
+    assert!(head.ends_with("UPTIME"), "{head}");
+    let stats: Vec<_> = stats.into_iter().filter(|w| !w.is_empty()).collect();
+    let percent: f64 = stats[4].strip_suffix(" %").unwrap().parse().unwrap();
+    assert!(percent > 2.0 && percent <= 110.0, "{stats:?}");
+    if has_controller("memory") {
+        assert_eq!(stats[6], "64.0 MiB", "{stats:?}");
+    }
+    assert!(stats[8].ends_with(" s"), "{stats:?}");
+    let ids = b.call(&["list", "-a", "-q"]).ok().out;
+    assert!(ids.lines().any(|l| l == b.id), "{ids}");
+    // Of nobody, and a wrong flag.
+    assert_eq!(b.call(&["list", "--all", "--nothing"]).code, 1);
 }

@@ -317,6 +317,7 @@ pub const TOOLS: &[(&str, &str)] = &[
     ("doctor", "say what this host can do, what is missing and what is slow"),
     ("lint", "check a config.json: every problem, with its line"),
     ("setup", "print the configuration that makes an engine use conex"),
+    ("wait", "wait for the end of a container, and print its exit status"),
 ];
 
 /// The line of help of a command of [`TOOLS`].

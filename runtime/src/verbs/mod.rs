@@ -43,6 +43,27 @@ impl Env {
     }
 }
 
+/// runc's rule (rootless_linux.go): the same answer whatever is left of the environment.
+pub fn root(global: &crate::cli::Args) -> Result<std::path::PathBuf> {
+    let given = global.value("root").filter(|r| !r.is_empty());
+    let path = match given {
+        Some(root) => {
+            std::path::absolute(crate::text::path(root)).unwrap_or_else(|_| crate::text::path(root).into_owned())
+        }
+        None => {
+            let rootless = crate::host::facts::of_a_user();
+            match std::env::var_os("XDG_RUNTIME_DIR").filter(|d| rootless && !d.is_empty()) {
+                Some(dir) => std::path::Path::new(&dir).join("conex"),
+                None => "/run/conex".into(),
+            }
+        }
+    };
+    if path == std::path::Path::new("/") {
+        return Err(Error::new(Kind::Invalid, "Option --root argument should not be set to /"));
+    }
+    Ok(path)
+}
+
 /// Runs one verb; the result is the exit status of the program.
 pub fn dispatch(name: &str, env: &mut Env) -> Result<i32> {
     if !matches!(name, "create" | "run" | "exec") {

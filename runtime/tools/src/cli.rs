@@ -36,7 +36,30 @@ pub const COMMANDS: &[Command] = &[
         count: (1, 1),
         reorder: true,
     },
+    Command {
+        name: "wait",
+        args: "<container-id>",
+        help: conex::cli::tool("wait"),
+        flags: &[],
+        count: (1, 1),
+        reorder: true,
+    },
 ];
+
+/// `conex list` with more than runc's.
+pub const LIST: Command = Command {
+    name: "list",
+    args: "",
+    help: "list containers, with those of the engines, and what they use",
+    flags: &[
+        switch("all", Some("a"), "those of Docker, containerd, Podman and CRI-O as well"),
+        switch("stats", None, "with CPU, memory, processes and uptime"),
+        switch("quiet", Some("q"), "print only ids"),
+        switch("help", Some("h"), "show this help"),
+    ],
+    count: (0, 0),
+    reorder: true,
+};
 
 /// `conex run` with a root directory instead of a bundle.
 pub const RUN: Command = Command {

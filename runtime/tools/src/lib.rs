@@ -1,12 +1,13 @@
 //! The commands of conex that are for people rather than for engines. `conex NAME` executes `conex-tools` for each of
 //! them, so that what they need costs the runtime neither size nor time.
 //!
-//! They read bundles, hosts and engines' files. None of them touches a container; `run --rootfs` writes a document and
-//! executes conex with it.
+//! They read bundles, hosts, states and engines' files. None of them touches a container; `run --rootfs` writes a document
+//! and executes conex with it.
 #![forbid(unsafe_code)]
 
 pub mod adhoc;
 pub mod cli;
+pub mod containers;
 pub mod danger;
 pub mod doctor;
 pub mod lint;
@@ -25,6 +26,8 @@ pub struct Env {
     pub program: PathBuf,
     /// The global flags as they were given.
     pub global: Vec<OsString>,
+    /// The directory of the containers' states.
+    pub root: PathBuf,
     pub args: Args,
 }
 
@@ -36,6 +39,8 @@ pub fn dispatch(command: &Command, env: &Env) -> Result<i32> {
     match command.name {
         "doctor" => doctor::main(env),
         "lint" => lint::main(env),
+        "list" => containers::list(env),
+        "wait" => containers::wait(env),
         "run" => adhoc::main(env),
         "setup" => setup::main(env),
         other => Err(Error::new(Kind::Invalid, format!("no such command: {other:?}"))),

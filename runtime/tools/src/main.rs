@@ -25,8 +25,8 @@ fn run(argv: &[String]) -> Result<u8> {
     let argv_len = argv.len();
     let (global, rest) = cli::parse_global(argv)?;
     let (name, argv, help) = cli::split(&global, &rest);
-    let adhoc = Some(&conex_tools::cli::RUN).filter(|c| c.name == name);
-    let Some(command) = conex_tools::cli::COMMANDS.iter().find(|c| c.name == name).or(adhoc) else {
+    let more = [&conex_tools::cli::RUN, &conex_tools::cli::LIST].into_iter().find(|c| c.name == name);
+    let Some(command) = conex_tools::cli::COMMANDS.iter().find(|c| c.name == name).or(more) else {
         eprintln!("conex: {}", cli::unknown(&name));
         return Ok(1);
     };
@@ -49,8 +49,9 @@ fn run(argv: &[String]) -> Result<u8> {
     let log = Log::of(&global).map_err(|e| Error::new(Kind::Invalid, e))?;
     // All that precedes the command.
     let before = argv_len - rest.len();
+    let root = conex::verbs::root(&global)?;
     let global = std::env::args_os().skip(1).take(before).collect();
-    match program().and_then(|program| dispatch(command, &Env { program, global, args })) {
+    match program().and_then(|program| dispatch(command, &Env { program, global, root, args })) {
         Ok(code) => Ok(code as u8),
         Err(e) => {
             log.fail(&e.to_string());
