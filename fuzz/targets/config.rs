@@ -22,7 +22,7 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
             id: "c1".into(),
             bundle: "/bundle".into(),
             cgroup_driver: if i == 2 { Driver::Systemd } else { Driver::Cgroupfs },
-            preserve_fds: 1,
+            preserved: vec![3],
             listen_fds: (i % 2) as u32,
             notify_dir: (i == 1).then(|| "/run/x".into()),
             ..Options::default()

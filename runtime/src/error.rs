@@ -37,6 +37,11 @@ impl Error {
         Error { kind, field: String::new(), what: crate::text::shortened(what.into()), errno: None }
     }
 
+    /// The same with a text of any length: the output of somebody else's program, which nobody could see otherwise.
+    pub fn whole(kind: Kind, what: String) -> Self {
+        Error { kind, field: String::new(), what, errno: None }
+    }
+
     pub fn invalid(field: impl Into<String>, what: impl Into<String>) -> Self {
         Error::new(Kind::Invalid, what).at(field)
     }

@@ -17,6 +17,8 @@ static INSIDE: AtomicBool = AtomicBool::new(false);
 struct Steps {
     fd: OwnedFd,
     json: bool,
+    /// It is the caller's standard error, whose reader may wait for its end.
+    borrowed: bool,
 }
 
 /// Says what comes next, with microseconds, if `--debug` was given. The text is made only then.
@@ -34,6 +36,18 @@ pub fn step<S: Into<String>>(what: impl FnOnce() -> S) {
 pub fn inside() -> Option<RawFd> {
     INSIDE.store(true, Ordering::Relaxed);
     STEPS.get().map(|s| s.fd.as_raw_fd())
+}
+
+/// A container that only waits holds nobody's standard error.
+pub fn before_waiting() {
+    if let Some(steps) = STEPS.get().filter(|s| s.borrowed) {
+        conex_sys::fd::close_raw(steps.fd.as_raw_fd());
+    }
+}
+
+/// True for the descriptor of [`step`], which no caller can have meant.
+pub fn is_own(fd: RawFd) -> bool {
+    STEPS.get().is_some_and(|s| s.fd.as_raw_fd() == fd)
 }
 
 /// Tells whoever waits at standard error why an operation takes its time.
@@ -83,22 +97,24 @@ impl Log {
     fn begin_steps(&self) {
         let Some(path) = self.path.as_ref().filter(|_| self.debug) else {
             if self.debug {
-                self.steps_to(std::io::stderr().as_fd());
+                self.steps_to(std::io::stderr().as_fd(), true);
             }
             return;
         };
         use std::os::unix::fs::FileTypeExt;
         if let Ok(file) = open(path) {
             if !file.metadata().is_ok_and(|m| m.file_type().is_fifo()) {
-                self.steps_to(file.as_fd());
+                self.steps_to(file.as_fd(), false);
             }
         }
     }
 
     /// A number that no caller means to hand on.
-    fn steps_to(&self, fd: std::os::fd::BorrowedFd) {
-        if let Ok(fd) = conex_sys::fd::dup_above(fd.as_raw_fd(), 500) {
-            let _ = STEPS.set(Steps { fd, json: self.json });
+    fn steps_to(&self, fd: std::os::fd::BorrowedFd, borrowed: bool) {
+        // A low RLIMIT_NOFILE allows only smaller ones.
+        let copy = [500, 100, 20].iter().find_map(|n| conex_sys::fd::dup_above(fd.as_raw_fd(), *n).ok());
+        if let Some(fd) = copy {
+            let _ = STEPS.set(Steps { fd, json: self.json, borrowed });
         }
     }
 

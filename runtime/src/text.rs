@@ -175,13 +175,16 @@ fn distance(a: &str, b: &str) -> usize {
 
 /// A text for people: of one beyond 300 characters the middle is left out, where long values stand.
 pub fn shortened(text: String) -> String {
-    const MOST: usize = 300;
+    shortened_to(text, 300)
+}
+
+pub fn shortened_to(text: String, most: usize) -> String {
     // Bytes are quick to count, and never fewer.
-    if text.len() <= MOST || text.chars().count() <= MOST {
+    if text.len() <= most || text.chars().count() <= most {
         return text;
     }
     let all: Vec<char> = text.chars().collect();
-    let (start, end) = (&all[..MOST / 2], &all[all.len() - MOST / 2 + 3..]);
+    let (start, end) = (&all[..most / 2], &all[all.len() - most / 2 + 3..]);
     start.iter().copied().chain("...".chars()).chain(end.iter().copied()).collect()
 }
 

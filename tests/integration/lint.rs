@@ -241,3 +241,33 @@ fn unknown_fields_are_warnings() {
     b.verb("delete", &["--force"], &[]).ok();
     b.assert_gone();
 }
+
+/// A profile that means one thing here and another with runc.
+#[test]
+fn rules_of_seccomp_that_contradict() {
+    if !is_conex() {
+        return;
+    }
+    let rule = |action: &str, index: u32, op: &str, value: u32| json!({"names": ["read", "ioctl"], "action": action, "args": [{"index": index, "op": op, "value": value}]});
+    let told = |rules: Value| {
+        let mut b = Box::sh("true");
+        *b.at("linux.seccomp") = json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": rules});
+        b.write_config();
+        lint(&["--no-notes", b.dir.to_str().unwrap()])
+    };
+    let (errno, log) = ("SCMP_ACT_ERRNO", "SCMP_ACT_LOG");
+    let r = told(json!([rule(errno, 0, "SCMP_CMP_EQ", 1), rule(log, 1, "SCMP_CMP_GT", 7)]));
+    assert_eq!(r.code, 2, "{}", r.out);
+    assert!(
+        r.out.contains("linux.seccomp.syscalls[1].args: read: where this rule and syscalls[0] both hold"),
+        "{}",
+        r.out
+    );
+    for fine in [
+        json!([rule(errno, 0, "SCMP_CMP_EQ", 1), rule(log, 0, "SCMP_CMP_EQ", 2)]),
+        json!([rule(errno, 0, "SCMP_CMP_EQ", 1), rule(errno, 1, "SCMP_CMP_EQ", 2)]),
+    ] {
+        let r = told(fine);
+        assert_eq!(r.code, 0, "{}", r.out);
+    }
+}

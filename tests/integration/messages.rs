@@ -6,8 +6,11 @@ use serde_json::json;
 type Edit = fn(&mut Box);
 
 /// What is wrong, and a part of what is said.
-const WRONG: [(Edit, &str); 15] = [
-    (|b| b.push("process.env", json!(format!("LONG={}", "x".repeat(200_000)))), "process.env["),
+const WRONG: [(Edit, &str); 16] = [
+    (
+        |b| b.push("process.env", json!(format!("LONG={}", "x".repeat(200_000)))),
+        "process.env: exec /bin/sh: argument list too long",
+    ),
     (
         |b| b.push("process.env", json!(format!("LONG={}", "x".repeat(200_000)))),
         "200005 bytes of LONG are more than Linux takes",
@@ -18,6 +21,10 @@ const WRONG: [(Edit, &str); 15] = [
     ),
     (|b| script(b, "#!/bin/sh\r\necho hi\r\n"), "CR LF"),
     (|b| script(b, "echo hi\n"), "neither a program nor a script that begins with #!"),
+    (
+        foreign,
+        "exec format error: the interpreter \\\"/foreign\\\" of its first line is a program for another machine",
+    ),
     (|b| mount(b, "/etc", "/bin/sh"), "/etc is a directory, /bin/sh in the container a file"),
     (|b| mount(b, "/etc/hostname", "/bin"), "/etc/hostname is a file, /bin in the container a directory"),
     (
@@ -32,7 +39,7 @@ const WRONG: [(Edit, &str); 15] = [
         |b| join(b, "network", "/proc/self/ns/uts"),
         "not a network namespace: setns(/proc/self/ns/uts, CLONE_NEWNET)",
     ),
-    (|b| join(b, "ipc", "/proc/self/ns/uts"), "not a ipc namespace"),
+    (|b| join(b, "ipc", "/proc/self/ns/uts"), "not an ipc namespace"),
     (|b| *b.at("linux.rootfsPropagation") = json!("runbindable"), "linux.rootfsPropagation: "),
     (no_id_0, "linux.uidMappings: the id 0 of a new user namespace must be mapped"),
     (|b| mount(b, &"/no/such".repeat(100), "/mnt"), "mounts["),
@@ -42,6 +49,14 @@ const WRONG: [(Edit, &str); 15] = [
 fn script(b: &mut Box, text: &str) {
     executable(&b.rootfs().join("script"), text.as_bytes());
     *b.at("process.args") = json!(["/script"]);
+}
+
+/// An interpreter that is there, and is a program of another architecture (e_machine, elf(5)).
+fn foreign(b: &mut Box) {
+    let mut program = std::fs::read(b.rootfs().join("bin/busybox")).unwrap();
+    (program[18], program[19]) = (0xf3, 0);
+    executable(&b.rootfs().join("foreign"), &program);
+    script(b, "#!/foreign\n");
 }
 
 fn mount(b: &mut Box, source: &str, destination: &str) {

@@ -79,23 +79,35 @@ pub fn own(slave: &OwnedFd) -> Result<()> {
     Ok(())
 }
 
-/// Without a terminal: gives the caller's pipes and files to the container's user, who could not reopen
-/// /dev/stdout otherwise. /dev/null and other devices are nobody's to give away.
+/// Without a terminal: gives the caller's pipes to the container's user, who could not reopen /dev/stdout otherwise; of a
+/// detached process, whose they stay, files and terminals as well (runc: in the foreground it puts pipes between).
+/// /dev/null and other devices are nobody's to give away.
 pub fn hand_over_stdio(p: &Process) {
-    if !p.terminal {
-        give_stdio_to(p.uid);
+    if !p.terminal && (p.detached || p.uid != 0) {
+        give_stdio_to(p.uid, p.detached);
     }
 }
 
-/// Changes the owner of those of 0, 1 and 2 that are pipes, sockets, files or terminals. What cannot be given away (a file
-/// system that is mounted read-only, a user namespace that does not know the owner) stays as it is.
-pub fn give_stdio_to(uid: u32) {
+/// Changes the owner of those of 0, 1 and 2 that are pipes or sockets; with `all`, terminals and the files that are open for
+/// writing too. What cannot be given away (a file system that is mounted read-only, a user namespace that does not know the
+/// owner) stays as it is.
+pub fn give_stdio_to(uid: u32, all: bool) {
     for n in 0..3 {
         let borrowed = fd::borrow(n);
         let Ok(stat) = fstat(borrowed) else { continue };
         let kind = stat.st_mode & libc::S_IFMT;
-        let terminal = || kind == libc::S_IFCHR && nix::unistd::isatty(borrowed).unwrap_or(false);
-        if stat.st_uid != uid && (matches!(kind, libc::S_IFIFO | libc::S_IFSOCK | libc::S_IFREG) || terminal()) {
+        let writable = || {
+            let flags = nix::fcntl::fcntl(borrowed, nix::fcntl::FcntlArg::F_GETFL).unwrap_or(0);
+            flags & libc::O_ACCMODE != libc::O_RDONLY
+        };
+        let ours = match kind {
+            libc::S_IFIFO | libc::S_IFSOCK => true,
+            // Who may only read it does not get it: it could be opened anew for writing.
+            libc::S_IFREG => all && writable(),
+            libc::S_IFCHR => all && nix::unistd::isatty(borrowed).unwrap_or(false),
+            _ => false,
+        };
+        if stat.st_uid != uid && ours {
             let _ = fd::chown_fd(borrowed, uid, u32::MAX);
         }
     }

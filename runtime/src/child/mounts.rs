@@ -185,7 +185,7 @@ fn file_system(root: &Root, m: &Mount, kind: &str, attr: MountAttr, cgroups: &[P
     }
     let data = options(m, kind, target.as_fd(), existed)?;
     let made = match new_mount(kind, &m.source, &data, attr.set, m) {
-        Err(e) if e.errno == Some(Errno::ENOSYS) || too_long(&m.source, &data) => {
+        Err(e) if e.errno == Some(Errno::ENOSYS) || for_mount2(&e, &m.source, &data) => {
             return legacy_mount(m, kind, &data, &attr, target.as_fd());
         }
         // sysfs needs the network namespace to belong to this user namespace, and cgroup2 may be mounted once only
@@ -222,15 +222,25 @@ fn too_long(source: &str, data: &[(String, Option<String>)]) -> bool {
     source.len() > 255 || data.iter().any(|(_, v)| v.as_ref().is_some_and(|v| v.len() > 255))
 }
 
+/// Whether mount(2) may take what fsconfig(2) has not: too long a string, or a comma for a file system whose parser is still
+/// that of mount(2) (overlay before Linux 6.5: "Legacy: Option contained comma").
+fn for_mount2(e: &Error, source: &str, data: &[(String, Option<String>)]) -> bool {
+    let comma = || data.iter().any(|(_, v)| v.as_ref().is_some_and(|v| v.contains(',')));
+    too_long(source, data) || (e.errno == Some(Errno::EINVAL) && comma())
+}
+
 /// One word of the list that mount(2) takes, whose words are parted by commas. A label is quoted (the categories of SELinux
 /// are a list), overlay takes a comma behind a backslash, and no other file system can be told of one.
 fn word(kind: &str, key: &str, value: &str) -> Result<String> {
     match (value.contains(','), kind) {
         (false, _) => Ok(format!("{key}={value}")),
-        (true, _) if key.ends_with("context") => Ok(format!("{key}=\"{value}\"")),
+        // A document that was written for mount(2) has the quotes already.
+        (true, _) if key.ends_with("context") && !value.starts_with('"') => Ok(format!("{key}=\"{value}\"")),
+        (true, _) if key.ends_with("context") => Ok(format!("{key}={value}")),
         // Its parser knows that a list of nodes is one word (mpol=bind:0,2).
         (true, "tmpfs") if key == "mpol" => Ok(format!("{key}={value}")),
-        (true, "overlay") => Ok(format!("{key}={}", value.replace(',', "\\,"))),
+        // And the backslashes.
+        (true, "overlay") => Ok(format!("{key}={}", value.replace("\\,", ",").replace(',', "\\,"))),
         (true, _) => {
             let what = format!(
                 "{key}={value:?} has a comma, which mount(2) parts the options at, and it is this call \

@@ -39,14 +39,14 @@ pub fn attach_root(rootfs: &Rootfs) -> Result<Root> {
         nix::fcntl::open(&rootfs.path, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
             .call(|| format!("open({}, O_DIRECTORY)", rootfs.path.display()))
             .at(|| "root.path")?;
-    let tree = tree::bind(target.as_fd(), Path::new(""), true).map_err(|e| match e.errno {
+    let attached = tree::bind(target.as_fd(), Path::new(""), true).and_then(|tree| tree.attach(target.as_fd()));
+    attached.map(Root::new).map_err(|e| match e.errno {
         // mount_namespaces(7): what may not be bound cannot become the container's root either.
         Some(Errno::EINVAL) if rootfs.private && rootfs.propagation & libc::MS_UNBINDABLE as u64 != 0 => {
             e.at("linux.rootfsPropagation")
         }
         _ => e.at("root.path"),
-    })?;
-    tree.attach(target.as_fd()).map(Root::new).at(|| "root.path")
+    })
 }
 
 /// The deepest mount point above a path (proc_pid_mountinfo(5), fifth field).

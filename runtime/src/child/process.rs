@@ -383,6 +383,7 @@ pub(super) fn init(
     if let Some(listener) = start {
         // Many containers may wait at once; the program's pages come back from the page cache when they are needed.
         conex_sys::proc::drop_program_pages();
+        crate::log::before_waiting();
         // From here on errors go to whoever starts the container; the creator hears that this one waits.
         report.sync = None;
         report.start = Some(wait_for_start(listener)?);

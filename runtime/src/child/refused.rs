@@ -5,6 +5,7 @@ use crate::plan::process::Process;
 use nix::errno::Errno;
 use std::ffi::CString;
 use std::io::Read;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 /// The error of a failed execve. Its text begins as Go's, which the engines map to exit statuses.
@@ -13,24 +14,31 @@ pub fn error(e: Errno, p: &Process, path: &CString, args: &[CString], env: &[CSt
     match e {
         Errno::E2BIG => {
             let (place, what) = too_big(args, env);
-            field = place.map_or(field, |(list, i)| format!("{}.{list}[{i}]", p.field));
+            field = place.map_or(field, |place| format!("{}.{place}", p.field));
             why = what;
         }
         // A filter that kills for a call that it does not name must not do so now.
         Errno::ENOENT | Errno::ENOEXEC if !kills(p) => why = file(e, path).unwrap_or_default(),
         _ => {}
     }
-    let what = format!("exec {}: {}{why}", path.to_string_lossy(), e.desc().to_lowercase());
-    Error::new(Kind::System, what).at(field)
+    let path = crate::text::shortened_to(path.to_string_lossy().into_owned(), 120);
+    // The engines look for the errno's text: it must not be what is left out of a long message.
+    Error::new(Kind::System, format!("exec {path}: {}{why}", e.desc().to_lowercase())).at(field)
 }
 
+/// True if a call to look at the file could end this process: it would be taken for a success.
 fn kills(p: &Process) -> bool {
-    const KILL_PROCESS: u32 = 0x8000_0000;
-    p.seccomp.as_ref().is_some_and(|f| matches!(f.profile.default, KILL_PROCESS | 0))
+    // SECCOMP_RET_KILL_PROCESS, KILL_THREAD and TRAP, whose signal has its default action now.
+    let ends = |action: u32| matches!(action & 0xffff_0000, 0x8000_0000 | 0 | 0x0003_0000);
+    let used = ["open", "openat", "read", "stat", "newfstatat", "statx", "close"];
+    p.seccomp.as_ref().is_some_and(|f| {
+        let named = |r: &crate::seccomp::Rule| ends(r.action) && r.names.iter().any(|n| used.contains(&n.as_str()));
+        ends(f.profile.default) || f.profile.rules.iter().any(named)
+    })
 }
 
 /// MAX_ARG_STRLEN of include/uapi/linux/binfmts.h: 32 pages for one string, its NUL included.
-fn too_big(args: &[CString], env: &[CString]) -> (Option<(&'static str, usize)>, String) {
+fn too_big(args: &[CString], env: &[CString]) -> (Option<String>, String) {
     let page = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok().flatten().unwrap_or(4096);
     let most = 32 * page as usize;
     for (list, strings) in [("args", args), ("env", env)] {
@@ -40,7 +48,8 @@ fn too_big(args: &[CString], env: &[CString]) -> (Option<(&'static str, usize)>,
             text.split_once('=').filter(|_| list == "env").map_or(String::new(), |(name, _)| format!(" of {name}"));
         let what =
             format!(": the {} bytes{name} are more than Linux takes in one string, {}", text.len(), most - 1);
-        return (Some((list, i)), what);
+        // The variables are not in the document's order any more.
+        return (Some(if list == "env" { list.into() } else { format!("{list}[{i}]") }), what);
     }
     let sum: usize = args.iter().chain(env).map(|s| s.as_bytes_with_nul().len() + 8).sum();
     let what = format!(
@@ -51,22 +60,46 @@ fn too_big(args: &[CString], env: &[CString]) -> (Option<(&'static str, usize)>,
 
 /// What the file's beginning says of a program that is there and cannot be executed.
 fn file(e: Errno, path: &CString) -> Option<String> {
-    let mut head = [0; 4096];
-    let mut open = std::fs::File::open(Path::new(&*crate::text::from_bytes(path.to_bytes()))).ok()?;
-    let n = open.read(&mut head).ok()?;
-    let head = &head[..n];
+    let head = head(path.to_bytes())?;
     let Some(line) = head.strip_prefix(b"#!").map(|l| l.split(|b| *b == b'\n').next().unwrap_or(l)) else {
-        return match (e, head.strip_prefix(b"\x7fELF")) {
-            (Errno::ENOEXEC, Some(_)) => Some(": a program for another machine than this".into()),
-            (Errno::ENOEXEC, None) => Some(": neither a program nor a script that begins with #!".into()),
-            (_, Some(_)) => loader(head).map(|l| format!(": its dynamic loader {l:?} is missing")),
-            _ => None,
+        return match e {
+            Errno::ENOEXEC if !head.starts_with(b"\x7fELF") => {
+                Some(": neither a program nor a script that begins with #!".into())
+            }
+            _ => program(e, &head),
         };
     };
-    let line = String::from_utf8_lossy(line);
-    let interpreter = line.trim_start_matches([' ', '\t']).split([' ', '\t']).next()?;
-    let ends = if interpreter.ends_with('\r') { " (the line ends with CR LF)" } else { "" };
-    Some(format!(": the interpreter {interpreter:?} of its first line is missing{ends}"))
+    let line = line.trim_ascii_start();
+    let name = line.split(|b| matches!(b, b' ' | b'\t')).next().filter(|n| !n.is_empty())?;
+    let shown = crate::text::shortened_to(String::from_utf8_lossy(name).into_owned(), 80);
+    let exists = Path::new(&*crate::text::from_bytes(name)).exists();
+    let why = match self::head(name) {
+        _ if !exists => {
+            format!("is missing{}", if name.ends_with(b"\r") { " (the line ends with CR LF)" } else { "" })
+        }
+        Some(head) => program(e, &head)?.trim_start_matches(": ").to_string(),
+        None => return None,
+    };
+    Some(format!(": the interpreter {shown:?} of its first line {why}"))
+}
+
+fn head(path: &[u8]) -> Option<Vec<u8>> {
+    let mut head = Vec::new();
+    let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
+    let path = crate::text::from_bytes(path).into_owned();
+    let file = std::fs::OpenOptions::new().read(true).custom_flags(flags).open(&*crate::text::path(&path)).ok()?;
+    file.metadata().ok().filter(|m| m.is_file())?;
+    file.take(4096).read_to_end(&mut head).ok()?;
+    Some(head)
+}
+
+/// The same of a program that is no script.
+fn program(e: Errno, head: &[u8]) -> Option<String> {
+    head.strip_prefix(b"\x7fELF")?;
+    match e {
+        Errno::ENOEXEC => Some(": is a program for another machine than this".into()),
+        _ => loader(head).map(|l| format!(": lacks its dynamic loader {l:?}")),
+    }
 }
 
 /// PT_INTERP of a 64-bit little-endian program (elf(5)).

@@ -223,7 +223,6 @@ fn join(exec: &Exec, flags: i32, sync: Channel, program: Option<Vec<conex_sys::s
         // Nothing of the host's may be open in the process that becomes visible inside, not even its own cgroup's
         // directory: the host sends it the files that it enters by, when it is one whom nobody may look into.
         let mut keep = exec.process.preserved.clone();
-        keep.extend(crate::log::inside());
         keep.push(report.sync()?.as_fd().as_raw_fd());
         conex_sys::fd::close_all_but(&keep);
         match clone3(libc::CLONE_PARENT as u64, None).call(|| "clone3(CLONE_PARENT)")? {

@@ -92,8 +92,8 @@ fn one(hook: &Hook, state: &StateDocument, setting: &Setting) -> Result<()> {
     }
     let clone = |f: &std::fs::File| f.try_clone().call(|| "dup");
     let to = |name: &str| match state.annotations.get(name) {
-        // The path is the host's: a hook that is confined has the container's root.
-        Some(path) if setting.confine.is_none() => appended(path).at(|| format!("annotations[{name:?}]")),
+        // The path is the host's: hooks that run in the container's namespaces have other mounts, and other rights.
+        Some(path) if setting.cwd.is_some() => appended(path).at(|| format!("annotations[{name:?}]")),
         _ => clone(&output),
     };
     command.stdin(Stdio::from(input)).stdout(to("run.oci.hooks.stdout")?).stderr(to("run.oci.hooks.stderr")?);
@@ -123,7 +123,7 @@ fn one(hook: &Hook, state: &StateDocument, setting: &Setting) -> Result<()> {
     let how = match status {
         Waited::Running => {
             let seconds = hook.timeout.unwrap_or(0);
-            return Err(Error::new(
+            return Err(Error::whole(
                 Kind::System,
                 format!("{}: hook ran past specified timeout of {seconds}.0s{printed}", call()),
             ));
@@ -132,13 +132,23 @@ fn one(hook: &Hook, state: &StateDocument, setting: &Setting) -> Result<()> {
         Waited::Exited(code) => format!("exit status: {code}"),
         Waited::Signaled(n) => format!("signal: {n}"),
     };
-    Err(Error::new(Kind::System, format!("error running hook: {}: {how}{printed}", call())))
+    Err(Error::whole(Kind::System, format!("error running hook: {}: {how}{printed}", call())))
 }
 
 /// Where crun's annotation wants the output of hooks.
 fn appended(path: &str) -> Result<std::fs::File> {
+    use std::os::unix::fs::OpenOptionsExt;
+    if !path.starts_with('/') {
+        return Err(Error::new(Kind::Invalid, format!("{path:?} must be absolute")));
+    }
     let mut options = std::fs::OpenOptions::new();
-    options.create(true).append(true).open(text::os(path)).call(|| format!("open({path}, O_CREAT|O_APPEND)"))
+    // A FIFO that nobody reads must not hold the runtime.
+    options
+        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
+        .create(true)
+        .append(true)
+        .open(text::os(path))
+        .call(|| format!("open({path}, O_CREAT|O_APPEND)"))
 }
 
 /// The beginning of what was written to a file in memory.

@@ -318,7 +318,7 @@ fn hand_over_stdio(plan: &Plan, maps: &crate::plan::namespaces::Maps) {
         return;
     }
     if let Some(uid) = Maps::to_host(&maps.uid, plan.process.uid) {
-        child::console::give_stdio_to(uid);
+        child::console::give_stdio_to(uid, false);
     }
 }
 
@@ -417,9 +417,12 @@ pub fn oom_score(pid: i32, score: i32, field: &str) -> Result<()> {
         // Lowering takes CAP_SYS_RESOURCE; what is already so needs none.
         Err(_) if std::fs::read_to_string(&path).is_ok_and(|t| t.trim() == score.to_string()) => Ok(()),
         Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => {
-            let now = std::fs::read_to_string(&path).unwrap_or_default();
-            let call = format!("lowering it from {} takes CAP_SYS_RESOURCE: write({path}, {score})", now.trim());
-            Err(e).call(|| call).at(|| format!("{field}.oomScoreAdj"))
+            let now = std::fs::read_to_string(&path).ok().and_then(|t| t.trim().parse::<i32>().ok());
+            let why = match now.filter(|now| score < *now) {
+                Some(now) => format!("lowering it from {now} takes CAP_SYS_RESOURCE: "),
+                None => String::new(),
+            };
+            Err(e).call(|| format!("{why}write({path}, {score})")).at(|| format!("{field}.oomScoreAdj"))
         }
         other => other.call(|| format!("write({path}, {score})")).at(|| format!("{field}.oomScoreAdj")),
     }

@@ -14,6 +14,7 @@ pub mod placement;
 pub mod process;
 pub mod resources;
 pub mod unit;
+pub mod weights;
 
 use crate::error::Error;
 use crate::host::facts::Facts;
@@ -76,6 +77,8 @@ pub struct Options {
     pub cgroup_driver: cgroup::Driver,
     /// See [`cgroup::Cgroup::required`].
     pub cgroup_required: bool,
+    /// See [`process::Process::detached`].
+    pub detached: bool,
     /// Descriptors that the process keeps.
     pub preserved: Vec<i32>,
     /// How many of them, from 3 on, are socket-activation sockets (`LISTEN_FDS`).

@@ -35,7 +35,17 @@ pub fn setns(path: &std::path::Path, flag: i32) -> String {
 /// EINVAL of setns(2) in words: the file is no namespace, or one of another kind.
 pub fn not_one(e: crate::Error, flag: i32) -> crate::Error {
     match e.errno {
-        Some(nix::errno::Errno::EINVAL) => e.during(&format!("not a {} namespace", kind(flag))),
+        // setns(2) refuses with the same errno what cannot be entered from here.
+        Some(nix::errno::Errno::EINVAL) => e.during(match kind(flag) {
+            "pid" => "not a pid namespace below the runtime's own",
+            "user" => "not a user namespace, or the runtime's own",
+            "network" => "not a network namespace",
+            "mount" => "not a mount namespace",
+            "ipc" => "not an ipc namespace",
+            "uts" => "not a uts namespace",
+            "cgroup" => "not a cgroup namespace",
+            _ => "not a time namespace",
+        }),
         _ => e,
     }
 }

@@ -45,6 +45,8 @@ pub struct Process {
     /// Name of the new session keyring.
     pub keyring: Option<String>,
     pub preserved: Vec<i32>,
+    /// The runtime ends before the process, which alone has its standard streams then.
+    pub detached: bool,
     /// The supplementary groups of the caller stay, see [`keeps_groups`].
     pub keep_groups: bool,
 }
@@ -112,6 +114,7 @@ pub(super) fn make(
     out.memory_policy = linux.and_then(|l| super::placement::memory_policy(l, check));
     out.keyring = (!options.no_new_keyring).then(|| format!("_ses.{}", options.id));
     out.preserved = options.preserved.clone();
+    out.detached = options.detached;
     out.keep_groups = keeps_groups(&spec.annotations);
     if options.listen_fds > 0 {
         set_env(&mut out.env, "LISTEN_FDS", &options.listen_fds.to_string());
@@ -195,6 +198,7 @@ pub fn one(
         seccomp: None,
         keyring: None,
         preserved: Vec::new(),
+        detached: false,
         keep_groups: false,
     }
 }

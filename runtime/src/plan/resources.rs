@@ -225,7 +225,7 @@ fn cpu_v2(c: &Cpu, out: &mut Out) {
     }
     // An idle cgroup has no weight: the kernel refuses the write.
     if let Some(v) = c.shares.filter(|v| *v != 0 && c.idle != Some(1)) {
-        out.put("cpu", "cpu.shares", "cpu.weight", weight(v));
+        out.put("cpu", "cpu.shares", "cpu.weight", super::weights::weight(v));
     }
     let (quota, period) = (c.quota.filter(|v| *v != 0), c.period.filter(|v| *v != 0));
     if quota.is_some() || period.is_some() {
@@ -245,24 +245,6 @@ fn cpu_v2(c: &Cpu, out: &mut Out) {
             out.unsupported(&format!("cpu.{name}"), "cgroup v2 has no real-time bandwidth");
         }
     }
-}
-
-/// cpu.shares (2 to 262144) as cpu.weight (1 to 10000), 1024 being 100: the quadratic of runc 1.3 and crun 1.20.
-pub fn weight(shares: u64) -> u64 {
-    match shares {
-        0..=2 => 1,
-        262_144.. => 10_000,
-        s => {
-            let l = (s as f64).log2();
-            let exponent = (l * l + 125.0 * l) / 612.0 - 7.0 / 34.0;
-            10f64.powf(exponent).ceil() as u64
-        }
-    }
-}
-
-/// blkio.weight (10 to 1000) as io.weight (1 to 10000).
-pub fn io_weight(weight: u64) -> u64 {
-    1 + weight.clamp(10, 1000).saturating_sub(10) * 9999 / 990
 }
 
 fn pids(limit: i64, out: &mut Out) {
@@ -422,13 +404,6 @@ mod tests {
         let list = writes(r, facts, &mut check);
         assert!(check.errors.is_empty(), "{:?}", check.errors);
         list.into_iter().map(|w| (w.file, w.value)).collect()
-    }
-
-    #[test]
-    fn weights() {
-        for (shares, want) in [(1, 1), (2, 1), (1024, 100), (262_144, 10_000), (300_000, 10_000), (512, 59)] {
-            assert_eq!(weight(shares), want, "{shares}");
-        }
     }
 
     #[test]

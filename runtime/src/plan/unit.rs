@@ -278,7 +278,7 @@ pub fn limits(writes: &[Write], cpu: (Option<u64>, u64)) -> Vec<(&'static str, V
                 out.extend(number("", v).map(|n| ("BlockIOWeight", Value::U64(n))));
             }
             "io.bfq.weight|io.weight" if !v.contains(' ') => {
-                out.extend(number("", v).map(|n| ("IOWeight", Value::U64(super::resources::io_weight(n)))));
+                out.extend(number("", v).map(|n| ("IOWeight", Value::U64(super::weights::io_weight(n)))));
             }
             "io.weight" => {
                 let plain = v.strip_prefix("default ").unwrap_or(v);

@@ -68,6 +68,7 @@ impl Request {
                 no_new_keyring: env.args.is_set("no-new-keyring"),
                 cgroup_driver: env.cgroup_driver,
                 cgroup_required: env.cgroup_required,
+                detached,
                 preserved,
                 listen_fds,
                 notify_dir,
@@ -130,7 +131,7 @@ pub fn preserved(env: &Env, listen_fds: u32) -> Result<Vec<i32>> {
     }
     let mut all = Vec::new();
     for n in 3..3 + (count + listen_fds) as i32 {
-        if !conex_sys::fd::is_open(n) {
+        if !conex_sys::fd::is_open(n) || crate::log::is_own(n) {
             return Err(bad("preserve-fds", closed(n)));
         }
         all.push(n);
@@ -139,7 +140,7 @@ pub fn preserved(env: &Env, listen_fds: u32) -> Result<Vec<i32>> {
         let number = text.parse().ok().filter(|n| *n > 2);
         let n =
             number.ok_or_else(|| bad("preserve-fd", format!("{text:?}: expected numbers above 2 and commas")))?;
-        if !conex_sys::fd::is_open(n) {
+        if !conex_sys::fd::is_open(n) || crate::log::is_own(n) {
             return Err(bad("preserve-fd", closed(n)));
         }
         all.push(n);

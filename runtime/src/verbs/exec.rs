@@ -70,6 +70,13 @@ fn by_flag(mut e: Error, args: &Args, spec: &Spec) -> Error {
     let given = |name| args.value(name).is_some_and(|v| !v.is_empty());
     let flag = match path {
         "args" => "the command",
+        "env" if e.field.ends_with("env") => {
+            // One string that is too long, by the name of its variable.
+            let is = |v: &&String| {
+                v.split_once('=').is_some_and(|(n, _)| e.what.contains(&format!(" bytes of {n} are ")))
+            };
+            args.values("env").iter().find(is).map_or("process.env", |_| "--env")
+        }
         "env" if index >= own.0 => "--env",
         "user.additionalGids" if index >= own.1 => "--additional-gids",
         "user.uid" | "user.gid" if given("user") => "--user",
@@ -207,6 +214,7 @@ fn plan(env: &Env, spec: &Spec, wanted: &Process, state: &State) -> Result<(proc
     p.personality = process::personality(&linux, &mut check);
     p.memory_policy = crate::plan::placement::memory_policy(&linux, &mut check);
     p.preserved = preserved(env, 0)?;
+    p.detached = env.args.is_set("detach");
     p.keep_groups = process::keeps_groups(&spec.annotations);
     let named =
         |list: Vec<Error>| -> Vec<Error> { list.into_iter().map(|e| by_flag(e, &env.args, spec)).collect() };

@@ -3,7 +3,7 @@
 use crate::Env;
 use conex::error::{Context, Error, Kind, Result};
 use conex::host::cgroup::Group;
-use conex::identity::pidfd;
+use conex::identity::{pidfd, proc_stat, Identity};
 use conex::state::{State, Status, Store};
 use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -11,14 +11,13 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// Where the engines of a host keep the state of their containers; `*` is one directory, the namespace or the runtime.
-const ROOTS: [(&str, &str); 7] = [
+const ROOTS: [(&str, &str); 6] = [
     ("conex", "/run/conex"),
     ("docker", "/run/docker/runtime-*/*"),
     ("containerd", "/run/containerd/runc/*"),
     ("podman", "/run/crun"),
     ("runc", "/run/runc"),
     ("cri-o", "/run/crio/*"),
-    ("rootless", "/run/user/*/conex"),
 ];
 
 struct Found {
@@ -29,23 +28,28 @@ struct Found {
 }
 
 /// # Errors
-/// A root that was given cannot be read. Of those that are only looked at, what is not conex's is passed over.
+/// The root that was asked for cannot be read. Of those of the engines, what is not conex's is passed over, and what could be
+/// somebody else's: a user could make the reader wait, or write to his terminal.
 pub fn list(env: &Env) -> Result<i32> {
     let mut found = Vec::new();
-    let mut roots = vec![("", env.root.clone())];
-    if env.args.is_set("all") {
-        for (engine, pattern) in ROOTS {
-            roots.extend(matches(pattern).into_iter().map(|path| (engine, path)));
+    if let Some(store) = Store::open(&env.root, false)? {
+        for id in store.ids()? {
+            match store.peek(&id) {
+                Ok((state, status)) => found.push(Found { engine: "", root: env.root.clone(), state, status }),
+                // Deleted meanwhile.
+                Err(e) if e.kind == Kind::NotFound => {}
+                Err(e) => eprintln!("conex list: {e}"),
+            }
         }
     }
-    for (engine, root) in roots {
-        if found.iter().any(|f: &Found| f.root == root) {
-            continue;
-        }
+    let engines = if env.args.is_set("all") { &ROOTS[..] } else { &[] };
+    for root in
+        engines.iter().flat_map(|(_, pattern)| matches(pattern)).filter(|root| *root != env.root && is_own(root))
+    {
         let Ok(Some(store)) = Store::open(&root, false) else { continue };
         for id in store.ids().unwrap_or_default() {
             let Ok((state, status)) = store.peek(&id) else { continue };
-            found.push(Found { engine, root: root.clone(), state, status });
+            found.push(Found { engine: "", root: root.clone(), state, status });
         }
     }
     for f in &mut found {
@@ -97,6 +101,13 @@ fn matches(pattern: &str) -> Vec<PathBuf> {
     all.retain(|path| path.is_dir());
     all.sort();
     all
+}
+
+/// True of a directory, no symlink, that nobody but this user can write.
+fn is_own(root: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let own = nix::unistd::geteuid().as_raw();
+    root.symlink_metadata().is_ok_and(|m| m.is_dir() && m.uid() == own && m.mode() & 0o022 == 0)
 }
 
 fn group(f: &Found) -> Group {
@@ -175,15 +186,19 @@ fn table(rows: &[Vec<String>]) -> String {
 pub fn wait(env: &Env) -> Result<i32> {
     let id = env.args.rest[0].as_str();
     let store = Store::open(&env.root, false)?.ok_or_else(|| conex::state::missing(id))?;
-    let (state, _) = store.peek(id)?;
-    let Some(fd) = state.init.map_or(Ok(None), pidfd)? else { return ended(&env.root, id) };
+    let (state, status) = store.peek(id)?;
+    if status == Status::Creating {
+        return Err(Error::new(Kind::Status, format!("{id} is being created: there is no process yet")));
+    }
+    let Some(init) = state.init else { return ended(&env.root, id) };
+    let Some(fd) = pidfd(init)? else { return ended(&env.root, id) };
     loop {
         match poll(&mut [PollFd::new(fd.as_fd(), PollFlags::POLLIN)], PollTimeout::NONE) {
             Err(nix::errno::Errno::EINTR) => {}
             other => break other.map(drop).call(|| "poll(pidfd)")?,
         }
     }
-    if let Some(status) = status_of(state.init.map_or(0, |i| i.pid), fd.as_fd()) {
+    if let Some(status) = status_of(init, fd.as_fd()) {
         println!("{}", if status & 0x7f == 0 { status >> 8 & 0xff } else { 128 + (status & 0x7f) });
         return Ok(0);
     }
@@ -192,11 +207,15 @@ pub fn wait(env: &Env) -> Result<i32> {
 }
 
 /// The wait status of a process that has ended: of a zombie from its last field in /proc/PID/stat, else from its descriptor.
-fn status_of(pid: i32, fd: BorrowedFd) -> Option<i32> {
+///
+/// The field is 0 for whoever may not look into the process (PTRACE_MODE_READ_FSCREDS), so that only root's 0 is believed.
+fn status_of(init: Identity, fd: BorrowedFd) -> Option<i32> {
     let of_zombie = || {
-        let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        let status = text.trim_end().rsplit(' ').next()?.parse().ok()?;
-        text.rsplit(')').next()?.trim_start().starts_with('Z').then_some(status)
+        let before = proc_stat(init.pid).filter(|(letter, start)| *letter == 'Z' && *start == init.start_time)?;
+        let text = std::fs::read_to_string(format!("/proc/{}/stat", init.pid)).ok()?;
+        let status: i32 = text.trim_end().rsplit(' ').next()?.parse().ok()?;
+        let same = proc_stat(init.pid) == Some(before);
+        (same && (status != 0 || nix::unistd::geteuid().is_root())).then_some(status)
     };
     for _ in 0..200 {
         match (conex_sys::proc::pidfd_exit_status(fd), of_zombie()) {

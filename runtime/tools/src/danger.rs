@@ -1,7 +1,7 @@
 //! What a document may say, and should not without a reason; and what it names that is not there.
 
 use conex::error::Error;
-use conex::oci::config::{Mount, Process, Spec};
+use conex::oci::config::{Mount, Process, Spec, Syscall, SyscallArg};
 use conex::text;
 use std::path::Path;
 
@@ -80,6 +80,40 @@ fn has_file_system(name: &str) -> bool {
     let aliases =
         std::fs::read_to_string(format!("/lib/modules/{}/modules.alias", release.trim())).unwrap_or_default();
     aliases.lines().any(|l| l.starts_with(&format!("alias fs-{name} ")))
+}
+
+/// Two rules of a seccomp profile about one call that can hold at the same time, and say different things: the first decides
+/// here; what libseccomp makes of it, and so runc, depends on its tree of conditions.
+pub fn order(spec: &Spec) -> Vec<Error> {
+    let Some(seccomp) = spec.linux.as_ref().and_then(|l| l.seccomp.as_ref()) else { return Vec::new() };
+    let mut out = Vec::new();
+    for (later, rule) in seccomp.syscalls.iter().enumerate().filter(|(_, r)| !r.args.is_empty()) {
+        let contradicts = |other: &Syscall| {
+            (&other.action, other.errno_ret) != (&rule.action, rule.errno_ret)
+                && !other.args.is_empty()
+                && !exclude(other, rule)
+        };
+        let of = |name: &String| {
+            let both = |(_, r): &(usize, &Syscall)| r.names.contains(name) && contradicts(r);
+            seccomp.syscalls[..later].iter().enumerate().find(both).map(|(earlier, _)| (name.clone(), earlier))
+        };
+        if let Some((name, earlier)) = rule.names.iter().find_map(of) {
+            let what = format!(
+                "{name}: where this rule and syscalls[{earlier}] both hold, that one decides, as it stands first; \
+                 with runc libseccomp decides"
+            );
+            out.push(Error::invalid(format!("linux.seccomp.syscalls[{later}].args"), what));
+        }
+    }
+    out
+}
+
+/// One argument that would need two values at once.
+fn exclude(a: &Syscall, b: &Syscall) -> bool {
+    let equal = |x: &SyscallArg, y: &SyscallArg| {
+        x.index == y.index && x.op == "SCMP_CMP_EQ" && y.op == "SCMP_CMP_EQ" && x.value != y.value
+    };
+    a.args.iter().any(|x| b.args.iter().any(|y| equal(x, y)))
 }
 
 fn words(e: &std::io::Error) -> String {

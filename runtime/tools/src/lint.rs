@@ -89,7 +89,7 @@ fn look(bundle: &Bundle) -> Vec<Problem> {
     let later =
         errors.into_iter().chain(danger::missing(&bundle.spec, &bundle.path)).filter(|e| !bundle.is_told(e));
     let errors: Vec<Error> = bundle.bad.iter().cloned().chain(later).collect();
-    let warnings = bundle.unknown.iter().cloned().chain(warnings);
+    let warnings = bundle.unknown.iter().cloned().chain(warnings).chain(danger::order(&bundle.spec));
     let notes = danger::notes(&bundle.spec);
     let all = [(Level::Error, errors), (Level::Warning, warnings.collect()), (Level::Note, notes)];
     let document: Value = serde_json::from_str(&text::from_bytes(&bundle.text)).unwrap_or_default();

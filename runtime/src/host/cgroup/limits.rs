@@ -166,7 +166,7 @@ fn apply_one(dir: &Dir, write: &Write) -> Result<()> {
 fn refused(e: Errno, dir: &Dir, file: &str, value: &str, call: String) -> Error {
     let other = |file: &str| read_at(dir.as_fd(), file).unwrap_or_default().trim().to_string();
     let why = match (file, e) {
-        ("cpuset.cpus" | "cpuset.mems", Errno::ERANGE | Errno::EINVAL | Errno::EACCES) => {
+        ("cpuset.cpus" | "cpuset.mems", Errno::ERANGE | Errno::EINVAL) => {
             let (what, list) = match file {
                 "cpuset.cpus" => ("CPUs", "/sys/devices/system/cpu/online"),
                 _ => ("memory nodes", "/sys/devices/system/node/online"),
@@ -174,7 +174,7 @@ fn refused(e: Errno, dir: &Dir, file: &str, value: &str, call: String) -> Error 
             let here = read(Path::new(list)).unwrap_or_default();
             // The errno would be read as a riddle ("math result not representable").
             let what = format!(
-                "{value:?} is no part of the {what} that can be had, of {} on this host: {call}",
+                "{value:?} is no part of the {what} that can be had, of {} on this host: {call}: {e:?}",
                 here.trim()
             );
             return Error::new(Kind::System, what);
@@ -233,7 +233,7 @@ fn value_for(dir: &Dir, file: &str, write: &Write) -> String {
         // blockIO's weights, for whichever file there is; a `unified` one is written as it is.
         "io.weight" if write.file != file => {
             let (device, weight) = value.rsplit_once(' ').map_or(("", value), |(d, w)| (d, w));
-            let weight = weight.parse::<u64>().map_or(100, crate::plan::resources::io_weight);
+            let weight = weight.parse::<u64>().map_or(100, crate::plan::weights::io_weight);
             format!("{device} {weight}").trim().to_string()
         }
         "cpu.max" if value.contains("keep") => {
