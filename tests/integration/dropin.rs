@@ -169,6 +169,9 @@ fn an_event_is_a_line_in_runcs_order() {
 /// A further process has the memory policy of the container.
 #[test]
 fn memory_policy_of_an_exec() {
+    if !std::path::Path::new("/proc/self/numa_maps").exists() {
+        return skip("memory_policy_of_an_exec", "a kernel with NUMA");
+    }
     let mut b = Box::sh("sleep 1000");
     *b.at("linux.memoryPolicy") = json!({"mode": "MPOL_INTERLEAVE", "nodes": "0"});
     if !is_conex() {
