@@ -42,7 +42,7 @@ fn a_label_is_in_force() {
     let out = b.verb("exec", &["--process-label", other], &["sh", "-c", line]).ok().out;
     assert!(out.starts_with(other) && out.ends_with("secret\n"), "{out}");
     b.verb("exec", &["--process-label", "nonsense"], &["true"]).fails_with(if is_conex() {
-        "selinuxLabel"
+        "--process-label: "
     } else {
         ""
     });
