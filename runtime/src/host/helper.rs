@@ -4,7 +4,7 @@ use std::io::Read;
 use std::process::Command;
 
 /// Runs it to its end: whether it succeeded, and what it wrote to standard output, or to both of its streams.
-/// (`Command::output` keeps them apart, which is 4 KiB of code.)
+/// (`Command::output` keeps them apart, which is more code than both callers.)
 pub fn ask(mut command: Command, both: bool) -> std::io::Result<(bool, String)> {
     let (mut reader, writer) = std::io::pipe()?;
     if both {

@@ -6,7 +6,7 @@ pub fn weight(shares: u64) -> u64 {
         0..=2 => 1,
         262_144.. => 10_000,
         s => {
-            // The library's logarithm and power are 12 KiB of tables.
+            // The library's logarithm and power come with tables that are larger than this.
             let l = log2(s);
             let exponent = (l * l + 125.0 * l) / 612.0 - 7.0 / 34.0;
             // What is a whole number but for rounding stays one.
