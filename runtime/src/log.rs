@@ -92,25 +92,11 @@ impl Log {
         self.warnings.push(message.into());
     }
 
-    /// Opens what [`step`] writes to, if `--debug` was given. A FIFO would not end for its reader as long as a container
-    /// that is only created has it.
-    fn begin_steps(&self) {
-        let Some(path) = self.path.as_ref().filter(|_| self.debug) else {
-            if self.debug {
-                self.steps_to(std::io::stderr().as_fd(), true);
-            }
-            return;
-        };
-        use std::os::unix::fs::FileTypeExt;
-        if let Ok(file) = open(path) {
-            if !file.metadata().is_ok_and(|m| m.file_type().is_fifo()) {
-                self.steps_to(file.as_fd(), false);
-            }
-        }
-    }
-
-    /// A number that no caller means to hand on.
+    /// Where [`step`] writes, if `--debug` was given: under a number that no caller means to hand on.
     fn steps_to(&self, fd: std::os::fd::BorrowedFd, borrowed: bool) {
+        if !self.debug {
+            return;
+        }
         // A low RLIMIT_NOFILE allows only smaller ones.
         let copy = [500, 100, 20].iter().find_map(|n| conex_sys::fd::dup_above(fd.as_raw_fd(), *n).ok());
         if let Some(fd) = copy {
@@ -161,16 +147,17 @@ impl Log {
     pub fn check(&self) -> crate::Result<()> {
         use crate::error::Context;
         let Some(path) = &self.path else {
-            self.begin_steps();
+            self.steps_to(std::io::stderr().as_fd(), true);
             return Ok(());
         };
         use std::os::unix::fs::FileTypeExt;
-        // Whoever reads a FIFO would take the end of this for the end of everything.
+        // Whoever reads a FIFO would take the end of this for the end of everything; open for the steps, it would not end as
+        // long as a container that is only created has it.
         if path.metadata().is_ok_and(|m| m.file_type().is_fifo()) {
             return Ok(());
         }
-        open(path).map(drop).call(|| format!("--log: open({}, O_CREAT|O_APPEND)", path.display()))?;
-        self.begin_steps();
+        let file = open(path).call(|| format!("--log: open({}, O_CREAT|O_APPEND)", path.display()))?;
+        self.steps_to(file.as_fd(), false);
         Ok(())
     }
 

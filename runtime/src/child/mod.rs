@@ -14,8 +14,7 @@ pub mod tree;
 
 use crate::error::{self, Context, Error, Named, Result};
 use crate::plan::mounts::Kind;
-use crate::plan::namespaces;
-use crate::plan::namespaces::{Hops, CLONE_NEWTIME};
+use crate::plan::namespaces::{self, Hops, CLONE_NEWTIME};
 use crate::plan::Plan;
 use crate::root::Root;
 use crate::sync::{Channel, Message};
@@ -172,7 +171,7 @@ fn init(
     }
     for (fd, flag, field) in std::mem::take(&mut rest.joins) {
         proc::setns(fd.as_fd(), flag)
-            .call(|| "setns(joined, CLONE_NEWNS)")
+            .call(|| namespaces::setns(std::path::Path::new("joined"), flag))
             .map_err(|e| namespaces::not_one(e, flag).at(field))?;
     }
     // In a user namespace still with the host's uid: a directory that only the host's root may enter can be on the

@@ -36,16 +36,16 @@ pub fn setns(path: &std::path::Path, flag: i32) -> String {
 pub fn not_one(e: crate::Error, flag: i32) -> crate::Error {
     match e.errno {
         // setns(2) refuses with the same errno what cannot be entered from here.
-        Some(nix::errno::Errno::EINVAL) => e.during(match kind(flag) {
-            "pid" => "not a pid namespace below the runtime's own",
-            "user" => "not a user namespace, or the runtime's own",
-            "network" => "not a network namespace",
-            "mount" => "not a mount namespace",
-            "ipc" => "not an ipc namespace",
-            "uts" => "not a uts namespace",
-            "cgroup" => "not a cgroup namespace",
-            _ => "not a time namespace",
-        }),
+        Some(nix::errno::Errno::EINVAL) => {
+            let kind = kind(flag);
+            let article = if kind == "ipc" { "an" } else { "a" };
+            let more = match kind {
+                "pid" => " below the runtime's own",
+                "user" => ", or the runtime's own",
+                _ => "",
+            };
+            e.during(&format!("not {article} {kind} namespace{more}"))
+        }
         _ => e,
     }
 }

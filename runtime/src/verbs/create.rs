@@ -124,26 +124,23 @@ pub fn listen_fds() -> u32 {
 pub fn preserved(env: &Env, listen_fds: u32) -> Result<Vec<i32>> {
     let count = env.args.number::<u32>("preserve-fds")?.unwrap_or(0);
     let bad = |flag: &str, what: String| Error::new(Kind::Invalid, format!("--{flag}: {what}"));
-    let closed = |n: i32| format!("unable to stat preserved-fd {n}: it is not open");
+    let open = |n: i32, flag: &str| match conex_sys::fd::is_open(n) && !crate::log::is_own(n) {
+        true => Ok(n),
+        false => Err(bad(flag, format!("unable to stat preserved-fd {n}: it is not open"))),
+    };
     // No table of descriptors is larger (fs.nr_open), and nothing that is added to the number may wrap.
     if count > 1 << 30 {
         return Err(bad("preserve-fds", format!("{count} descriptors cannot be open")));
     }
     let mut all = Vec::new();
     for n in 3..3 + (count + listen_fds) as i32 {
-        if !conex_sys::fd::is_open(n) || crate::log::is_own(n) {
-            return Err(bad("preserve-fds", closed(n)));
-        }
-        all.push(n);
+        all.push(open(n, "preserve-fds")?);
     }
     for text in env.args.values("preserve-fd").iter().flat_map(|list| list.split(',')) {
         let number = text.parse().ok().filter(|n| *n > 2);
         let n =
             number.ok_or_else(|| bad("preserve-fd", format!("{text:?}: expected numbers above 2 and commas")))?;
-        if !conex_sys::fd::is_open(n) || crate::log::is_own(n) {
-            return Err(bad("preserve-fd", closed(n)));
-        }
-        all.push(n);
+        all.push(open(n, "preserve-fd")?);
     }
     Ok(all)
 }
