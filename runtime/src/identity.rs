@@ -114,6 +114,38 @@ fn check_proc() -> Result<()> {
     Err(Error::new(Kind::System, what))
 }
 
+/// The exit status of a zombie, as a shell counts: 128 + n for signal n. It is the last field of /proc/PID/stat, 0 for
+/// whoever may not look into the process (PTRACE_MODE_READ_FSCREDS), so that only root's 0 is believed.
+pub fn zombie_status(id: Identity) -> Option<i32> {
+    let before = proc_stat(id.pid).filter(|(letter, start)| *letter == 'Z' && *start == id.start_time)?;
+    let text = std::fs::read(format!("/proc/{}/stat", id.pid)).ok()?;
+    let status: i32 = String::from_utf8_lossy(&text).trim_end().rsplit(' ').next()?.parse().ok()?;
+    let same = proc_stat(id.pid) == Some(before);
+    (same && (status != 0 || nix::unistd::geteuid().is_root())).then(|| shell_status(status))
+}
+
+fn shell_status(wait: i32) -> i32 {
+    if wait & 0x7f == 0 {
+        wait >> 8 & 0xff
+    } else {
+        128 + (wait & 0x7f)
+    }
+}
+
+/// How the process behind a descriptor that is ready ended; `None` if nobody tells any more: it is reaped, and the kernel
+/// is older than Linux 6.15.
+pub fn exit_status(id: Identity, pidfd: BorrowedFd) -> Option<i32> {
+    for _ in 0..200 {
+        match (proc::pidfd_exit_status(pidfd), zombie_status(id)) {
+            (Ok(Some(status)), _) => return Some(shell_status(status)),
+            (_, Some(status)) => return Some(status),
+            (Ok(None), None) => std::thread::sleep(std::time::Duration::from_millis(1)),
+            (Err(_), None) => break,
+        }
+    }
+    None
+}
+
 /// The PID namespace of this process, by its inode on nsfs (namespaces(7)); 0 if it cannot be told.
 pub fn pid_namespace() -> u64 {
     nix::sys::stat::stat("/proc/self/ns/pid").map_or(0, |s| s.st_ino)

@@ -10,6 +10,7 @@ pub mod bundle;
 pub mod child;
 pub mod cli;
 pub mod dbus;
+pub mod end;
 pub mod error;
 pub mod host;
 pub mod identity;

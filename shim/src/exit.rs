@@ -22,6 +22,7 @@ impl Service {
         };
         let (service, c, p) = (self.clone(), c.clone(), p.clone());
         tokio::task::spawn_local(async move {
+            let mut seen = true;
             let waited = match pidfd {
                 Some(fd) => service.reaper.seen(p.pid.get(), fd).await.map(|(exit, zombie)| (exit, Some(zombie))),
                 None => match p.reaped.get() {
@@ -31,6 +32,7 @@ impl Service {
                         let told = service.reaper.told(p.pid.get()).await;
                         // The number is free for others.
                         service.reaper.forget(p.pid.get());
+                        seen = told.is_some();
                         Ok((told.unwrap_or_else(Exit::unseen), None))
                     }
                 },
@@ -53,6 +55,9 @@ impl Service {
                 _ => c.drop_leaf(&p),
             }
             p.exit.set(Some(exit));
+            if seen && p.id.is_empty() {
+                leave(&c, &p, exit);
+            }
             p.set(Stage::Stopped);
             let event = events::TaskExit {
                 container_id: c.id.clone(),
@@ -91,6 +96,14 @@ impl Service {
         }
         c.oom.borrow_mut().take();
     }
+}
+
+/// For the runtime, which is not the parent: how the container ended, for as long as the bundle is there. Only people ask
+/// for it, so that a full disk is no error.
+fn leave(c: &Container, init: &Process, exit: Exit) {
+    let nanos = exit.at.duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_nanos();
+    let text = format!("{{\"pid\":{},\"exitCode\":{},\"exitedAt\":{nanos}}}", init.pid.get(), exit.status);
+    let _ = std::fs::write(c.runtime.bundle.join("exit.json"), text);
 }
 
 /// Watches for OOM kills, from `told` of them on; none without a memory controller.

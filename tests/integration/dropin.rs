@@ -299,7 +299,9 @@ fn every_step_with_debug() {
     let said: Vec<&str> = lines.iter().map(|l| l["msg"].as_str().unwrap()).collect();
     let at = |part: &str| said.iter().position(|s| s.contains(part)).unwrap_or_else(|| panic!("{part}: {said:#?}"));
     // The host says that it has made the process when that may be at work already.
-    assert!(["host: has the state directory ", "host: made the process ", "host: runs the hook "].map(at).is_sorted());
+    assert!(["host: has the state directory ", "host: made the process ", "host: runs the hook "]
+        .map(at)
+        .is_sorted());
     let order = [
         "host: has read ",
         "host: has the state directory ",

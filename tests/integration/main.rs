@@ -7,6 +7,7 @@ mod confinement;
 mod contract;
 mod devices;
 mod dropin;
+mod ends;
 mod fallbacks;
 mod faults;
 mod harness;

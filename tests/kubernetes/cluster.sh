@@ -132,6 +132,7 @@ syncFrequency: 5s
 maxPods: 200
 evictionHard: {}
 imageGCHighThresholdPercent: 100
+readOnlyPort: 10255
 registryPullQPS: 0
 eventRecordQPS: 0
 kubeAPIQPS: 200
@@ -153,6 +154,10 @@ daemon proxy kube-proxy --kubeconfig $KUBECONFIG --cluster-cidr 10.88.0.0/16 --h
 until_ok sh -c "kubectl get node node | grep -qw Ready"
 until_ok kubectl get serviceaccount default
 code=0
-python3 "$here/pods.py" "$results" "$figures" || code=$?
+if [ -n "${NODE_TESTS:-}" ]; then
+	"$here/node-tests.sh" "$results" || code=$?
+else
+	python3 "$here/pods.py" "$results" "$figures" || code=$?
+fi
 [ $code = 0 ] || { mkdir -p /conex/.cache/kubernetes-logs; cp /tmp/*.log /conex/.cache/kubernetes-logs/; }
 exit $code

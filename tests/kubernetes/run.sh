@@ -2,13 +2,14 @@
 # run.sh CACHE OUT: a whole Kubernetes 1.20 (etcd, API server, controller manager, scheduler, kubelet, proxy) on containerd
 # 1.6, with a runtime class for runc, for conex below containerd's shim and for conex's shim; writes
 # docs/kubernetes-results.md and fails where runc passes and conex does not. PARTS: some of the tests, by name; then
-# nothing is written.
+# nothing is written. NODE_TESTS, a pattern of names: instead Kubernetes' own node end-to-end tests, with each runtime as the
+# node's default; writes docs/kubernetes-node-tests.md if the pattern is NodeConformance.
 set -euo pipefail
 here=$(dirname "$(realpath "$0")")
 cache=$1 out=$2
 packages=golang-go,dpkg-dev,etcd-server,containerd,runc,containernetworking-plugins,conntrack,iptables,iproute2,ipset,procps,busybox-static,ca-certificates,socat,kmod,openssl,python3,util-linux,bsdutils
 "$here/../forky/root.sh" "$cache/kubernetes" $packages bookworm
-"$here/../forky/enter.sh" "$cache/kubernetes" nice /conex/tests/kubernetes/build.sh
+"$here/../forky/enter.sh" "$cache/kubernetes" nice /conex/tests/kubernetes/build.sh ${NODE_TESTS:+node}
 mkdir -p "$cache/bin"
 install -m 755 "$out/conex" "$out/conex-tools" "$out/containerd-shim-conex-v2" "$cache/bin/"
 rm -f "$cache/kubernetes.tsv" "$cache/kubernetes.figures"
@@ -36,13 +37,17 @@ code=0
 (
 	for c in $cgroups; do echo $BASHPID >"$c/conex-test-kubernetes/cgroup.procs"; done
 	exec timeout -k 5 "${LIMIT:-2400}" unshare --net --ipc --uts --cgroup "$here/../forky/enter.sh" "$cache/kubernetes" \
-		env ${PARTS:+"PARTS=$PARTS"} ${LOAD_SECONDS:+"LOAD_SECONDS=$LOAD_SECONDS"} /conex/tests/kubernetes/cluster.sh "/conex/$cache/kubernetes.tsv" "/conex/$cache/kubernetes.figures"
+		env ${PARTS:+"PARTS=$PARTS"} ${LOAD_SECONDS:+"LOAD_SECONDS=$LOAD_SECONDS"} \
+		${NODE_TESTS:+"NODE_TESTS=$NODE_TESTS"} /conex/tests/kubernetes/cluster.sh "/conex/$cache/kubernetes.tsv" "/conex/$cache/kubernetes.figures"
 ) || code=$?
 gone
 trap - EXIT
 [ -z "$(left)" ] || { printf 'kubernetes: cgroups are left:\n%s\n' "$(left)"; code=1; }
 [ "$code" = 0 ] || echo "kubernetes: the session ended with $code"
-if [ -z "${PARTS:-}" ] && [ "$code" -lt 120 ] && python3 "$here/table.py" "$cache/kubernetes.tsv" "$cache/kubernetes.figures" >"$cache/kubernetes.md"; then
+if [ -n "${NODE_TESTS:-}" ]; then
+	[ "$code" -ge 120 ] || python3 "$here/node_table.py" "$cache/kubernetes.tsv" >"$cache/kubernetes-node.md" || code=1
+	[ "$NODE_TESTS" != NodeConformance ] || cp "$cache/kubernetes-node.md" "$here/../../docs/kubernetes-node-tests.md"
+elif [ -z "${PARTS:-}" ] && [ "$code" -lt 120 ] && python3 "$here/table.py" "$cache/kubernetes.tsv" "$cache/kubernetes.figures" >"$cache/kubernetes.md"; then
 	cp "$cache/kubernetes.md" "$here/../../docs/kubernetes-results.md"
 fi
 exit "$code"

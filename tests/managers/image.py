@@ -1,4 +1,6 @@
-"""image.py ROOT NAME COMMAND… >TAR: a root file system as an image in Docker's archive format, for ctr and CRI to import."""
+"""image.py ROOT NAME COMMAND… >TAR: a root file system as an image in Docker's archive format, for ctr and CRI to import.
+
+IMAGE_ENTRYPOINT, IMAGE_USER: the program that gets the command as its arguments, and the user of both."""
 import hashlib
 import io
 import json
@@ -15,7 +17,12 @@ digest = hashlib.sha256(layer.getvalue()).hexdigest()
 config = {
     "architecture": {"x86_64": "amd64", "aarch64": "arm64"}[os.uname().machine],
     "os": "linux",
-    "config": {"Cmd": command, "Env": ["PATH=/bin"]},
+    "config": {
+        "Cmd": command,
+        "Env": ["PATH=/bin:/usr/local/bin"],
+        "User": os.environ.get("IMAGE_USER", ""),
+        "Entrypoint": os.environ.get("IMAGE_ENTRYPOINT", "").split() or None,
+    },
     "rootfs": {"type": "layers", "diff_ids": ["sha256:" + digest]},
 }
 manifest = [{"Config": "config.json", "RepoTags": [name], "Layers": ["layer.tar"]}]

@@ -317,7 +317,9 @@ pub const TOOLS: &[(&str, &str)] = &[
     ("doctor", "say what this host can do, what is missing and what is slow"),
     ("lint", "check a config.json: every problem, with its line"),
     ("setup", "print the configuration that makes an engine use conex"),
+    ("top", "show what containers use, again and again"),
     ("wait", "wait for the end of a container, and print its exit status"),
+    ("why", "say what has become of a container, also of one that is gone"),
 ];
 
 /// The line of help of a command of [`TOOLS`].

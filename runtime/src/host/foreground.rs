@@ -89,9 +89,21 @@ pub struct Console<'a> {
     pub notify: Option<super::notify::Relay>,
 }
 
-/// Waits for the process, relaying signals and terminal bytes. Returns its exit status as a shell counts:
-/// 128 + n for signal n.
-pub fn wait(pid: Pid, pidfd: BorrowedFd, signals: &Signals, console: Console) -> Result<i32> {
+/// How a process ended.
+pub struct Ended {
+    status: i32,
+    pub signal: Option<i32>,
+}
+
+impl Ended {
+    /// As a shell counts: 128 + n for signal n.
+    pub fn code(&self) -> i32 {
+        self.signal.map_or(self.status, |n| 128 + n)
+    }
+}
+
+/// Waits for the process, relaying signals and terminal bytes.
+pub fn wait(pid: Pid, pidfd: BorrowedFd, signals: &Signals, console: Console) -> Result<Ended> {
     let Console { master, terminal, mut notify } = console;
     let mut relay = master.map(Relay::new);
     if let Some(r) = &relay {
@@ -124,15 +136,15 @@ pub fn wait(pid: Pid, pidfd: BorrowedFd, signals: &Signals, console: Console) ->
             forward(signals, pid, pidfd, relay.as_ref(), terminal);
         }
         if ready[0] {
-            let code = match proc::wait_pidfd(pidfd, true).call(|| "waitid(P_PIDFD)")? {
+            let ended = match proc::wait_pidfd(pidfd, true).call(|| "waitid(P_PIDFD)")? {
                 proc::Waited::Running => continue,
-                proc::Waited::Exited(code) => code,
-                proc::Waited::Signaled(n) => 128 + n,
+                proc::Waited::Exited(status) => Ended { status, signal: None },
+                proc::Waited::Signaled(n) => Ended { status: 0, signal: Some(n) },
             };
             if let Some(r) = relay.as_mut() {
                 r.drain();
             }
-            return Ok(code);
+            return Ok(ended);
         }
     }
 }

@@ -112,6 +112,20 @@ pub fn lookup(name: &str, abi: Abi) -> Option<u32> {
     number(&SYSCALLS[i], abi)
 }
 
+/// The name of a call by its number in the kernel's records (`AUDIT_ARCH_*`), or the number.
+pub fn name(arch: u32, nr: u32) -> String {
+    let abi = match arch {
+        ARCH_X86_64 if nr & X32_BIT != 0 => Abi::X32,
+        ARCH_X86_64 => Abi::X86_64,
+        ARCH_I386 => Abi::X86,
+        ARCH_AARCH64 => Abi::Aarch64,
+        _ => return format!("{nr} (architecture {arch:#x})"),
+    };
+    let plain = if abi == Abi::X32 { nr & !X32_BIT } else { nr };
+    let found = SYSCALLS.iter().find(|e| number(e, abi) == Some(plain));
+    found.map_or_else(|| format!("{nr}"), |e| e.0.to_string())
+}
+
 /// i386 reaches the socket and System V calls through `socketcall` and `ipc` as well, with the call in the first
 /// argument; a rule for `connect` must hold on both ways, as libseccomp makes it.
 fn multiplexed(name: &str) -> Option<(&'static str, u64)> {

@@ -1,6 +1,7 @@
 //! `conex delete`.
 
 use super::{start, Env};
+use crate::end;
 use crate::error::{Error, Kind, Result};
 use crate::host::cgroup::Group;
 use crate::host::{hooks, undo};
@@ -53,7 +54,12 @@ pub fn main(env: &mut Env) -> Result<i32> {
         _ => {}
     }
     let hooks = start::read_hooks(&entry).unwrap_or_default();
+    // Its cgroups still count what the kernel killed.
+    let end = if status == Status::Stopped { end::of(&state, None) } else { end::End::new() };
     let problems = destroy(&entry, &state, Some(&hooks));
+    if state.init.is_some() {
+        end::note(&env.root, &state, status, end);
+    }
     problems.into_iter().next().map_or(Ok(0), Err)
 }
 
@@ -162,11 +168,11 @@ pub fn destroy(entry: &Entry, state: &State, hooks: Option<&Hooks>) -> Vec<Error
 }
 
 /// Destroys a container by whoever made it, who has let go of the lock since: somebody else may have deleted it
-/// already. Returns what could not be done.
+/// already. `end` is what it has seen of it. Returns what could not be done.
 ///
 /// # Errors
 /// The state directory cannot be locked.
-pub fn once_ended(root: &std::path::Path, state: &State, hooks: &Hooks) -> Result<Vec<Error>> {
+pub fn once_ended(root: &std::path::Path, state: &State, hooks: &Hooks, end: end::End) -> Result<Vec<Error>> {
     let Some(store) = Store::open(root, false)? else {
         return Ok(Vec::new());
     };
@@ -176,7 +182,11 @@ pub fn once_ended(root: &std::path::Path, state: &State, hooks: &Hooks) -> Resul
     };
     // The same id may be another container by now.
     match entry.load() {
-        Ok(now) if now.init == state.init => Ok(destroy(&entry, state, Some(hooks))),
+        Ok(now) if now.init == state.init => {
+            let problems = destroy(&entry, state, Some(hooks));
+            end::note(root, state, Status::Stopped, end);
+            Ok(problems)
+        }
         _ => Ok(Vec::new()),
     }
 }

@@ -27,14 +27,14 @@ pub fn main(env: &mut Env) -> Result<i32> {
 
 /// One line, its keys in runc's order, which scripts compare as text.
 #[derive(serde::Serialize)]
-struct Event<'a> {
+struct Event<'a, T> {
     r#type: &'a str,
     id: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
-    data: Option<Stats>,
+    data: Option<T>,
 }
 
-fn print(state: &State, kind: &str, data: Option<Stats>) -> Result<()> {
+fn print<T: serde::Serialize>(state: &State, kind: &str, data: Option<T>) -> Result<()> {
     let event = Event { r#type: kind, id: &state.id, data };
     let line = serde_json::to_string(&event).map_err(|e| Error::new(Kind::System, e.to_string()))?;
     super::print(&format!("{line}\n"))
@@ -65,6 +65,8 @@ fn follow(state: &State, group: &Group, interval: Duration) -> Result<i32> {
         }
     }
     report_kills(state, group, &mut kills)?;
+    let seen = pidfd.and_then(|fd| crate::identity::exit_status(init, fd.as_fd()));
+    print(state, "exit", Some(crate::end::of(state, seen)))?;
     Ok(0)
 }
 
@@ -72,7 +74,7 @@ fn report_kills(state: &State, group: &Group, seen: &mut u64) -> Result<()> {
     let now = group.oom_kills();
     while *seen < now {
         *seen += 1;
-        print(state, "oom", None)?;
+        print::<Stats>(state, "oom", None)?;
     }
     Ok(())
 }

@@ -121,7 +121,7 @@ fn run(env: &Env, exec: &Exec, console: Option<PathBuf>, detach: bool) -> Result
     }
     let Some(signals) = signals else { return Ok(0) };
     let console = foreground::Console { master, terminal: raw.as_ref(), notify: None };
-    foreground::wait(c.pid, c.pidfd.as_fd(), &signals, console)
+    Ok(foreground::wait(c.pid, c.pidfd.as_fd(), &signals, console)?.code())
 }
 
 fn path_flag(env: &Env, name: &str) -> Result<Option<PathBuf>> {

@@ -3,9 +3,11 @@
 use super::create::{make, Made, Request};
 use super::{create, delete, start, Env};
 use crate::bundle::Bundle;
+use crate::end;
 use crate::error::{Context, Result};
-use crate::host::foreground::{self, Console, RawTerminal};
+use crate::host::foreground::{self, Console, Ended, RawTerminal};
 use crate::host::{self, notify, Start};
+use crate::state::State;
 use crate::text;
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -43,13 +45,36 @@ pub fn main(env: &mut Env) -> Result<i32> {
     let console = Console { master, terminal: terminal.as_ref(), notify };
     let waited = foreground::wait(container.pid, container.pidfd.as_fd(), &signals, console);
     drop(terminal);
+    let end = waited.as_ref().map_or_else(|_| end::End::new(), |ended| tell(&state, ended));
     if !env.args.is_set("keep") {
         // The program's status is what the caller asked for; what could not be tidied up is told beside it.
-        for problem in delete::once_ended(&env.root, &state, &plan.hooks).unwrap_or_else(|e| vec![e]) {
+        for problem in delete::once_ended(&env.root, &state, &plan.hooks, end).unwrap_or_else(|e| vec![e]) {
             env.log.warn(problem.to_string());
         }
     }
-    waited
+    Ok(waited?.code())
+}
+
+/// `SIGKILL` and the like; a realtime signal by its number.
+fn signal_name(signal: i32) -> String {
+    nix::sys::signal::Signal::try_from(signal).map_or(format!("signal {signal}"), |s| s.as_str().into())
+}
+
+/// What is known of the end; what a shell would not make clear is said to whoever waits.
+fn tell(state: &State, ended: &Ended) -> end::End {
+    let end = end::of(state, Some(ended.code()));
+    let killed = end.get("oomKills").map(|n| {
+        let by = end.get("oomLimit").map_or("the host has none left".into(), |limit| {
+            format!("the limit is {limit} bytes, of {}", end["oomCgroup"].as_str().unwrap_or_default())
+        });
+        format!("the kernel killed {n} of its processes for want of memory ({by})")
+    });
+    let signal = ended.signal.map(|signal| format!("ended by {}", signal_name(signal)));
+    let told: Vec<String> = signal.into_iter().chain(killed).collect();
+    if !told.is_empty() {
+        crate::log::notice(&format!("{}: {}", state.id, told.join("; ")));
+    }
+    end
 }
 
 /// What a running foreground container keeps its runtime busy with.

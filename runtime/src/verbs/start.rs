@@ -99,5 +99,10 @@ pub fn poststart(root: &std::path::Path, state: &State, hooks: &Hooks) -> Result
     };
     let setting = hooks::Setting { cwd: Some(&state.bundle), ..hooks::Setting::default() };
     let ran = hooks::run(&hooks.poststart, "poststart", &document, &setting);
-    ran.map_err(|e| undo::with(e, delete::once_ended(root, state, hooks).unwrap_or_else(|e| vec![e])))
+    ran.map_err(|e| {
+        undo::with(
+            e,
+            delete::once_ended(root, state, hooks, crate::end::of(state, None)).unwrap_or_else(|e| vec![e]),
+        )
+    })
 }

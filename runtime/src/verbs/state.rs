@@ -22,6 +22,9 @@ pub struct Document<'a> {
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     annotations: &'a BTreeMap<String, String>,
     owner: String,
+    /// How it ended, once it has.
+    #[serde(skip_serializing_if = "crate::end::End::is_empty")]
+    end: crate::end::End,
 }
 
 impl<'a> Document<'a> {
@@ -37,6 +40,7 @@ impl<'a> Document<'a> {
             created: &state.created,
             annotations: &state.annotations,
             owner,
+            end: if status == Status::Stopped { crate::end::of(state, None) } else { crate::end::End::new() },
         }
     }
 }

@@ -1,12 +1,13 @@
-//! What is there: `conex list --all` and `--stats`, `conex wait`.
+//! What is there: `conex list --all` and `--stats`, `conex top`, `conex wait`.
 
 use crate::Env;
 use conex::error::{Context, Error, Kind, Result};
 use conex::host::cgroup::Group;
-use conex::identity::{pidfd, proc_stat, Identity};
+use conex::identity::{exit_status, pidfd};
 use conex::state::{State, Status, Store};
 use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::collections::HashMap;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -27,63 +28,129 @@ struct Found {
     status: Status,
 }
 
+/// The containers of a root, and with `all` of those of the engines.
+///
 /// # Errors
 /// The root that was asked for cannot be read. Of those of the engines, what is not conex's is passed over, and what could be
 /// somebody else's: a user could make the reader wait, or write to his terminal.
-pub fn list(env: &Env) -> Result<i32> {
+fn find(env: &Env, all: bool) -> Result<Vec<Found>> {
     let mut found = Vec::new();
-    if let Some(store) = Store::open(&env.root, false)? {
-        for id in store.ids()? {
+    for root in roots(&env.root, all) {
+        let asked = root == env.root;
+        let store = match Store::open(&root, false) {
+            Err(e) if asked => return Err(e),
+            other => other.ok().flatten(),
+        };
+        let Some(store) = store else { continue };
+        let ids = store.ids();
+        for id in if asked { ids? } else { ids.unwrap_or_default() } {
             match store.peek(&id) {
-                Ok((state, status)) => found.push(Found { engine: "", root: env.root.clone(), state, status }),
-                // Deleted meanwhile.
-                Err(e) if e.kind == Kind::NotFound => {}
-                Err(e) => eprintln!("conex list: {e}"),
+                Ok((state, status)) => {
+                    found.push(Found { engine: engine(&root), root: root.clone(), state, status });
+                }
+                Err(e) if asked && e.kind != Kind::NotFound => eprintln!("conex list: {e}"),
+                // Deleted meanwhile, or no record of conex's.
+                Err(_) => {}
             }
         }
     }
-    let engines = if env.args.is_set("all") { &ROOTS[..] } else { &[] };
-    for root in
-        engines.iter().flat_map(|(_, pattern)| matches(pattern)).filter(|root| *root != env.root && is_own(root))
-    {
-        let Ok(Some(store)) = Store::open(&root, false) else { continue };
-        for id in store.ids().unwrap_or_default() {
-            let Ok((state, status)) = store.peek(&id) else { continue };
-            found.push(Found { engine: "", root: root.clone(), state, status });
-        }
-    }
-    for f in &mut found {
-        // The root that was asked for may be an engine's.
-        let of = |(_, pattern): &&(&str, &str)| matches(pattern).contains(&f.root);
-        f.engine = ROOTS.iter().find(of).map_or("conex", |(engine, _)| engine);
-    }
+    Ok(found)
+}
+
+/// Where containers are recorded: the root that was asked for, and with `all` those of the engines.
+pub fn roots(own: &Path, all: bool) -> Vec<PathBuf> {
+    let engines = if all { &ROOTS[..] } else { &[] };
+    let others = engines.iter().flat_map(|(_, pattern)| matches(pattern));
+    std::iter::once(own.to_path_buf()).chain(others.filter(|root| root != own && is_own(root))).collect()
+}
+
+/// Whose a root is; the one that was asked for may be an engine's.
+pub fn engine(root: &Path) -> &'static str {
+    let of = |(_, pattern): &&(&str, &str)| matches(pattern).iter().any(|path| path == root);
+    ROOTS.iter().find(of).map_or("conex", |(engine, _)| engine)
+}
+
+/// # Errors
+/// The state root cannot be read.
+pub fn list(env: &Env) -> Result<i32> {
+    let found = find(env, env.args.is_set("all"))?;
     if env.args.is_set("quiet") {
         found.iter().for_each(|f| println!("{}", f.state.id));
         return Ok(0);
     }
-    let stats = env.args.is_set("stats");
-    let mut rows = vec![vec!["ID", "STATUS", "PID", "ENGINE"].into_iter().map(String::from).collect::<Vec<_>>()];
-    rows[0].extend(
-        if stats { &["CPU", "MEMORY", "LIMIT", "PIDS", "UPTIME"][..] } else { &["CREATED", "ROOT"] }
-            .iter()
-            .map(|s| (*s).to_string()),
-    );
-    let before: Vec<u64> = if stats { found.iter().map(cpu).collect() } else { Vec::new() };
-    let begun = Instant::now();
-    if stats {
+    if env.args.is_set("stats") {
+        let before: Vec<u64> = found.iter().map(cpu).collect();
+        let begun = Instant::now();
         std::thread::sleep(Duration::from_millis(250));
+        print!("{}", usage(&found, &before, begun.elapsed()));
+        return Ok(0);
     }
-    for (i, f) in found.iter().enumerate() {
-        let pid = f.state.init.filter(|_| f.status != Status::Stopped).map_or(0, |i| i.pid);
-        let mut row = vec![f.state.id.clone(), f.status.name().into(), pid.to_string(), f.engine.into()];
-        match stats {
-            true => row.extend(figures(f, before[i], begun.elapsed())),
-            false => row.extend([f.state.created.clone(), f.root.display().to_string()]),
-        }
-        rows.push(row);
-    }
-    print!("{}", table(&rows));
+    let more = |f: &Found| vec![f.state.created.clone(), f.root.display().to_string()];
+    print!("{}", table(&rows(&found, &["CREATED", "ROOT"], |_, f| more(f))));
     Ok(0)
+}
+
+/// The list with what each container uses, again every two seconds until it is interrupted.
+///
+/// # Errors
+/// Standard output is no terminal, where `list --stats` is what a script wants; the state root cannot be read.
+pub fn top(env: &Env) -> Result<i32> {
+    use std::io::IsTerminal;
+    let once = env.args.value("count").map(|n| n.parse::<u64>());
+    let mut left = match once {
+        Some(Ok(n)) if n > 0 => Some(n),
+        Some(_) => return Err(Error::new(Kind::Invalid, "--count takes a number from 1 on")),
+        None if !std::io::stdout().is_terminal() => {
+            return Err(Error::new(
+                Kind::Invalid,
+                "standard output is no terminal: `conex list --stats` prints once",
+            ));
+        }
+        None => None,
+    };
+    let mut before: HashMap<(PathBuf, String, String), u64> = HashMap::new();
+    let mut begun = Instant::now();
+    let mut wait = Duration::from_millis(250);
+    loop {
+        let found = find(env, !env.args.is_set("own"))?;
+        let key = |f: &Found| (f.root.clone(), f.state.id.clone(), f.state.created.clone());
+        // One that is new has used what it has used since it was made.
+        let used: Vec<u64> = found.iter().map(|f| before.get(&key(f)).copied().unwrap_or_else(|| cpu(f))).collect();
+        if !before.is_empty() || wait > Duration::from_secs(1) {
+            let clear = if std::io::stdout().is_terminal() { "\x1b[H\x1b[2J" } else { "" };
+            conex::verbs::print(&format!("{clear}{}", usage(&found, &used, begun.elapsed())))?;
+            left = left.map(|n| n - 1);
+        }
+        if left == Some(0) {
+            return Ok(0);
+        }
+        before = found.iter().map(|f| (key(f), cpu(f))).collect();
+        begun = Instant::now();
+        std::thread::sleep(wait);
+        wait = Duration::from_secs(2);
+    }
+}
+
+/// A table of containers and what they use; `before` is what each had computed `over` ago, in nanoseconds.
+fn usage(found: &[Found], before: &[u64], over: Duration) -> String {
+    let columns = ["CPU", "MEMORY", "LIMIT", "PIDS", "UPTIME"];
+    table(&rows(found, &columns, |i, f| figures(f, before[i], over).to_vec()))
+}
+
+fn rows(found: &[Found], columns: &[&str], more: impl Fn(usize, &Found) -> Vec<String>) -> Vec<Vec<String>> {
+    let heads = ["ID", "STATUS", "PID", "ENGINE"].iter().chain(columns).map(|s| (*s).to_string()).collect();
+    let row = |(i, f): (usize, &Found)| {
+        let pid = f.state.init.filter(|_| f.status != Status::Stopped).map_or(0, |i| i.pid);
+        let own = vec![f.state.id.clone(), status(f), pid.to_string(), f.engine.into()];
+        own.into_iter().chain(more(i, f)).collect()
+    };
+    std::iter::once(heads).chain(found.iter().enumerate().map(row)).collect()
+}
+
+/// With the exit status of one that has stopped, where it is known.
+fn status(f: &Found) -> String {
+    let code = if f.status == Status::Stopped { conex::end::of(&f.state, None).remove("exitCode") } else { None };
+    code.map_or(f.status.name().into(), |code| format!("{} ({code})", f.status.name()))
 }
 
 /// The directories that a path with `*` for whole names leads to.
@@ -147,7 +214,7 @@ fn uptime(f: &Found) -> Option<Duration> {
     Some(Duration::from_secs_f64((now - f.state.init?.start_time as f64 / 100.0).max(0.0)))
 }
 
-fn size(bytes: u64) -> String {
+pub fn size(bytes: u64) -> String {
     match bytes {
         0..=1023 => format!("{bytes} B"),
         1024..=1_048_575 => format!("{:.1} KiB", bytes as f64 / 1024.0),
@@ -156,7 +223,7 @@ fn size(bytes: u64) -> String {
     }
 }
 
-fn span(seconds: u64) -> String {
+pub fn span(seconds: u64) -> String {
     match seconds {
         0..=119 => format!("{seconds} s"),
         120..=7199 => format!("{} min", seconds / 60),
@@ -198,33 +265,11 @@ pub fn wait(env: &Env) -> Result<i32> {
             other => break other.map(drop).call(|| "poll(pidfd)")?,
         }
     }
-    if let Some(status) = status_of(init, fd.as_fd()) {
-        println!("{}", if status & 0x7f == 0 { status >> 8 & 0xff } else { 128 + (status & 0x7f) });
-        return Ok(0);
+    match exit_status(init, fd.as_fd()) {
+        Some(status) => println!("{status}"),
+        None => eprintln!("conex wait: {id} has ended; how, only its parent knows"),
     }
-    eprintln!("conex wait: {id} has ended; how, only its parent knows");
     Ok(0)
-}
-
-/// The wait status of a process that has ended: of a zombie from its last field in /proc/PID/stat, else from its descriptor.
-///
-/// The field is 0 for whoever may not look into the process (PTRACE_MODE_READ_FSCREDS), so that only root's 0 is believed.
-fn status_of(init: Identity, fd: BorrowedFd) -> Option<i32> {
-    let of_zombie = || {
-        let before = proc_stat(init.pid).filter(|(letter, start)| *letter == 'Z' && *start == init.start_time)?;
-        let text = std::fs::read_to_string(format!("/proc/{}/stat", init.pid)).ok()?;
-        let status: i32 = text.trim_end().rsplit(' ').next()?.parse().ok()?;
-        let same = proc_stat(init.pid) == Some(before);
-        (same && (status != 0 || nix::unistd::geteuid().is_root())).then_some(status)
-    };
-    for _ in 0..200 {
-        match (conex_sys::proc::pidfd_exit_status(fd), of_zombie()) {
-            (Ok(Some(status)), _) | (Ok(None), Some(status)) => return Some(status),
-            (Ok(None), None) => std::thread::sleep(Duration::from_millis(1)),
-            (Err(_), status) => return status,
-        }
-    }
-    None
 }
 
 fn ended(root: &Path, id: &str) -> Result<i32> {

@@ -14,6 +14,7 @@ pub mod lint;
 pub mod schema;
 pub mod setup;
 pub mod values;
+pub mod why;
 
 use conex::cli::{Args, Command};
 use conex::error::{Context, Error, Kind, Result};
@@ -40,7 +41,9 @@ pub fn dispatch(command: &Command, env: &Env) -> Result<i32> {
         "doctor" => doctor::main(env),
         "lint" => lint::main(env),
         "list" => containers::list(env),
+        "top" => containers::top(env),
         "wait" => containers::wait(env),
+        "why" => why::main(env),
         "run" => adhoc::main(env),
         "setup" => setup::main(env),
         other => Err(Error::new(Kind::Invalid, format!("no such command: {other:?}"))),

@@ -1,6 +1,6 @@
 //! What `events --stats` reports, in the keys of runc's types/events.go; v1 and v2 into one shape.
 
-use super::files::{exists_at, read_at};
+use super::files::{exists_at, read, read_at};
 use super::{Dir, Group};
 use serde::Serialize;
 use serde_json::{json, Map, Value};
@@ -57,6 +57,23 @@ impl Group {
         let Some(dir) = self.dir("memory") else { return 0 };
         let file = if dir.hierarchy.v2 { "memory.events" } else { "memory.oom_control" };
         key(&text(dir, file), "oom_kill")
+    }
+
+    /// By whose limit: the nearest cgroup, from this one on up, that has a limit of memory and has run into it, and the
+    /// limit in bytes. `None` if the host itself ran out.
+    pub fn oom_limit(&self) -> Option<(std::path::PathBuf, u64)> {
+        let dir = self.dir("memory")?;
+        let top = dir.hierarchy.mount_point.as_path();
+        dir.path.ancestors().take_while(|path| *path != top && path.starts_with(top)).find_map(|path| {
+            let read = |file: &str| read(&path.join(file)).unwrap_or_default();
+            let (limit, hits) = match dir.hierarchy.v2 {
+                true => (read("memory.max"), key(&read("memory.events.local"), "oom")),
+                false => (read("memory.limit_in_bytes"), read("memory.failcnt").trim().parse().unwrap_or(0)),
+            };
+            // cgroup v1 has no word for "none": it shows the greatest number of pages.
+            let limit = limit.trim().parse().ok().filter(|n| *n < 1 << 60)?;
+            (hits > 0).then(|| (path.to_path_buf(), limit))
+        })
     }
 
     fn cpu(&self) -> Value {
