@@ -27,9 +27,9 @@ _conex() {
     cur=${words[cword]}
     prev=${words[cword - 1]}
 
-    local commands='checkpoint create delete doctor events exec features help kill lint list pause ps restore resume run setup spec start state update wait'
-    local global='--debug --log --log-format --root --systemd-cgroup --cgroup-manager --rootless --criu --help --version'
-    local global_values=' --log --log-format --root --rootless --criu '
+    local commands='checkpoint create delete doctor events exec features help kill lint list pause ps restore resume run seccomp setup spec start state top update wait why'
+    local global='--debug --trace --log --log-format --root --systemd-cgroup --cgroup-manager --rootless --criu --help --version'
+    local global_values=' --trace --log --log-format --root --rootless --criu '
     local command= args=0 root=() skip= flags= values=
 
     # Flags of each command; `values` are those that take one.
@@ -46,6 +46,15 @@ _conex() {
         doctor) flags='--json' ;;
         lint) flags='--json --no-notes --json-schema' ;;
         delete) flags='--force -f' ;;
+        seccomp)
+            flags='--cap --json'
+            values=' --cap '
+            ;;
+        top)
+            flags='--own --count -n'
+            values=' --count -n '
+            ;;
+        why) flags='--json' ;;
         events)
             flags='--interval --stats'
             values=' --interval '
@@ -68,8 +77,8 @@ _conex() {
             values=' --console-socket --image-path --work-path --manage-cgroups-mode --bundle -b --pid-file --empty-ns --lsm-profile --lsm-mount-context '
             ;;
         run)
-            flags='--bundle -b --config -f --console-socket --pidfd-socket --detach -d --keep --pid-file --no-subreaper --no-pivot --no-new-keyring --preserve-fds --preserve-fd --rootfs --name --volume -v --env -e --memory -m --cpus --user -u --net --read-only --terminal -t'
-            values=' --bundle -b --config -f --console-socket --pidfd-socket --pid-file --preserve-fds --preserve-fd --rootfs --name --volume -v --env -e --memory -m --cpus --user -u --net '
+            flags='--bundle -b --config -f --console-socket --pidfd-socket --detach -d --keep --pid-file --no-subreaper --no-pivot --no-new-keyring --preserve-fds --preserve-fd --seccomp-log --rootfs --name --volume -v --env -e --memory -m --cpus --user -u --net --read-only --terminal -t'
+            values=' --bundle -b --config -f --console-socket --pidfd-socket --pid-file --preserve-fds --preserve-fd --seccomp-log --rootfs --name --volume -v --env -e --memory -m --cpus --user -u --net '
             ;;
         setup)
             flags='--write --undo --config --shim'
@@ -161,7 +170,7 @@ _conex() {
     fi
     case $command in
     help) ((args == 0)) && mapfile -t COMPREPLY < <(compgen -W "$commands" -- "$cur") ;;
-    checkpoint | delete | events | exec | pause | ps | resume | start | state | update | wait)
+    checkpoint | delete | events | exec | pause | ps | resume | start | state | update | wait | why)
         ((args == 0)) && mapfile -t COMPREPLY < <(compgen -W "$(_conex_ids)" -- "$cur")
         ;;
     kill)

@@ -75,8 +75,12 @@ fn left_by_shim(bundle: &Path) -> Option<Value> {
 }
 
 /// The call that a filter killed a process for, out of the kernel's log (`AUDIT_SECCOMP`, 1326), unless an audit daemon has
-/// taken it.
+/// taken it. The log has the numbers of the first PID namespace.
 fn denied(pid: i32) -> Option<[(&'static str, u64); 2]> {
+    // PROC_PID_INIT_INO of the kernel's proc_ns.h.
+    if crate::identity::pid_namespace() != 0xefff_fffc {
+        return None;
+    }
     let log = std::fs::File::options().read(true).custom_flags(libc::O_NONBLOCK).open("/dev/kmsg").ok()?;
     let (mut record, mut found) = ([0u8; 8192], None);
     // A read is one record. EPIPE: it was overwritten while it was read, the next one follows.

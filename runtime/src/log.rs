@@ -64,6 +64,8 @@ pub struct Log {
     pub path: Option<PathBuf>,
     pub json: bool,
     pub debug: bool,
+    /// `--trace fd:N`: the steps, as JSON.
+    trace: Option<RawFd>,
     warnings: Vec<String>,
     /// What a failure shows in place of its line.
     shown: Option<String>,
@@ -71,7 +73,7 @@ pub struct Log {
 
 impl Log {
     pub fn new(path: Option<PathBuf>, json: bool, debug: bool) -> Log {
-        Log { path, json, debug, warnings: Vec::new(), shown: None }
+        Log { path, json, debug, trace: None, warnings: Vec::new(), shown: None }
     }
 
     /// The log that the global flags ask for; an empty value is none.
@@ -85,7 +87,9 @@ impl Log {
             "text" => false,
             other => return Err(format!("invalid log-format: {other:?}")),
         };
-        Ok(Log::new(given("log").map(|p| crate::text::path(p).into_owned()), json, global.is_set("debug")))
+        let path = given("log").map(|p| crate::text::path(p).into_owned());
+        let trace = given("trace").and_then(|to| to.strip_prefix("fd:")?.parse().ok());
+        Ok(Log { trace, ..Log::new(path, json, global.is_set("debug")) })
     }
 
     pub fn warn(&mut self, message: impl Into<String>) {
@@ -94,13 +98,13 @@ impl Log {
 
     /// Where [`step`] writes, if `--debug` was given: under a number that no caller means to hand on.
     fn steps_to(&self, fd: std::os::fd::BorrowedFd, borrowed: bool) {
-        if !self.debug {
+        if !self.debug && self.trace.is_none() {
             return;
         }
         // A low RLIMIT_NOFILE allows only smaller ones.
         let copy = [500, 100, 20].iter().find_map(|n| conex_sys::fd::dup_above(fd.as_raw_fd(), *n).ok());
         if let Some(fd) = copy {
-            let _ = STEPS.set(Steps { fd, json: self.json, borrowed });
+            let _ = STEPS.set(Steps { fd, json: self.json || self.trace.is_some(), borrowed });
         }
     }
 
@@ -146,6 +150,9 @@ impl Log {
     /// The file cannot be written.
     pub fn check(&self) -> crate::Result<()> {
         use crate::error::Context;
+        if let Some(fd) = self.trace.filter(|fd| conex_sys::fd::is_open(*fd)) {
+            self.steps_to(conex_sys::fd::borrow(fd), true);
+        }
         let Some(path) = &self.path else {
             self.steps_to(std::io::stderr().as_fd(), true);
             return Ok(());

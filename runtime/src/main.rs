@@ -52,10 +52,12 @@ fn run(global: &Args, rest: Vec<String>, log: Log) -> std::result::Result<i32, u
     }
     // What people ask beyond what engines do.
     let adhoc = match name.as_str() {
-        "run" => cli::given(argv, "rootfs"),
+        "run" => cli::given(argv, "rootfs") || cli::given(argv, "seccomp-log"),
         "list" => ["all", "a", "stats"].iter().any(|f| cli::given(argv, f)),
         _ => false,
     };
+    // Somebody has to read the steps and draw them when this is done.
+    let adhoc = adhoc || global.value("trace").is_some_and(|to| !to.starts_with("fd:"));
     let Some(command) = cli::command(&name).filter(|_| !adhoc) else {
         if adhoc || cli::TOOLS.iter().any(|t| t.0 == name) {
             log.fail(&tools().to_string());

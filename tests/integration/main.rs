@@ -8,6 +8,7 @@ mod contract;
 mod devices;
 mod dropin;
 mod ends;
+mod explain;
 mod fallbacks;
 mod faults;
 mod harness;

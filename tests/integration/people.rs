@@ -357,3 +357,83 @@ fn what_is_there_and_what_it_uses() {
     // Of nobody, and a wrong flag.
     assert_eq!(b.call(&["list", "--all", "--nothing"]).code, 1);
 }
+
+/// `--trace`: the verb does what it does without, and the timeline of both processes is in the file.
+#[test]
+fn a_timeline_in_each_form() {
+    if !is_conex() {
+        return;
+    }
+    let mut b = Box::sh("cat; exit 3");
+    *b.at("hooks") = serde_json::json!({"createRuntime": [{"path": "/bin/sleep", "args": ["sleep", "0.1"]}],
+        "poststart": [{"path": "/bin/sh", "args": ["sh", "-c", "echo $TRACEPARENT > parent"]}]});
+    b.write_config();
+    let of = |name: &str| {
+        let file = b.dir.join(name);
+        let mut c = b.command(&["--trace", file.to_str().unwrap(), "run", &b.id]);
+        let ran = finish(c.env("TRACEPARENT", "00-aa-bb-01"), b"given");
+        assert_eq!((ran.code, ran.out.as_str(), ran.err.as_str()), (3, "given", ""));
+        std::fs::read_to_string(&file).unwrap()
+    };
+    let json: serde_json::Value = serde_json::from_str(&of("t.json")).unwrap();
+    assert_eq!(json["otherData"]["traceparent"], "00-aa-bb-01");
+    // The spec gives a hook's variables; this one is the caller's.
+    assert_eq!(std::fs::read_to_string(b.dir.join("parent")).unwrap(), "00-aa-bb-01\n");
+    let events = json["traceEvents"].as_array().unwrap();
+    let find = |text: &str, thread: u64| {
+        let fits = |e: &&serde_json::Value| e["tid"] == thread && e["name"].as_str().unwrap().contains(text);
+        events.iter().find(fits).unwrap_or_else(|| panic!("{text}: {json:#}"))
+    };
+    let hook = find("runs the hook /bin/sleep", 1);
+    assert!(hook["cat"] == "hook" && (100_000..2_000_000).contains(&hook["dur"].as_u64().unwrap()), "{hook}");
+    assert_eq!(find("mounts[0]: proc on /proc", 2)["cat"], "work");
+    find("then /bin/sh", 2);
+    let svg = of("t.svg");
+    assert!(
+        svg.starts_with("<svg ") && svg.ends_with("</svg>\n") && svg.contains("runs the hook /bin/sleep"),
+        "{svg}"
+    );
+    let html = of("t.html");
+    assert!(html.contains("<svg ") && html.ends_with("</html>\n") && html.contains("00-aa-bb-01"), "{html}");
+    // As text, of each verb, beside what it says by itself.
+    let text = |args: &[&str]| b.call(&[&["--trace", "-"], args].concat());
+    for (args, step) in [
+        (&["create", &b.id][..], "the hook /bin/sleep has ended"),
+        (&["start", &b.id], "has reached the container"),
+    ] {
+        let mut c = b.command(&[&["--trace=-"], args].concat());
+        let err = b.dir.join("err");
+        c.stdin(Stdio::null()).stdout(Stdio::null()).stderr(std::fs::File::create(&err).unwrap());
+        assert!(c.status().unwrap().success());
+        let err = std::fs::read_to_string(&err).unwrap();
+        assert!(err.contains(step) && err.contains(" in all;"), "{err}");
+    }
+    b.wait_status("stopped");
+    let gone = text(&["delete", &b.id]);
+    assert!(gone.code == 0 && gone.err.contains(" in all;"), "{}", gone.err);
+    let none = text(&["delete", &b.id]);
+    // Found out before the first step.
+    assert!(none.err.contains("no step was taken"), "{}", none.err);
+    assert!(none.code == 1 && none.err.contains("does not exist"), "{}", none.err);
+    b.call(&["--trace", "x.txt", "run", &b.id]).fails_with("ends in .json, .svg or .html");
+    b.call(&["--trace", "/no/x.svg", "run", &b.id]).fails_with("--trace: open(/no/x.svg");
+    b.assert_gone();
+}
+
+/// The signals that a traced `run` gets are the container's.
+#[test]
+fn a_signal_to_a_traced_run() {
+    if !is_conex() {
+        return;
+    }
+    let b = Box::sh("trap 'exit 5' USR1; echo up; while :; do sleep 0.05; done");
+    b.write_config();
+    let mut c = b.command(&["--trace", "-", "run", &b.id]);
+    let mut child = c.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut line = [0u8; 3];
+    std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut line).unwrap();
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(child.id() as i32), nix::sys::signal::Signal::SIGUSR1)
+        .unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(5));
+    b.assert_gone();
+}

@@ -38,7 +38,7 @@ code=0
 	for c in $cgroups; do echo $BASHPID >"$c/conex-test-kubernetes/cgroup.procs"; done
 	exec timeout -k 5 "${LIMIT:-2400}" unshare --net --ipc --uts --cgroup "$here/../forky/enter.sh" "$cache/kubernetes" \
 		env ${PARTS:+"PARTS=$PARTS"} ${LOAD_SECONDS:+"LOAD_SECONDS=$LOAD_SECONDS"} \
-		${NODE_TESTS:+"NODE_TESTS=$NODE_TESTS"} /conex/tests/kubernetes/cluster.sh "/conex/$cache/kubernetes.tsv" "/conex/$cache/kubernetes.figures"
+		${NODE_TESTS:+"NODE_TESTS=$NODE_TESTS"} ${CLASSES:+"CLASSES=$CLASSES"} /conex/tests/kubernetes/cluster.sh "/conex/$cache/kubernetes.tsv" "/conex/$cache/kubernetes.figures"
 ) || code=$?
 gone
 trap - EXIT
@@ -46,7 +46,7 @@ trap - EXIT
 [ "$code" = 0 ] || echo "kubernetes: the session ended with $code"
 if [ -n "${NODE_TESTS:-}" ]; then
 	[ "$code" -ge 120 ] || python3 "$here/node_table.py" "$cache/kubernetes.tsv" >"$cache/kubernetes-node.md" || code=1
-	[ "$NODE_TESTS" != NodeConformance ] || cp "$cache/kubernetes-node.md" "$here/../../docs/kubernetes-node-tests.md"
+	[ "$NODE_TESTS" != NodeConformance ] || [ "$code" != 0 ] || cp "$cache/kubernetes-node.md" "$here/../../docs/kubernetes-node-tests.md"
 elif [ -z "${PARTS:-}" ] && [ "$code" -lt 120 ] && python3 "$here/table.py" "$cache/kubernetes.tsv" "$cache/kubernetes.figures" >"$cache/kubernetes.md"; then
 	cp "$cache/kubernetes.md" "$here/../../docs/kubernetes-results.md"
 fi

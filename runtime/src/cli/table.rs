@@ -34,6 +34,7 @@ pub const fn value(
 
 pub const GLOBAL: &[Flag] = &[
     switch("debug", None, "write debug messages to the log"),
+    value("trace", None, "file", "write a timeline: .json (Perfetto), .svg, .html, or - for standard error"),
     value("log", None, "file", "append messages to this file instead of standard error"),
     value("log-format", None, "format", "format of messages: text or json"),
     value("root", None, "dir", "directory for the state of containers"),
@@ -242,6 +243,7 @@ pub const COMMANDS: &[Command] = &[
                 "dir",
                 "run a command there, without a config.json (conex run --rootfs . --help)",
             ),
+            switch("seccomp-log", None, "say at the end what linux.seccomp has denied"),
         ],
         count: (1, 1),
         reorder: true,
@@ -316,6 +318,7 @@ pub const COMMANDS: &[Command] = &[
 pub const TOOLS: &[(&str, &str)] = &[
     ("doctor", "say what this host can do, what is missing and what is slow"),
     ("lint", "check a config.json: every problem, with its line"),
+    ("seccomp", "say what a seccomp profile does with a system call, and by which rule"),
     ("setup", "print the configuration that makes an engine use conex"),
     ("top", "show what containers use, again and again"),
     ("wait", "wait for the end of a container, and print its exit status"),

@@ -87,6 +87,12 @@ fn one(hook: &Hook, state: &StateDocument, setting: &Setting) -> Result<()> {
     for (name, value) in own.or(setting.env).unwrap_or_default().iter().filter_map(|e| e.split_once('=')) {
         command.env(text::os(name), text::os(value));
     }
+    // What the caller's tracing system needs to put a hook's own spans where they belong (W3C "Trace Context").
+    if let Some(parent) =
+        std::env::var_os("TRACEPARENT").filter(|_| !command.get_envs().any(|(k, _)| k == "TRACEPARENT"))
+    {
+        command.env("TRACEPARENT", parent);
+    }
     if let Some(dir) = setting.cwd {
         command.current_dir(dir);
     }

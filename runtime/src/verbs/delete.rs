@@ -147,8 +147,10 @@ fn lives_in(pid: i32, root: &std::path::Path) -> bool {
 
 /// Kills what is left, removes everything, and runs poststop last, when the container is gone.
 pub fn destroy(entry: &Entry, state: &State, hooks: Option<&Hooks>) -> Vec<Error> {
+    crate::log::step(|| "kills what is left; removes mounts and cgroups");
     let mut problems = undo::container(state, None);
     if problems.is_empty() {
+        crate::log::step(|| "removes the state directory");
         let kept = undo::limits(state);
         problems.extend(entry.remove().err());
         problems.extend(kept);

@@ -59,8 +59,13 @@ unsafe extern "C" fn early(stack: *const usize) {
     }
 }
 
+/// The verbs of the second program that take an argument. (Pointers in a table are right this early: the program is not
+/// position-independent.)
+const TOOLS: [&[u8]; 6] = [b"lint\0", b"doctor\0", b"setup\0", b"wait\0", b"why\0", b"seccomp\0"];
+
 /// True if an argument is a verb that enters a container. A container of that name costs half a millisecond. The verbs
-/// of the second program do not, and it is found from where this one lies; so does `run --rootfs`, which is one of them.
+/// of the second program do not, and it is found from where this one lies; so do `run --rootfs` and
+/// `run --seccomp-log`, which are among them.
 unsafe fn enters(argv: *const *const u8, argc: usize) -> bool {
     let mut i = 1;
     let mut found = false;
@@ -68,11 +73,19 @@ unsafe fn enters(argv: *const *const u8, argc: usize) -> bool {
         // SAFETY: i < argc, and a string of argv.
         unsafe {
             let arg = argv.add(i).read_volatile();
-            if begins(arg, b"--rootfs") || begins(arg, b"-rootfs") {
+            if begins(arg, b"--rootfs") || begins(arg, b"-rootfs") || begins(arg, b"--seccomp-log\0") {
                 return false;
             }
             if !found {
-                if begins(arg, b"lint\0") || begins(arg, b"doctor\0") || begins(arg, b"setup\0") {
+                let mut tool = 0;
+                while tool < TOOLS.len() {
+                    if begins(arg, TOOLS[tool]) {
+                        return false;
+                    }
+                    tool += 1;
+                }
+                // A timeline is drawn by the second program, which executes this one once more, with a descriptor.
+                if (begins(arg, b"--trace") || begins(arg, b"-trace")) && !begins(arg, b"--trace=fd:") {
                     return false;
                 }
                 found = begins(arg, b"run\0") || begins(arg, b"create\0") || begins(arg, b"exec\0");

@@ -17,6 +17,7 @@ pub mod ready;
 pub mod sched;
 pub mod seccomp;
 pub mod signal;
+mod stack;
 pub mod tty;
 
 use nix::errno::Errno;

@@ -2,7 +2,7 @@
 
 use crate::check;
 use nix::Result;
-use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 pub const FLAG_LOG: u64 = 2;
 pub const FLAG_SPEC_ALLOW: u64 = 4;
@@ -50,4 +50,71 @@ pub fn action_available(action: u32) -> bool {
     const SECCOMP_GET_ACTION_AVAIL: libc::c_uint = 2;
     // SAFETY: the kernel reads one u32.
     unsafe { libc::syscall(libc::SYS_seccomp, SECCOMP_GET_ACTION_AVAIL, 0, &action as *const u32) == 0 }
+}
+
+/// A call that waits for its listener's answer (`struct seccomp_notif` of linux/seccomp.h).
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct Asked {
+    pub id: u64,
+    /// In the reader's PID namespace.
+    pub pid: u32,
+    flags: u32,
+    pub nr: u32,
+    /// `AUDIT_ARCH_*`.
+    pub arch: u32,
+    ip: u64,
+    pub args: [u64; 6],
+}
+
+/// What a listener answers.
+pub enum Answer {
+    /// The call is made, with the registers that were judged.
+    Go,
+    Fail(i32),
+}
+
+/// `_IOWR('!', number, size)` (asm-generic/ioctl.h).
+const fn listener_call(number: u32, size: usize) -> libc::Ioctl {
+    (3 << 30 | (size as u32) << 16 | 0x21 << 8 | number) as libc::Ioctl
+}
+
+/// Waits for a call (SECCOMP_IOCTL_NOTIF_RECV, Linux 5.0).
+///
+/// # Errors
+/// `ENOENT` if the process was killed meanwhile.
+pub fn next(listener: BorrowedFd) -> Result<Asked> {
+    // The kernel takes only a buffer of zeros.
+    let mut asked = Asked::default();
+    // SAFETY: asked has the layout of the kernel's structure, and the size that the request number carries.
+    check(
+        unsafe { libc::ioctl(listener.as_raw_fd(), listener_call(0, std::mem::size_of::<Asked>()), &mut asked) }
+            as libc::c_long,
+    )?;
+    Ok(asked)
+}
+
+/// Answers a call (SECCOMP_IOCTL_NOTIF_SEND; to let it go on, Linux 5.5).
+///
+/// # Errors
+/// `ENOENT` if nobody waits for the answer any more.
+pub fn answer(listener: BorrowedFd, id: u64, answer: Answer) -> Result<()> {
+    // struct seccomp_notif_resp.
+    #[repr(C)]
+    struct Response {
+        id: u64,
+        value: i64,
+        error: i32,
+        flags: u32,
+    }
+    const FLAG_CONTINUE: u32 = 1;
+    let (error, flags) = match answer {
+        Answer::Go => (0, FLAG_CONTINUE),
+        Answer::Fail(errno) => (-errno, 0),
+    };
+    let mut response = Response { id, value: 0, error, flags };
+    let size = std::mem::size_of::<Response>();
+    // SAFETY: response has the layout of the kernel's structure, and the size that the request number carries.
+    check(unsafe { libc::ioctl(listener.as_raw_fd(), listener_call(1, size), &mut response) } as libc::c_long)
+        .map(drop)
 }

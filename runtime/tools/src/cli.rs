@@ -24,6 +24,22 @@ pub const COMMANDS: &[Command] = &[
         reorder: true,
     },
     Command {
+        name: "seccomp",
+        args: "explain <config.json | profile> <syscall> [<argument>...]",
+        help: conex::cli::tool("seccomp"),
+        flags: &[
+            value(
+                "cap",
+                None,
+                "name",
+                "a capability that the container has, for a profile in Docker's format; may be repeated",
+            ),
+            switch("json", None, "as JSON, for scripts"),
+        ],
+        count: (3, 9),
+        reorder: true,
+    },
+    Command {
         name: "setup",
         args: "<docker|containerd|podman|kubernetes>",
         help: conex::cli::tool("setup"),

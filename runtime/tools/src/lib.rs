@@ -12,7 +12,9 @@ pub mod danger;
 pub mod doctor;
 pub mod lint;
 pub mod schema;
+pub mod seccomp;
 pub mod setup;
+pub mod trace;
 pub mod values;
 pub mod why;
 
@@ -44,7 +46,9 @@ pub fn dispatch(command: &Command, env: &Env) -> Result<i32> {
         "top" => containers::top(env),
         "wait" => containers::wait(env),
         "why" => why::main(env),
+        "run" if env.args.is_set("seccomp-log") => seccomp::watch::main(env),
         "run" => adhoc::main(env),
+        "seccomp" => seccomp::main(env),
         "setup" => setup::main(env),
         other => Err(Error::new(Kind::Invalid, format!("no such command: {other:?}"))),
     }

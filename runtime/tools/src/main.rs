@@ -5,7 +5,8 @@ use conex::cli;
 use conex::error::{Error, Kind, Result};
 use conex::log::Log;
 use conex::text;
-use conex_tools::{dispatch, program, Env};
+use conex_tools::{dispatch, program, trace, Env};
+use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 use std::process::ExitCode;
 
@@ -24,8 +25,15 @@ fn main() -> ExitCode {
 fn run(argv: &[String]) -> Result<u8> {
     let argv_len = argv.len();
     let (global, rest) = cli::parse_global(argv)?;
+    let to = global.value("trace").filter(|to| !to.starts_with("fd:"));
+    if let Some(to) = to {
+        let env = Env { program: program()?, global: Vec::new(), root: "".into(), args: cli::Args::default() };
+        return trace::main(&env, to, &without_trace(to)).map(|code| code as u8);
+    }
     let (name, argv, help) = cli::split(&global, &rest);
-    let more = [&conex_tools::cli::RUN, &conex_tools::cli::LIST].into_iter().find(|c| c.name == name);
+    let watched = name == "run" && cli::given(argv, "seccomp-log");
+    let run = cli::command("run").filter(|_| watched).unwrap_or(&conex_tools::cli::RUN);
+    let more = [run, &conex_tools::cli::LIST].into_iter().find(|c| c.name == name);
     let Some(command) = conex_tools::cli::COMMANDS.iter().find(|c| c.name == name).or(more) else {
         eprintln!("conex: {}", cli::unknown(&name));
         return Ok(1);
@@ -58,4 +66,18 @@ fn run(argv: &[String]) -> Result<u8> {
             Ok(1)
         }
     }
+}
+
+/// The command line as it is without `--trace`, whose value is `to`: the flag is among the first, before the verb.
+fn without_trace(to: &str) -> Vec<OsString> {
+    let mut argv: Vec<OsString> = std::env::args_os().skip(1).collect();
+    let to = text::os(to);
+    let is = |arg: &OsString, dashes: &str| arg.as_bytes().strip_prefix(dashes.as_bytes()).map(<[u8]>::to_vec);
+    let flag = |arg: &OsString| is(arg, "--trace").or_else(|| is(arg, "-trace"));
+    let at = argv.iter().position(|arg| flag(arg).is_some_and(|rest| rest.is_empty() || rest.starts_with(b"=")));
+    if let Some(at) = at {
+        let alone = flag(&argv[at]).is_some_and(|rest| rest.is_empty());
+        argv.drain(at..=at + usize::from(alone && argv.get(at + 1).is_some_and(|v| **v == *to)));
+    }
+    argv
 }

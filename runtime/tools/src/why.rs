@@ -109,7 +109,7 @@ fn moment(time: &str) -> &str {
 }
 
 /// Seconds since 1970 of a time in RFC 3339, UTC.
-fn seconds(time: &str) -> Option<u64> {
+pub fn seconds(time: &str) -> Option<u64> {
     let number = |range: std::ops::Range<usize>| time.get(range)?.parse::<u64>().ok();
     let (year, month, day) = (number(0..4)?, number(5..7)?, number(8..10)?);
     // Howard Hinnant, "chrono-compatible low-level date algorithms".

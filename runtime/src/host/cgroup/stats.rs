@@ -66,13 +66,18 @@ impl Group {
         let top = dir.hierarchy.mount_point.as_path();
         dir.path.ancestors().take_while(|path| *path != top && path.starts_with(top)).find_map(|path| {
             let read = |file: &str| read(&path.join(file)).unwrap_or_default();
-            let (limit, hits) = match dir.hierarchy.v2 {
-                true => (read("memory.max"), key(&read("memory.events.local"), "oom")),
-                false => (read("memory.limit_in_bytes"), read("memory.failcnt").trim().parse().unwrap_or(0)),
+            let number = |file: &str| read(file).trim().parse::<u64>().ok();
+            let limit = if dir.hierarchy.v2 {
+                number("memory.max").filter(|_| key(&read("memory.events.local"), "oom") > 0)
+            } else {
+                // The counters of cgroup v1 do not count all that is refused (Linux 6.18). The peak is as near to the limit as
+                // the kernel's charges are large: 64 pages at once.
+                ["memory", "memory.memsw"].into_iter().find_map(|kind| {
+                    let limit = number(&format!("{kind}.limit_in_bytes"))?;
+                    (number(&format!("{kind}.max_usage_in_bytes"))? + (64 << 12) >= limit).then_some(limit)
+                })
             };
-            // cgroup v1 has no word for "none": it shows the greatest number of pages.
-            let limit = limit.trim().parse().ok().filter(|n| *n < 1 << 60)?;
-            (hits > 0).then(|| (path.to_path_buf(), limit))
+            limit.map(|limit| (path.to_path_buf(), limit))
         })
     }
 

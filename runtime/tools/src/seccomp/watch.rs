@@ -1,0 +1,197 @@
+//! `conex run --seccomp-log`: runs a bundle, and says at its end which calls its profile has denied.
+//!
+//! The kernel's own log of denials is incomplete (it is throttled, and an audit daemon takes it). So every call that the
+//! profile does not allow whatever its arguments are is made to ask this program, which answers as the profile would, and
+//! counts. A call that may go on is made with the registers that were judged: another thread cannot change them.
+
+use super::profile::{told, Profile};
+use crate::trace::pass_signals_on;
+use crate::Env;
+use conex::error::{Context, Error, Kind, Result};
+use conex::seccomp::{self, compile, table, Abi, ACTION_MASK};
+use conex_sys::seccomp::{answer, next, Answer, Asked};
+use nix::sys::socket::{recvmsg, ControlMessageOwned, MsgFlags};
+use serde_json::{json, Value};
+use std::collections::BTreeMap;
+use std::io::{IoSliceMut, Write};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+
+/// Denied calls by name, answer and rule, with how often.
+type Denied = Arc<Mutex<BTreeMap<(String, String, String), u64>>>;
+
+/// # Errors
+/// The bundle has no profile, or one with a listener of its own. Those of `run` are its own.
+pub fn main(env: &Env) -> Result<i32> {
+    let a = &env.args;
+    let bad = |what: &str| Error::new(Kind::Invalid, what).at("run --seccomp-log");
+    if a.is_set("detach") {
+        return Err(bad("only in the foreground: somebody has to answer for as long as the container runs"));
+    }
+    let target = a.rest[0].as_str();
+    let is_path = target.contains('/') || target == ".";
+    let bundle = conex::text::path(if is_path { target } else { a.value("bundle").unwrap_or(".") }).into_owned();
+    let file = a.value("config").map_or_else(|| bundle.join("config.json"), |c| conex::text::path(c).into_owned());
+    let text = std::fs::read(&file).call(|| format!("open({})", file.display()))?;
+    let profile = Profile::read(&text, &[]).map_err(|e| e.at("linux.seccomp"))?;
+    let mut document: Value = serde_json::from_slice(&text)
+        .map_err(|e| Error::new(Kind::Invalid, format!("{}: no JSON: {e}", file.display())))?;
+    if document["linux"]["seccomp"]["listenerPath"].as_str().is_some_and(|p| !p.is_empty()) {
+        return Err(bad(
+            "linux.seccomp.listenerPath: the profile has a listener already, and the kernel takes one",
+        ));
+    }
+    let place = Place::new()?;
+    document["linux"]["seccomp"]["syscalls"] = asking(&profile);
+    document["linux"]["seccomp"]["listenerPath"] = json!(place.socket);
+    let config = place.dir.join("config.json");
+    std::fs::write(&config, document.to_string()).call(|| format!("write({})", config.display()))?;
+    let listener = UnixListener::bind(&place.socket).call(|| format!("bind({})", place.socket.display()))?;
+
+    let mut command = std::process::Command::new(&env.program);
+    command.args(&env.global).arg("run").arg("--config").arg(&config);
+    hand_on(&mut command, env);
+    let mut child = command.spawn().call(|| format!("exec({})", env.program.display()))?;
+    let denied = Denied::default();
+    let (judge, pid) = (Arc::new(profile), child.id());
+    let counts = denied.clone();
+    let begin = move || std::thread::spawn(move || accept(&listener, &judge, pid, &counts));
+    let status = pass_signals_on(&mut child, begin)?;
+    report(&denied);
+    use std::os::unix::process::ExitStatusExt;
+    Ok(status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0)))
+}
+
+/// A directory that only this user may enter, gone at the end.
+struct Place {
+    dir: PathBuf,
+    socket: PathBuf,
+}
+
+impl Place {
+    fn new() -> Result<Place> {
+        let dir = nix::unistd::mkdtemp(&std::env::temp_dir().join("conex-XXXXXX")).call(|| "mkdtemp")?;
+        Ok(Place { socket: dir.join("listener"), dir })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.dir);
+    }
+}
+
+fn hand_on(command: &mut std::process::Command, env: &Env) {
+    let run = conex::cli::command("run").expect("in the table");
+    for flag in run.flags.iter().filter(|f| !matches!(f.name, "config" | "seccomp-log")) {
+        for value in env.args.values(flag.name) {
+            command.arg(conex::text::os(&format!("--{}={value}", flag.name)).into_owned());
+        }
+    }
+    command.args(env.args.rest.iter().map(|a| conex::text::os(a).into_owned()));
+}
+
+fn allows(action: u32) -> bool {
+    matches!(action & ACTION_MASK, seccomp::RET_ALLOW | seccomp::RET_LOG | seccomp::RET_TRACE)
+}
+
+/// Rules under which each call goes on that the profile allows whatever its arguments are, and each other one asks.
+fn asking(profile: &Profile) -> Value {
+    let (mut free, mut asks) = (Vec::new(), Vec::new());
+    for (name, ..) in table::SYSCALLS {
+        let rules = profile.rules_for(name);
+        let allowed = match rules.as_slice() {
+            [] => allows(profile.default_action()),
+            rules => rules.iter().all(|r| r.rule.any_of.is_empty() && allows(r.rule.action)),
+        };
+        if allowed { &mut free } else { &mut asks }.push(*name);
+    }
+    json!([{"names": free, "action": "SCMP_ACT_ALLOW"}, {"names": asks, "action": "SCMP_ACT_NOTIFY"}])
+}
+
+/// One filter after the other: that of the container, and those of further processes in it.
+fn accept(listener: &UnixListener, profile: &Arc<Profile>, conex: u32, denied: &Denied) {
+    for stream in listener.incoming().flatten() {
+        let Some(fd) = receive(&stream) else { continue };
+        let (profile, denied) = (profile.clone(), denied.clone());
+        std::thread::spawn(move || serve(&fd, &profile, conex, &denied));
+    }
+}
+
+fn receive(stream: &std::os::unix::net::UnixStream) -> Option<OwnedFd> {
+    let mut bytes = vec![0u8; 64 << 10];
+    let mut control = nix::cmsg_space!([RawFd; 1]);
+    let mut iov = [IoSliceMut::new(&mut bytes)];
+    let message =
+        recvmsg::<()>(stream.as_raw_fd(), &mut iov, Some(&mut control), MsgFlags::MSG_CMSG_CLOEXEC).ok()?;
+    let fds = message.cmsgs().ok()?.find_map(|c| match c {
+        ControlMessageOwned::ScmRights(fds) => Some(fds),
+        _ => None,
+    });
+    fds?.into_iter().map(conex_sys::fd::adopt).next()
+}
+
+fn serve(fd: &OwnedFd, profile: &Profile, conex: u32, denied: &Denied) {
+    use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
+    loop {
+        let mut fds = [PollFd::new(fd.as_fd(), PollFlags::POLLIN)];
+        let polled = poll(&mut fds, PollTimeout::NONE);
+        // Hung up: no process is under the filter any more.
+        let gone = fds[0].revents().is_some_and(|r| r.contains(PollFlags::POLLHUP));
+        if gone || polled.is_err_and(|e| e != nix::errno::Errno::EINTR) {
+            return;
+        }
+        // One that was killed meanwhile waits for nothing.
+        let Ok(asked) = next(fd.as_fd()) else { continue };
+        let _ = answer(fd.as_fd(), asked.id, judged(&asked, profile, conex, denied));
+    }
+}
+
+/// As the profile has it. What the runtime still does under the filter before it executes the program is not the program's.
+fn judged(asked: &Asked, profile: &Profile, conex: u32, denied: &Denied) -> Answer {
+    let exe = |pid: u32| std::fs::metadata(format!("/proc/{pid}/exe")).map(|m| (m.dev(), m.ino())).ok();
+    if exe(asked.pid).is_some() && exe(asked.pid) == exe(conex) {
+        return Answer::Go;
+    }
+    const X32: u32 = 0x4000_0000;
+    let abi = match (asked.arch, asked.nr & X32 != 0) {
+        (0xc000_003e, true) => Abi::X32,
+        (0xc000_003e, false) => Abi::X86_64,
+        (0x4000_0003, _) => Abi::X86,
+        _ => Abi::Aarch64,
+    };
+    let nr = if abi == Abi::X32 { asked.nr & !X32 } else { asked.nr };
+    let (action, by) = profile.decide(abi, nr, asked.args);
+    if allows(action) {
+        return Answer::Go;
+    }
+    let name = compile::name(asked.arch, asked.nr);
+    *denied.lock().expect("no thread panics").entry((name, told(action), by)).or_default() += 1;
+    match action & ACTION_MASK {
+        seccomp::RET_ERRNO => Answer::Fail((action & 0xffff) as i32),
+        // The process gets what the filter would have given it. SIGKILL: SIGSYS could be caught.
+        0x0003_0000 => signal(asked.pid, libc::SIGSYS),
+        _ => signal(asked.pid, libc::SIGKILL),
+    }
+}
+
+fn signal(pid: u32, signal: i32) -> Answer {
+    // The process waits for the answer: its number is its own until then.
+    let _ = conex_sys::proc::kill(nix::unistd::Pid::from_raw(pid as i32), signal);
+    Answer::Fail(libc::ENOSYS)
+}
+
+fn report(denied: &Denied) {
+    let denied = denied.lock().expect("no thread panics");
+    let total: u64 = denied.values().sum();
+    let mut out = format!("conex: seccomp: {total} calls denied{}\n", if total == 0 { "" } else { ":" });
+    let mut rows: Vec<_> = denied.iter().collect();
+    rows.sort_by_key(|(_, n)| std::cmp::Reverse(**n));
+    for ((name, action, by), n) in rows {
+        out += &format!("{n:>8}  {name}: {action}, by {by}\n");
+    }
+    let _ = std::io::stderr().write_all(out.as_bytes());
+}
