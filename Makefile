@@ -9,7 +9,7 @@ DESTDIR ?=
 export CONEX_COMMIT ?= $(shell git rev-parse --short HEAD 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: first-hour fuzz docs proto managers kubernetes hosts help build run shell check test unit conformance conformance-update bench install say deps deps-build deps-test deps-hosts deb deb-check forky clean
+.PHONY: first-hour fuzz docs book proto managers kubernetes hosts help build run shell check test unit conformance conformance-update bench install say deps deps-build deps-test deps-hosts deb deb-check forky clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 22
@@ -97,6 +97,9 @@ deps-hosts:
 
 docs: ## write the completions for zsh and fish from the command table
 	$(CARGO) run --release --target $(TARGET) -p conex-tests --bin gendocs -- .
+
+book: deps-test ## docs/ as a book, in target/book
+	packaging/book.sh $(CACHE)
 
 install: build ## install the binaries, man pages and completions (PREFIX, DESTDIR)
 	install -D -m 755 $(OUT)/conex $(DESTDIR)$(PREFIX)/sbin/conex

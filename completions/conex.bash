@@ -81,7 +81,7 @@ _conex() {
             values=' --bundle -b --config -f --console-socket --pidfd-socket --pid-file --preserve-fds --preserve-fd --seccomp-log --rootfs --name --volume -v --env -e --memory -m --cpus --user -u --net '
             ;;
         setup)
-            flags='--write --undo --config --shim'
+            flags='--write --undo --config --shim --by-name'
             values=' --config '
             ;;
         spec)

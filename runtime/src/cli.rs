@@ -3,6 +3,7 @@
 //! One or two dashes are the same; a value follows or is joined by `=`; flags may come after positional arguments,
 //! except for `exec` and `ps`, whose arguments are those of another program.
 
+pub mod examples;
 mod table;
 
 use crate::error::{Error, Kind, Result};
@@ -162,6 +163,8 @@ pub fn command_help(c: &Command) -> String {
         out += "\nOPTIONS:\n";
         out += &flags_help(c.flags);
     }
+    out += "\nEXAMPLES:\n";
+    examples::of(c.name).iter().for_each(|line| out += &format!("   {line}\n"));
     out
 }
 

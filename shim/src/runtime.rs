@@ -132,7 +132,7 @@ pub async fn execute(
         command.stderr(streams.stderr.map_or_else(Stdio::null, Stdio::from));
     }
     crate::limit::as_given(&mut command);
-    let child = command.spawn().call(|| format!("exec({})", command.get_program().to_string_lossy()))?;
+    let child = command.spawn().map_err(|e| not_executed(&command, &e))?;
     // The parent's copies of what the container will write to must go before it is waited for.
     drop(command);
     let pid = child.id() as i32;
@@ -156,6 +156,17 @@ pub async fn execute(
         let _ = Read::by_ref(&mut output).take(1 << 20).read_to_string(&mut text);
     }
     Ok((exit.status, text))
+}
+
+/// In Go's words: Docker looks for them in the error and makes 127 or 126 of them.
+fn not_executed(command: &Command, e: &std::io::Error) -> Failure {
+    let program = command.get_program().to_string_lossy();
+    if e.kind() == std::io::ErrorKind::NotFound && !program.contains('/') {
+        return status::unknown(format!("exec: {program:?}: executable file not found in $PATH"));
+    }
+    let why =
+        e.raw_os_error().map_or_else(|| e.to_string(), |n| nix::errno::Errno::from_raw(n).desc().to_lowercase());
+    status::unknown(format!("fork/exec {program}: {why}"))
 }
 
 /// Ours, from beside this program; a PATH without its directory must not matter.

@@ -3,6 +3,7 @@
 
 use crate::harness::*;
 use serde_json::json;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 fn shell_hook(script: String) -> serde_json::Value {
@@ -202,4 +203,33 @@ fn a_memory_limit_too_low_to_start_is_told() {
         b.run().fails_with(if is_conex() { "linux.resources.memory.limit may be too low" } else { "memory limit" });
         b.assert_gone();
     }
+}
+
+/// A process that nothing can end: `delete --force` says so within the time that it names, and can be called again.
+#[test]
+fn delete_of_what_cannot_be_killed() {
+    let freezer = Path::new("/sys/fs/cgroup/freezer");
+    if !freezer.join("cgroup.procs").exists() {
+        skip("delete_of_what_cannot_be_killed", "the freezer of cgroup v1");
+        return;
+    }
+    let b = Box::sh("sleep 1000");
+    b.up();
+    // Somebody else's: the container's own is thawed by whoever kills it.
+    let foreign = freezer.join("conex-test").join(format!("foreign-{}", b.id));
+    std::fs::create_dir_all(&foreign).unwrap();
+    std::fs::write(foreign.join("cgroup.procs"), b.pid().to_string()).unwrap();
+    std::fs::write(foreign.join("freezer.state"), "FROZEN").unwrap();
+    until(|| std::fs::read_to_string(foreign.join("freezer.state")).unwrap() == "FROZEN\n", "frozen");
+    let begun = std::time::Instant::now();
+    let ran = b.verb("delete", &["--force"], &[]);
+    let took = begun.elapsed().as_secs_f64();
+    assert!(ran.code == 1 && took < 13.0, "{took} s: {}", ran.err);
+    if is_conex() {
+        assert!(took > 9.0 && ran.err.contains("still running 10 seconds after SIGKILL"), "{took} s: {}", ran.err);
+    }
+    std::fs::write(foreign.join("freezer.state"), "THAWED").unwrap();
+    b.verb("delete", &["--force"], &[]).ok();
+    until(|| std::fs::remove_dir(&foreign).is_ok(), "the freezer is empty");
+    b.assert_gone();
 }

@@ -89,6 +89,25 @@ fn a_threaded_cgroup_takes_no_container() {
     b.assert_gone();
 }
 
+/// `docker run --cgroup-parent ../../x`: it ends at the root of the hierarchy, and never at the root cgroup.
+#[test]
+fn a_cgroup_path_that_leads_up() {
+    let mut b = Box::sh("cat /proc/self/cgroup");
+    b.drop_namespace("cgroup");
+    for lead in ["/../../..", "/x/../../conex-test/y/../.."] {
+        *b.at("linux.cgroupsPath") = json!(format!("{lead}/conex-test/{}", b.id));
+        let out = b.run().ok().out;
+        assert!(out.lines().any(|l| l.ends_with(&format!("/conex-test/{}", b.id))), "{lead}: {out}");
+        b.assert_gone();
+    }
+    for root in ["/..", "/x/../..", "/"] {
+        *b.at("linux.cgroupsPath") = json!(root);
+        if is_conex() {
+            b.run().fails_with("is the root cgroup, which no container may use");
+        }
+    }
+}
+
 #[test]
 fn exec_in_a_container_that_may_not_fork_any_more() {
     let mut b = Box::sh("exec sleep 100");

@@ -202,3 +202,58 @@ fn an_old_docker_takes_no_shim() {
     setup(&["--shim", "podman"]).fails_with("--shim is for docker");
     std::fs::remove_dir_all(&dir).unwrap();
 }
+
+/// By name: links and drop-ins of its own, taken back to nothing, and nobody else's file touched.
+#[test]
+fn conex_by_the_name_of_runc() {
+    if !is_conex() {
+        return;
+    }
+    let dir = place("by-name");
+    let (units, program) = (dir.join("units"), dir.join("conex"));
+    std::fs::create_dir(&units).unwrap();
+    let shim = PathBuf::from(std::env::var("SHIM").unwrap());
+    for (from, to) in [
+        (runtime(), program.clone()),
+        (runtime().with_file_name("conex-tools"), dir.join("conex-tools")),
+        (shim, dir.join("containerd-shim-conex-v2")),
+    ] {
+        copied(&from, &to);
+    }
+    let flag = format!("--config={}", units.display());
+    let setup = |args: &[&str]| finish(Command::new(&program).args(["setup", "--by-name", &flag]).args(args), b"");
+    let text = setup(&["docker"]).ok().out;
+    assert!(
+        text.contains("ln -s ") && text.contains("docker.service.d/50-conex.conf") && names(&units).is_empty(),
+        "{text}"
+    );
+    assert!(setup(&["--write", "docker"]).ok().out.contains("systemctl restart docker.service containerd.service"));
+    assert_eq!(names(&units), ["containerd.service.d", "docker.service.d"]);
+    // A unit's drop-in, as a shell can read its one variable.
+    let file = units.join("docker.service.d/50-conex.conf");
+    let text = std::fs::read_to_string(&file).unwrap();
+    let path = text.lines().find_map(|l| l.strip_prefix("Environment=\"PATH=")?.strip_suffix('"')).unwrap();
+    let mut c = Command::new("sh");
+    let version =
+        finish(c.env("PATH", path).args(["-c", "runc --version; containerd-shim-runc-v2 -v"]), b"").ok().out;
+    assert!(version.starts_with("conex version ") && version.contains("containerd-shim-"), "{version}");
+    setup(&["--write", "containerd"]).ok();
+    // Another engine still needs the links.
+    assert!(setup(&["--undo", "containerd"]).ok().out.contains("taken away"));
+    assert!(dir.join("by-name/runc").is_symlink() && names(&units) == ["docker.service.d"]);
+    std::fs::write(units.join("docker.service.d/other.conf"), "").unwrap();
+    setup(&["--undo", "docker"]).ok();
+    assert!(!dir.join("by-name").exists() && names(&units.join("docker.service.d")) == ["other.conf"]);
+    assert!(setup(&["--undo", "docker"]).ok().out.contains("nothing to take back"));
+    // What is somebody else's stays, and nothing beside it is written.
+    std::fs::write(&file, "[Service]\n").unwrap();
+    setup(&["--write", "docker"]).fails_with("is not what conex setup --by-name writes");
+    assert!(!dir.join("by-name").exists());
+    setup(&["--undo", "docker"]).fails_with("is not what conex setup --by-name writes");
+    std::fs::remove_file(&file).unwrap();
+    std::fs::create_dir(dir.join("by-name")).unwrap();
+    std::fs::write(dir.join("by-name/runc"), "").unwrap();
+    setup(&["--write", "docker"]).fails_with("by-name/runc is not what");
+    setup(&["podman"]).fails_with("podman takes a runtime by its path");
+    setup(&["--shim", "docker"]).fails_with("exclude each other");
+}

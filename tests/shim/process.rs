@@ -292,6 +292,37 @@ fn a_pid_file_that_names_a_stranger() {
     stranger.wait().unwrap();
 }
 
+/// Docker makes 127 and 126 of the words of Go.
+#[test]
+fn a_runtime_that_is_not_there() {
+    if !is_ours() {
+        return;
+    }
+    let b = Box::sh("true");
+    std::fs::write(b.dir.join("no-program"), "").unwrap();
+    let plain = b.dir.join("no-program").display().to_string();
+    for (name, words) in [
+        ("/no/such", "fork/exec /no/such: no such file or directory"),
+        ("no-such-runtime", "exec: \"no-such-runtime\": executable file not found in $PATH"),
+        (plain.as_str(), "permission denied"),
+    ] {
+        let shim = Shim::start(&b);
+        // Fields that containerd 2.4's daemon gives for itself mean nothing to a shim.
+        let options = conex_proto::runc::Options {
+            binary_name: name.into(),
+            task_api_address: "unix:///run/nobody".into(),
+            task_api_version: 3,
+            ..Default::default()
+        };
+        let request = CreateTaskRequest {
+            options: Some(conex_proto::any("containerd.runc.v1.Options", &options)),
+            ..shim.create_request(&b, &Stdio::default())
+        };
+        shim.fails("Create", &request, 2, words);
+        shim.finish(&b.id);
+    }
+}
+
 /// A probe that times out: what it has started ends with it, in whatever session, and its streams end at once.
 #[test]
 fn a_killed_exec_takes_its_tree_along() {

@@ -7,7 +7,7 @@ use crate::state::State;
 use conex_sys::proc;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Kills what runs and removes cgroups and the resctrl group. Goes on after a failure; returns all of them.
 ///
@@ -15,6 +15,8 @@ use std::time::Duration;
 /// touched, and init only if it is still that very process.
 pub fn container(state: &State, init: Option<BorrowedFd>) -> Vec<Error> {
     let mut problems = Vec::new();
+    // One for all that is waited for, as runc's: who calls may have a deadline of its own.
+    let deadline = Instant::now() + Duration::from_secs(10);
     let own = match state.init.map(pidfd) {
         // What is in its cgroups is killed all the same.
         Some(Err(e)) => {
@@ -36,30 +38,28 @@ pub fn container(state: &State, init: Option<BorrowedFd>) -> Vec<Error> {
         let _ = cgroup::systemd::thaw(unit);
     }
     if !removed {
-        kill_leftovers(state);
+        kill_leftovers(state, deadline);
     }
     if let Some(unit) = &state.systemd_unit {
         problems.extend(cgroup::systemd::stop(unit).err());
     }
+    let mut patience = Duration::from_secs(2);
     if let Some(id) = state.init.filter(|_| !ended) {
-        for _ in 0..1000 {
-            if !alive(id) {
-                break;
-            }
+        while alive(id) && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(5));
         }
         if alive(id) {
-            problems.push(Error::new(
-                Kind::System,
-                format!("container init {} still running 5 seconds after SIGKILL", id.pid),
-            ));
+            let what = format!("container init {} still running 10 seconds after SIGKILL", id.pid);
+            problems.push(Error::new(Kind::System, what));
+            // It keeps them busy.
+            patience = Duration::ZERO;
         }
     }
     if let Some(before) = state.rootfs_mounts {
         problems.extend(unmount(&state.rootfs, before).err());
     }
     if !removed {
-        problems.extend(cgroup::remove(&state.made_cgroups).err());
+        problems.extend(cgroup::remove(&state.made_cgroups, patience).err());
     }
     if let Some(dir) = &state.rdt {
         if let Err(e) = std::fs::remove_dir(dir) {
@@ -83,13 +83,12 @@ pub fn limits(state: &State) -> Vec<Error> {
 
 /// Kills what is left in the cgroups that were made for this container. One that was there before is left alone:
 /// what is in it now may be somebody else's.
-fn kill_leftovers(state: &State) {
+fn kill_leftovers(state: &State, deadline: Instant) {
     let own: Vec<_> = state.cgroups.iter().filter(|p| state.made_cgroups.contains(p)).cloned().collect();
     let group = Group::open(&own);
     // A process in an uninterruptible sleep does not end however often it is killed.
-    let deadline = std::time::Instant::now() + Duration::from_secs(5);
     let mut pause = 2;
-    while !group.pids().is_empty() && std::time::Instant::now() < deadline {
+    while !group.pids().is_empty() && Instant::now() < deadline {
         group.kill_all(libc::SIGKILL);
         std::thread::sleep(Duration::from_millis(pause));
         pause = (pause * 2).min(200);

@@ -46,8 +46,9 @@ pub const COMMANDS: &[Command] = &[
         flags: &[
             switch("write", None, "write it to the engine's file, keeping a copy of the old one"),
             switch("undo", None, "take it out again"),
-            value("config", None, "file", "the engine's file"),
+            value("config", None, "file", "the engine's file; with --by-name the directory of systemd's units"),
             switch("shim", None, "docker: with conex's own shim"),
+            switch("by-name", None, "conex and its shim in the place of runc and its own: nothing else changes"),
         ],
         count: (1, 1),
         reorder: true,
@@ -126,3 +127,31 @@ pub const RUN: Command = Command {
     count: (1, usize::MAX),
     reorder: false,
 };
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use conex::cli::{check_count, examples::EXAMPLES, parse, parse_global};
+
+    #[test]
+    fn examples_can_be_typed() {
+        let mut seen = 0;
+        for line in EXAMPLES.iter().flat_map(|(_, two)| two) {
+            for part in line.split(['|', '&']).filter_map(|part| part.trim().strip_prefix("conex ")) {
+                let words: Vec<String> = part.split_whitespace().map(str::to_string).collect();
+                let (_, rest) = parse_global(&words).unwrap();
+                let more = [&RUN, &LIST]
+                    .into_iter()
+                    .filter(|c| part.contains("--all") || part.contains("--rootfs") || c.name != rest[0]);
+                let own = COMMANDS.iter().chain(more).find(|c| c.name == rest[0] && !part.starts_with("spec"));
+                let own = own.filter(|c| c.name != "run" || part.contains("--rootfs"));
+                let Some(command) = own else { continue };
+                let args =
+                    parse(&rest[1..], command.flags, command.reorder).unwrap_or_else(|e| panic!("{line}: {e}"));
+                check_count(command, &args).unwrap_or_else(|e| panic!("{line}: {e}"));
+                seen += 1;
+            }
+        }
+        assert!(seen >= 16, "{seen}");
+    }
+}

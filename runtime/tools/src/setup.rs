@@ -1,5 +1,6 @@
 //! `conex setup`: the configuration that makes an engine use conex; printed, written or taken back.
 
+mod by_name;
 mod edit;
 
 use crate::Env;
@@ -31,6 +32,15 @@ pub fn main(env: &Env) -> Result<i32> {
     let (write, undo) = (env.args.is_set("write"), env.args.is_set("undo"));
     if write && undo {
         return Err(Error::new(Kind::Invalid, "--write and --undo exclude each other"));
+    }
+    if env.args.is_set("by-name") {
+        if env.args.is_set("shim") {
+            return Err(Error::new(
+                Kind::Invalid,
+                "--by-name and --shim exclude each other: by name conex's shim is used",
+            ));
+        }
+        return by_name::main(env, env.args.rest.first().map_or("", String::as_str));
     }
     let target = Target {
         file: conex::text::path(env.args.value("config").unwrap_or(default)).into_owned(),

@@ -15,7 +15,7 @@ use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// One directory per hierarchy.
 pub struct Group {
@@ -439,14 +439,15 @@ fn children(path: &Path) -> Vec<PathBuf> {
 
 /// Removes the directories that a container made, with what it made below them. `made` is in the order of making.
 ///
-/// A cgroup whose last process is still dying is busy: about two seconds of patience, then an error that names the
+/// A cgroup whose last process is still dying is busy: one `patience` for all of them, then an error that names the
 /// directory.
-pub fn remove(made: &[PathBuf]) -> Result<()> {
+pub fn remove(made: &[PathBuf], patience: Duration) -> Result<()> {
     let mut first = None;
+    let until = Instant::now() + patience;
     // Parents were recorded before their children.
     for (i, path) in made.iter().enumerate().rev() {
         let is_parent = made[i + 1..].iter().any(|later| later.starts_with(path));
-        match remove_one(path, if is_parent { 1 } else { 12 }) {
+        match remove_one(path, Some(until).filter(|_| !is_parent)) {
             // Another container may live in a parent that this one happened to make.
             Err(e) if !is_parent => first = first.or(Some(e)),
             _ => {}
@@ -468,16 +469,20 @@ pub fn remove_at_once(made: &[PathBuf]) -> bool {
     all
 }
 
-fn remove_one(path: &Path, attempts: u32) -> Result<()> {
-    for attempt in 0..attempts {
+/// Without a deadline only what is empty goes.
+fn remove_one(path: &Path, until: Option<Instant>) -> Result<()> {
+    for attempt in 0u32.. {
         match std::fs::remove_dir(path).map_err(|e| e.raw_os_error().map_or(Errno::EIO, Errno::from_raw)) {
             Ok(()) | Err(Errno::ENOENT) => return Ok(()),
-            Err(Errno::EBUSY | Errno::ENOTEMPTY) if attempts > 1 => {
+            Err(Errno::EBUSY | Errno::ENOTEMPTY) if until.is_some() => {
                 for sub in children(path) {
-                    let _ = remove_one(&sub, 2);
+                    let _ = remove_one(&sub, Some(Instant::now()));
                 }
             }
             Err(e) => return Err(Error::call(e, format!("rmdir({})", path.display()))),
+        }
+        if attempt > 0 && until.is_some_and(|until| Instant::now() >= until) {
+            break;
         }
         // 1, 2, 4 … 256 ms, then that again.
         std::thread::sleep(Duration::from_millis(1 << attempt.min(8)));

@@ -1,0 +1,176 @@
+//! `conex setup --by-name`: conex under the names that an engine calls anyway, `runc` and `containerd-shim-runc-v2`.
+//!
+//! A directory of links stands first in the PATH of the engine's systemd units. Nothing of the distribution is changed: the
+//! packages' own programs stay where they are, and without the two files everything is as before.
+
+use super::{read, write_new};
+use crate::Env;
+use conex::error::{Context, Error, Kind, Result};
+use conex::verbs::print;
+use std::path::{Path, PathBuf};
+
+/// Where the administrator's drop-ins are (systemd.unit(5)).
+const UNITS: &str = "/etc/systemd/system";
+const DROP_IN: &str = "50-conex.conf";
+/// What systemd gives a service on Debian, Fedora and their like.
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+struct Plan {
+    units: PathBuf,
+    /// The units that execute the two programs.
+    engines: &'static [&'static str],
+    links: PathBuf,
+    /// Name of the link and what it leads to.
+    programs: [(&'static str, PathBuf); 2],
+}
+
+/// # Errors
+/// Another engine, no shim beside this program, a file that is somebody else's.
+pub fn main(env: &Env, engine: &str) -> Result<i32> {
+    let plan = Plan::new(env, engine)?;
+    if env.args.is_set("undo") {
+        plan.undo()?;
+    } else if env.args.is_set("write") {
+        plan.write()?;
+    } else {
+        print(&plan.advice(engine))?;
+    }
+    Ok(0)
+}
+
+impl Plan {
+    fn new(env: &Env, engine: &str) -> Result<Plan> {
+        let engines: &[&str] = match engine {
+            // Docker's containers are started by containerd's shim, or by that of its own containerd.
+            "docker" => &["docker.service", "containerd.service"],
+            "containerd" | "kubernetes" => &["containerd.service"],
+            _ => {
+                let what = format!("setup --by-name is for docker, containerd and kubernetes; {engine} takes a runtime by its path");
+                return Err(Error::new(Kind::Invalid, what));
+            }
+        };
+        let beside = |names: &[&str]| names.iter().find_map(|n| env.program.with_file_name(n).canonicalize().ok());
+        let shim = beside(&["containerd-shim-conex-v2", "../bin/containerd-shim-conex-v2"]);
+        let shim = shim.ok_or_else(|| {
+            Error::new(Kind::System, format!("containerd-shim-conex-v2 is not beside {}", env.program.display()))
+        })?;
+        // Beside the second program, which is nobody's to call either.
+        let libexec = beside(&["../libexec/conex", "."]).unwrap_or_else(|| PathBuf::from("/"));
+        Ok(Plan {
+            units: conex::text::path(env.args.value("config").unwrap_or(UNITS)).into_owned(),
+            engines,
+            links: libexec.join("by-name"),
+            programs: [("runc", env.program.clone()), ("containerd-shim-runc-v2", shim)],
+        })
+    }
+
+    fn drop_in(&self) -> String {
+        format!(
+            "# Written by `conex setup --by-name --write`; `--undo` takes it away.\n[Service]\nEnvironment=\"PATH={}:{PATH}\"\n",
+            self.links.display()
+        )
+    }
+
+    fn files(&self) -> Vec<PathBuf> {
+        self.engines.iter().map(|unit| self.units.join(format!("{unit}.d")).join(DROP_IN)).collect()
+    }
+
+    fn advice(&self, engine: &str) -> String {
+        let mut out =
+            format!("# What `conex setup --by-name --write {engine}` does:\nmkdir -p {}\n", self.links.display());
+        for (name, program) in &self.programs {
+            out += &format!("ln -s {} {}\n", program.display(), self.links.join(name).display());
+        }
+        for file in self.files() {
+            let text: String = self.drop_in().lines().map(|l| format!("{l}\n")).collect();
+            out += &format!("mkdir -p {}\ncat >{} <<'END'\n{text}END\n", parent(&file).display(), file.display());
+        }
+        out + &format!("systemctl daemon-reload\nsystemctl restart {}\n", self.engines.join(" "))
+    }
+
+    /// Everything is looked at before anything is written.
+    fn write(&self) -> Result<()> {
+        let text = self.drop_in();
+        for file in self.files() {
+            match read(&file)? {
+                Some(other) if other != text => return Err(changed(&file)),
+                _ => {}
+            }
+        }
+        for (name, program) in &self.programs {
+            let link = self.links.join(name);
+            match std::fs::read_link(&link) {
+                Ok(to) if to == *program => {}
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+                _ => return Err(changed(&link)),
+            }
+        }
+        std::fs::create_dir_all(&self.links).call(|| format!("mkdir({})", self.links.display()))?;
+        for (name, program) in &self.programs {
+            let link = self.links.join(name);
+            match std::os::unix::fs::symlink(program, &link) {
+                Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
+                other => other.call(|| format!("symlink({}, {})", program.display(), link.display()))?,
+            }
+        }
+        for file in self.files() {
+            std::fs::create_dir_all(parent(&file)).call(|| format!("mkdir({})", parent(&file).display()))?;
+            if read(&file)?.is_none() {
+                write_new(&file, &text, &file)?;
+            }
+        }
+        let units = self.engines.join(" ");
+        print(&format!(
+            "written to {}; systemctl daemon-reload && systemctl restart {units}. The engine calls conex as runc from then on; \
+             containers that run keep their shim until they end\n",
+            self.files().iter().map(|f| f.display().to_string()).collect::<Vec<_>>().join(" and ")
+        ))
+    }
+
+    fn undo(&self) -> Result<()> {
+        let text = self.drop_in();
+        let mut taken = Vec::new();
+        for file in self.files() {
+            match read(&file)? {
+                None => {}
+                Some(other) if other != text => return Err(changed(&file)),
+                Some(_) => {
+                    std::fs::remove_file(&file).call(|| format!("unlink({})", file.display()))?;
+                    // A directory that others use stays.
+                    let _ = std::fs::remove_dir(parent(&file));
+                    taken.push(file.display().to_string());
+                }
+            }
+        }
+        // Those of another engine may need the links.
+        let units = std::fs::read_dir(&self.units).into_iter().flatten().flatten();
+        let needed =
+            units.into_iter().any(|unit| read(&unit.path().join(DROP_IN)).is_ok_and(|t| t.as_ref() == Some(&text)));
+        if !needed {
+            for (name, program) in &self.programs {
+                let link = self.links.join(name);
+                if std::fs::read_link(&link).is_ok_and(|to| to == *program) {
+                    std::fs::remove_file(&link).call(|| format!("unlink({})", link.display()))?;
+                }
+            }
+            let _ = std::fs::remove_dir(&self.links);
+        }
+        print(&match taken.as_slice() {
+            [] => "nothing to take back\n".to_string(),
+            files => format!(
+                "taken away: {}; systemctl daemon-reload && systemctl restart {}\n",
+                files.join(" and "),
+                self.engines.join(" ")
+            ),
+        })
+    }
+}
+
+fn parent(file: &Path) -> &Path {
+    file.parent().unwrap_or(Path::new("/"))
+}
+
+fn changed(file: &Path) -> Error {
+    let what = format!("{} is not what conex setup --by-name writes: change or remove it by hand", file.display());
+    Error::new(Kind::Invalid, what)
+}
