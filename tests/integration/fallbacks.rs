@@ -120,3 +120,38 @@ fn calls_without_a_fallback_are_named() {
         assert_eq!(b.status(), "running", "{names}");
     }
 }
+
+/// What restricts a mount is in force by whatever call, on a bind, a new file system and a remount; and each can be taken back.
+#[test]
+fn restrictions_hold_without_the_newer_calls() {
+    if !is_conex() {
+        return;
+    }
+    let mut b = Box::sh("cat /proc/self/mountinfo");
+    let source = b.dir.join("source");
+    std::fs::create_dir(&source).unwrap();
+    let words = ["ro", "nosuid", "nodev", "noexec", "nosymfollow", "noatime"];
+    let with = |more: &[&str]| words.iter().chain(more).map(|w| w.to_string()).collect::<Vec<_>>();
+    b.push(
+        "mounts",
+        json!({"destination": "/bound", "type": "bind", "source": source, "options": with(&["bind"])}),
+    );
+    b.push("mounts", json!({"destination": "/new", "type": "tmpfs", "source": "tmpfs", "options": with(&[])}));
+    b.push("mounts", json!({"destination": "/plain", "type": "tmpfs", "source": "tmpfs"}));
+    b.push("mounts", json!({"destination": "/plain", "options": with(&["remount"])}));
+    // What is in force stays in force when something else is changed.
+    b.push("mounts", json!({"destination": "/new", "options": ["remount", "bind", "exec"]}));
+    b.write_config();
+    for names in ["", "mount_setattr", "open_tree,move_mount,fsopen,fsconfig,fsmount,fspick,mount_setattr"] {
+        let r = if names.is_empty() { b.verb("run", &[], &[]) } else { masked(&b, names, &["run", &b.id]) };
+        assert_eq!(r.code, 0, "{names}: {}", r.err);
+        for (place, missing) in [("/bound", ""), ("/new", "noexec"), ("/plain", "")] {
+            let line =
+                r.out.lines().rfind(|l| l.split(' ').nth(4) == Some(place)).unwrap_or_else(|| panic!("{}", r.out));
+            let flags: Vec<&str> = line.split(' ').nth(5).unwrap().split(',').collect();
+            for word in words {
+                assert_eq!(flags.contains(&word), word != missing, "{names}: {word} of {place}: {line}");
+            }
+        }
+    }
+}

@@ -132,9 +132,21 @@ fn document(b: &mut Box, holder: &Holder, joined: u32) {
         let file = b.dir.join(name);
         json!([{"path": "/bin/sh", "args": ["sh", "-c", format!("cat >{}", file.display())], "env": ["PATH=/bin:/usr/bin"]}])
     };
-    let hooks: BTreeMap<_, _> =
-        ["prestart", "createRuntime", "poststart"].into_iter().map(|name| (name, hook(name))).collect();
+    let mut hooks: BTreeMap<_, _> = ["prestart", "createRuntime", "poststart", "createContainer", "poststop"]
+        .into_iter()
+        .map(|name| (name, hook(name)))
+        .collect();
+    hooks.insert("startContainer", json!([{"path": "/bin/sh", "args": ["sh", "-c", "cat >/startContainer"]}]));
     *b.at("hooks") = json!(hooks);
+    if without_proc(joined) {
+        b.at("mounts").as_array_mut().unwrap().retain(|m| m["type"] != "proc");
+        ["maskedPaths", "readonlyPaths"].iter().for_each(|list| *b.at(&format!("linux.{list}")) = json!([]));
+    }
+}
+
+/// A user namespace of its own has no right to a procfs of another one's PID namespace.
+fn without_proc(joined: u32) -> bool {
+    joined & 0b1011 == 0b0010
 }
 
 /// Everything that conex says and does about the process must be about that very process.
@@ -160,9 +172,8 @@ fn one(by: &mut Bystanders, joined: u32, used: usize) {
     let (ran, error) = run(&["run", "--detach", "--pid-file", pid_file, &b.id]);
     by.untouched(&what);
     if !ran {
-        // In a new user namespace nothing may be mounted in a mount namespace of another one, nor a procfs of a PID
-        // namespace of another one.
-        assert!(joined & 1 == 0 && joined & 0b1010 != 0, "{what}: {error}");
+        // In a new user namespace nothing may be mounted in a mount namespace of another one.
+        assert!(joined & 1 == 0 && joined & 0b1000 != 0, "{what}: {error}");
         assert!(error.contains("ermission denied") || error.contains("not permitted"), "{what}: {error}");
         b.assert_gone();
         return;
@@ -171,17 +182,26 @@ fn one(by: &mut Bystanders, joined: u32, used: usize) {
     let line = cmdline(pid);
     assert!(line.contains(&marker), "{what}: {pid} is {line:?}");
     assert_eq!(std::fs::read_to_string(pid_file).unwrap(), pid.to_string(), "{what}: pid file");
+    let told = |file: std::path::PathBuf| {
+        let text = std::fs::read_to_string(&file).unwrap_or_else(|e| panic!("{what}: {}: {e}", file.display()));
+        serde_json::from_str::<serde_json::Value>(&text).unwrap()["pid"].clone()
+    };
     for name in ["prestart", "createRuntime", "poststart"] {
-        let text = std::fs::read_to_string(b.dir.join(name)).unwrap();
-        let state: serde_json::Value = serde_json::from_str(&text).unwrap();
-        assert_eq!(state["pid"], json!(pid), "{what}: hook {name}");
+        assert_eq!(told(b.dir.join(name)), json!(pid), "{what}: hook {name}");
+    }
+    // In the container's namespaces it is the number there (runtime.md, "State").
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let inside =
+        status.lines().find_map(|l| l.strip_prefix("NSpid:")?.split_whitespace().last()).unwrap().to_string();
+    for file in [b.dir.join("createContainer"), b.rootfs().join("startContainer")] {
+        assert_eq!(told(file.clone()).to_string(), inside, "{what}: {}", file.display());
     }
     for (i, (kind, file)) in KINDS.iter().enumerate() {
         let same = namespace(pid, file) == namespace(holder.inside, file);
         assert_eq!(same, joined >> i & 1 == 1, "{what}: {kind}");
     }
     let r = b.exec(&["sh", "-c", "for n in user pid net mnt; do readlink /proc/self/ns/$n; done; ls /"]).ok();
-    for (_, file) in KINDS {
+    for (_, file) in KINDS.into_iter().filter(|_| !without_proc(joined)) {
         assert!(r.out.contains(&format!("[{}]", namespace(pid, file))), "{what}: exec is not in {file}: {}", r.out);
     }
     assert!(!r.out.contains("home") && r.out.contains("bin"), "{what}: exec has another root: {}", r.out);
@@ -192,6 +212,9 @@ fn one(by: &mut Bystanders, joined: u32, used: usize) {
     let second: i32 = std::fs::read_to_string(&exec_pid).unwrap().parse().unwrap();
     let line = cmdline(second);
     assert!(line.contains("4343"), "{what}: exec's pid file names {line:?}");
+    for (_, file) in KINDS {
+        assert_eq!(namespace(second, file), namespace(pid, file), "{what}: exec and {file}");
+    }
     b.verb("kill", &[], &["KILL"]).ok();
     // Orphans are this process's children here, and a PID namespace ends only when all its processes are reaped.
     let orphans = [pid, second];
@@ -209,6 +232,7 @@ fn one(by: &mut Bystanders, joined: u32, used: usize) {
     by.untouched(&what);
     b.verb("delete", &[], &[]).ok();
     by.untouched(&what);
+    assert_eq!(told(b.dir.join("poststop")).as_i64().unwrap_or(0), 0, "{what}: hook poststop");
     b.assert_gone();
 }
 

@@ -344,6 +344,7 @@ fn legacy_mount(
     nix::mount::mount(Some(&*given), at.as_str(), Some(kind), flags, Some(&*data))
         .call(|| format!("mount({source:?}, target, {kind:?}, {flags:?}, {words:?})"))?;
     let fd = tree::reopen(target)?;
+    tree::check_symlinks(fd.as_fd(), attr)?;
     if m.tmpcopyup {
         copy_up(target, fd.as_fd())?;
     }

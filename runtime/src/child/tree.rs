@@ -149,7 +149,19 @@ fn legacy_setattr(fd: BorrowedFd, recursive: bool, attr: &MountAttr) -> Result<(
     }
     let flags = legacy_flags(fd, attr)? | MsFlags::MS_BIND | MsFlags::MS_REMOUNT;
     nix::mount::mount(None::<&str>, at.as_str(), None::<&str>, flags, None::<&str>)
-        .call(|| format!("mount(fd, {flags:?})"))
+        .call(|| format!("mount(fd, {flags:?})"))?;
+    check_symlinks(fd, attr)
+}
+
+/// mount(2) ignores flags that it does not know: an older kernel would follow what is not to be followed.
+///
+/// # Errors
+/// `nosymfollow` was asked for, and is not in force.
+pub fn check_symlinks(fd: BorrowedFd, attr: &MountAttr) -> Result<()> {
+    if attr.set & sys::ATTR_NOSYMFOLLOW == 0 || sys::follows_no_symlinks(fd).call(|| "fstatfs")? {
+        return Ok(());
+    }
+    Err(Error::call(Errno::ENOSYS, "mount(MS_NOSYMFOLLOW): nosymfollow needs Linux 5.10"))
 }
 
 /// The flags in force with the wanted changes: a remount replaces all of them.
@@ -173,6 +185,11 @@ fn legacy_flags(fd: BorrowedFd, attr: &MountAttr) -> Result<MsFlags> {
     if attr.set & sys::ATTR_STRICTATIME != 0 {
         out |= MsFlags::MS_STRICTATIME;
     }
+    // What nix has no name for.
+    let kept = sys::follows_no_symlinks(fd).call(|| "fstatfs")? && attr.clear & sys::ATTR_NOSYMFOLLOW == 0;
+    if kept || attr.set & sys::ATTR_NOSYMFOLLOW != 0 {
+        out |= MsFlags::from_bits_retain(sys::MS_NOSYMFOLLOW);
+    }
     Ok(out)
 }
 
@@ -186,6 +203,7 @@ pub fn mount_flags(attr: &MountAttr) -> MsFlags {
         (sys::ATTR_NOATIME, MsFlags::MS_NOATIME),
         (sys::ATTR_NODIRATIME, MsFlags::MS_NODIRATIME),
         (sys::ATTR_STRICTATIME, MsFlags::MS_STRICTATIME),
+        (sys::ATTR_NOSYMFOLLOW, MsFlags::from_bits_retain(sys::MS_NOSYMFOLLOW)),
     ];
     pairs.iter().filter(|(bit, _)| attr.set & bit != 0).map(|(_, flag)| *flag).collect()
 }

@@ -34,8 +34,13 @@ pub(super) fn open(plan: &Plan) -> Result<Vec<Option<Source>>> {
         let source = crate::text::path(&m.source);
         let inside = source.strip_prefix(&plan.rootfs.path).ok().filter(|path| {
             let over = |e: &Mount| !e.destination.as_os_str().is_empty() && path.starts_with(&e.destination);
-            m.idmap.is_none() && plan.mounts[..i].iter().any(over)
+            plan.mounts[..i].iter().any(over)
         });
+        if inside.is_some() && m.idmap.is_some() {
+            // The host would map what the earlier mount hides.
+            let what = "idmap: its source lies on an earlier mount of this document, which only the container sees";
+            return Err(Error::unsupported(format!("{}.source", m.field), what));
+        }
         if let Some(path) = inside {
             out.push(Some(Source::Inside(path.to_path_buf())));
             continue;

@@ -166,3 +166,16 @@ pub fn mount_setattr(fd: BorrowedFd, recursive: bool, attr: &MountAttr) -> Resul
     })
     .map(drop)
 }
+
+/// MS_NOSYMFOLLOW of mount(2) (Linux 5.10), which nix lacks.
+pub const MS_NOSYMFOLLOW: libc::c_ulong = 256;
+
+/// True if symlinks are not followed on the mount behind `fd` (ST_NOSYMFOLLOW of statfs(2), Linux 5.10).
+pub fn follows_no_symlinks(fd: BorrowedFd) -> Result<bool> {
+    const ST_NOSYMFOLLOW: libc::c_ulong = 0x2000;
+    let mut buffer = std::mem::MaybeUninit::<libc::statvfs>::zeroed();
+    // SAFETY: the C library fills the structure.
+    check(unsafe { libc::fstatvfs(fd.as_raw_fd(), buffer.as_mut_ptr()) } as libc::c_long)?;
+    // SAFETY: all zeros is a valid value of it, and it was filled.
+    Ok(unsafe { buffer.assume_init() }.f_flag & ST_NOSYMFOLLOW != 0)
+}
