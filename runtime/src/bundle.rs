@@ -48,11 +48,7 @@ impl Bundle {
 
     /// True of a problem at or below a value of a wrong type: the plan has not seen that value.
     pub fn is_told(&self, e: &Error) -> bool {
-        self.bad.iter().any(|b| {
-            let rest = e.field.strip_prefix(&b.field);
-            // mounts[1] is not above mounts[10].
-            rest.is_some_and(|r| b.field.is_empty() || r.is_empty() || r.starts_with(['.', '[']))
-        })
+        is_told(&self.bad, &e.field)
     }
 
     /// What was decided about the document, or all that is wrong with it: of what has the wrong type, the plan sees
@@ -75,6 +71,22 @@ impl Bundle {
     }
 }
 
+fn is_told(bad: &[Error], field: &str) -> bool {
+    bad.iter().any(|b| {
+        let rest = field.strip_prefix(&b.field);
+        // mounts[1] is not above mounts[10].
+        rest.is_some_and(|r| b.field.is_empty() || r.is_empty() || r.starts_with(['.', '[']))
+    })
+}
+
+/// What has a wrong type in a part of a document that came by itself, and what the plan found beside it. The plan names its
+/// fields by where the part belongs, such as `process.`.
+pub fn with_plan(bad: Vec<Error>, plan: Vec<Error>, belongs: &str) -> Vec<Error> {
+    let news = |e: &Error| !is_told(&bad, e.field.strip_prefix(belongs).unwrap_or(&e.field));
+    let plan: Vec<Error> = plan.into_iter().filter(news).collect();
+    bad.into_iter().chain(plan).collect()
+}
+
 /// Larger documents are refused before they are parsed.
 const MAX: u64 = 64 << 20;
 
@@ -92,14 +104,12 @@ pub fn open_with(dir: &Path, document: &Path) -> Result<Bundle> {
     Ok(Bundle { path, text, document: document.into(), spec, bad, unknown })
 }
 
-/// Reads a process object from a file, for `exec --process`, and names the fields that are unknown.
-pub fn process(path: &Path) -> Result<(Process, Vec<Error>)> {
-    let text = read(path, true)?;
-    let parsed = parse_all::<Process>(&text, &path.display().to_string())?;
-    if parsed.bad.is_empty() {
-        return Ok((parsed.value, parsed.unknown));
-    }
-    Err(join(parsed.bad).during(&path.display().to_string()))
+/// Reads a process object from a file, for `exec --process`. What is wrong in it names the file.
+pub fn process(path: &Path) -> Result<Parsed<Process>> {
+    let name = path.display().to_string();
+    let mut parsed = parse_all::<Process>(&read(path, true)?, &name)?;
+    parsed.bad = parsed.bad.into_iter().map(|e| e.during(&name)).collect();
+    Ok(parsed)
 }
 
 /// A document of bounded size. `pipe`: somebody may write it to a pipe for us (`-p <(…)`); otherwise the open must not
@@ -155,7 +165,14 @@ pub fn parse_all<T: serde::de::DeserializeOwned + Default + Shape>(text: &[u8], 
             let whole = serde_json::from_slice::<serde::de::IgnoredAny>(converted.as_bytes()).err();
             let broken = read.as_ref().err().filter(|e| !e.is_data()).or(whole.as_ref());
             if let Some(e) = broken {
-                return Err(Error::new(Kind::Invalid, format!("{name}: {}", words::syntax(e, text))));
+                let said = Error::new(Kind::Invalid, format!("{name}: {}", words::syntax(e, text)));
+                // In the middle of a value, it has a name.
+                let inside =
+                    ["\\u must", "a string must not", "a backslash", "a number this large", "this is no number"];
+                return Err(match inside.iter().any(|w| said.what.contains(w)) {
+                    true => said.at(path_at(converted.as_bytes(), e.line(), e.column())),
+                    false => said,
+                });
             }
             let found = walk::compare(converted.as_bytes(), T::node);
             let value = match &found.mended {

@@ -5,6 +5,7 @@
 //! otherwise a zombie still has it, or conex's shim, which was the parent, has left it in the bundle.
 
 use crate::host::cgroup::Group;
+use crate::identity::Identity;
 use crate::log::rfc3339;
 use crate::state::{State, Status};
 use nix::fcntl::OFlag;
@@ -22,10 +23,11 @@ const MOST: u64 = 256 << 10;
 /// For so long a deleted container is told of.
 pub const KEPT: Duration = Duration::from_secs(24 * 3600);
 
-/// What a shim leaves in a bundle: `pid`, `exitCode`, `exitedAt` (nanoseconds since 1970).
+/// What a shim leaves in a bundle: `pid`, `startTime` (proc_pid_stat(5), field 22), `exitCode`, `exitedAt` (nanoseconds since
+/// 1970), `oomKills`.
 pub const LEFT: &str = "exit.json";
 
-/// What is known of an end, of `exitCode` (128 + n for signal n), `exitedAt` (RFC 3339), `oomKills`, `oomCgroup` with its
+/// What is known of an end, of `exitCode` (128 + n for signal n), `signal` (where it is certain), `exitedAt` (RFC 3339), `oomKills`, `oomCgroup` with its
 /// `oomLimit` (bytes) and `deniedSyscall` with `arch` (AUDIT_ARCH_*).
 pub type End = Map<String, Value>;
 
@@ -36,8 +38,11 @@ pub fn of(state: &State, seen: Option<i32>) -> End {
     let Some(init) = state.init else { return end };
     let mut code = seen.or_else(|| crate::identity::zombie_status(init));
     let mut at = seen.map(|_| SystemTime::now());
+    let mut told_kills = 0;
     if code.is_none() {
-        let left = left_by_shim(&state.bundle).filter(|left| left["pid"] == init.pid);
+        let same = |left: &Value| left["pid"] == init.pid && left["startTime"] == init.start_time;
+        let left = left_by_shim(&state.bundle).filter(same);
+        told_kills = left.as_ref().and_then(|left| left["oomKills"].as_u64()).unwrap_or(0);
         code = left.as_ref().and_then(|left| i32::try_from(left["exitCode"].as_i64()?).ok());
         let nanos = left.and_then(|left| left["exitedAt"].as_u64());
         at = nanos.map(|nanos| SystemTime::UNIX_EPOCH + Duration::from_nanos(nanos));
@@ -45,7 +50,8 @@ pub fn of(state: &State, seen: Option<i32>) -> End {
     code.into_iter().for_each(|code| set("exitCode", code.into()));
     at.into_iter().for_each(|at| set("exitedAt", rfc3339(at, 9).into()));
     let group = Group::open(&state.cgroups);
-    let kills = group.oom_kills();
+    // A systemd that has removed an empty scope has taken the counters with it.
+    let kills = group.oom_kills().max(told_kills);
     if kills > 0 {
         set("oomKills", kills.into());
         if let Some((cgroup, limit)) = group.oom_limit() {
@@ -54,7 +60,7 @@ pub fn of(state: &State, seen: Option<i32>) -> End {
         }
     }
     if code == Some(128 + libc::SIGSYS) {
-        for (key, value) in denied(init.pid).into_iter().flatten() {
+        for (key, value) in denied(init).into_iter().flatten() {
             set(key, value.into());
         }
     }
@@ -75,15 +81,23 @@ fn left_by_shim(bundle: &Path) -> Option<Value> {
 }
 
 /// The call that a filter killed a process for, out of the kernel's log (`AUDIT_SECCOMP`, 1326), unless an audit daemon has
-/// taken it. The log has the numbers of the first PID namespace.
-fn denied(pid: i32) -> Option<[(&'static str, u64); 2]> {
+/// taken it. The log has the numbers of the first PID namespace, and comes a moment later.
+fn denied(init: Identity) -> Option<[(&'static str, u64); 2]> {
     // PROC_PID_INIT_INO of the kernel's proc_ns.h.
     if crate::identity::pid_namespace() != 0xefff_fffc {
         return None;
     }
+    (0..5).find_map(|n| {
+        std::thread::sleep(Duration::from_millis(10 * n.min(1)));
+        in_log(init)
+    })
+}
+
+fn in_log(init: Identity) -> Option<[(&'static str, u64); 2]> {
     let log = std::fs::File::options().read(true).custom_flags(libc::O_NONBLOCK).open("/dev/kmsg").ok()?;
     let (mut record, mut found) = ([0u8; 8192], None);
-    // A read is one record. EPIPE: it was overwritten while it was read, the next one follows.
+    // A read is one record: priority, number, microseconds since the boot, flags; text. EPIPE: it was overwritten while it was
+    // read, the next one follows.
     loop {
         let text = match (&log).read(&mut record) {
             Ok(0) => break,
@@ -91,8 +105,11 @@ fn denied(pid: i32) -> Option<[(&'static str, u64); 2]> {
             Err(e) if e.raw_os_error() == Some(libc::EPIPE) => continue,
             Err(_) => break,
         };
+        let at: Option<u64> = text.split(',').nth(2).and_then(|n| n.parse().ok());
+        // A clock tick is a hundredth of a second for user space. What is older was another process of that number.
+        let own = at.is_some_and(|at| at + 1_000_000 > init.start_time * 10_000);
         let field = |key: &str| text.split_whitespace().find_map(|w| w.strip_prefix(key)?.strip_prefix('='));
-        if text.contains("type=1326 ") && field("pid").and_then(|n| n.parse().ok()) == Some(pid) {
+        if own && text.contains("type=1326 ") && field("pid").and_then(|n| n.parse().ok()) == Some(init.pid) {
             let arch = field("arch").and_then(|n| u64::from_str_radix(n, 16).ok());
             let number = field("syscall").and_then(|n| n.parse().ok());
             found = number.zip(arch).map(|(number, arch)| [("deniedSyscall", number), ("arch", arch)]);

@@ -73,7 +73,9 @@ impl Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         if !self.field.is_empty() {
-            write!(f, "{}: ", self.field)?;
+            // A name in it can be as long as its author likes.
+            let field = crate::text::shortened_to(self.field.clone(), 120);
+            write!(f, "{field}: ")?;
         }
         f.write_str(&self.what)?;
         match self.errno {

@@ -46,13 +46,10 @@ pub fn dying(id: Identity) -> bool {
         return true;
     }
     let read = |file: &str| std::fs::read(format!("/proc/{}/{file}", id.pid)).unwrap_or_default();
-    // proc_pid_stat(5): flags are field 9, the sixth after the letter.
-    let stat = String::from_utf8_lossy(&read("stat")).into_owned();
-    let flags = stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().nth(6)?.parse::<u64>().ok());
     let status = String::from_utf8_lossy(&read("status")).into_owned();
     let pending = status.lines().filter_map(|l| l.strip_prefix("SigPnd:").or(l.strip_prefix("ShdPnd:")));
     let killed = pending.filter_map(|h| u64::from_str_radix(h.trim(), 16).ok()).any(|set| set & KILL != 0);
-    flags.is_some_and(|f| f & PF_EXITING != 0) || killed
+    flags(id.pid).is_some_and(|f| f & PF_EXITING != 0) || killed
 }
 
 /// A pidfd of that very process: opened first and compared afterwards, so that a recycled number cannot slip in.
@@ -71,6 +68,27 @@ pub fn pidfd(id: Identity) -> Result<Option<OwnedFd>> {
             Ok((same && alive(id)).then_some(fd))
         }
     }
+}
+
+/// Waits until the process has ended, so many milliseconds at most.
+pub fn await_end(id: Identity, most: u16) {
+    use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
+    if let Ok(Some(fd)) = pidfd(id) {
+        let _ = poll(&mut [PollFd::new(fd.as_fd(), PollFlags::POLLIN)], PollTimeout::from(most));
+    }
+}
+
+/// True if that process has ended, or is about to, without having executed a program (PF_FORKNOEXEC of linux/sched.h).
+pub fn never_executed(id: Identity) -> bool {
+    const PF_FORKNOEXEC: u64 = 0x40;
+    proc_stat(id.pid).is_some_and(|(_, start)| start == id.start_time)
+        && flags(id.pid).is_some_and(|f| f & PF_FORKNOEXEC != 0)
+}
+
+/// Field 9 of /proc/PID/stat, the sixth after the letter (proc_pid_stat(5)).
+fn flags(pid: i32) -> Option<u64> {
+    let text = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
+    String::from_utf8_lossy(&text).rsplit(')').next()?.split_whitespace().nth(6)?.parse().ok()
 }
 
 /// The identity of this process or of a child that is not reaped: nobody else can have its number.

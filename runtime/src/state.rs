@@ -135,7 +135,8 @@ impl Store {
         match nix::fcntl::open(path, flags, Mode::empty()) {
             Err(Errno::ENOENT) if !create => Ok(None),
             other => {
-                let fd = other.call(|| format!("open({}, O_DIRECTORY)", path.display()))?;
+                let fd =
+                    other.call(|| format!("open({}, O_DIRECTORY)", path.display())).map_err(|e| e.at("--root"))?;
                 Ok(Some(Store { fd, path: path.to_path_buf() }))
             }
         }

@@ -321,6 +321,13 @@ fn every_step_with_debug() {
     b.write_config();
     let ran = b.call(&["--debug", "run", &b.id]).ok();
     assert_eq!(ran.out, "0\n1\n2\n3\n");
+    // And of a process that joins.
+    let c = Box::sh("sleep 1000");
+    c.up();
+    let joined = c.call(&["--debug", "exec", &c.id, "ls", "/proc/self/fd"]).ok();
+    assert_eq!(joined.out, "0\n1\n2\n3\n");
+    let steps = ["host: made the process that joins", "container: capabilities, limits"];
+    assert!(steps.iter().all(|step| joined.err.contains(step)), "{}", joined.err);
     assert!(ran.err.lines().count() > 20 && b.call(&["--debug", "state", "none"]).err.lines().count() == 1);
     b.assert_gone();
 }
@@ -387,5 +394,47 @@ fn a_source_on_an_earlier_mount() {
         b.push("mounts", json!({"destination": "/first", "type": "bind", "source": volume, "options": ["rbind"]}));
         b.push("mounts", json!({"destination": "/second", "type": "bind", "source": source, "options": ["rbind"]}));
         assert_eq!(b.run().ok().out, "found\n", "user namespace: {user}");
+    }
+}
+
+/// The source of an idmapped volume lies on an earlier mount, which only the container sees: an error, not the directory below.
+#[test]
+fn an_idmapped_source_on_an_earlier_mount() {
+    if !is_conex() || lacks("mount_setattr", "an_idmapped_source_on_an_earlier_mount") {
+        return;
+    }
+    let mut b = Box::sh("true");
+    b.push("mounts", json!({"destination": "/vol", "type": "tmpfs", "source": "tmpfs"}));
+    let source = b.rootfs().join("vol/sub");
+    std::fs::create_dir_all(&source).unwrap();
+    let map = json!([{"containerID": 0, "hostID": 100_000, "size": 65536}]);
+    b.push(
+        "mounts",
+        json!({"destination": "/mnt", "type": "bind", "source": source, "options": ["rbind"],
+        "uidMappings": map, "gidMappings": map}),
+    );
+    b.run().fails_with(".source: ").fails_with("lies on an earlier mount");
+    b.assert_gone();
+}
+
+/// A terminal whose name somebody else has opened and goes on writing to: `exec -t` ends with its process.
+#[test]
+fn a_terminal_that_never_ends() {
+    if !is_conex() {
+        return;
+    }
+    let b = Box::sh("sleep 1000");
+    b.up();
+    for script in ["nohup yes >/dev/null 2>&1 & exit 4", "(exec setsid yes > $(tty)) & sleep 0.3; exit 4"] {
+        let begun = std::time::Instant::now();
+        let (mut child, terminal) = beside_a_terminal(&b, &["exec", "-t", &b.id, "sh", "-c", script]);
+        let reader = std::thread::spawn(move || {
+            let mut file = std::fs::File::from(terminal);
+            let mut part = [0u8; 4096];
+            while file.read(&mut part).is_ok_and(|n| n > 0) {}
+        });
+        let code = child.wait().unwrap().code();
+        assert!(code == Some(4) && begun.elapsed().as_secs() < 8, "{script}: {code:?} {:?}", begun.elapsed());
+        drop(reader);
     }
 }

@@ -119,7 +119,10 @@ fn denied_calls_are_told_at_the_end() {
         {"names": ["chroot"], "action": "SCMP_ACT_ERRNO", "args": [{"index": 5, "value": 1, "op": "SCMP_CMP_EQ"}]}]});
     *b.at("linux.seccomp") = profile.clone();
     b.write_config();
-    let ran = b.call(&["run", "--seccomp-log", "-b", b.dir.to_str().unwrap(), &b.id]);
+    let place = b.dir.join("temporary");
+    std::fs::create_dir(&place).unwrap();
+    let mut c = b.command(&["run", "--seccomp-log", "-b", b.dir.to_str().unwrap(), &b.id]);
+    let ran = finish(c.env("TMPDIR", &place), b"");
     assert_eq!(ran.code, 4, "{}", ran.err);
     assert_eq!(ran.err.matches("Read-only file system").count(), 3, "{}", ran.err);
     let told: Vec<&str> =
@@ -130,8 +133,7 @@ fn denied_calls_are_told_at_the_end() {
         "{told:?}"
     );
     assert!(told[2].starts_with("1  sync: kills the process, by syscalls[1]") && told.len() == 3, "{told:?}");
-    let names = std::fs::read_dir(std::env::temp_dir()).unwrap().flatten().map(|e| e.file_name());
-    assert!(!names.into_iter().any(|n| n.to_string_lossy().starts_with("conex-")));
+    assert_eq!(std::fs::read_dir(&place).unwrap().count(), 0, "a directory is left");
     // An allow-list.
     *b.at("process.args") = json!(["/bin/sh", "-c", "mkdir /tmp/b; umount /proc; exit 5"]);
     let names: Vec<&str> = include_str!("../../runtime/src/seccomp/table.rs")
@@ -145,13 +147,28 @@ fn denied_calls_are_told_at_the_end() {
     let ran = b.call(&["run", "--seccomp-log", "-b", b.dir.to_str().unwrap(), &b.id]);
     assert_eq!(ran.code, 5, "{}", ran.err);
     assert!(
-        ran.err.contains("1 calls denied:")
+        ran.err.contains("1 call denied:")
             && ran.err.contains("  1  umount2: fails with EPERM (1), by the default"),
         "{}",
         ran.err
     );
     assert!(b.rootfs().join("tmp/b").is_dir());
-    // Nothing to deny, and what it cannot do.
+    // Nothing to deny; what is traced, without a tracer; what `run` itself refuses; and what it cannot do.
+    *b.at("linux.seccomp") = json!({"defaultAction": "SCMP_ACT_ALLOW"});
+    b.write_config();
+    for flag in ["--seccomp-log", "-seccomp-log", "--seccomp-log=true"] {
+        let ran = b.call(&["run", flag, "-b", b.dir.to_str().unwrap(), &b.id]);
+        assert!(ran.code == 5 && ran.err.contains("seccomp: 0 calls denied"), "{flag}: {}", ran.err);
+    }
+    std::fs::remove_dir(b.rootfs().join("tmp/b")).unwrap();
+    *b.at("linux.seccomp") = json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_TRACE"}]});
+    b.write_config();
+    let ran = b.call(&["run", "--seccomp-log", "-b", b.dir.to_str().unwrap(), &b.id]);
+    assert!(ran.err.contains("not implemented") && ran.err.contains("handed to the tracer"), "{}", ran.err);
+    *b.at("linux.seccomp") =
+        json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["execve"], "action": "SCMP_ACT_ERRNO"}]});
+    b.write_config();
+    b.call(&["run", "--seccomp-log", "-b", b.dir.to_str().unwrap(), &b.id]).fails_with("denies execve");
     let call = |b: &Box, flags: &[&str]| {
         b.call(&[&["run", "--seccomp-log", "-b", b.dir.to_str().unwrap()], flags, &[&b.id]].concat())
     };

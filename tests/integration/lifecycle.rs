@@ -376,7 +376,12 @@ fn features_is_what_oci_spec_reads() {
         // containerd and CRI-O keep these from pods (features.md).
         assert_eq!(
             document["potentiallyUnsafeConfigAnnotations"],
-            json!(["org.systemd.property.", "run.oci.hooks.", "run.oci.keep_original_groups"])
+            json!([
+                "org.systemd.property.",
+                "run.oci.hooks.",
+                "run.oci.keep_original_groups",
+                "run.oci.mount_context_type"
+            ])
         );
     }
 }

@@ -22,6 +22,7 @@ mod mounts;
 mod mutated;
 mod nested;
 mod people;
+mod processes;
 mod resources;
 mod rootless;
 mod safety;

@@ -2,6 +2,7 @@
 
 use crate::harness::*;
 use serde_json::json;
+use std::process::Command;
 
 type Edit = fn(&mut Box);
 
@@ -147,4 +148,93 @@ fn the_root_is_named() {
     let mut c = std::process::Command::new(runtime());
     let r = finish(c.args(["--root", "/proc/none", "run", &b.id]).current_dir(&b.dir), b"");
     r.fails_with("--root: mkdir(/proc/none)");
+}
+
+/// A name in a document can be as long as its author likes; a message is not.
+#[test]
+fn no_message_is_longer_than_a_line_or_two() {
+    if !is_conex() {
+        return;
+    }
+    let long = "x".repeat(5000);
+    for (pointer, value) in [
+        ("linux.sysctl", json!({format!("net.{long}"): "1"})),
+        ("linux.resources.unified", json!({long.clone(): "1"})),
+        ("annotations", json!({format!("run.oci.{long}"): 7})),
+        ("hostname", json!(long)),
+        ("process.cwd", json!(long)),
+        (&*long.clone(), json!(1)),
+    ] {
+        let mut b = Box::sh("true");
+        *b.at(pointer) = value;
+        let r = b.run();
+        let longest = r.err.lines().map(str::len).max().unwrap_or(0);
+        assert!(longest < 700, "{pointer:.20}: {longest}: {:.900}", r.err);
+    }
+}
+
+/// What `exec -p` and `update -r` read has all its problems told at once, as a config.json.
+#[test]
+fn all_problems_of_the_other_documents() {
+    if !is_conex() {
+        return;
+    }
+    let b = Box::sh("sleep 1000");
+    b.up();
+    let file = b.dir.join("document.json");
+    std::fs::write(&file, r#"{"args": "sh", "cwd": "not/absolute", "user": {"uid": "x"}, "oomScoreAdj": 5000}"#)
+        .unwrap();
+    let r = b.verb("exec", &["-p", file.to_str().unwrap()], &[]);
+    for part in ["args: ", "user.uid: ", "process.cwd: ", "process.oomScoreAdj: "] {
+        assert!(r.code == 255 && r.err.contains(part), "{part}: {}", r.err);
+    }
+    std::fs::write(
+        &file,
+        r#"{"memory": {"limit": "much"}, "pids": {"limit": 5}, "unified": {"no.such/file": "1"}}"#,
+    )
+    .unwrap();
+    let r = b.verb("update", &["-r", file.to_str().unwrap()], &[]);
+    for part in ["memory.limit: ", "linux.resources.unified"] {
+        assert!(r.code == 1 && r.err.contains(part), "{part}: {}", r.err);
+    }
+    // A value that ends in the middle has a name.
+    std::fs::write(b.dir.join("config.json"), "{\"ociVersion\": \"1.0.0\", \"hostname\": \"a\\ud800b\"}").unwrap();
+    let r = b.call(&["run", "-b", b.dir.to_str().unwrap(), "another"]);
+    assert!(r.err.contains("hostname: ") && r.err.contains("surrogate"), "{}", r.err);
+}
+
+/// The state root that is a file, and a socket for the terminal that is not there.
+#[test]
+fn more_flags_by_their_names() {
+    if !is_conex() {
+        return;
+    }
+    let b = Box::sh("sleep 1000");
+    let file = b.dir.join("file");
+    std::fs::write(&file, "").unwrap();
+    let r = finish(Command::new(runtime()).arg("--root").arg(&file).arg("list"), b"");
+    assert!(r.code == 1 && r.err.contains("--root: "), "{}", r.err);
+    b.up();
+    let r = b.verb("exec", &["-t", "-d", "--console-socket", "/no/such"], &["true"]);
+    assert!(r.code == 255 && r.err.contains("--console-socket: "), "{}", r.err);
+    for n in ["4294967295", "4294967290", "-1"] {
+        let mut c = b.command(&["exec", "--preserve-fds", n, &b.id, "true"]);
+        let r = finish(c.env("LISTEN_FDS", "3"), b"");
+        assert!(r.code == 255 && r.err.contains("--preserve-fds"), "{n}: {}", r.err);
+    }
+}
+
+/// More ids than one page of a map holds, though fewer lines than the kernel takes.
+#[test]
+fn a_map_that_is_longer_than_a_page() {
+    if !is_conex() {
+        return;
+    }
+    let mut b = Box::sh("true");
+    b.push("linux.namespaces", json!({"type": "user"}));
+    let map: Vec<_> = (0..250u64).map(|n| json!({"containerID": if n == 0 { 0 } else { 1_000_000_000 + n * 10 }, "hostID": 2_000_000_000 + n * 10, "size": 10})).collect();
+    *b.at("linux.uidMappings") = json!(map);
+    *b.at("linux.gidMappings") = json!([{"containerID": 0, "hostID": 100_000, "size": 65536}]);
+    b.run().fails_with("linux.uidMappings: ").fails_with("less than a page");
+    b.assert_gone();
 }

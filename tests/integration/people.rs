@@ -415,6 +415,11 @@ fn a_timeline_in_each_form() {
     // Found out before the first step.
     assert!(none.err.contains("no step was taken"), "{}", none.err);
     assert!(none.code == 1 && none.err.contains("does not exist"), "{}", none.err);
+    // The last one counts, as with every flag.
+    let (one, two) = (b.dir.join("one.json"), b.dir.join("two.svg"));
+    let flags = [format!("--trace={}", one.display()), format!("--trace={}", two.display())];
+    assert_eq!(b.call(&[&flags[0], &flags[1], "state", &b.id]).code, 1);
+    assert!(!one.exists() && std::fs::read_to_string(&two).unwrap().starts_with("<svg "));
     b.call(&["--trace", "x.txt", "run", &b.id]).fails_with("ends in .json, .svg or .html");
     b.call(&["--trace", "/no/x.svg", "run", &b.id]).fails_with("--trace: open(/no/x.svg");
     b.assert_gone();

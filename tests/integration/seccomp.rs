@@ -343,3 +343,58 @@ fn a_profile_of_thousands_of_values() {
         assert!(out.contains(what), "{out}");
     }
 }
+
+/// What the runtime itself needs is denied in every way that there is: `run` and `start` say so, and nobody takes it for done.
+#[test]
+fn a_program_that_was_never_executed() {
+    if !is_conex() {
+        return;
+    }
+    let names = |without: &[&str]| -> Vec<String> {
+        include_str!("../../runtime/src/seccomp/table.rs")
+            .lines()
+            .filter_map(|l| l.trim().strip_prefix("(\"")?.split('"').next().map(str::to_string))
+            .filter(|n| !without.contains(&n.as_str()))
+            .collect()
+    };
+    let execve = |op: &str| json!({"names": ["execve"], "action": "SCMP_ACT_ALLOW", "args": [{"index": 0, "value": 1, "op": op}]});
+    for (profile, nnp) in [
+        // A tracer would have to answer.
+        (
+            json!({"defaultAction": "SCMP_ACT_TRACE", "syscalls": [{"names": names(&["execve", "sendmsg"]), "action": "SCMP_ACT_ALLOW"}]}),
+            true,
+        ),
+        // By its arguments: nobody can know before.
+        (
+            json!({"defaultAction": "SCMP_ACT_ERRNO", "syscalls": [{"names": names(&["execve", "sendmsg"]), "action": "SCMP_ACT_ALLOW"}, execve("SCMP_CMP_EQ")]}),
+            true,
+        ),
+        (
+            json!({"defaultAction": "SCMP_ACT_KILL_PROCESS", "syscalls": [{"names": names(&["execve"]), "action": "SCMP_ACT_ALLOW"}, execve("SCMP_CMP_EQ")]}),
+            true,
+        ),
+    ] {
+        let mut b = Box::sh("echo ran");
+        *b.at("linux.seccomp") = profile;
+        *b.at("process.noNewPrivileges") = json!(nnp);
+        let r = b.run();
+        assert!(
+            r.code == 1 && r.err.contains("linux.seccomp: ") && r.out.is_empty(),
+            "{} {} {}",
+            r.code,
+            r.out,
+            r.err
+        );
+        b.assert_gone();
+        // In two steps: by whichever of them.
+        let made = b.create();
+        if made.code == 0 {
+            let r = b.verb("start", &[], &[]);
+            // Whoever has reaped it before anybody looked has taken the proof with it.
+            assert!(r.code == 0 || r.err.contains("linux.seccomp: "), "{} {}", r.code, r.err);
+            b.wait_status("stopped");
+            b.verb("delete", &[], &[]).ok();
+        }
+        b.assert_gone();
+    }
+}

@@ -227,7 +227,14 @@ fn conex_by_the_name_of_runc() {
         text.contains("ln -s ") && text.contains("docker.service.d/50-conex.conf") && names(&units).is_empty(),
         "{text}"
     );
-    assert!(setup(&["--write", "docker"]).ok().out.contains("systemctl restart docker.service containerd.service"));
+    let line = format!("umask 0; exec '{}' setup --by-name '{flag}' --write docker", program.display());
+    let written = finish(Command::new("sh").args(["-c", &line]), b"").ok().out;
+    assert!(written.contains("systemctl restart docker.service containerd.service"), "{written}");
+    use std::os::unix::fs::PermissionsExt;
+    for made in [dir.join("by-name"), units.join("docker.service.d"), units.join("docker.service.d/50-conex.conf")]
+    {
+        assert_eq!(made.metadata().unwrap().permissions().mode() & 0o022, 0, "{}", made.display());
+    }
     assert_eq!(names(&units), ["containerd.service.d", "docker.service.d"]);
     // A unit's drop-in, as a shell can read its one variable.
     let file = units.join("docker.service.d/50-conex.conf");
@@ -237,10 +244,16 @@ fn conex_by_the_name_of_runc() {
     let version =
         finish(c.env("PATH", path).args(["-c", "runc --version; containerd-shim-runc-v2 -v"]), b"").ok().out;
     assert!(version.starts_with("conex version ") && version.contains("containerd-shim-"), "{version}");
+    setup(&["--write", "kubernetes"]).ok();
+    // Another engine still needs the links, and the drop-in of the unit that both have.
+    setup(&["--undo", "docker"]).ok();
+    let kept = std::fs::read_to_string(units.join("containerd.service.d/50-conex.conf")).unwrap();
+    assert!(kept.contains("# For: kubernetes\n") && names(&units) == ["containerd.service.d"], "{kept}");
+    setup(&["--write", "docker"]).ok();
+    setup(&["--undo", "kubernetes"]).ok();
     setup(&["--write", "containerd"]).ok();
-    // Another engine still needs the links.
     assert!(setup(&["--undo", "containerd"]).ok().out.contains("taken away"));
-    assert!(dir.join("by-name/runc").is_symlink() && names(&units) == ["docker.service.d"]);
+    assert!(dir.join("by-name/runc").is_symlink() && names(&units) == ["containerd.service.d", "docker.service.d"]);
     std::fs::write(units.join("docker.service.d/other.conf"), "").unwrap();
     setup(&["--undo", "docker"]).ok();
     assert!(!dir.join("by-name").exists() && names(&units.join("docker.service.d")) == ["other.conf"]);

@@ -136,8 +136,13 @@ impl Connection {
 
     /// What a person who waits is told, once, and what the error says.
     fn unanswered(&self) -> String {
-        let since = silence().map_or(SystemTime::now(), |(_, at)| at);
-        format!("{} has not answered since {}", self.destination, crate::log::rfc3339(since, 0))
+        match *silence() {
+            Some((_, since)) => {
+                format!("{} has not answered since {}", self.destination, crate::log::rfc3339(since, 0))
+            }
+            // It has answered, and now a signal is waited for.
+            None => format!("{} has not told the end of its job", self.destination),
+        }
     }
 
     fn receive(&mut self, out: &mut [u8], deadline: Instant) -> Result<()> {

@@ -221,9 +221,11 @@ fn join(exec: &Exec, flags: i32, sync: Channel, program: Option<Vec<conex_sys::s
         // setns with the mount namespace has made its root ours.
         nix::unistd::chdir("/").call(|| "chdir(/)")?;
         // Nothing of the host's may be open in the process that becomes visible inside, not even its own cgroup's
-        // directory: the host sends it the files that it enters by, when it is one whom nobody may look into.
+        // directory: the host sends it the files that it enters by, when it is one whom nobody may look into. The log of
+        // --debug is the exception, which nobody but who has CAP_SYS_PTRACE over this process could reach.
         let mut keep = exec.process.preserved.clone();
         keep.push(report.sync()?.as_fd().as_raw_fd());
+        keep.extend(crate::log::inside());
         conex_sys::fd::close_all_but(&keep);
         match clone3(libc::CLONE_PARENT as u64, None).call(|| "clone3(CLONE_PARENT)")? {
             Forked::Parent { pidfd, .. } => {

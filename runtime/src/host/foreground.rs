@@ -273,8 +273,9 @@ impl Relay {
         }
     }
 
-    /// What the container wrote before it ended.
+    /// What the container wrote before it ended. Somebody else can have opened its terminal by name, and go on writing.
     fn drain(&mut self) {
-        while self.master_open && self.output() {}
+        let until = std::time::Instant::now() + std::time::Duration::from_secs(1);
+        while self.master_open && self.output() && std::time::Instant::now() < until {}
     }
 }

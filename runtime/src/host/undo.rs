@@ -51,10 +51,10 @@ pub fn container(state: &State, init: Option<BorrowedFd>) -> Vec<Error> {
         if alive(id) {
             let what = format!("container init {} still running 10 seconds after SIGKILL", id.pid);
             problems.push(Error::new(Kind::System, what));
-            // It keeps them busy.
-            patience = Duration::ZERO;
         }
     }
+    // Whatever keeps them busy has had its time.
+    patience = patience.min(deadline.saturating_duration_since(Instant::now()));
     if let Some(before) = state.rootfs_mounts {
         problems.extend(unmount(&state.rootfs, before).err());
     }

@@ -19,6 +19,8 @@ pub struct Template {
     pub resources: String,
     /// False: the host's network.
     pub network: bool,
+    /// False: the caller's cgroup namespace.
+    pub cgroup: bool,
     /// The caller's ids on the host, for a user namespace of an unprivileged user.
     pub rootless: Option<(u32, u32)>,
 }
@@ -45,6 +47,7 @@ impl Default for Template {
             mounts: String::new(),
             resources: String::new(),
             network: true,
+            cgroup: true,
             rootless: None,
         }
     }
@@ -97,7 +100,10 @@ impl Template {
         out += CGROUP;
         out += &self.mounts;
         out += "\n\t],\n\t\"linux\": {\n\t\t\"namespaces\": [\n";
-        out += "\t\t\t{\"type\": \"pid\"}, {\"type\": \"ipc\"}, {\"type\": \"uts\"}, {\"type\": \"mount\"}, {\"type\": \"cgroup\"}";
+        out += "\t\t\t{\"type\": \"pid\"}, {\"type\": \"ipc\"}, {\"type\": \"uts\"}, {\"type\": \"mount\"}";
+        if self.cgroup {
+            out += ", {\"type\": \"cgroup\"}";
+        }
         if self.network {
             out += ", {\"type\": \"network\"}";
         }

@@ -102,7 +102,7 @@ pub fn make(
 /// `docker run --cgroup-parent ../../x`; the root itself is nobody's.
 fn path(given: &str, id: &str, check: &mut Check) -> Option<(PathBuf, bool)> {
     let field = "linux.cgroupsPath";
-    if given.contains('\0') || given.contains('\n') {
+    if given.chars().any(char::is_control) {
         check.bad(field, format!("{given:?} is not a path"));
         return None;
     }

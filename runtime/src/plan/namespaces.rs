@@ -196,6 +196,15 @@ pub fn mapping_list(field: &str, list: &[IdMapping], check: &mut Check) {
         check.bad(field, format!("{} mappings; the kernel takes at most 340", list.len()));
         return;
     }
+    let page = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok().flatten().unwrap_or(4096) as usize;
+    let length = Maps::text(list).len();
+    if length >= page {
+        check.bad(
+            field,
+            format!("{length} bytes as the kernel reads them; it takes less than a page ({page} bytes)"),
+        );
+        return;
+    }
     for (i, m) in list.iter().enumerate() {
         let end = |from: u32| u64::from(from) + u64::from(m.size);
         if m.size == 0 {

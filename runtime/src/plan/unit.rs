@@ -248,6 +248,7 @@ pub fn limits(writes: &[Write], cpu: (Option<u64>, u64)) -> Vec<(&'static str, V
     let mut out: Vec<(&'static str, Value)> = Vec::new();
     let (mut quota, mut period, mut bandwidth) = (cpu.0, cpu.1, false);
     let mut rates: [Vec<Value>; 4] = Default::default();
+    let (mut weights, mut latencies) = (Vec::new(), Vec::new());
     for w in writes {
         let v = w.value.as_str();
         if let Some((file, name)) = NUMBERS.iter().find(|(file, _)| *file == w.file) {
@@ -280,9 +281,21 @@ pub fn limits(writes: &[Write], cpu: (Option<u64>, u64)) -> Vec<(&'static str, V
             "io.bfq.weight|io.weight" if !v.contains(' ') => {
                 out.extend(number("", v).map(|n| ("IOWeight", Value::U64(super::weights::io_weight(n)))));
             }
-            "io.weight" => {
-                let plain = v.strip_prefix("default ").unwrap_or(v);
-                out.extend(number("", plain).map(|n| ("IOWeight", Value::U64(n))));
+            "io.bfq.weight|io.weight" => {
+                let weight =
+                    v.split_once(' ').and_then(|(d, n)| Some((d, super::weights::io_weight(number("", n)?))));
+                weights.extend(weight.map(|(device, n)| per_device(device, n)));
+            }
+            "io.weight" => match v.split_once(' ').filter(|(device, _)| *device != "default") {
+                Some((device, n)) => weights.extend(number("", n).map(|n| per_device(device, n))),
+                None => {
+                    let plain = v.strip_prefix("default ").unwrap_or(v);
+                    out.extend(number("", plain).map(|n| ("IOWeight", Value::U64(n))));
+                }
+            },
+            "io.latency" => {
+                let target = v.split_once(" target=").and_then(|(d, n)| Some((d, number("", n)?)));
+                latencies.extend(target.map(|(device, n)| per_device(device, n)));
             }
             "io.max" => io_max(v, &mut rates),
             "cpu.max" => {
@@ -296,7 +309,10 @@ pub fn limits(writes: &[Write], cpu: (Option<u64>, u64)) -> Vec<(&'static str, V
             _ => {}
         }
     }
-    for ((_, name), list) in RATES.iter().zip(rates).filter(|(_, list)| !list.is_empty()) {
+    let names = RATES.iter().map(|(_, name)| *name).chain(["IODeviceWeight", "IODeviceLatencyTargetUSec"]);
+    for (name, list) in
+        names.zip(rates.into_iter().chain([weights, latencies])).filter(|(_, list)| !list.is_empty())
+    {
         out.push((name, Value::Array("(st)".into(), list)));
     }
     if bandwidth {
@@ -317,9 +333,14 @@ fn io_max(text: &str, rates: &mut [Vec<Value>; 4]) {
     for (key, value) in words.filter_map(|w| w.split_once('=')) {
         let Some(place) = RATES.iter().position(|(k, _)| *k == key) else { continue };
         if let Some(n) = number("", value) {
-            rates[place].push(Value::Struct(vec![Value::Str(format!("/dev/block/{device}")), Value::U64(n)]));
+            rates[place].push(per_device(device, n));
         }
     }
+}
+
+/// What systemd has for each device, `8:0`, as it names them.
+fn per_device(device: &str, n: u64) -> Value {
+    Value::Struct(vec![Value::Str(format!("/dev/block/{device}")), Value::U64(n)])
 }
 
 /// A list such as `0-3,7` as the bytes of a bit mask, lowest first.

@@ -143,4 +143,19 @@ fn limits_are_told_twice() {
     assert_eq!(rate("18446744073709551614 1000", (None, 1)), Value::U64(u64::MAX));
     let io = limits(&[write("io.max", "8:0 rbps=7 wiops=max"), write("io.max", "8:16 rbps=9")], (None, 1));
     assert_eq!((io[0].0, io[1].0, io.len()), ("IOReadBandwidthMax", "IOWriteIOPSMax", 2));
+    let each =
+        [write("io.weight", "8:0 200"), write("io.weight", "default 70"), write("io.latency", "8:16 target=75000")];
+    let per = |device: &str, n| Value::Struct(vec![Value::Str(format!("/dev/block/{device}")), Value::U64(n)]);
+    let list = |one| Value::Array("(st)".into(), vec![one]);
+    assert_eq!(
+        limits(&each, (None, 1)),
+        [
+            ("IOWeight", Value::U64(70)),
+            ("IODeviceWeight", list(per("8:0", 200))),
+            ("IODeviceLatencyTargetUSec", list(per("8:16", 75_000)))
+        ]
+    );
+    let device = [write("io.bfq.weight|io.weight", "8:0 10")];
+    let converted = super::super::weights::io_weight(10);
+    assert_eq!(limits(&device, (None, 1)), [("IODeviceWeight", list(per("8:0", converted)))]);
 }

@@ -201,9 +201,15 @@ pub fn needed(filter: &Filter, no_new_privileges: bool, ambient: bool, check: &m
         // With conditions alone it is up to the arguments.
         of(true).or(of(false).map(|_| RET_ALLOW)).unwrap_or(profile.default & ACTION_MASK)
     };
-    let denied = |name: &str| !matches!(action(name), RET_ALLOW | RET_LOG | RET_TRACE | RET_NOTIFY);
+    // Without a tracer the kernel answers a traced call with ENOSYS.
+    let denied = |name: &str| !matches!(action(name), RET_ALLOW | RET_LOG | RET_NOTIFY);
+    const LATE: [&str; 9] =
+        ["capget", "capset", "sendmsg", "recvmsg", "accept4", "close", "prctl", "prlimit64", "rt_sigprocmask"];
     let mut missing: Vec<&str> = Vec::new();
-    if !no_new_privileges {
+    if filter.listener.is_some() {
+        // Loaded before the container waits for its start: all that is done from then on is done under it.
+        missing.extend(LATE.into_iter().filter(|n| denied(n)));
+    } else if !no_new_privileges {
         // Without no_new_privs the kernel takes a filter only from who has CAP_SYS_ADMIN: the capabilities go after that.
         missing.extend(["capget", "capset"].into_iter().filter(|n| denied(n)));
         // An error is no obstacle where there is no ambient set; a signal is.

@@ -10,9 +10,7 @@ use crate::state::{Entry, State, Status, Store, BUNDLE};
 
 pub fn main(env: &mut Env) -> Result<i32> {
     let force = env.args.is_set("force");
-    if force {
-        end_at_once(env);
-    }
+    let ended = if force { end_at_once(env) } else { None };
     let found = env.store().and_then(|store| store.find(env.id()));
     let entry = match found {
         Err(e) if force && e.kind == Kind::NotFound => return Ok(0),
@@ -55,10 +53,12 @@ pub fn main(env: &mut Env) -> Result<i32> {
     }
     let hooks = start::read_hooks(&entry).unwrap_or_default();
     // Its cgroups still count what the kernel killed.
-    let end = if status == Status::Stopped { end::of(&state, None) } else { end::End::new() };
+    // What it was before this killed it.
+    let was = ended.unwrap_or(status);
+    let end = if was == Status::Stopped { end::of(&state, None) } else { end::End::new() };
     let problems = destroy(&entry, &state, Some(&hooks));
-    if state.init.is_some() {
-        end::note(&env.root, &state, status, end);
+    if state.init.is_some() && !entry.path.exists() {
+        end::note(&env.root, &state, was, end);
     }
     problems.into_iter().next().map_or(Ok(0), Err)
 }
@@ -66,25 +66,23 @@ pub fn main(env: &mut Env) -> Result<i32> {
 /// `kill` returns when the signal is sent: whoever deletes right after it need not guess how long dying takes (ten
 /// seconds at most; a process in an uninterruptible sleep may never end).
 fn await_death(state: &State) {
-    use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
-    let Some(init) = state.init.filter(|init| crate::identity::dying(*init)) else { return };
-    if let Ok(Some(fd)) = crate::identity::pidfd(init) {
-        use std::os::fd::AsFd;
-        let _ = poll(&mut [PollFd::new(fd.as_fd(), PollFlags::POLLIN)], PollTimeout::from(10_000u16));
-    }
+    state.init.filter(|init| crate::identity::dying(*init)).into_iter().for_each(|init| {
+        crate::identity::await_end(init, 10_000);
+    });
 }
 
 /// Before the lock is asked for: whoever holds it may be waiting for a hook or a process that never ends, and ends
 /// with the process it works on. Only what the record proves to be that very process is touched.
-fn end_at_once(env: &Env) {
+///
+/// Returns what it was.
+fn end_at_once(env: &Env) -> Option<Status> {
     use std::os::fd::AsFd;
-    let Some((state, status)) = env.store().ok().and_then(|store| store.peek(env.id()).ok()) else {
-        return;
-    };
+    let (state, status) = env.store().ok()?.peek(env.id()).ok()?;
     let target = if status == Status::Creating { Some(state.owner) } else { state.init };
     if let Some(Ok(Some(fd))) = target.map(crate::identity::pidfd) {
         let _ = conex_sys::proc::pidfd_send_signal(fd.as_fd(), libc::SIGKILL);
     }
+    Some(status)
 }
 
 /// A damaged state still has the document it was made from, and the way to its bundle: the cgroup follows from it. What
@@ -186,7 +184,9 @@ pub fn once_ended(root: &std::path::Path, state: &State, hooks: &Hooks, end: end
     match entry.load() {
         Ok(now) if now.init == state.init => {
             let problems = destroy(&entry, state, Some(hooks));
-            end::note(root, state, Status::Stopped, end);
+            if !entry.path.exists() {
+                end::note(root, state, Status::Stopped, end);
+            }
             Ok(problems)
         }
         _ => Ok(Vec::new()),

@@ -34,8 +34,98 @@ struct Event<'a, T> {
     data: Option<T>,
 }
 
+/// Statistics with the keys of each object in runc's order (its types/events.go), which `json!` does not keep.
+struct InOrder<'a>(&'a serde_json::Value);
+
+/// The whole of one order that holds for every object; what it lacks comes behind, by name.
+const ORDER: [&str; 56] = [
+    "cpu",
+    "cpuset",
+    "memory",
+    "pids",
+    "blkio",
+    "hugetlb",
+    "intel_rdt",
+    "network_interfaces",
+    "cache",
+    "current",
+    "limit",
+    "usage",
+    "max",
+    "failcnt",
+    "swap",
+    "avg10",
+    "avg60",
+    "avg300",
+    "total",
+    "percpu",
+    "percpu_kernel",
+    "percpu_user",
+    "kernel",
+    "kernelTCP",
+    "raw",
+    "user",
+    "periods",
+    "throttledPeriods",
+    "throttledTime",
+    "throttling",
+    "major",
+    "minor",
+    "op",
+    "value",
+    "ioServiceBytesRecursive",
+    "ioServicedRecursive",
+    "ioQueueRecursive",
+    "ioServiceTimeRecursive",
+    "ioWaitTimeRecursive",
+    "ioMergedRecursive",
+    "ioTimeRecursive",
+    "sectorsRecursive",
+    "some",
+    "full",
+    "cpus",
+    "cpu_exclusive",
+    "mems",
+    "mem_hardwall",
+    "mem_exclusive",
+    "memory_migrate",
+    "memory_spread_page",
+    "memory_spread_slab",
+    "memory_pressure",
+    "sched_load_balance",
+    "sched_relax_domain_level",
+    "psi",
+];
+
+impl serde::Serialize for InOrder<'_> {
+    fn serialize<S: serde::Serializer>(&self, to: S) -> std::result::Result<S::Ok, S::Error> {
+        match self.0 {
+            serde_json::Value::Object(map) => {
+                let place = |key: &String| ORDER.iter().position(|k| k == key).unwrap_or(ORDER.len());
+                let mut keys: Vec<&String> = map.keys().collect();
+                keys.sort_by_key(|key| place(key));
+                to.collect_map(keys.into_iter().map(|key| match key.as_str() {
+                    // A map there too, by name.
+                    "raw" => (key, Part::Plain(&map[key])),
+                    _ => (key, Part::Ordered(InOrder(&map[key]))),
+                }))
+            }
+            serde_json::Value::Array(list) => to.collect_seq(list.iter().map(InOrder)),
+            other => other.serialize(to),
+        }
+    }
+}
+
+#[derive(serde::Serialize)]
+#[serde(untagged)]
+enum Part<'a> {
+    Plain(&'a serde_json::Value),
+    Ordered(InOrder<'a>),
+}
+
 fn print<T: serde::Serialize>(state: &State, kind: &str, data: Option<T>) -> Result<()> {
-    let event = Event { r#type: kind, id: &state.id, data };
+    let data = data.map(|data| serde_json::to_value(data).unwrap_or_default());
+    let event = Event { r#type: kind, id: &state.id, data: data.as_ref().map(InOrder) };
     let line = serde_json::to_string(&event).map_err(|e| Error::new(Kind::System, e.to_string()))?;
     super::print(&format!("{line}\n"))
 }

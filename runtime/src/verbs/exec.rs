@@ -38,11 +38,11 @@ pub fn main(env: &mut Env) -> Result<i32> {
     let spec: Spec = bundle::parse(&entry.read("config.json")?, "config.json")?;
     // Two execs may run side by side, and a long one must not keep delete waiting.
     drop(entry);
-    let (wanted, unknown) = wanted(env, &spec)?;
+    let bundle::Parsed { value: wanted, bad, unknown } = wanted(env, &spec)?;
     let detach = env.args.is_set("detach");
     let console = path_flag(env, "console-socket")?;
     check_terminal(wanted.terminal, detach, console.is_some()).map_err(|e| by_flag(e, &env.args, &spec))?;
-    let (planned, warnings) = plan(env, &spec, &wanted, &state)?;
+    let (planned, warnings) = plan(env, &spec, &wanted, &state, bad)?;
     for w in unknown.into_iter().chain(warnings) {
         env.log.warn(w.to_string());
     }
@@ -110,7 +110,8 @@ fn run(env: &Env, exec: &Exec, console: Option<PathBuf>, detach: bool) -> Result
             raw = RawTerminal::open()?;
         }
         foreground::fit(master.as_ref(), raw.as_ref());
-        start::release(&c.sync)?;
+        let confined = exec.process.seccomp.as_ref().map(|_| crate::identity::identity(c.pid.as_raw()));
+        start::release(&c.sync, confined)?;
         // conmon takes the file for the proof that the process itself has started.
         pid_file.as_deref().map_or(Ok(()), |f| write_pid_file(f, c.pid.as_raw()))
     })();
@@ -128,11 +129,14 @@ fn path_flag(env: &Env, name: &str) -> Result<Option<PathBuf>> {
     env.args.value(name).filter(|v| !v.is_empty()).map(|v| absolute(&text::path(v))).transpose()
 }
 
-/// The process object: a file as it is, with the fields of it that are unknown, or the container's own with the flags
-/// on top.
-fn wanted(env: &Env, spec: &Spec) -> Result<(Process, Vec<Error>)> {
+/// The process object: a file as it is, or the container's own with the flags on top.
+fn wanted(env: &Env, spec: &Spec) -> Result<bundle::Parsed<Process>> {
     if let Some(file) = env.args.value("process") {
-        return bundle::process(&text::path(file));
+        let mut parsed = bundle::process(&text::path(file))?;
+        let p = &mut parsed.value;
+        // As runc: engines write no umask into this document, and mean the container's.
+        p.user.umask = p.user.umask.or(spec.process.as_ref().and_then(|own| own.user.umask));
+        return Ok(parsed);
     }
     let command = &env.args.rest[1..];
     if command.is_empty() {
@@ -166,7 +170,7 @@ fn wanted(env: &Env, spec: &Spec) -> Result<(Process, Vec<Error>)> {
     if !env.args.values("cap").is_empty() {
         add_capabilities(p.capabilities.get_or_insert_with(Capabilities::default), env.args.values("cap"));
     }
-    Ok((p, Vec::new()))
+    Ok(bundle::Parsed { value: p, bad: Vec::new(), unknown: Vec::new() })
 }
 
 /// Into bounding, effective and permitted; into ambient only what is inheritable, and never into inheritable
@@ -198,8 +202,15 @@ pub fn parse_user(text: &str, gid: u32) -> Result<(u32, u32)> {
     parsed.ok_or_else(|| Error::new(Kind::Invalid, format!("--user {text:?}: expected uid[:gid] in decimal")))
 }
 
-/// The same checks as for init, and what the container has for all its processes: seccomp, keyring, personality.
-fn plan(env: &Env, spec: &Spec, wanted: &Process, state: &State) -> Result<(process::Process, Vec<Error>)> {
+/// The same checks as for init, and what the container has for all its processes: seccomp, keyring, personality. `bad` is
+/// what the document has of a wrong type.
+fn plan(
+    env: &Env,
+    spec: &Spec,
+    wanted: &Process,
+    state: &State,
+    bad: Vec<Error>,
+) -> Result<(process::Process, Vec<Error>)> {
     let facts = Facts::read(&Spec::default());
     let linux = spec.linux.clone().unwrap_or_default();
     let maps = (!linux.uid_mappings.is_empty())
@@ -219,13 +230,14 @@ fn plan(env: &Env, spec: &Spec, wanted: &Process, state: &State) -> Result<(proc
     let named =
         |list: Vec<Error>| -> Vec<Error> { list.into_iter().map(|e| by_flag(e, &env.args, spec)).collect() };
     match check.finish() {
+        Ok(_) if !bad.is_empty() => Err(bundle::join(bad)),
         Ok(warnings) => {
             // The same word in each of the sets is one.
             let mut warnings = named(warnings);
             warnings.dedup();
             Ok((p, warnings))
         }
-        Err(errors) => Err(bundle::join(named(errors))),
+        Err(errors) => Err(bundle::join(named(bundle::with_plan(bad, errors, "process.")))),
     }
 }
 

@@ -38,7 +38,11 @@ pub fn main(env: &mut Env) -> Result<i32> {
     let Some(signals) = signals else {
         let pid = container.pid.as_raw();
         if let Some(relay) = &mut notify {
-            relay.wait(|| crate::identity::proc_stat(pid).is_some_and(|s| s.0 != 'Z'))?;
+            // A container that nobody has been told of would be nobody's.
+            relay.wait(|| crate::identity::proc_stat(pid).is_some_and(|s| s.0 != 'Z')).map_err(|e| {
+                let ended = delete::once_ended(&env.root, &state, &plan.hooks, end::of(&state, None));
+                host::undo::with(e, ended.unwrap_or_else(|e| vec![e]))
+            })?;
         }
         return Ok(0);
     };
@@ -62,7 +66,8 @@ fn signal_name(signal: i32) -> String {
 
 /// What is known of the end; what a shell would not make clear is said to whoever waits.
 fn tell(state: &State, ended: &Ended) -> end::End {
-    let end = end::of(state, Some(ended.code()));
+    let mut end = end::of(state, Some(ended.code()));
+    ended.signal.into_iter().for_each(|signal| drop(end.insert("signal".into(), signal.into())));
     let killed = end.get("oomKills").map(|n| {
         let by = end.get("oomLimit").map_or("the host has none left".into(), |limit| {
             format!("the limit is {limit} bytes, of {}", end["oomCgroup"].as_str().unwrap_or_default())
@@ -95,7 +100,7 @@ fn release(made: &mut Made) -> Result<Released> {
     let master = made.container.terminal.take();
     let terminal = if master.is_some() { RawTerminal::open()? } else { None };
     foreground::fit(master.as_ref(), terminal.as_ref());
-    start::release(&made.container.sync)?;
+    start::release(&made.container.sync, made.state.init.filter(|_| made.plan.process.seccomp.is_some()))?;
     Ok(Released { notify, master, terminal })
 }
 

@@ -4,6 +4,7 @@ use super::{delete, Env};
 use crate::bundle;
 use crate::error::{Context, Error, Kind, Result};
 use crate::host::{hooks, listener, notify, undo};
+use crate::identity::Identity;
 use crate::oci::config::{Hooks, Spec};
 use crate::state::{Entry, State, Status};
 use crate::sync::{Channel, Message};
@@ -22,7 +23,9 @@ pub fn main(env: &mut Env) -> Result<i32> {
             return Err(Error::new(Kind::Status, format!("cannot start a container in the {} state", other.name())))
         }
     }
-    let hooks = read_hooks(&entry)?;
+    let document = read_document(&entry)?;
+    let confined = document.linux.as_ref().is_some_and(|linux| linux.seccomp.is_some());
+    let hooks = document.hooks.unwrap_or_default();
     let inside = match notify::host_socket() {
         Some(_) if notify::directory(&entry.path).is_dir() => Some(notify::bind_inside(&entry.path)?),
         _ => None,
@@ -37,7 +40,9 @@ pub fn main(env: &mut Env) -> Result<i32> {
     entry.unlink("start.sock");
     crate::log::step(|| "has reached the container");
     channel.send(&Message::Go)?;
-    if let Err(e) = executed(&channel) {
+    if let Err(e) = executed(&channel, state.init.filter(|_| confined)) {
+        // Whoever asks next is to hear that it has stopped.
+        state.init.into_iter().for_each(|init| crate::identity::await_end(init, 5000));
         let text = entry.read("config.json").unwrap_or_default();
         return Err(bundle::locate(&text, vec![e]).remove(0));
     }
@@ -45,15 +50,22 @@ pub fn main(env: &mut Env) -> Result<i32> {
     drop(entry);
     poststart(&env.root, &state, &hooks)?;
     if let Some((mut relay, init)) = relay {
-        relay.wait(|| crate::identity::alive(init))?;
+        // It runs, and whoever made it has it.
+        if let Err(e) = relay.wait(|| crate::identity::alive(init)) {
+            env.log.warn(e.to_string());
+        }
     }
     Ok(0)
 }
 
-/// The hooks that still have to run, from the document that the container was created with.
+/// The document that the container was created with.
+fn read_document(entry: &Entry) -> Result<Spec> {
+    bundle::parse::<Spec>(&entry.read("config.json")?, "config.json")
+}
+
+/// Its hooks that still have to run.
 pub fn read_hooks(entry: &Entry) -> Result<Hooks> {
-    let text = entry.read("config.json")?;
-    Ok(bundle::parse::<Spec>(&text, "config.json")?.hooks.unwrap_or_default())
+    Ok(read_document(entry)?.hooks.unwrap_or_default())
 }
 
 fn reach(entry: &Entry) -> Result<Channel> {
@@ -74,18 +86,32 @@ fn reach(entry: &Entry) -> Result<Channel> {
 }
 
 /// Lets the init of `run` go, and waits until its program is executed.
-pub fn release(channel: &Channel) -> Result<()> {
+pub fn release(channel: &Channel, confined: Option<Identity>) -> Result<()> {
     channel.send(&Message::Created)?;
-    executed(channel)
+    executed(channel, confined)
 }
 
-/// End of stream: the channel was closed by execve.
-pub fn executed(channel: &Channel) -> Result<()> {
+/// End of stream: the channel was closed by execve. Or the process ended without a word: one that is `confined` by a seccomp
+/// filter may not be able to say why.
+pub fn executed(channel: &Channel, confined: Option<Identity>) -> Result<()> {
     match channel.receive()? {
+        None if confined.is_some_and(denied) => Err(Error::invalid(
+            "linux.seccomp",
+            "the program was never executed: the profile denies a call that this takes",
+        )),
         None => Ok(()),
         Some(Message::Failed(e)) => Err(e),
         Some(other) => Err(Error::new(Kind::System, format!("unexpected message {other:?}"))),
     }
+}
+
+/// True if it never executed a program, and nobody has killed it: a memory limit or a `kill` can come at any moment.
+fn denied(id: Identity) -> bool {
+    if !crate::identity::never_executed(id) {
+        return false;
+    }
+    crate::identity::await_end(id, 1000);
+    crate::identity::zombie_status(id) != Some(128 + libc::SIGKILL)
 }
 
 /// Runs poststart; a failure ends the container (runtime.md, "Lifecycle", step 9).

@@ -28,16 +28,23 @@ pub fn main(env: &mut Env) -> Result<i32> {
         let lines: Vec<&str> = schema.lines().filter(|l| !l.is_empty()).collect();
         rdt::update(group, &lines, &format!("--{name}"))?;
     }
-    let (resources, text) = match env.args.value("resources").map(str::to_string) {
+    let (resources, bad, text) = match env.args.value("resources").map(str::to_string) {
         Some(file) => from_file(env, &file)?,
-        None => (from_flags(env)?, Vec::new()),
+        None => (from_flags(env)?, Vec::new(), Vec::new()),
     };
     let spec =
         Spec { linux: Some(Linux { resources: Some(resources.clone()), ..Linux::default() }), ..Spec::default() };
     let facts = Facts::read(&spec);
     let mut check = Check::default();
     let writes = plan::cgroup::writes(&resources, &facts.cgroup, &mut check);
-    let warnings = check.finish().map_err(|errors| bundle::join(bundle::locate(&text, errors)))?;
+    let checked = check.finish().map_err(|errors| bundle::locate(&text, errors));
+    let warnings = match checked {
+        Ok(warnings) if bad.is_empty() => warnings,
+        checked => {
+            let errors = checked.err().unwrap_or_default();
+            return Err(bundle::join(bundle::with_plan(bad, errors, "linux.resources.")));
+        }
+    };
     let document = remembered(&entry, &text, &writes)?;
     let group = Group::open_all(&state.cgroups)?;
     if resources.memory.as_ref().and_then(|m| m.check_before_update) == Some(true) {
@@ -95,7 +102,8 @@ impl Unit<'_> {
     }
 }
 
-fn from_file(env: &mut Env, file: &str) -> Result<(Resources, Vec<u8>)> {
+/// The document, what it has of a wrong type, and its text.
+fn from_file(env: &mut Env, file: &str) -> Result<(Resources, Vec<Error>, Vec<u8>)> {
     let text = match file {
         "-" => bundle::read_all(std::io::stdin())
             .call(|| "read(stdin)")?
@@ -103,13 +111,10 @@ fn from_file(env: &mut Env, file: &str) -> Result<(Resources, Vec<u8>)> {
         file => bundle::read(&crate::text::path(file), true)?,
     };
     let parsed = bundle::parse_all::<Resources>(&text, if file == "-" { "stdin" } else { file })?;
-    if !parsed.bad.is_empty() {
-        return Err(bundle::join(parsed.bad));
-    }
     for w in parsed.unknown {
         env.log.warn(w.to_string());
     }
-    Ok((parsed.value, text))
+    Ok((parsed.value, parsed.bad, text))
 }
 
 fn from_flags(env: &Env) -> Result<Resources> {

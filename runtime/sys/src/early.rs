@@ -73,7 +73,8 @@ unsafe fn enters(argv: *const *const u8, argc: usize) -> bool {
         // SAFETY: i < argc, and a string of argv.
         unsafe {
             let arg = argv.add(i).read_volatile();
-            if begins(arg, b"--rootfs") || begins(arg, b"-rootfs") || begins(arg, b"--seccomp-log\0") {
+            let adhoc = begins(arg, b"--rootfs") || begins(arg, b"-rootfs");
+            if adhoc || begins(arg, b"--seccomp-log") || begins(arg, b"-seccomp-log") {
                 return false;
             }
             if !found {

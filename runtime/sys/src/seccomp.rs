@@ -86,11 +86,9 @@ const fn listener_call(number: u32, size: usize) -> libc::Ioctl {
 pub fn next(listener: BorrowedFd) -> Result<Asked> {
     // The kernel takes only a buffer of zeros.
     let mut asked = Asked::default();
+    let request = listener_call(0, std::mem::size_of::<Asked>());
     // SAFETY: asked has the layout of the kernel's structure, and the size that the request number carries.
-    check(
-        unsafe { libc::ioctl(listener.as_raw_fd(), listener_call(0, std::mem::size_of::<Asked>()), &mut asked) }
-            as libc::c_long,
-    )?;
+    check(unsafe { libc::ioctl(listener.as_raw_fd(), request, &mut asked) } as libc::c_long)?;
     Ok(asked)
 }
 
@@ -113,8 +111,16 @@ pub fn answer(listener: BorrowedFd, id: u64, answer: Answer) -> Result<()> {
         Answer::Fail(errno) => (-errno, 0),
     };
     let mut response = Response { id, value: 0, error, flags };
-    let size = std::mem::size_of::<Response>();
+    let request = listener_call(1, std::mem::size_of::<Response>());
     // SAFETY: response has the layout of the kernel's structure, and the size that the request number carries.
-    check(unsafe { libc::ioctl(listener.as_raw_fd(), listener_call(1, size), &mut response) } as libc::c_long)
-        .map(drop)
+    check(unsafe { libc::ioctl(listener.as_raw_fd(), request, &mut response) } as libc::c_long).map(drop)
+}
+
+/// True if the process that asked still waits for the answer, so that its number is its own
+/// (SECCOMP_IOCTL_NOTIF_ID_VALID, by the number that every kernel takes).
+pub fn waits(listener: BorrowedFd, id: u64) -> bool {
+    // _IOR('!', 2, __u64); the direction was wrong before Linux 5.8, and is taken since as well.
+    let request = (2 << 30 | 8 << 16 | 0x21 << 8 | 2) as libc::Ioctl;
+    // SAFETY: the kernel reads one u64.
+    unsafe { libc::ioctl(listener.as_raw_fd(), request, &id) == 0 }
 }
