@@ -12,10 +12,12 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// Where the engines of a host keep the state of their containers; `*` is one directory, the namespace or the runtime.
-const ROOTS: [(&str, &str); 6] = [
+const ROOTS: [(&str, &str); 7] = [
     ("conex", "/run/conex"),
     ("docker", "/run/docker/runtime-*/*"),
     ("containerd", "/run/containerd/runc/*"),
+    // Below conex's own shim.
+    ("containerd", "/run/containerd/conex/*"),
     ("podman", "/run/crun"),
     ("runc", "/run/runc"),
     ("cri-o", "/run/crio/*"),

@@ -1,8 +1,8 @@
 //! The commands of conex that are for people rather than for engines. `conex NAME` executes `conex-tools` for each of
 //! them, so that what they need costs the runtime neither size nor time.
 //!
-//! They read bundles, hosts, states and engines' files. None of them touches a container; `run --rootfs` writes a document
-//! and executes conex with it.
+//! They read bundles, hosts, states and engines' files. Those that run a container (`run --rootfs`, `run --seccomp-log`,
+//! `--trace`) do it by executing conex.
 #![forbid(unsafe_code)]
 
 pub mod adhoc;

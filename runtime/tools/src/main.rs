@@ -28,7 +28,7 @@ fn run(argv: &[String]) -> Result<u8> {
     let to = global.value("trace").filter(|to| !to.starts_with("fd:"));
     if let Some(to) = to {
         let env = Env { program: program()?, global: Vec::new(), root: "".into(), args: cli::Args::default() };
-        return trace::main(&env, to, &without_trace(to)).map(|code| code as u8);
+        return trace::main(&env, to, &without_trace(argv_len - rest.len())).map(|code| code as u8);
     }
     let (name, argv, help) = cli::split(&global, &rest);
     let watched = name == "run" && cli::given(argv, "seccomp-log");
@@ -68,16 +68,18 @@ fn run(argv: &[String]) -> Result<u8> {
     }
 }
 
-/// The command line as it is without `--trace`, whose value is `to`: the flag is among the first, before the verb.
-fn without_trace(to: &str) -> Vec<OsString> {
-    let mut argv: Vec<OsString> = std::env::args_os().skip(1).collect();
-    let to = text::os(to);
-    let is = |arg: &OsString, dashes: &str| arg.as_bytes().strip_prefix(dashes.as_bytes()).map(<[u8]>::to_vec);
-    let flag = |arg: &OsString| is(arg, "--trace").or_else(|| is(arg, "-trace"));
-    let at = argv.iter().position(|arg| flag(arg).is_some_and(|rest| rest.is_empty() || rest.starts_with(b"=")));
-    if let Some(at) = at {
-        let alone = flag(&argv[at]).is_some_and(|rest| rest.is_empty());
-        argv.drain(at..=at + usize::from(alone && argv.get(at + 1).is_some_and(|v| **v == *to)));
+/// The command line without `--trace`, of which the flags before the verb are the first `before`.
+fn without_trace(before: usize) -> Vec<OsString> {
+    let mut out = Vec::new();
+    let mut argv = std::env::args_os().skip(1).enumerate();
+    while let Some((i, arg)) = argv.next() {
+        let name = arg.as_bytes().strip_prefix(b"--").or(arg.as_bytes().strip_prefix(b"-")).unwrap_or_default();
+        match name.strip_prefix(b"trace").filter(|_| i < before) {
+            // Its value is the next word.
+            Some(b"") => drop(argv.next()),
+            Some(rest) if rest.starts_with(b"=") => {}
+            _ => out.push(arg),
+        }
     }
-    argv
+    out
 }

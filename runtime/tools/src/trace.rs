@@ -89,6 +89,9 @@ pub fn main(env: &Env, target: &str, argv: &[OsString]) -> Result<i32> {
     };
     let memory =
         nix::sys::memfd::memfd_create(c"trace", nix::sys::memfd::MFdFlags::MFD_CLOEXEC).call(|| "memfd_create")?;
+    // Two processes write to it, each at its end.
+    nix::fcntl::fcntl(&memory, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_APPEND))
+        .call(|| "fcntl(F_SETFL)")?;
     // Above the numbers that a caller hands on.
     let steps = conex_sys::fd::dup_above(memory.as_raw_fd(), 400).call(|| "fcntl(F_DUPFD)")?;
     conex_sys::fd::clear_cloexec(steps.as_raw_fd()).call(|| "fcntl(F_SETFD)")?;

@@ -38,7 +38,7 @@ pub fn main(env: &Env) -> Result<i32> {
     let Some(case) = cases.iter().max_by_key(|c| (c.deleted.is_none(), c.deleted.clone())) else {
         let what = format!(
             "nothing is known of {wanted}: conex has no container of that name, neither here nor under an engine, and \
-             has deleted none in the last 24 hours"
+             of none that was deleted is there a word in its journal (24 hours at most)"
         );
         return Err(Error::new(Kind::NotFound, what));
     };
@@ -131,11 +131,15 @@ fn reason(end: &End) -> String {
         } else {
             String::new()
         };
-        return format!("only its parent, which is the engine, knows its exit status{oom}");
+        return format!("its exit status was told to its parent alone, an engine if there is one{oom}");
     };
     let killed = u64::from(128 + libc::SIGKILL.unsigned_abs());
+    // Or somebody has, after the kernel had killed another process.
     if code == killed && kills > 0 {
-        return format!("the kernel killed its first process for want of memory ({code}, SIGKILL): {}", by());
+        return format!(
+            "as it seems, the kernel killed its first process for want of memory ({code}, SIGKILL): {}",
+            by()
+        );
     }
     let oom = if kills > 0 {
         format!(", after the kernel had killed {kills} of its processes for want of memory: {}", by())
@@ -146,8 +150,10 @@ fn reason(end: &End) -> String {
         0 => "its program was done (exit status 0)".to_string(),
         126 => "exit status 126, which shells and engines give when a program cannot be executed".to_string(),
         127 => "exit status 127, which shells and engines give when a program is not found".to_string(),
-        159 => denied(end),
-        129..=192 => format!("{} ended it (exit status {code})", signal(code - 128)),
+        _ if end.contains_key("deniedSyscall") => denied(end),
+        159 => "SIGSYS ended it (exit status 159), which is what a seccomp profile kills with".to_string(),
+        129..=192 if number("signal").is_some() => format!("{} ended it (exit status {code})", signal(code - 128)),
+        129..=192 => format!("exit status {code}, which is that of {}", signal(code - 128)),
         _ => format!("its program ended with exit status {code}"),
     };
     format!("{told}{oom}")
@@ -158,14 +164,10 @@ fn signal(number: u64) -> String {
     known.map_or(format!("signal {number}"), |s| s.as_str().to_string())
 }
 
-/// SIGSYS is what a seccomp filter kills with.
 fn denied(end: &End) -> String {
-    let call = end.get("deniedSyscall").and_then(Value::as_u64).zip(end.get("arch").and_then(Value::as_u64));
-    let call = call.map(|(number, arch)| conex::seccomp::compile::name(arch as u32, number as u32));
-    match call {
-        Some(name) => format!("its seccomp profile killed it for the call {name} (SIGSYS, exit status 159)"),
-        None => "its seccomp profile killed it for a call that it denies (SIGSYS, exit status 159)".to_string(),
-    }
+    let number = |key: &str| end.get(key).and_then(Value::as_u64).unwrap_or(0) as u32;
+    let name = conex::seccomp::compile::name(number("arch"), number("deniedSyscall"));
+    format!("its seccomp profile killed it for the call {name} (SIGSYS, exit status 159)")
 }
 
 #[cfg(test)]

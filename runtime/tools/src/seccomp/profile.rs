@@ -94,6 +94,17 @@ impl Profile {
         (action, by)
     }
 
+    /// # Errors
+    /// The profile denies what the runtime itself still needs, so that a container could not start under it.
+    pub fn check_needed(&self, document: &Value) -> Result<()> {
+        let process = &document["process"];
+        let ambient = process["capabilities"]["ambient"].as_array().is_some_and(|list| !list.is_empty());
+        let filter = seccomp::Filter { profile: self.whole.clone(), flags: 0, listener: None };
+        let mut check = Check::default();
+        seccomp::needed(&filter, process["noNewPrivileges"] == true, ambient, &mut check);
+        check.errors.into_iter().next().map_or(Ok(()), Err)
+    }
+
     /// What the filter does with a call for which no rule holds.
     pub fn without_a_rule(&self, abi: Abi, nr: u32) -> (u32, String) {
         let highest = self.rules.iter().flat_map(|r| &r.rule.names).filter_map(|n| compile::lookup(n, abi)).max();

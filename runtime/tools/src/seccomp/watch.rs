@@ -44,6 +44,8 @@ pub fn main(env: &Env) -> Result<i32> {
             "linux.seccomp.listenerPath: the profile has a listener already, and the kernel takes one",
         ));
     }
+    // What `run` refuses is refused here as well: with a listener it would go on.
+    profile.check_needed(&document)?;
     let place = Place::new()?;
     document["linux"]["seccomp"]["syscalls"] = asking(&profile);
     document["linux"]["seccomp"]["listenerPath"] = json!(place.socket);
@@ -73,7 +75,7 @@ struct Place {
 
 impl Place {
     fn new() -> Result<Place> {
-        let dir = nix::unistd::mkdtemp(&std::env::temp_dir().join("conex-XXXXXX")).call(|| "mkdtemp")?;
+        let dir = nix::unistd::mkdtemp(&std::env::temp_dir().join("conex-seccomp-XXXXXX")).call(|| "mkdtemp")?;
         Ok(Place { socket: dir.join("listener"), dir })
     }
 }
@@ -88,14 +90,14 @@ fn hand_on(command: &mut std::process::Command, env: &Env) {
     let run = conex::cli::command("run").expect("in the table");
     for flag in run.flags.iter().filter(|f| !matches!(f.name, "config" | "seccomp-log")) {
         for value in env.args.values(flag.name) {
-            command.arg(conex::text::os(&format!("--{}={value}", flag.name)).into_owned());
+            command.arg(&*conex::text::os(&format!("--{}={value}", flag.name)));
         }
     }
     command.args(env.args.rest.iter().map(|a| conex::text::os(a).into_owned()));
 }
 
 fn allows(action: u32) -> bool {
-    matches!(action & ACTION_MASK, seccomp::RET_ALLOW | seccomp::RET_LOG | seccomp::RET_TRACE)
+    matches!(action & ACTION_MASK, seccomp::RET_ALLOW | seccomp::RET_LOG)
 }
 
 /// Rules under which each call goes on that the profile allows whatever its arguments are, and each other one asks.
@@ -109,7 +111,10 @@ fn asking(profile: &Profile) -> Value {
         };
         if allowed { &mut free } else { &mut asks }.push(*name);
     }
-    json!([{"names": free, "action": "SCMP_ACT_ALLOW"}, {"names": asks, "action": "SCMP_ACT_NOTIFY"}])
+    // A rule must name something.
+    let rules = [(free, "SCMP_ACT_ALLOW"), (asks, "SCMP_ACT_NOTIFY")];
+    let rules = rules.into_iter().filter(|(names, _)| !names.is_empty());
+    rules.map(|(names, action)| json!({"names": names, "action": action})).collect()
 }
 
 /// One filter after the other: that of the container, and those of further processes in it.
@@ -146,12 +151,12 @@ fn serve(fd: &OwnedFd, profile: &Profile, conex: u32, denied: &Denied) {
         }
         // One that was killed meanwhile waits for nothing.
         let Ok(asked) = next(fd.as_fd()) else { continue };
-        let _ = answer(fd.as_fd(), asked.id, judged(&asked, profile, conex, denied));
+        let _ = answer(fd.as_fd(), asked.id, judged(fd, &asked, profile, conex, denied));
     }
 }
 
 /// As the profile has it. What the runtime still does under the filter before it executes the program is not the program's.
-fn judged(asked: &Asked, profile: &Profile, conex: u32, denied: &Denied) -> Answer {
+fn judged(fd: &OwnedFd, asked: &Asked, profile: &Profile, conex: u32, denied: &Denied) -> Answer {
     let exe = |pid: u32| std::fs::metadata(format!("/proc/{pid}/exe")).map(|m| (m.dev(), m.ino())).ok();
     if exe(asked.pid).is_some() && exe(asked.pid) == exe(conex) {
         return Answer::Go;
@@ -172,22 +177,29 @@ fn judged(asked: &Asked, profile: &Profile, conex: u32, denied: &Denied) -> Answ
     *denied.lock().expect("no thread panics").entry((name, told(action), by)).or_default() += 1;
     match action & ACTION_MASK {
         seccomp::RET_ERRNO => Answer::Fail((action & 0xffff) as i32),
+        // There is no tracer.
+        seccomp::RET_TRACE => Answer::Fail(libc::ENOSYS),
         // The process gets what the filter would have given it. SIGKILL: SIGSYS could be caught.
-        0x0003_0000 => signal(asked.pid, libc::SIGSYS),
-        _ => signal(asked.pid, libc::SIGKILL),
+        0x0003_0000 => signal(fd, asked, libc::SIGSYS),
+        _ => signal(fd, asked, libc::SIGKILL),
     }
 }
 
-fn signal(pid: u32, signal: i32) -> Answer {
-    // The process waits for the answer: its number is its own until then.
-    let _ = conex_sys::proc::kill(nix::unistd::Pid::from_raw(pid as i32), signal);
+/// A number is another process's once the one that asked has ended; one of a PID namespace that is out of sight has none.
+fn signal(fd: &OwnedFd, asked: &Asked, signal: i32) -> Answer {
+    let pid = i32::try_from(asked.pid).ok().filter(|pid| *pid > 0);
+    let process = pid.and_then(|pid| conex_sys::proc::pidfd_open(nix::unistd::Pid::from_raw(pid)).ok());
+    if let Some(process) = process.filter(|_| conex_sys::seccomp::waits(fd.as_fd(), asked.id)) {
+        let _ = conex_sys::proc::pidfd_send_signal(process.as_fd(), signal);
+    }
     Answer::Fail(libc::ENOSYS)
 }
 
 fn report(denied: &Denied) {
     let denied = denied.lock().expect("no thread panics");
     let total: u64 = denied.values().sum();
-    let mut out = format!("conex: seccomp: {total} calls denied{}\n", if total == 0 { "" } else { ":" });
+    let calls = if total == 1 { "call" } else { "calls" };
+    let mut out = format!("conex: seccomp: {total} {calls} denied{}\n", if total == 0 { "" } else { ":" });
     let mut rows: Vec<_> = denied.iter().collect();
     rows.sort_by_key(|(_, n)| std::cmp::Reverse(**n));
     for ((name, action, by), n) in rows {

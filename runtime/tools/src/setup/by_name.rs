@@ -15,7 +15,11 @@ const DROP_IN: &str = "50-conex.conf";
 /// What systemd gives a service on Debian, Fedora and their like.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
+/// Two engines can need the drop-in of one unit: Docker, and whoever else uses containerd.
+const FOR: &str = "# For: ";
+
 struct Plan {
+    engine: String,
     units: PathBuf,
     /// The units that execute the two programs.
     engines: &'static [&'static str],
@@ -57,6 +61,7 @@ impl Plan {
         // Beside the second program, which is nobody's to call either.
         let libexec = beside(&["../libexec/conex", "."]).unwrap_or_else(|| PathBuf::from("/"));
         Ok(Plan {
+            engine: engine.to_string(),
             units: conex::text::path(env.args.value("config").unwrap_or(UNITS)).into_owned(),
             engines,
             links: libexec.join("by-name"),
@@ -64,11 +69,28 @@ impl Plan {
         })
     }
 
-    fn drop_in(&self) -> String {
+    /// `names` are those for whom it is there, in order.
+    fn drop_in(&self, names: &[&str]) -> String {
         format!(
-            "# Written by `conex setup --by-name --write`; `--undo` takes it away.\n[Service]\nEnvironment=\"PATH={}:{PATH}\"\n",
+            "# Written by `conex setup --by-name --write`; `--undo` takes it away.\n{FOR}{}\n[Service]\nEnvironment=\"PATH={}:{PATH}\"\n",
+            names.join(" "),
             self.links.display()
         )
+    }
+
+    /// For whom a drop-in is there; nobody if there is none.
+    ///
+    /// # Errors
+    /// It is not what this writes.
+    fn names<'a>(&self, file: &Path, text: &'a Option<String>) -> Result<Vec<&'a str>> {
+        let Some(text) = text else { return Ok(Vec::new()) };
+        let names: Vec<&str> =
+            text.lines().find_map(|l| l.strip_prefix(FOR)).unwrap_or_default().split(' ').collect();
+        if *text == self.drop_in(&names) {
+            Ok(names)
+        } else {
+            Err(changed(file))
+        }
     }
 
     fn files(&self) -> Vec<PathBuf> {
@@ -82,7 +104,7 @@ impl Plan {
             out += &format!("ln -s {} {}\n", program.display(), self.links.join(name).display());
         }
         for file in self.files() {
-            let text: String = self.drop_in().lines().map(|l| format!("{l}\n")).collect();
+            let text: String = self.drop_in(&[engine]).lines().map(|l| format!("{l}\n")).collect();
             out += &format!("mkdir -p {}\ncat >{} <<'END'\n{text}END\n", parent(&file).display(), file.display());
         }
         out + &format!("systemctl daemon-reload\nsystemctl restart {}\n", self.engines.join(" "))
@@ -90,12 +112,8 @@ impl Plan {
 
     /// Everything is looked at before anything is written.
     fn write(&self) -> Result<()> {
-        let text = self.drop_in();
         for file in self.files() {
-            match read(&file)? {
-                Some(other) if other != text => return Err(changed(&file)),
-                _ => {}
-            }
+            self.names(&file, &read(&file)?)?;
         }
         for (name, program) in &self.programs {
             let link = self.links.join(name);
@@ -105,7 +123,7 @@ impl Plan {
                 _ => return Err(changed(&link)),
             }
         }
-        std::fs::create_dir_all(&self.links).call(|| format!("mkdir({})", self.links.display()))?;
+        directory(&self.links)?;
         for (name, program) in &self.programs {
             let link = self.links.join(name);
             match std::os::unix::fs::symlink(program, &link) {
@@ -114,9 +132,12 @@ impl Plan {
             }
         }
         for file in self.files() {
-            std::fs::create_dir_all(parent(&file)).call(|| format!("mkdir({})", parent(&file).display()))?;
-            if read(&file)?.is_none() {
-                write_new(&file, &text, &file)?;
+            directory(parent(&file))?;
+            let before = read(&file)?;
+            let mut names = self.names(&file, &before)?;
+            if !names.contains(&self.engine.as_str()) {
+                names.push(&self.engine);
+                replace(&file, &self.drop_in(&names))?;
             }
         }
         let units = self.engines.join(" ");
@@ -128,24 +149,26 @@ impl Plan {
     }
 
     fn undo(&self) -> Result<()> {
-        let text = self.drop_in();
         let mut taken = Vec::new();
         for file in self.files() {
-            match read(&file)? {
-                None => {}
-                Some(other) if other != text => return Err(changed(&file)),
-                Some(_) => {
-                    std::fs::remove_file(&file).call(|| format!("unlink({})", file.display()))?;
-                    // A directory that others use stays.
-                    let _ = std::fs::remove_dir(parent(&file));
-                    taken.push(file.display().to_string());
-                }
+            let before = read(&file)?;
+            let names = self.names(&file, &before)?;
+            if !names.contains(&self.engine.as_str()) {
+                continue;
             }
+            let left: Vec<&str> = names.into_iter().filter(|name| *name != self.engine).collect();
+            if left.is_empty() {
+                std::fs::remove_file(&file).call(|| format!("unlink({})", file.display()))?;
+                // A directory that others use stays.
+                let _ = std::fs::remove_dir(parent(&file));
+            } else {
+                replace(&file, &self.drop_in(&left))?;
+            }
+            taken.push(file.display().to_string());
         }
         // Those of another engine may need the links.
         let units = std::fs::read_dir(&self.units).into_iter().flatten().flatten();
-        let needed =
-            units.into_iter().any(|unit| read(&unit.path().join(DROP_IN)).is_ok_and(|t| t.as_ref() == Some(&text)));
+        let needed = units.into_iter().any(|unit| unit.path().join(DROP_IN).exists());
         if !needed {
             for (name, program) in &self.programs {
                 let link = self.links.join(name);
@@ -164,6 +187,20 @@ impl Plan {
             ),
         })
     }
+}
+
+/// Whole, or not at all.
+fn replace(file: &Path, text: &str) -> Result<()> {
+    let fresh = file.with_extension("conf.new");
+    write_new(&fresh, text, file)?;
+    std::fs::rename(&fresh, file).call(|| format!("rename({})", file.display()))
+}
+
+/// Writable for nobody else, whatever the caller's umask is: an engine executes what lies there as root.
+fn directory(path: &Path) -> Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o755).create(path);
+    made.call(|| format!("mkdir({})", path.display()))
 }
 
 fn parent(file: &Path) -> &Path {

@@ -16,7 +16,9 @@ pub fn text(steps: &[Step]) -> String {
         let at = s.begin * WIDTH / total;
         let long = (s.length * WIDTH).div_ceil(total).clamp(1, WIDTH - at.min(WIDTH - 1));
         let bar = format!("{}{}", " ".repeat(at as usize), sign(s).to_string().repeat(long as usize));
-        let _ = writeln!(out, "{:>9} {:>9}  {:<9}  {bar:<40}  {}", s.begin, s.length, s.side.name(), s.text);
+        // A name out of a document may hold what a terminal obeys.
+        let name: String = s.text.chars().map(|c| if c.is_control() { '?' } else { c }).collect();
+        let _ = writeln!(out, "{:>9} {:>9}  {:<9}  {bar:<40}  {name}", s.begin, s.length, s.side.name());
     }
     let _ = writeln!(out, "{total:>9}            in all; = work, . waiting, h hook, d D-Bus");
     out
