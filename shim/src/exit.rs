@@ -51,13 +51,15 @@ impl Service {
             p.io().ended();
             p.settled().await;
             match p.id.as_str() {
-                "" => service.init_ended(&c).await,
+                "" => {
+                    let kills = service.init_ended(&c).await;
+                    if seen {
+                        leave(&c, &p, exit, kills);
+                    }
+                }
                 _ => c.drop_leaf(&p),
             }
             p.exit.set(Some(exit));
-            if seen && p.id.is_empty() {
-                leave(&c, &p, exit);
-            }
             p.set(Stage::Stopped);
             let event = events::TaskExit {
                 container_id: c.id.clone(),
@@ -73,7 +75,8 @@ impl Service {
         Ok(())
     }
 
-    async fn init_ended(&self, c: &Rc<Container>) {
+    /// Returns how often the kernel has killed something in it for want of memory.
+    async fn init_ended(&self, c: &Rc<Container>) -> u64 {
         if c.shared_pid {
             // Without a PID namespace of its own the others outlive init.
             let args: [&OsStr; 4] = ["kill".as_ref(), "--all".as_ref(), c.id.as_ref(), "KILL".as_ref()];
@@ -94,16 +97,23 @@ impl Service {
         if c.oom.borrow().as_ref().is_some_and(Watch::grown) {
             tell_oom(&self.events, &c.id);
         }
-        c.oom.borrow_mut().take();
+        c.oom.borrow_mut().take().map_or(0, |watch| watch.told())
     }
 }
 
 /// For the runtime, which is not the parent: how the container ended, for as long as the bundle is there. Only people ask
 /// for it, so that a full disk is no error.
-fn leave(c: &Container, init: &Process, exit: Exit) {
-    let nanos = exit.at.duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_nanos();
-    let text = format!("{{\"pid\":{},\"exitCode\":{},\"exitedAt\":{nanos}}}", init.pid.get(), exit.status);
-    let _ = std::fs::write(c.runtime.bundle.join("exit.json"), text);
+fn leave(c: &Container, init: &Process, exit: Exit, kills: u64) {
+    let nanos = exit.at.duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_nanos() as u64;
+    let text = serde_json::json!({
+        "pid": init.pid.get(), "startTime": init.start_time.get(), "exitCode": exit.status, "exitedAt": nanos, "oomKills": kills,
+    });
+    let bundle = &c.runtime.bundle;
+    let (whole, part) = (bundle.join(conex::end::LEFT), bundle.join(".exit.json"));
+    let _ = std::fs::remove_file(&part);
+    let made = std::fs::OpenOptions::new().write(true).create_new(true).open(&part);
+    let written = made.and_then(|mut file| std::io::Write::write_all(&mut file, text.to_string().as_bytes()));
+    let _ = written.and_then(|()| std::fs::rename(&part, &whole));
 }
 
 /// Watches for OOM kills, from `told` of them on; none without a memory controller.

@@ -346,9 +346,10 @@ impl Keeper {
             actions.add_dup2(n, n).call(failed)?;
         }
         for (name, value) in std::env::vars_os() {
-            env.push(c(format!("{}={}", name.to_string_lossy(), value.to_string_lossy()))?);
+            env.push(crate::upgrade::variable(&name, &value)?);
         }
-        let mut line = vec![std::env::args().next().unwrap_or_default()];
+        let own = std::env::args_os().next().unwrap_or_default();
+        let mut line = vec![own.to_string_lossy().into_owned()];
         line.extend(["-namespace", &args.namespace, "-id", &args.id, "-address", &args.address].map(String::from));
         if args.debug {
             line.push("-debug".into());

@@ -3,9 +3,11 @@
 use containerd_shim_conex::args::Args;
 use containerd_shim_conex::{delete, info, keep, log, serve, start, status, upgrade};
 use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
 
 fn main() {
-    let args = match Args::parse(std::env::args().skip(1)) {
+    let given = std::env::args_os().skip(1).map(|a| conex::text::from_bytes(a.as_bytes()).into_owned());
+    let args = match Args::parse(given) {
         Ok(args) => args,
         Err(e) => fail(&e),
     };

@@ -122,3 +122,18 @@ impl Process {
         self.pid.get() > 0 && self.exit.get().is_none()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_alone_is_no_process() {
+        let own = Process::new("", Stdio::default(), Vec::new());
+        own.pid.set(std::process::id() as i32);
+        own.start_time.set(conex::identity::proc_stat(own.pid.get()).unwrap().1);
+        assert!(own.pidfd().is_ok());
+        own.start_time.set(own.start_time.get() + 1);
+        assert_eq!(own.pidfd().unwrap_err().code, crate::status::NOT_FOUND);
+    }
+}

@@ -396,3 +396,15 @@ fn connection_again(service: &Rc<Service>, held: Held) -> Result<()> {
     server::add(stream, (c.input, c.skip as usize), pending, service);
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_that_cannot_be() {
+        assert_eq!(after_epoch(Duration::MAX), SystemTime::UNIX_EPOCH);
+        assert_eq!(time(proto::Time { seconds: u64::MAX, nanos: u32::MAX }), SystemTime::UNIX_EPOCH);
+        assert_eq!(time(proto::Time { seconds: 5, nanos: 7 }), SystemTime::UNIX_EPOCH + Duration::new(5, 7));
+    }
+}

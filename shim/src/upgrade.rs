@@ -14,9 +14,10 @@ use conex_proto::shim::{Document, Record};
 use conex_sys::fd;
 use nix::sys::signal::{sigprocmask, SigSet, SigmaskHow, Signal};
 use prost::Message;
-use std::ffi::CString;
+use std::ffi::{CString, OsStr};
 use std::io::Read;
 use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -91,6 +92,11 @@ pub fn program() -> Result<String> {
     Ok(exe.to_string_lossy().trim_end_matches(" (deleted)").to_string())
 }
 
+/// A variable as execve(2) takes it, whatever bytes it has.
+pub fn variable(name: &OsStr, value: &OsStr) -> Result<CString> {
+    CString::new([name.as_bytes(), b"=", value.as_bytes()].concat()).call(|| "environment".into())
+}
+
 fn replace(service: &Service, listener: RawFd) -> Result<()> {
     let exe = program()?;
     let records = save(service, listener, true);
@@ -98,10 +104,11 @@ fn replace(service: &Service, listener: RawFd) -> Result<()> {
     let text = Document { version: VERSION, records }.encode_to_vec();
     let document = crate::runtime::input(&text)?;
     let c = |text: &str| CString::new(text).call(|| text.to_string());
-    let args = std::env::args().map(|a| c(&a)).collect::<Result<Vec<_>>>()?;
+    let args = std::env::args_os().map(|a| CString::new(a.into_vec()).call(|| "argv".into()));
+    let args = args.collect::<Result<Vec<_>>>()?;
     let mut env = Vec::new();
     for (name, value) in std::env::vars_os().filter(|(name, _)| name != RESUME && name != KEEPER) {
-        env.push(c(&format!("{}={}", name.to_string_lossy(), value.to_string_lossy()))?);
+        env.push(variable(&name, &value)?);
     }
     env.push(c(&format!("{RESUME}={}", document.as_raw_fd()))?);
     // The number of one that is gone could be anything's by now.

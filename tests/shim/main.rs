@@ -8,6 +8,7 @@ mod containerd;
 #[allow(dead_code)]
 mod harness;
 mod keeper;
+mod moments;
 mod pause;
 mod place;
 mod process;

@@ -122,7 +122,7 @@ fn an_upgrade_that_cannot_be_is_none() {
     let server = shim.pid(&b.id);
     // Gone; a program that is another one; a build that writes its state in another form.
     std::fs::remove_file(&program).unwrap();
-    let scripts = [("", "exec("), ("exit 3", "(status 3, said"), ("echo 0; echo 9999", "(status 0, said")];
+    let scripts = [("", "fork/exec "), ("exit 3", "(status 3, said"), ("echo 0; echo 9999", "(status 0, said")];
     for (script, why) in scripts {
         if !script.is_empty() {
             executable(&program, format!("#!/bin/sh\n{script}\n").as_bytes());
