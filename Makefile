@@ -79,7 +79,7 @@ deps-fuzz:
 managers: build deps-test ## Docker, containerd and Podman of Debian forky with runc, conex and its shim; writes docs/managers.md
 	tests/managers/run.sh $(CACHE) $(OUT) $(call program,shim)
 
-kubernetes: build deps-test ## a whole Kubernetes 1.20 on runc, conex and its shim; writes docs/kubernetes-results.md (PARTS, LOAD_SECONDS)
+kubernetes: build deps-test ## a whole Kubernetes 1.20 on runc, conex and its shim; writes docs/kubernetes-results.md (PARTS, LOAD_SECONDS, PROBES, NODE_TESTS)
 	tests/kubernetes/run.sh $(CACHE) $(OUT)
 
 # The test programs, as cargo built them.

@@ -1,11 +1,12 @@
 #!/bin/bash
 # bench.sh CACHE OUT [ROUNDS]: run and exec of conex, runc and crun beside the kernel floor, interleaved on one bundle,
-# in the forky root; the cgroup v2 tree of a hybrid host is hidden for all alike, because crun refuses such a host.
+# in the forky root; the medians become docs/figures.svg. The cgroup v2 tree of a hybrid host is hidden for all alike, because crun refuses such a host.
 set -euo pipefail
 here=$(dirname "$(realpath "$0")")
 cache=$1 out=$2 rounds=${3:-100}
 install -m 755 "$out/conex" "$out/floor" "$out/bench" "$cache/"
-HIDE_UNIFIED=1 timeout -k 5 600 "$here/forky/enter.sh" "$cache/forky" "/conex/$cache/bench" "$rounds" "/conex/$cache/conex" "/conex/$cache/floor"
+HIDE_UNIFIED=1 timeout -k 5 600 "$here/forky/enter.sh" "$cache/forky" "/conex/$cache/bench" "$rounds" "/conex/$cache/conex" "/conex/$cache/floor" | tee "$cache/bench.txt"
+python3 "$here/picture.py" <"$cache/bench.txt" >"$here/../docs/figures.svg"
 
 # The shims, each with the runtime that it starts by default, on this host as it is; the bundles lie on a tmpfs, as
 # containerd's do.

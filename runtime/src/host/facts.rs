@@ -25,6 +25,8 @@ pub struct Facts {
     pub own_namespace: fn(&Path, &str) -> bool,
     /// True for root that is root of the host's ids, not of a user namespace.
     pub initial_userns: bool,
+    /// Bytes of a page of memory.
+    pub page: usize,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -71,6 +73,7 @@ impl Facts {
             kind_of: |path| path.metadata().ok().map(|m| m.is_dir()),
             own_namespace,
             initial_userns: initial_userns(),
+            page: nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok().flatten().unwrap_or(4096) as usize,
         }
     }
 

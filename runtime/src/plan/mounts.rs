@@ -270,7 +270,7 @@ fn idmap(out: &mut Mount, m: &config::Mount, field: &str, ns: &Namespaces, check
         out.idmap = Some(Idmap { recursive: false, maps: maps_of(m, ns) });
     }
     for (name, list) in lists {
-        super::namespaces::mapping_list(&format!("{field}.{name}"), list, check);
+        super::namespaces::mapping_list(&format!("{field}.{name}"), list, ns.page, check);
     }
     let Some(map) = &out.idmap else { return };
     if !matches!(out.kind, Kind::Bind { .. }) {

@@ -61,6 +61,8 @@ pub struct Namespaces {
     pub join: Vec<Join>,
     /// Mappings of a new user namespace.
     pub maps: Option<Maps>,
+    /// Bytes of a page of memory, which a map of ids must fit into; 0 if it is not known.
+    pub page: usize,
     /// The text for /proc/self/timens_offsets.
     pub time_offsets: Option<String>,
     /// How many processes it takes: see [`Hops`].
@@ -118,7 +120,7 @@ impl Maps {
 }
 
 pub(super) fn make(linux: &Linux, facts: &Facts, check: &mut Check) -> Namespaces {
-    let mut out = Namespaces::default();
+    let mut out = Namespaces { page: facts.page, ..Namespaces::default() };
     for (i, ns) in linux.namespaces.iter().enumerate() {
         let field = format!("linux.namespaces[{i}]");
         let Some((_, _, flag)) = KINDS.iter().find(|(name, _, _)| *name == ns.kind) else {
@@ -168,7 +170,7 @@ fn user(linux: &Linux, out: &mut Namespaces, facts: &Facts, check: &mut Check) {
     let lists = [("uidMappings", &linux.uid_mappings), ("gidMappings", &linux.gid_mappings)];
     let given = lists.iter().any(|(_, l)| !l.is_empty());
     for (name, list) in lists {
-        mapping_list(&format!("linux.{name}"), list, check);
+        mapping_list(&format!("linux.{name}"), list, facts.page, check);
     }
     if out.creates(libc::CLONE_NEWUSER) {
         for (name, list) in lists {
@@ -190,15 +192,15 @@ fn user(linux: &Linux, out: &mut Namespaces, facts: &Facts, check: &mut Check) {
     }
 }
 
-/// user_namespaces(7): at most 340 lines, sizes above zero, no overlap on either side, no id 2^32-1.
-pub fn mapping_list(field: &str, list: &[IdMapping], check: &mut Check) {
+/// user_namespaces(7): at most 340 lines, less than a `page` of text, sizes above zero, no overlap on either side, no id
+/// 2^32-1.
+pub fn mapping_list(field: &str, list: &[IdMapping], page: usize, check: &mut Check) {
     if list.len() > 340 {
         check.bad(field, format!("{} mappings; the kernel takes at most 340", list.len()));
         return;
     }
-    let page = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok().flatten().unwrap_or(4096) as usize;
     let length = Maps::text(list).len();
-    if length >= page {
+    if page > 0 && length >= page {
         check.bad(
             field,
             format!("{length} bytes as the kernel reads them; it takes less than a page ({page} bytes)"),
@@ -378,7 +380,7 @@ mod tests {
         let m = |c, h, size| IdMapping { container_id: c, host_id: h, size };
         let errors = |list: &[IdMapping]| {
             let mut check = Check::default();
-            mapping_list("linux.uidMappings", list, &mut check);
+            mapping_list("linux.uidMappings", list, 4096, &mut check);
             check.errors.into_iter().map(|e| e.field).collect::<Vec<_>>()
         };
         assert!(errors(&[m(0, 1000, 1), m(1, 100_000, 65536)]).is_empty());
