@@ -72,12 +72,11 @@ fn at(moment: Option<&Moment>, counts: &std::path::Path) -> bool {
     std::fs::write(b.rootfs().join("tmp/go"), "").unwrap();
     let wait = WaitRequest { id: b.id.clone(), ..Default::default() };
     assert_eq!(client.always::<WaitResponse>("Wait", &wait).unwrap().exit_status, 33, "{n}");
-    // It has gone with the server, or the server has outlived all of this.
-    let killed = conex::identity::proc_stat(server).is_none_or(|(letter, start)| letter == 'Z' || start != born);
-    // It writes what it has counted.
+    // It writes what it has counted, and kills nothing any more.
     let _ =
         nix::sys::signal::kill(nix::unistd::Pid::from_raw(strace.id() as i32), nix::sys::signal::Signal::SIGINT);
     let _ = strace.wait();
+    let killed = conex::identity::proc_stat(server).is_none_or(|(letter, start)| letter == 'Z' || start != born);
     let shim = reconnect(shim);
     assert_eq!(shim.delete(&b.id, "").exit_status, 33, "{n}");
     let text = out.text();
