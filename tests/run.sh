@@ -8,6 +8,8 @@ export CONEX_TEST_SKIPS=$work/skips CONEX_TEST_DIR=$work/tmp CONEX_TEST_IDS=$wor
 mkdir "$work/tmp"
 : >"$CONEX_TEST_SKIPS"
 : >"$CONEX_TEST_IDS"
+# The clients of many shims are threads of one program: 1,024 descriptors, as a service has them, are too few.
+[ "$(ulimit -Sn)" = unlimited ] || [ "$(ulimit -Sn)" -ge 20000 ] || ulimit -n 20000 2>/dev/null || ulimit -S -n "$(ulimit -Hn)"
 # Containers of two runs would have the same names, as each has a PID namespace of its own.
 exec 9</sys/fs/cgroup
 flock -n 9 || {
