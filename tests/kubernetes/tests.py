@@ -143,10 +143,13 @@ def static_pod(k):
     with open(path, "w") as f:
         json.dump(pod, f)
     mirror = f"{name}-node"
-    k.ready(mirror, 60)
-    k.exec(mirror, "kill", "-TERM", "1")
-    until(lambda: k.status(mirror)["containerStatuses"][0]["restartCount"] == 1)
-    os.unlink(path)
+    try:
+        k.ready(mirror, 60)
+        # The end of init can be that of this command as well, before it has ended by itself.
+        k.kubectl("exec", mirror, "--", "kill", "-TERM", "1", check=False)
+        until(lambda: k.status(mirror)["containerStatuses"][0]["restartCount"] == 1)
+    finally:
+        os.unlink(path)
     until(lambda: not k.pods(), 60)
 
 
