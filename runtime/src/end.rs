@@ -27,8 +27,8 @@ pub const KEPT: Duration = Duration::from_secs(24 * 3600);
 /// 1970), `oomKills`.
 pub const LEFT: &str = "exit.json";
 
-/// What is known of an end, of `exitCode` (128 + n for signal n), `signal` (where it is certain), `exitedAt` (RFC 3339), `oomKills`, `oomCgroup` with its
-/// `oomLimit` (bytes) and `deniedSyscall` with `arch` (AUDIT_ARCH_*).
+/// What is known of an end, of `exitCode` (128 + n for signal n), `signal` (where it is certain), `exitedAt` (RFC 3339),
+/// `oomKills`, `oomCgroup` with its `oomLimit` (bytes) and `deniedSyscall` with `arch` (AUDIT_ARCH_*).
 pub type End = Map<String, Value>;
 
 /// `seen` is the status of a parent that has just waited for init.

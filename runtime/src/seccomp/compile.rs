@@ -112,16 +112,30 @@ pub fn lookup(name: &str, abi: Abi) -> Option<u32> {
     number(&SYSCALLS[i], abi)
 }
 
-/// The name of a call by its number in the kernel's records (`AUDIT_ARCH_*`), or the number.
+/// The ABI of a call as the kernel tells of it (`AUDIT_ARCH_*` and the number), and its number there.
+pub fn abi_of(arch: u32, nr: u32) -> Option<(Abi, u32)> {
+    match arch {
+        ARCH_X86_64 if nr & X32_BIT != 0 => Some((Abi::X32, nr & !X32_BIT)),
+        ARCH_X86_64 => Some((Abi::X86_64, nr)),
+        ARCH_I386 => Some((Abi::X86, nr)),
+        ARCH_AARCH64 => Some((Abi::Aarch64, nr)),
+        _ => None,
+    }
+}
+
+/// The reverse of [`abi_of`].
+pub fn told_by_kernel(abi: Abi, nr: u32) -> (u32, u32) {
+    match abi {
+        Abi::X86_64 => (ARCH_X86_64, nr),
+        Abi::X32 => (ARCH_X86_64, nr | X32_BIT),
+        Abi::X86 => (ARCH_I386, nr),
+        Abi::Aarch64 => (ARCH_AARCH64, nr),
+    }
+}
+
+/// The name of a call as the kernel tells of it, or its number.
 pub fn name(arch: u32, nr: u32) -> String {
-    let abi = match arch {
-        ARCH_X86_64 if nr & X32_BIT != 0 => Abi::X32,
-        ARCH_X86_64 => Abi::X86_64,
-        ARCH_I386 => Abi::X86,
-        ARCH_AARCH64 => Abi::Aarch64,
-        _ => return format!("{nr} (architecture {arch:#x})"),
-    };
-    let plain = if abi == Abi::X32 { nr & !X32_BIT } else { nr };
+    let Some((abi, plain)) = abi_of(arch, nr) else { return format!("{nr} (architecture {arch:#x})") };
     let found = SYSCALLS.iter().find(|e| number(e, abi) == Some(plain));
     found.map_or_else(|| format!("{nr}"), |e| e.0.to_string())
 }

@@ -78,8 +78,9 @@ impl Profile {
 
     /// The action, and which rule or what else decides. The action is that of the very filter that a container gets.
     pub fn decide(&self, abi: Abi, nr: u32, args: [u64; 6]) -> (u32, String) {
-        let action = compile::run(&self.program, audit_arch(abi), raw(abi, nr), args);
-        let name = compile::name(audit_arch(abi), raw(abi, nr));
+        let (arch, raw) = compile::told_by_kernel(abi, nr);
+        let action = compile::run(&self.program, arch, raw, args);
+        let name = compile::name(arch, raw);
         let holds = |r: &&&Placed| {
             r.rule.any_of.is_empty()
                 || r.rule.any_of.iter().any(|all| all.iter().all(|a| matches(a, args[a.index as usize])))
@@ -199,24 +200,6 @@ fn matches(arg: &Arg, v: u64) -> bool {
         Op::Ge => v >= arg.value,
         Op::Gt => v > arg.value,
         Op::MaskedEq => v & arg.value == arg.value_two & arg.value,
-    }
-}
-
-/// `AUDIT_ARCH_*` of linux/audit.h.
-pub fn audit_arch(abi: Abi) -> u32 {
-    match abi {
-        Abi::X86_64 | Abi::X32 => 0xc000_003e,
-        Abi::X86 => 0x4000_0003,
-        Abi::Aarch64 => 0xc000_00b7,
-    }
-}
-
-/// The number as the kernel gets it.
-fn raw(abi: Abi, nr: u32) -> u32 {
-    if abi == Abi::X32 {
-        nr | 0x4000_0000
-    } else {
-        nr
     }
 }
 

@@ -8,7 +8,7 @@ use super::profile::{told, Profile};
 use crate::trace::pass_signals_on;
 use crate::Env;
 use conex::error::{Context, Error, Kind, Result};
-use conex::seccomp::{self, compile, table, Abi, ACTION_MASK};
+use conex::seccomp::{self, compile, table, ACTION_MASK};
 use conex_sys::seccomp::{answer, next, Answer, Asked};
 use nix::sys::socket::{recvmsg, ControlMessageOwned, MsgFlags};
 use serde_json::{json, Value};
@@ -161,14 +161,8 @@ fn judged(fd: &OwnedFd, asked: &Asked, profile: &Profile, conex: u32, denied: &D
     if exe(asked.pid).is_some() && exe(asked.pid) == exe(conex) {
         return Answer::Go;
     }
-    const X32: u32 = 0x4000_0000;
-    let abi = match (asked.arch, asked.nr & X32 != 0) {
-        (0xc000_003e, true) => Abi::X32,
-        (0xc000_003e, false) => Abi::X86_64,
-        (0x4000_0003, _) => Abi::X86,
-        _ => Abi::Aarch64,
-    };
-    let nr = if abi == Abi::X32 { asked.nr & !X32 } else { asked.nr };
+    // A filter kills what comes by another architecture: nobody is asked.
+    let Some((abi, nr)) = compile::abi_of(asked.arch, asked.nr) else { return Answer::Fail(libc::ENOSYS) };
     let (action, by) = profile.decide(abi, nr, asked.args);
     if allows(action) {
         return Answer::Go;
