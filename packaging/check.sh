@@ -2,6 +2,7 @@
 # check.sh DEB CACHE: installs the package into fresh roots of Debian bookworm and forky, runs a container from it, and
 # removes it again; nothing may be left.
 set -euo pipefail
+mkdir -p "$2"
 deb=$(realpath "$1") cache=$(realpath "$2")
 site=$(apt-get indextargets --format '$(SITE)' 'Created-By: Packages' | grep -m1 -E '/debian/?$')
 if command -v lintian >/dev/null; then

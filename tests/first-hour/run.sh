@@ -4,6 +4,7 @@
 set -euo pipefail
 here=$(dirname "$(realpath "$0")")
 top=$(realpath "$here/../..")
+mkdir -p "$1"
 cache=$(realpath "$1")
 root=$cache/first-hour
 site=$(apt-get indextargets --format '$(SITE)' 'Created-By: Packages' | grep -m1 -E '/debian/?$')
