@@ -47,7 +47,7 @@ test: say build deps-test check unit bundles/hello/rootfs/hello bundles/shell/ro
 
 say:
 	@echo "This takes about five minutes on two cores (one more to build the first time), needs root, and installs what is"
-	@echo "missing of: gcc busybox-static runc mmdebstrap procps libseccomp-dev iproute2 containerd e2fsprogs (make deps does only that)."
+	@echo "missing of: gcc busybox-static runc mmdebstrap procps libseccomp-dev iproute2 containerd e2fsprogs strace (make deps does only that)."
 
 forky: deps-test ## a Debian root with the newer peers and Go, for conformance and bench
 	tests/forky/root.sh $(CACHE)/forky
@@ -123,7 +123,7 @@ deps-build:
 
 deps-test:
 	@tests/packages.sh busybox-static:/usr/bin/busybox runc:/usr/sbin/runc mmdebstrap:/usr/bin/mmdebstrap procps:/usr/bin/ps \
-		libseccomp-dev:/usr/include/seccomp.h iproute2:/usr/sbin/ip containerd:/usr/bin/containerd e2fsprogs:/sbin/mke2fs
+		libseccomp-dev:/usr/include/seccomp.h iproute2:/usr/sbin/ip containerd:/usr/bin/containerd e2fsprogs:/sbin/mke2fs strace:/usr/bin/strace
 
 clean: ## remove build output and caches
 	$(CARGO) clean

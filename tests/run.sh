@@ -40,9 +40,10 @@ mkdir -p /run/containerd
 isolate="--mount --pid --fork --kill-child --mount-proc --propagation private"
 [ -z "${OWN_HOST:-}" ] || isolate="--mount --propagation private"
 run() {
+	# The shell stays as the namespace's first process and reaps orphans: a container whose exec nobody reaps does not end.
 	# shellcheck disable=SC2086
 	timeout -k 10 "${LIMIT:-900}" unshare $isolate \
-		sh -c 'mount -t tmpfs tmpfs /run/containerd && exec "$@"' sh "$@" 2>&1 9<&-
+		sh -c 'mount -t tmpfs tmpfs /run/containerd && "$@"; exit $?' sh "$@" 2>&1 9<&-
 }
 run "$@" | tee "$work/log"
 code=${PIPESTATUS[0]}

@@ -2,10 +2,14 @@
 
 use containerd_shim_conex::args::Args;
 use containerd_shim_conex::{delete, info, keep, log, serve, start, status, upgrade};
+use nix::sys::stat::Mode;
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 
 fn main() {
+    // Whatever containerd's is, nobody else writes what is made from here on, by the runtime neither.
+    let umask = nix::sys::stat::umask(Mode::S_IWGRP | Mode::S_IWOTH);
+    nix::sys::stat::umask(umask | Mode::S_IWGRP | Mode::S_IWOTH);
     let given = std::env::args_os().skip(1).map(|a| conex::text::from_bytes(a.as_bytes()).into_owned());
     let args = match Args::parse(given) {
         Ok(args) => args,

@@ -8,8 +8,12 @@ use std::path::{Path, PathBuf};
 /// Reads the figures of a container's cgroups, and the interfaces of its network namespace.
 ///
 /// # Errors
-/// There is no cgroup to read.
+/// There is no cgroup to read, or one of them does not exist any more.
 pub fn read(cgroups: &[PathBuf], pid: i32) -> Result<Any> {
+    // Half of the figures would be read as zeros.
+    if let Some(gone) = cgroups.iter().find(|c| !c.exists()) {
+        return Err(not_found(format!("the container's cgroup {} does not exist any more", gone.display())));
+    }
     let has = |file: &str| cgroups.iter().find(|c| c.join(file).exists());
     if let Some(dir) = has("memory.current").or_else(|| has("cgroup.controllers").filter(|_| cgroups.len() == 1)) {
         return Ok(any("io.containerd.cgroups.v2.Metrics", &unified(dir, pid)));

@@ -274,7 +274,8 @@ pub fn resume(service: &Rc<Service>, records: Vec<Record>) -> Result<()> {
     connections.into_iter().try_for_each(|c| connection_again(service, c))
 }
 
-fn time(t: proto::Time) -> SystemTime {
+/// The time of a record, or what [`after_epoch`] makes of it.
+pub fn time(t: proto::Time) -> SystemTime {
     after_epoch(Duration::from_secs(t.seconds).saturating_add(Duration::from_nanos(t.nanos.into())))
 }
 

@@ -16,8 +16,8 @@ mkdir -p "$results"
 masked=openat2,clone3,close_range,mount_setattr,open_tree,move_mount,fsopen,fsconfig,fsmount,fspick,statx
 # What user-mode Linux has not: cpuset, huge pages, NUMA, RDMA; and a kernel of the distribution for the rest.
 qemu_tests="resources:: config::rlimits
-	lifecycle::update_changes_limits lifecycle::events_stats systemd::a_unit_with_all_limits
-	systemd::device_rules apparmor:: nested::the_root devices::a_long rootless::the_users_own"
+	lifecycle::update_changes_limits lifecycle::events_stats systemd::limits::
+	apparmor:: nested::the_root devices::a_long rootless::the_users_own"
 
 environment() { # BINARIES
 	echo "export CONEX=$1/conex SHIM=$1/containerd-shim-conex-v2 BUSYBOX=$top/bundles/shell/rootfs/bin/busybox RUST_BACKTRACE=0"
@@ -83,7 +83,9 @@ on_selinux() {
 	local dir
 	dir=$(job selinux \
 		"secilc -c 33 -o /root/policy -f /dev/null tests/hosts/selinux.cil && cat /root/policy >/sys/fs/selinux/load && echo 1 >/sys/fs/selinux/enforce" \
-		"tests/run.sh /root/$(basename "$integration") --test-threads=2 selinux:: || bad=1")
+		"tests/run.sh /root/$(basename "$integration") --test-threads=2 selinux:: || bad=1" \
+		"cp $out/mask /root/" \
+		"CONEX_MASK='/root/mask $masked' tests/run.sh /root/$(basename "$integration") --test-threads=2 selinux:: || bad=1")
 	LSM=selinux "$here/uml.sh" "$cache" "$dir"
 	local code=$?
 	cat "$dir/output"

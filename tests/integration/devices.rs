@@ -170,6 +170,48 @@ fn a_device_denied_after_a_wildcard() {
     }
 }
 
+/// A rule for all types with numbers or with a part of the access opens no more than it says; a denying one denies all.
+#[test]
+fn a_rule_for_all_types() {
+    if !is_conex() {
+        // runc opens every device.
+        return;
+    }
+    let all = |rw: [char; 2]| NODES.map(|_| rw.iter().collect::<String>()).concat();
+    let only = |open: &dyn Fn(u32, u32) -> [char; 2]| {
+        NODES.iter().map(|n| open(n.1, n.2).iter().collect::<String>()).collect::<String>()
+    };
+    let deny = json!({"allow": false, "access": "rwm"});
+    let allow = json!({"allow": true, "type": "a", "access": "rwm"});
+    let cases = [
+        (json!([deny, {"allow": true, "type": "a", "access": "r"}]), all(['y', 'n'])),
+        (json!([deny, {"allow": true, "access": "wm"}]), all(['n', 'y'])),
+        (
+            json!([deny, {"allow": true, "type": "a", "major": 250, "minor": 1, "access": "rwm"}]),
+            only(&|major, minor| if (major, minor) == (250, 1) { ['y', 'y'] } else { ['n', 'n'] }),
+        ),
+        (
+            json!([deny, {"allow": true, "type": "a", "major": 250, "access": "r"}]),
+            only(&|major, _| if major == 250 { ['y', 'n'] } else { ['n', 'n'] }),
+        ),
+        (json!([allow]), all(['y', 'y'])),
+        (json!([allow, {"allow": false, "type": "a", "major": 250, "minor": 1, "access": "w"}]), all(['n', 'n'])),
+        (json!([allow, {"allow": false, "type": "a", "access": "w"}]), all(['n', 'n'])),
+    ];
+    let controller = std::path::Path::new("/sys/fs/cgroup/devices").exists();
+    let program = v2() || std::path::Path::new("/sys/fs/cgroup/unified/cgroup.procs").exists();
+    let mut b = prober();
+    for (rules, want) in cases {
+        *b.at("linux.resources.devices") = rules.clone();
+        if controller {
+            assert_eq!(b.run().ok().out.trim(), want, "devices.allow and devices.deny: {rules}");
+        }
+        if program {
+            assert_eq!(b.run_by_program().ok().out.trim(), want, "the program: {rules}");
+        }
+    }
+}
+
 /// A default device can be denied, and nothing is open that a list which only allows does not name.
 #[test]
 fn the_ends_of_the_list() {

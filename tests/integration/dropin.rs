@@ -95,6 +95,28 @@ fn a_window_that_changes_is_no_signal_for_the_program() {
     child.wait().unwrap();
 }
 
+/// What a foreground run hands on, without a terminal and with one of the container's.
+#[test]
+fn signals_to_a_run_with_a_terminal() {
+    let mut b = Box::sh("trap 'echo term' TERM; trap 'echo usr' USR1; trap 'echo hup' HUP; echo ready; i=0; while [ $i -lt 60 ]; do sleep 0.05; i=$((i+1)); done; stty size");
+    *b.at("process.terminal") = json!(true);
+    b.write_config();
+    let (mut child, master) = beside_a_terminal(&b, &["run", &b.id]);
+    let text = || std::fs::read_to_string(b.dir.join("out")).unwrap();
+    until(|| text().contains("ready"), "the program is there");
+    let run = nix::unistd::Pid::from_raw(child.id() as i32);
+    for (signal, word) in [(libc::SIGTERM, "term"), (libc::SIGUSR1, "usr"), (libc::SIGHUP, "hup")] {
+        conex_sys::proc::kill(run, signal).unwrap();
+        until(|| text().contains(word), word);
+    }
+    // The window's new size is the container's terminal's as well; the signal itself is not the program's.
+    conex_sys::tty::set_size(std::os::fd::AsFd::as_fd(&master), conex_sys::tty::Size { rows: 31, cols: 77 })
+        .unwrap();
+    conex_sys::proc::kill(run, libc::SIGWINCH).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    assert!(text().trim_end().ends_with("31 77"), "{}", text());
+}
+
 #[test]
 fn what_a_kernel_parameter_says_of_a_name_holds() {
     let mut b = Box::sh("cat /proc/sys/kernel/domainname");
@@ -216,6 +238,24 @@ fn groups_of_the_caller() {
     if is_conex() {
         *b.at("annotations") = json!({"run.oci.keep_original_groups": "1"});
         assert_eq!(run(&b).trim(), "Groups:\t4242 4243");
+        // Those of whoever makes the further process; in a user namespace they have no name.
+        *b.at("process.args.2") = json!("sleep 100");
+        b.up();
+        let exec = |groups: &str| {
+            let mut c = Command::new("setpriv");
+            c.args(["--groups", groups]).arg(runtime()).arg("--root").arg(b.state_root());
+            c.args(["exec", &b.id, "grep", "Groups", "/proc/self/status"]);
+            finish(c.current_dir(&b.dir), b"").ok().out
+        };
+        assert_eq!(exec("4244").trim(), "Groups:\t4244");
+        b.verb("delete", &["-f"], &[]).ok();
+        let map = json!([{"containerID": 0, "hostID": 100_000, "size": 65536}]);
+        b.push("linux.namespaces", json!({"type": "user"}));
+        (*b.at("linux.uidMappings"), *b.at("linux.gidMappings")) = (map.clone(), map);
+        *b.at("process.args.2") = json!("grep Groups /proc/self/status; sleep 0.1");
+        assert_eq!(run(&b).trim(), "Groups:\t65534 65534");
+        b.at("annotations").as_object_mut().unwrap().clear();
+        assert_eq!(run(&b).trim(), "Groups:");
     }
 }
 

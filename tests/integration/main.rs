@@ -30,3 +30,4 @@ mod seccomp;
 mod selinux;
 mod setup;
 mod systemd;
+mod vanished;

@@ -103,6 +103,70 @@ fn the_field_and_the_reason() {
     }
 }
 
+/// What this machine may refuse: whether it does is asked first.
+#[test]
+fn what_takes_a_capability_is_said() {
+    if !is_conex() {
+        return;
+    }
+    let without = "setpriv --bounding-set -sys_resource --inh-caps -sys_resource --ambient-caps -sys_resource";
+    let prefix: Vec<String> = without.split(' ').map(String::from).collect();
+    let mut b = Box::sh("true");
+    b.prefix = prefix.clone();
+    *b.at("process.oomScoreAdj") = json!(-1000);
+    let r = b.run().fails_with("process.oomScoreAdj: lowering it from ").fails_with("takes CAP_SYS_RESOURCE");
+    message(&r.err);
+    b.assert_gone();
+    let mut b = Box::sh("true");
+    b.prefix = prefix;
+    *b.at("process.rlimits") = json!([{"type": "RLIMIT_NOFILE", "soft": 10_000_000, "hard": 10_000_000}]);
+    let r = b.run();
+    assert!(r.code != 0 && r.err.contains("process.rlimits[0]") && r.err.contains("CAP_SYS_RESOURCE"), "{}", r.err);
+    b.assert_gone();
+    // Which set, and which capability of it.
+    for (set, others) in [("effective", "permitted"), ("ambient", "inheritable")] {
+        let mut b = Box::sh("true");
+        *b.at(&format!("process.capabilities.{others}")) = json!([]);
+        *b.at(&format!("process.capabilities.{set}")) = json!(["CAP_KILL"]);
+        let r = b.run();
+        let names = format!("process.capabilities.{set}");
+        assert!(
+            r.err.contains(&names) && r.err.contains("CAP_KILL") && r.err.contains(others),
+            "{} {}",
+            r.code,
+            r.err
+        );
+        message(&r.err);
+        b.assert_gone();
+    }
+}
+
+/// The rule behind an EINVAL of cgroup v1: memory is never above memory plus swap.
+#[test]
+fn the_swap_rule_is_told() {
+    if v2() || !std::path::Path::new("/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes").exists() || !is_conex() {
+        if is_conex() {
+            skip("the_swap_rule_is_told", "memory.memsw of cgroup v1");
+        }
+        return;
+    }
+    let mut b = Box::sh("sleep 100");
+    *b.at("linux.resources.memory") = json!({"limit": 64 << 20, "swap": 64 << 20});
+    b.up();
+    for (flags, part) in [
+        (["--memory", "100M"], "memory must not be above the limit of memory plus swap, 67108864"),
+        (["--memory-swap", "10M"], "memory plus swap must not be below the limit of memory, 67108864"),
+    ] {
+        let r = b.verb("update", &flags, &[]).fails_with(part);
+        message(&r.err);
+    }
+    let file = |name: &str| b.cgroup_file("memory", name);
+    assert_eq!(
+        (file("memory.limit_in_bytes"), file("memory.memsw.limit_in_bytes")),
+        ("67108864".into(), "67108864".into())
+    );
+}
+
 /// At most 400 characters for one problem.
 fn message(err: &str) {
     let text = err.split_once("unable to start container process: ").map_or(err, |(_, text)| text);

@@ -260,6 +260,47 @@ fn read_only_paths_are_in_force() {
     assert_eq!(b.run().ok().out, "end\n");
 }
 
+/// A path inside a volume, a file in one, one behind a symlink of the volume, and a volume on a volume.
+#[test]
+fn read_only_paths_inside_volumes() {
+    if lacks("mount_setattr", "read_only_paths_inside_volumes") {
+        return;
+    }
+    let script = "for f in /vol/x /vol/in/x /vol/file /vol/on/x /vol/in/deep/x; do (echo x >$f) 2>/dev/null && echo \"$f open\"; done; echo end";
+    let bundle = |path: &str| {
+        let mut b = Box::sh(script);
+        for dir in ["vol/in/deep", "vol/on", "second"] {
+            std::fs::create_dir_all(b.dir.join(dir)).unwrap();
+        }
+        std::fs::write(b.dir.join("vol/file"), "").unwrap();
+        symlink("in", b.dir.join("vol/link")).unwrap();
+        b.push("mounts", json!({"destination": "/vol", "source": b.dir.join("vol"), "options": ["rbind"]}));
+        b.push("mounts", json!({"destination": "/vol/on", "source": b.dir.join("second"), "options": ["bind"]}));
+        *b.at("linux.readonlyPaths") = json!([path]);
+        b
+    };
+    let all = ["/vol/x", "/vol/in/x", "/vol/file", "/vol/on/x", "/vol/in/deep/x"];
+    for (path, closed) in [
+        ("/vol/in", &["/vol/in/x", "/vol/in/deep/x"][..]),
+        ("/vol/link", &["/vol/in/x", "/vol/in/deep/x"]),
+        ("/vol/in/deep", &["/vol/in/deep/x"]),
+        ("/vol/file", &["/vol/file"]),
+        ("/vol/on", &["/vol/on/x"]),
+        ("/vol/on/../in", &["/vol/in/x", "/vol/in/deep/x"]),
+        ("/vol", &all),
+    ] {
+        if !is_conex() && path == "/vol" {
+            // runc leaves what is mounted below writable.
+            continue;
+        }
+        let b = bundle(path);
+        let open = all.iter().filter(|f| !closed.contains(f)).map(|f| format!("{f} open\n"));
+        assert_eq!(b.run().ok().out, format!("{}end\n", open.collect::<String>()), "{path}");
+        // The volume itself, outside, is as it was.
+        std::fs::write(b.dir.join("vol/in/deep/y"), "").unwrap();
+    }
+}
+
 #[test]
 fn masked_paths_are_in_force() {
     let look = "cat /s/key /t/key /l/key /vol/key 2>/dev/null; ls /s /t; echo end";

@@ -53,6 +53,26 @@ fn the_root_of_a_user_namespace_manages_its_own_cgroup() {
     assert_eq!(b.run().ok().out, "65534\n");
 }
 
+/// Without a cgroup namespace the mount shows the whole tree, as /proc/self/cgroup names the places in it; a user namespace
+/// may not have that, and sees its own directory.
+#[test]
+fn a_user_namespace_without_a_cgroup_namespace() {
+    if !v2() {
+        return skip("a_user_namespace_without_a_cgroup_namespace", "a pure cgroup v2 host");
+    }
+    let mut b = owner(
+        "grep ' /sys/fs/cgroup ' /proc/self/mountinfo | cut -d' ' -f4; ls -d /sys/fs/cgroup/conex-test 2>&1; true",
+    );
+    b.drop_namespace("cgroup");
+    let r = b.run().ok();
+    assert_eq!(
+        r.out,
+        format!("/conex-test/{}\nls: /sys/fs/cgroup/conex-test: No such file or directory\n", b.id),
+        "{}",
+        r.err
+    );
+}
+
 #[test]
 fn a_container_inside_a_container() {
     if !v2() {

@@ -94,7 +94,8 @@ fn a_threaded_cgroup_takes_no_container() {
 fn a_cgroup_path_that_leads_up() {
     let mut b = Box::sh("cat /proc/self/cgroup");
     b.drop_namespace("cgroup");
-    for lead in ["/../../..", "/x/../../conex-test/y/../.."] {
+    // The last one is relative to the cgroup of whoever calls.
+    for lead in ["/../../..", "/x/../../conex-test/y/../..", "../../../../../../../.."] {
         *b.at("linux.cgroupsPath") = json!(format!("{lead}/conex-test/{}", b.id));
         let out = b.run().ok().out;
         assert!(out.lines().any(|l| l.ends_with(&format!("/conex-test/{}", b.id))), "{lead}: {out}");
@@ -106,6 +107,33 @@ fn a_cgroup_path_that_leads_up() {
             b.run().fails_with("is the root cgroup, which no container may use");
         }
     }
+}
+
+/// All processes have moved into sub-cgroups, as systemd's or Docker's do inside a container: kill -9 of all reaches them.
+#[test]
+fn processes_in_sub_cgroups_alone_are_killed() {
+    let b = Box::sh("sleep 1000 & sleep 1001 & sleep 1002");
+    b.up();
+    let pids = || -> Vec<i32> { serde_json::from_str(&b.verb("ps", &["--format", "json"], &[]).ok().out).unwrap() };
+    until(|| pids().len() >= 3, "all processes");
+    let all = pids();
+    for tree in hierarchies() {
+        let own = tree.join("conex-test").join(&b.id);
+        let sub = own.join("sub/deep");
+        if !own.exists() || tree.ends_with("cpuset") || std::fs::create_dir_all(&sub).is_err() {
+            continue;
+        }
+        for pid in &all {
+            std::fs::write(sub.join("cgroup.procs"), pid.to_string()).unwrap();
+        }
+        assert_eq!(std::fs::read_to_string(own.join("cgroup.procs")).unwrap(), "", "{}", own.display());
+    }
+    assert_eq!(pids(), all);
+    b.verb("kill", &["--all"], &["KILL"]).ok();
+    b.wait_status("stopped");
+    until(|| all.iter().all(|pid| conex::identity::proc_stat(*pid).is_none_or(|s| s.0 == 'Z')), "all have ended");
+    b.verb("delete", &[], &[]).ok();
+    b.assert_gone();
 }
 
 #[test]

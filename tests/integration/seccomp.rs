@@ -209,6 +209,24 @@ fn the_cache_is_verified() {
     evil[at..].copy_from_slice(&[6, 0, 0, 0, 0, 0, 0xff, 0x7f]);
     std::fs::write(&file, &evil).unwrap();
     assert!(b.run().out.contains("not permitted"));
+    // Another build's filter, whole and with its own sum: what is not of this build is not read, but made again.
+    let mut lines = good.splitn(3, |c| *c == b'\n');
+    let (head, profile) = (String::from_utf8(lines.next().unwrap().to_vec()).unwrap(), lines.next().unwrap());
+    let build = head.split(' ').nth(2).unwrap_or_else(|| panic!("{head}"));
+    assert!(head.starts_with("conex-seccomp ") && build.len() == 16, "{head}");
+    let allow = [6u8, 0, 0, 0, 0, 0, 0xff, 0x7f];
+    let sum = allow.iter().fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x100_0000_01b3));
+    for other in ["0".repeat(16), build.chars().rev().collect()] {
+        let head = head.replace(build, &other);
+        let old = [head.as_bytes(), b"\n", profile, b"\n", &sum.to_le_bytes(), &allow].concat();
+        std::fs::write(&file, &old).unwrap();
+        assert!(b.run().out.contains("not permitted"));
+        assert_eq!(std::fs::read(&file).unwrap(), good);
+    }
+    // With the head of this build that file would be taken: the test's own proof that it is well made.
+    let ours = [head.as_bytes(), b"\n", profile, b"\n", &sum.to_le_bytes(), &allow].concat();
+    std::fs::write(&file, &ours).unwrap();
+    assert!(!b.run().out.contains("not permitted"));
 }
 
 /// A seccomp agent that answers every call with ENOSYS, and gives what it was told of so many processes.

@@ -51,7 +51,8 @@ fn a_label_is_in_force() {
 /// The label is written to a procfs that is the runtime's own where all of the root is read-only.
 #[test]
 fn a_label_below_a_root_that_is_read_only() {
-    if !enforced("a_label_below_a_root_that_is_read_only") {
+    let name = "a_label_below_a_root_that_is_read_only";
+    if !enforced(name) || lacks("mount_setattr", name) {
         return;
     }
     let mut b = labelled("cat /proc/self/attr/current; echo; touch /x 2>/dev/null || echo ro");
@@ -110,4 +111,32 @@ fn mounts_have_the_label_of_the_config() {
         let out = finish(Command::new("stat").args(["-c", "%C"]).arg(&path), b"").ok().out;
         assert_eq!(out.trim(), label, "{}", path.display());
     }
+}
+
+/// Podman's annotation: what of the mount gets the label.
+#[test]
+fn the_kind_of_a_mounts_label() {
+    if !enforced("the_kind_of_a_mounts_label") || !is_conex() {
+        return;
+    }
+    let label = "system_u:object_r:container_file_t:s0:c1,c2";
+    for kind in ["context", "fscontext", "rootcontext"] {
+        let mut b = labelled("grep ' /scratch ' /proc/self/mountinfo");
+        *b.at("linux.mountLabel") = json!(label);
+        *b.at("annotations") = json!({"run.oci.mount_context_type": kind});
+        b.push("mounts", json!({"destination": "/scratch", "type": "tmpfs", "source": "tmpfs"}));
+        let out = b.run().ok().out;
+        assert!(out.contains(&format!(",{kind}=\"{label}\"")), "{kind}: {out}");
+        let others = ["context", "fscontext", "defcontext", "rootcontext"];
+        assert!(others.iter().all(|o| *o == kind || !out.contains(&format!(",{o}="))), "{kind}: {out}");
+    }
+    let mut b = labelled("true");
+    *b.at("linux.mountLabel") = json!(label);
+    // The kernel takes this one only for file systems that keep labels in attributes, which a tmpfs does not.
+    *b.at("annotations") = json!({"run.oci.mount_context_type": "defcontext"});
+    b.run().fails_with("mounts[").fails_with("defcontext=").fails_with("EINVAL");
+    b.assert_gone();
+    *b.at("annotations") = json!({"run.oci.mount_context_type": "Context"});
+    b.run().fails_with("mount_context_type").fails_with("expected context, fscontext");
+    b.assert_gone();
 }

@@ -67,3 +67,59 @@ fn a_cgroup_for_the_shims() {
         std::fs::remove_dir(m.join(&above)).unwrap();
     }
 }
+
+/// Whatever umask containerd gave it, what a shim makes is written by nobody else: files beside the bundle, directories and
+/// files of a log, the pid file of an exec, the socket.
+#[test]
+fn what_a_shim_writes_is_the_owners() {
+    use std::os::unix::fs::PermissionsExt;
+    if !is_ours() {
+        return;
+    }
+    let walk = |dir: &std::path::Path| {
+        let (mut found, mut todo) = (Vec::new(), vec![dir.to_path_buf()]);
+        while let Some(path) = todo.pop() {
+            let Ok(meta) = path.symlink_metadata() else { continue };
+            // The client's own.
+            let ours = ["rootfs", "events.sock", "log", "shim.log", "config.json"];
+            if ours.iter().any(|n| path == dir.join(n)) {
+                continue;
+            }
+            if meta.is_dir() {
+                todo.extend(std::fs::read_dir(&path).unwrap().flatten().map(|e| e.path()));
+            }
+            if !meta.is_symlink() {
+                found.push((path, meta.permissions().mode() & 0o777));
+            }
+        }
+        found
+    };
+    let b = Box::sh("echo x; sleep 100");
+    b.write_config();
+    let shim = Shim::start_below(&b, &["sh", "-c", "umask 0; exec \"$@\"", "sh"]);
+    let out = b.dir.join("logs/of/it");
+    shim.create(&b, &Stdio { stdout: format!("file://{}", out.display()), ..Stdio::default() });
+    shim.start_task(&b.id, "");
+    let mut all = Vec::new();
+    for n in 0..3 {
+        let exec = format!("e{n}");
+        shim.exec(&b.id, &exec, &["sleep", if n == 0 { "100" } else { "0" }], &Stdio::default()).unwrap();
+        shim.start_task(&b.id, &exec);
+        all.extend(walk(&b.dir));
+    }
+    all.push((shim.address.clone(), std::fs::metadata(&shim.address).unwrap().permissions().mode() & 0o777));
+    let above = shim.address.parent().unwrap();
+    all.push((above.to_path_buf(), std::fs::metadata(above).unwrap().permissions().mode() & 0o777));
+    all.extend(walk(
+        &std::env::var_os("CONEX_TEST_DIR").map(PathBuf::from).unwrap().join("shim-state/conex-test").join(&b.id),
+    ));
+    assert!(all.iter().any(|(p, _)| *p == out), "{all:?}");
+    assert!(all.iter().any(|(p, _)| p.ends_with("state.json")), "{all:?}");
+    let open: Vec<_> =
+        all.iter().filter(|(_, mode)| mode & 0o022 != 0).map(|(p, m)| format!("{} {m:o}", p.display())).collect();
+    assert!(open.is_empty(), "others may write {open:?}");
+    let dir = b.dir.clone();
+    shim.finish(&b.id);
+    let open: Vec<_> = walk(&dir).into_iter().filter(|(_, mode)| mode & 0o022 != 0).collect();
+    assert!(open.is_empty(), "others may write {open:?}");
+}

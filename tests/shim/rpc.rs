@@ -192,6 +192,76 @@ fn update_pids_and_stats() {
     shim.finish(&b.id);
 }
 
+/// Which processes an exec started, by its name; the program inside may make a directory that looks like one.
+#[test]
+fn ps_tells_the_names_of_execs() {
+    let b = Box::sh("sleep 100");
+    let shim = Shim::start(&b);
+    let pid = shim.create(&b, &Stdio::default());
+    shim.start_task(&b.id, "");
+    let root =
+        std::env::var_os("CONEX_TEST_DIR").map(std::path::PathBuf::from).unwrap().join("shim-state/conex-test");
+    let ps = |words: &[&str]| {
+        let mut c = std::process::Command::new(runtime());
+        finish(c.arg("--root").arg(&root).arg("ps").args(words), b"").ok().out
+    };
+    assert!(!ps(&[&b.id, "-o", "pid,args"]).contains("EXEC"));
+    shim.exec(&b.id, "probe-7", &["sh", "-c", "sleep 99 & sleep 98; true"], &Stdio::default()).unwrap();
+    let exec = shim.start_task(&b.id, "probe-7");
+    until(|| ps(&[&b.id, "-o", "pid,args"]).contains("sleep 99"), "the exec's child");
+    let table = ps(&[&b.id, "-o", "pid,args"]);
+    let leaf = hierarchies().iter().any(|h| h.join("conex-test").join(&b.id).join("exec-probe-7").exists());
+    assert!(ps(&["--format", "json", &b.id]).contains(&exec.to_string()));
+    if is_ours() && is_conex() && leaf {
+        let line =
+            |what: &str| table.lines().find(|l| l.contains(what)).unwrap_or_else(|| panic!("{what}: {table}"));
+        assert!(table.starts_with("EXEC "), "{table}");
+        assert!(line(&pid.to_string()).starts_with("- "), "{table}");
+        assert!(
+            line(&exec.to_string()).starts_with("probe-7 ") && line("sleep 99").starts_with("probe-7 "),
+            "{table}"
+        );
+        let unified =
+            hierarchies().into_iter().find(|h| h.join("conex-test").join(&b.id).join("exec-probe-7").exists());
+        let odd = unified.unwrap().join("conex-test").join(&b.id).join("exec-\u{1b}[31m x");
+        std::fs::create_dir(&odd).unwrap();
+        let mut child = std::process::Command::new("sleep").arg("97").spawn().unwrap();
+        std::fs::write(odd.join("cgroup.procs"), child.id().to_string()).unwrap();
+        let all = ps(&[&b.id, "-o", "pid,args"]);
+        assert!(!all.contains('\u{1b}') && all.lines().count() == table.lines().count(), "{all:?}");
+        child.kill().unwrap();
+        child.wait().unwrap();
+        until(|| std::fs::remove_dir(&odd).is_ok(), "the odd directory is removed");
+    }
+    shim.finish(&b.id);
+    b.assert_gone();
+}
+
+/// Figures of a cgroup that somebody has removed are no zeros.
+#[test]
+fn stats_of_a_vanished_cgroup() {
+    let b = Box::sh("sleep 100");
+    let shim = Shim::start(&b);
+    let pid = shim.create(&b, &Stdio::default());
+    shim.start_task(&b.id, "");
+    shim.ok::<StatsResponse>("Stats", &IdRequest { id: b.id.clone() });
+    let tree = if v2() { std::path::PathBuf::from("/sys/fs/cgroup") } else { "/sys/fs/cgroup/pids".into() };
+    let dir = tree.join("conex-test").join(&b.id);
+    std::fs::write(tree.join("cgroup.procs"), pid.to_string()).unwrap();
+    until(|| std::fs::remove_dir(&dir).is_ok(), "the cgroup is removed");
+    if is_ours() {
+        shim.fails(
+            "Stats",
+            &IdRequest { id: b.id.clone() },
+            5,
+            &format!("cgroup {} does not exist", dir.display()),
+        );
+    }
+    assert_eq!(shim.state(&b.id, "").pid, pid);
+    shim.finish(&b.id);
+    b.assert_gone();
+}
+
 fn stats_v2(stats: &conex_proto::Any) {
     assert!(stats.type_url.ends_with("io.containerd.cgroups.v2.Metrics"), "{}", stats.type_url);
     let m = conex_proto::cgroups2::Metrics::decode(stats.value.as_slice()).unwrap();

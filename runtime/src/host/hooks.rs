@@ -153,6 +153,7 @@ fn appended(path: &str) -> Result<std::fs::File> {
         .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
         .create(true)
         .append(true)
+        .mode(0o644)
         .open(text::os(path))
         .call(|| format!("open({path}, O_CREAT|O_APPEND)"))
 }

@@ -303,9 +303,11 @@ pub fn deliver(c: &mut Container, console: Option<&Path>, pidfd: Option<&Path>, 
     Ok(())
 }
 
-/// The pid, without a newline, under its name only when it is complete.
+/// The pid, without a newline, under its name only when it is complete; whatever the caller's umask is, nobody else may
+/// write another one.
 pub fn write_pid_file(path: &Path, pid: i32) -> Result<()> {
     use std::io::Write;
+    use std::os::unix::fs::OpenOptionsExt;
     let name = path
         .file_name()
         .ok_or_else(|| Error::new(Kind::Invalid, format!("--pid-file {}: not a file name", path.display())))?;
@@ -316,6 +318,7 @@ pub fn write_pid_file(path: &Path, pid: i32) -> Result<()> {
     let mut file = std::fs::OpenOptions::new()
         .write(true)
         .create_new(true)
+        .mode(0o644)
         .open(&temporary)
         .call(|| format!("open({}, O_CREAT|O_EXCL)", temporary.display()))
         .at(|| "--pid-file")?;

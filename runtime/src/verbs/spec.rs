@@ -31,7 +31,7 @@ pub fn main(env: &mut Env) -> Result<i32> {
     }
     use std::io::Write;
     use std::os::unix::fs::OpenOptionsExt;
-    match std::fs::OpenOptions::new().write(true).create_new(true).mode(0o666).open(&path) {
+    match std::fs::OpenOptions::new().write(true).create_new(true).mode(0o644).open(&path) {
         Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
             Err(Error::new(Kind::Invalid, "File config.json exists. Remove it first"))
         }

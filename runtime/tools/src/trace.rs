@@ -11,6 +11,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use std::ffi::OsString;
 use std::io::{Read, Seek, Write};
 use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::ExitStatusExt;
 
 /// One step of one side. Microseconds; those of the first step are 0.
@@ -81,7 +82,12 @@ pub fn main(env: &Env, target: &str, argv: &[OsString]) -> Result<i32> {
         _ => {
             let path = conex::text::path(target).into_owned();
             Some(
-                std::fs::File::create(&path)
+                std::fs::OpenOptions::new()
+                    .write(true)
+                    .create(true)
+                    .truncate(true)
+                    .mode(0o644)
+                    .open(&path)
                     .call(|| format!("open({}, O_CREAT)", path.display()))
                     .map_err(|e| e.at("--trace"))?,
             )

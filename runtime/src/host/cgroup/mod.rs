@@ -3,6 +3,7 @@
 pub mod before;
 pub mod files;
 pub mod limits;
+mod processes;
 pub mod stats;
 pub mod systemd;
 
@@ -13,6 +14,7 @@ use files::{read, read_at, write_at};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
+use processes::{children, collect_pids};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -227,20 +229,6 @@ impl Group {
         Ok(())
     }
 
-    /// Every process in the cgroup and below it.
-    pub fn pids(&self) -> Vec<i32> {
-        let Some(dir) = self.process_dir() else {
-            return Vec::new();
-        };
-        let mut out = Vec::new();
-        collect_pids(&dir.path, 0, &mut out);
-        // 0 is a process outside our PID namespace; as a target of kill(2) it would be our own group.
-        out.retain(|pid| *pid > 0);
-        out.sort_unstable();
-        out.dedup();
-        out
-    }
-
     /// The hierarchy to ask for processes: one that a container cannot leave by itself.
     fn process_dir(&self) -> Option<&Dir> {
         self.dir("devices").or_else(|| self.dir("memory")).or_else(|| self.unified()).or(self.dirs.first())
@@ -421,22 +409,6 @@ pub fn is_frozen(paths: &[PathBuf]) -> bool {
 }
 
 /// The processes in a cgroup and below it; 0 for each outside our PID namespace.
-fn collect_pids(path: &Path, depth: u32, out: &mut Vec<i32>) {
-    if let Ok(text) = read(&path.join("cgroup.procs")) {
-        out.extend(text.lines().filter_map(|l| l.parse::<i32>().ok()));
-    }
-    for sub in children(path).into_iter().filter(|_| depth < 64) {
-        collect_pids(&sub, depth + 1, out);
-    }
-}
-
-fn children(path: &Path) -> Vec<PathBuf> {
-    let Ok(dir) = std::fs::read_dir(path) else {
-        return Vec::new();
-    };
-    dir.flatten().filter(|e| e.file_type().is_ok_and(|t| t.is_dir())).map(|e| e.path()).collect()
-}
-
 /// Removes the directories that a container made, with what it made below them. `made` is in the order of making.
 ///
 /// A cgroup whose last process is still dying is busy: one `patience` for all of them, then an error that names the

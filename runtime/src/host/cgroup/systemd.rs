@@ -81,7 +81,11 @@ impl Manager {
     }
 
     /// The cgroup that the manager itself is the root of, relative to the hierarchy's root.
+    ///
+    /// # Errors
+    /// Also those of [`Manager::check_numbers`]: whoever asks wants to put a process there.
     pub fn control_group(&mut self) -> Result<PathBuf> {
+        self.check_numbers()?;
         Ok(crate::root::clean(Path::new(&self.property(OBJECT, MANAGER, "ControlGroup")?)))
     }
 
