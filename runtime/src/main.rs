@@ -60,7 +60,7 @@ fn run(global: &Args, rest: Vec<String>, log: Log) -> std::result::Result<i32, u
     let adhoc = adhoc || global.value("trace").is_some_and(|to| !to.starts_with("fd:"));
     let Some(command) = cli::command(&name).filter(|_| !adhoc) else {
         if adhoc || cli::TOOLS.iter().any(|t| t.0 == name) {
-            log.fail(&tools().to_string());
+            log.fail(&verbs::second::execute().to_string());
             return Err(1);
         }
         log.fail_usage(&format!("conex: {}", cli::unknown(&name)));
@@ -132,25 +132,6 @@ fn message(name: &str, e: &Error) -> String {
         "exec" => format!("exec failed: unable to start container process: {e}"),
         _ => e.to_string(),
     }
-}
-
-/// Executes the second program, which has the command. Returns only when it cannot.
-fn tools() -> Error {
-    const NAMES: [&str; 2] = ["conex-tools", "../libexec/conex/conex-tools"];
-    let exe = match std::env::current_exe() {
-        Ok(exe) => exe,
-        Err(e) => return Error::new(Kind::System, format!("readlink(/proc/self/exe): {e}")),
-    };
-    let path = NAMES.iter().find_map(|n| exe.with_file_name(n).canonicalize().ok());
-    let Some(path) = path else {
-        let what =
-            format!("this command is in the program conex-tools, which is not at {NAMES:?} from {}", exe.display());
-        return Error::new(Kind::System, what);
-    };
-    use std::os::unix::process::CommandExt;
-    // The caller's descriptors go along: `run --rootfs` may hand them on, and nothing else does.
-    let e = std::process::Command::new(&path).arg0(&exe).args(std::env::args_os().skip(1)).exec();
-    Error::new(Kind::System, format!("execve({}): {e}", path.display()))
 }
 
 fn version() -> String {

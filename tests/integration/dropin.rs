@@ -278,10 +278,16 @@ fn hooks_write_where_an_annotation_says() {
     b.run().fails_with("run.oci.hooks.stdout");
     *b.at("annotations") = json!({"run.oci.hooks.stdout": "relative"});
     b.run().fails_with("must be absolute");
-    // Those that run in the container's namespaces have other mounts: their output is as without.
+    // Those that run in the container's namespaces, where the path leads elsewhere, write to the host's file as well.
+    std::fs::remove_file(&out).unwrap();
+    *b.at("annotations") = json!({"run.oci.hooks.stdout": out, "run.oci.hooks.stderr": err});
+    *b.at("hooks") = json!({"createContainer": hook("create"), "startContainer": hook("start")});
+    *b.at("process.args.2") = json!("ls /proc/self/fd | wc -l");
+    assert_eq!(b.run().ok().out, "4\n", "the program has no more open");
+    assert_eq!(std::fs::read_to_string(&out).unwrap(), "create\nstart\n");
+    assert!(std::fs::read_to_string(&err).unwrap().ends_with("not create\nnot start\n"));
     *b.at("annotations") = json!({"run.oci.hooks.stdout": "/no/such/directory/out"});
-    *b.at("hooks") = json!({"createContainer": hook("inside"), "startContainer": hook("inside")});
-    b.run().ok();
+    b.run().fails_with("run.oci.hooks.stdout");
     b.assert_gone();
 }
 

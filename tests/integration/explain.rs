@@ -2,6 +2,7 @@
 
 use crate::harness::*;
 use serde_json::{json, Value};
+use std::process::Command;
 
 /// Each kind of rule, with the line of the one that decides.
 #[test]
@@ -179,5 +180,88 @@ fn denied_calls_are_told_at_the_end() {
     b.config["linux"].as_object_mut().unwrap().remove("seccomp");
     b.write_config();
     call(&b, &[]).fails_with("has no linux.seccomp: every call is allowed");
+    b.assert_gone();
+}
+
+/// The same by an annotation, for a container that somebody else waits for: an agent answers, and writes a file at the end.
+#[test]
+fn an_annotation_lists_what_was_denied() {
+    if !is_conex() {
+        return;
+    }
+    let mut b =
+        Box::sh("mkdir /tmp/a 2>&1; while ! [ -e /tmp/go ]; do sleep 0.02; done; mkdir /tmp/b 2>&1; exit 6");
+    *b.at("linux.seccomp") = json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [
+        {"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO", "errnoRet": 30}]});
+    let log = b.dir.join("denied");
+    let (dir, id) = (b.dir.clone(), b.id.clone());
+    let (place, state) = (dir.join("temporary"), b.state_root());
+    std::fs::create_dir(&place).unwrap();
+    *b.at("annotations") = json!({"dev.conex.seccomp-log": log, "other": "kept"});
+    b.write_config();
+    let told = |n: u32| {
+        format!("conex: seccomp: {}: {n} calls denied:\n{n:>8}  mkdir: fails with EROFS (30), by syscalls[0]\n", id)
+    };
+    // Without the line of the rule, which is another one as the document grows.
+    let read = || {
+        let text = std::fs::read_to_string(&log).unwrap();
+        text.split_once(", line ").map_or(text.clone(), |(text, _)| format!("{text}\n"))
+    };
+    let agents = || {
+        let all = std::fs::read_dir("/proc").unwrap().flatten();
+        let lines = all.filter_map(|e| std::fs::read(e.path().join("cmdline")).ok());
+        let place = place.display().to_string();
+        lines
+            .filter(|l| String::from_utf8_lossy(l).contains(&place) && l.windows(6).any(|w| w == b"-agent"))
+            .count()
+    };
+    let call = |line: &str, by_path: bool| {
+        // As an engine calls it: by its path, or by its name in PATH.
+        let (program, path) = match by_path {
+            true => (runtime().display().to_string(), "/usr/bin:/bin".to_string()),
+            false => ("conex".into(), format!("{}:/usr/bin:/bin", runtime().parent().unwrap().display())),
+        };
+        let words = format!("exec {program} --root {} {line}", state.display());
+        let mut c = Command::new("sh");
+        c.args(["-c", &words]).env("TMPDIR", &place).env("PATH", path).current_dir(&dir);
+        finish(&mut c, b"")
+    };
+    for by_path in [true, false] {
+        let _ = std::fs::remove_file(&log);
+        let _ = std::fs::remove_file(b.rootfs().join("tmp/go"));
+        call(&format!("create --pid-file pid {} >out 2>&1 </dev/null", b.id), by_path).ok();
+        assert_eq!((agents(), read().as_str()), (1, ""));
+        b.verb("start", &[], &[]).ok();
+        assert_eq!(b.state()["annotations"], json!({"other": "kept"}));
+        assert_eq!(b.exec(&["mkdir", "/tmp/c"]).code, 1);
+        std::fs::write(b.rootfs().join("tmp/go"), "").unwrap();
+        b.wait_status("stopped");
+        until(|| !read().is_empty(), "the file");
+        assert_eq!(read(), told(3));
+        b.verb("delete", &[], &[]).ok();
+        until(|| agents() == 0, "the end of the agent");
+        assert_eq!(std::fs::read_dir(&place).unwrap().count(), 0, "a directory is left");
+    }
+    // In the foreground the file is there when `run` has ended.
+    std::fs::remove_file(&log).unwrap();
+    let ran = call(&format!("run {}", b.id), true);
+    assert_eq!((ran.code, read()), (6, told(2)), "{}", ran.err);
+    // A create that is killed at any moment, or fails, leaves no agent.
+    *b.at("mounts.0.source") = json!("proc");
+    b.push("mounts", json!({"destination": "/none", "type": "bind", "source": "/no/such", "options": ["rbind"]}));
+    b.write_config();
+    let ran = call(&format!("create {} </dev/null", b.id), true).fails_with("mounts[4]");
+    assert!(agents() == 0 && std::fs::read_dir(&place).unwrap().count() == 0, "{}", ran.err);
+    for (file, part) in [("relative", "must be the absolute path"), ("/no/such/dir/file", "open(/no/such/dir/file")]
+    {
+        *b.at("annotations") = json!({"dev.conex.seccomp-log": file});
+        b.write_config();
+        call(&format!("create {} </dev/null", b.id), true).fails_with(part);
+    }
+    *b.at("annotations") = json!({"dev.conex.seccomp-log": "/tmp/x"});
+    b.config["linux"].as_object_mut().unwrap().remove("seccomp");
+    b.write_config();
+    call(&format!("create {} </dev/null", b.id), true).fails_with("has no linux.seccomp");
+    assert_eq!(std::fs::read_dir(&place).unwrap().count(), 0, "a directory is left");
     b.assert_gone();
 }

@@ -74,7 +74,17 @@ bridge() {
 	stop_all
 	$podman network rm -f nb >/dev/null
 }
-export -f stop_all pod kube notify health update bridge
+# Joined by path, a user and a PID namespace: the second one's processes are its own, and the first one's stay.
+joined() { # FIRST-ID [FLAG…]
+	$podman run -d --name ja --network none "${@:2}" --uidmap "0:$1:5000" --gidmap "0:$1:5000" bb sleep 1000 >/dev/null
+	$podman run -d --name jb --network none "${@:2}" --userns container:ja --pid container:ja bb sleep 999 >/dev/null
+	$podman exec jb sh -c 'cut -d" " -f2,3 /proc/self/uid_map | tr -s " " | wc -l; ps | grep -c "[s]leep"'
+	$podman kill jb >/dev/null
+	$podman wait jb
+	$podman inspect -f '{{.State.Status}}' ja
+	stop_all
+}
+export -f stop_all pod kube notify health update bridge joined
 
 # Features that do not need root. $podman is how to call it.
 plain() {
@@ -87,6 +97,7 @@ plain() {
 	feature "$2seccomp: default, unconfined" '2 0=0' "for o in '' '--security-opt seccomp=unconfined'; do $run \$o bb sh -c 'grep Seccomp: /proc/self/status | cut -f2'; done"
 	feature "$2--ulimit, --sysctl, --shm-size" '123 7 8192=0' "$run --ulimit nofile=123:123 --ulimit nproc=1024:1024 --sysctl kernel.msgmni=7 --shm-size 8m bb sh -c 'ulimit -n; cat /proc/sys/kernel/msgmni; df -k /dev/shm | tail -n 1 | tr -s \" \" | cut -d\" \" -f2'"
 	feature "$2a user namespace, mapped" '*0 * 5000=0' "$run --uidmap 0:${3:-10000}:5000 --gidmap 0:${3:-10000}:5000 bb cat /proc/self/uid_map"
+	feature "$2another container's user and PID namespace" '1 2 137 running=0' "joined ${3:-10000} $1"
 	feature "$2commit, diff, cp, export" 'C /tmp A /tmp/f file file=0' "$podman run --name cc --network none $1 bb sh -c 'echo file >/tmp/f' && $podman diff cc | grep tmp; $podman commit -q cc c2 >/dev/null; $run c2 cat /tmp/f; $podman cp cc:/tmp/f - | tar -xO; $podman rm cc >/dev/null; $podman rmi -f c2 >/dev/null"
 	feature "$2build" 'built 0=0' "printf 'FROM bb\nRUN echo built >/word && id -u >/uid\nCMD [\"cat\", \"/word\", \"/uid\"]\n' | $podman build -q --network none --ulimit nofile=1024:1024 --ulimit nproc=1024:1024 ${4:-} -t bld - >/dev/null && $run bld; $podman rmi -f bld >/dev/null"
 }
@@ -118,6 +129,7 @@ done
 # A plain user; on a host with cgroup v1 no user can have a cgroup, and Podman then refuses runc.
 id worker >/dev/null 2>&1 || useradd -m worker 2>/dev/null
 for file in subuid subgid; do grep -q worker /etc/$file || echo worker:400000:65536 >>/etc/$file; done
+groupadd -f keepers && usermod -aG keepers worker
 mkdir -p /run/user/worker
 # pasta opens the tunnel device as the user.
 mknod -m 666 /tmp/tun c 10 200 && mount --bind /tmp/tun /dev/net/tun
@@ -130,6 +142,8 @@ for name in conex $([ $MANAGER = cgroupfs ] || echo runc); do
 	podman="$as podman --cgroup-manager=cgroupfs --runtime $runtime"
 	$podman image exists bb || tar -C /tmp/image -c . | $podman import - bb >/dev/null
 	plain --cgroups=disabled "rootless: " 1 "--runtime $runtime"
+	# Podman writes an annotation of crun's; of a group that is not mapped the number is the overflow one.
+	[ $name = runc ] || feature "rootless: --group-add keep-groups" '*65534*=0' "$podman run --rm --network none --cgroups=disabled --group-add keep-groups bb id -G"
 	feature "rootless: exec, stop, logs" 'log line in 3 137=0' "$podman run -d --cgroups=disabled --name ee --network none bb sh -c 'echo log line; sleep 1000' >/dev/null; sleep 0.3; $podman logs ee; $podman exec ee sh -c 'echo in; exit 3'; echo \$?; $podman stop -t 1 ee >/dev/null 2>&1; $podman inspect -f '{{.State.ExitCode}}' ee; $podman rm -f ee >/dev/null"
 	feature "rootless: network (pasta, slirp4netns)" 'page=0' "$podman run -d --cgroups=disabled --name ww -p 8097:80 -v /tmp/www:/www bb httpd -f -p 80 -h /www >/dev/null; until_says page busybox wget -qO- http://127.0.0.1:8097/; $podman rm -f -t 0 ww >/dev/null"
 	feature "rootless: nothing left" '0=0' "$podman ps -aq | wc -l"

@@ -43,6 +43,8 @@ pub struct Inherited {
     pub into_cgroup: Option<OwnedFd>,
     /// Without the host's root only the child can make the time namespace.
     pub makes_time_namespace: bool,
+    /// Standard output and error of the hooks that run in the container's namespaces, where an annotation says.
+    pub hook_output: [Option<std::fs::File>; 2],
 }
 
 /// The child's whole life; never returns. What goes wrong is sent to the host, or to `start`.
@@ -62,6 +64,7 @@ pub fn main(plan: &Plan, inherited: Inherited) -> ! {
             cgroup_first: inherited.cgroup_first,
             into_cgroup: inherited.into_cgroup,
             makes_time_namespace: inherited.makes_time_namespace,
+            hook_output: inherited.hook_output,
             umask: nix::sys::stat::Mode::empty(),
         },
     );
@@ -83,6 +86,7 @@ fn close_the_rest(plan: &Plan, inherited: &Inherited) {
     }));
     keep.extend(inherited.joins.iter().map(|(fd, _, _)| fd.as_raw_fd()));
     keep.extend(inherited.start.iter().chain(&inherited.into_cgroup).map(AsRawFd::as_raw_fd));
+    keep.extend(inherited.hook_output.iter().flatten().map(AsRawFd::as_raw_fd));
     conex_sys::fd::close_all_but(&keep);
 }
 
@@ -95,6 +99,7 @@ struct Rest {
     cgroup_first: bool,
     into_cgroup: Option<OwnedFd>,
     makes_time_namespace: bool,
+    hook_output: [Option<std::fs::File>; 2],
     /// The caller's.
     umask: nix::sys::stat::Mode,
 }
@@ -198,7 +203,8 @@ fn init(
     if !rest.cgroup_first {
         cgroup_namespace(plan, report)?;
     }
-    process::init(plan, report, rest.start, rest.program, proc_root)
+    let later = process::Later { start: rest.start, program: rest.program, hook_output: rest.hook_output };
+    process::init(plan, report, later, proc_root)
 }
 
 /// Enters what the container joins, and clones the container's init as a sibling of this process: the parent could not
@@ -307,7 +313,7 @@ fn root_file_system(
         report.sync()?.send(&Message::Rooted)?;
         report.wait("the createRuntime hooks", |m| matches!(m, Message::Go))?;
     }
-    hooks::create_container(plan, root.as_fd(), rest.umask)?;
+    hooks::create_container(plan, root.as_fd(), rest.umask, &rest.hook_output)?;
     sysctls(plan, &mut procfs)?;
     let procfs = process::needs_procfs(&plan.process).then(|| procfs::Procfs::or_new(procfs)).transpose()?;
     working_directory(root, &plan.process)?;

@@ -291,7 +291,7 @@ fn install(filter: &Filter, program: &[Insn]) -> Result<()> {
 fn finish(
     p: &Process,
     program: Option<&[Insn]>,
-    plan: Option<&Plan>,
+    hooked: Option<(&Plan, &[Option<std::fs::File>; 2])>,
     keep: i32,
     image: &Image,
 ) -> Result<Infallible> {
@@ -318,7 +318,7 @@ fn finish(
         identity::finish(p)
     };
     let hooks = |confine: &dyn Fn() -> Result<()>| {
-        plan.map_or(Ok(()), |plan| hooks::start_container(plan, &image.environment, confine))
+        hooked.map_or(Ok(()), |(plan, output)| hooks::start_container(plan, &image.environment, output, confine))
     };
     if !p.no_new_privileges {
         // Loading takes CAP_SYS_ADMIN, so it comes before the capabilities go.
@@ -364,15 +364,19 @@ fn limits(p: &Process) -> Result<()> {
     Ok(())
 }
 
+/// What is needed only when the container is started.
+pub(super) struct Later {
+    /// Where `start` connects; absent for `run`.
+    pub start: Option<OwnedFd>,
+    pub program: Option<Vec<Insn>>,
+    /// Of startContainer hooks ([`crate::host::hooks::outputs`]).
+    pub hook_output: [Option<std::fs::File>; 2],
+}
+
 /// The container's init: ready, created, started, executed.
-pub(super) fn init(
-    plan: &Plan,
-    report: &mut Report,
-    start: Option<OwnedFd>,
-    program: Option<Vec<Insn>>,
-    procfs: Option<Procfs>,
-) -> Result<Infallible> {
+pub(super) fn init(plan: &Plan, report: &mut Report, later: Later, procfs: Option<Procfs>) -> Result<Infallible> {
     let p = &plan.process;
+    let Later { start, program, hook_output } = later;
     every_cpu();
     let image = settle(p, procfs)?;
     if let Some((filter, program)) = p.seccomp.as_ref().filter(|f| f.listener.is_some()).zip(program.as_ref()) {
@@ -389,7 +393,7 @@ pub(super) fn init(
         report.start = Some(wait_for_start(listener)?);
     }
     let keep = std::os::fd::AsFd::as_fd(report.sync()?).as_raw_fd();
-    finish(p, program.as_deref(), Some(plan), keep, &image)
+    finish(p, program.as_deref(), Some((plan, &hook_output)), keep, &image)
 }
 
 /// Blocks until `start` connects and says so. A connection that closes without a word was a `start` that died after

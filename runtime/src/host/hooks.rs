@@ -49,6 +49,8 @@ pub struct Setting<'a> {
     /// The environment of a hook that has none of its own (`env` is missing). Without it that is none at all: a hook
     /// outside the container must not get the runtime's (CVE-2025-23266).
     pub env: Option<&'a [String]>,
+    /// Where an annotation wants standard output and error of hooks that cannot open the host's files any more.
+    pub output: [Option<&'a std::fs::File>; 2],
     /// The last step before execve, in the hook's process.
     pub confine: Option<&'a dyn Fn() -> Result<()>>,
 }
@@ -97,12 +99,10 @@ fn one(hook: &Hook, state: &StateDocument, setting: &Setting) -> Result<()> {
         command.current_dir(dir);
     }
     let clone = |f: &std::fs::File| f.try_clone().call(|| "dup");
-    let to = |name: &str| match state.annotations.get(name) {
-        // The path is the host's: hooks that run in the container's namespaces have other mounts, and other rights.
-        Some(path) if setting.cwd.is_some() => appended(path).at(|| format!("annotations[{name:?}]")),
-        _ => clone(&output),
-    };
-    command.stdin(Stdio::from(input)).stdout(to("run.oci.hooks.stdout")?).stderr(to("run.oci.hooks.stderr")?);
+    // The path is the host's: hooks that run in the container's namespaces have other mounts, and other rights.
+    let own = if setting.cwd.is_some() { outputs(state.annotations)? } else { [None, None] };
+    let to = |n: usize| clone(own[n].as_ref().or(setting.output[n]).unwrap_or(&output));
+    command.stdin(Stdio::from(input)).stdout(to(0)?).stderr(to(1)?);
     // A group of its own, so that a timeout ends what the hook has started as well.
     command.process_group(0);
     conex_sys::signal::unblocked(&mut command);
@@ -141,7 +141,19 @@ fn one(hook: &Hook, state: &StateDocument, setting: &Setting) -> Result<()> {
     Err(Error::whole(Kind::System, format!("error running hook: {}: {how}{printed}", call())))
 }
 
-/// Where crun's annotation wants the output of hooks.
+/// Where crun's annotations want standard output and error of hooks.
+///
+/// # Errors
+/// Name the annotation.
+pub fn outputs(annotations: &BTreeMap<String, String>) -> Result<[Option<std::fs::File>; 2]> {
+    let open = |name: &str| {
+        let path = annotations.get(name);
+        path.map(|path| appended(path).at(|| format!("annotations[{name:?}]"))).transpose()
+    };
+    Ok([open("run.oci.hooks.stdout")?, open("run.oci.hooks.stderr")?])
+}
+
+/// A file that hooks add to.
 fn appended(path: &str) -> Result<std::fs::File> {
     use std::os::unix::fs::OpenOptionsExt;
     if !path.starts_with('/') {

@@ -153,6 +153,10 @@ fn build(plan: &Plan, entry: &Entry, state: &mut State, root: &Path, start: Star
         into_cgroup: None,
         makes_time_namespace: plan.namespaces.creates(crate::plan::namespaces::CLONE_NEWTIME)
             && !facts::host_root(),
+        hook_output: match plan.hooks.create_container.is_empty() && plan.hooks.start_container.is_empty() {
+            true => [None, None],
+            false => hooks::outputs(&plan.annotations)?,
+        },
     };
     let mut c = spawn(plan, inherited, ours, &group)?;
     crate::log::step(|| format!("made the process {}", c.pid));

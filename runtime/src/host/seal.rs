@@ -16,7 +16,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 /// Marks the second run of the program. It is not trusted: [`is_sealed`] looks at the executable itself.
-const MARK: &str = "_CONEX_SEALED";
+pub const MARK: &str = "_CONEX_SEALED";
 
 /// Executes the program again from a sealed copy, unless it already runs from one.
 pub fn ensure() -> Result<()> {

@@ -55,6 +55,6 @@ pub fn document() -> Value {
             "org.opencontainers.runc.checkpoint.enabled": "false",
             "conex.version": env!("CARGO_PKG_VERSION"),
         },
-        "potentiallyUnsafeConfigAnnotations": ["org.systemd.property.", "run.oci.hooks.", "run.oci.keep_original_groups", "run.oci.mount_context_type"],
+        "potentiallyUnsafeConfigAnnotations": ["dev.conex.seccomp-log", "org.systemd.property.", "run.oci.hooks.", "run.oci.keep_original_groups", "run.oci.mount_context_type"],
     })
 }

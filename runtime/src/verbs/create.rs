@@ -20,6 +20,7 @@ pub fn main(env: &mut Env) -> Result<i32> {
     host::seal::ensure()?;
     crate::state::check_id(env.id())?;
     let bundle = bundle(env, &text::path(env.args.value("bundle").unwrap_or(".")))?;
+    super::second::watched(env, &bundle)?;
     let request = Request::new(env, env.id().to_string(), bundle, true)?;
     let made = make(env, &request, Start::Later)?;
     made.container.sync.send(&Message::Created)?;

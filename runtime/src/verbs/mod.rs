@@ -10,6 +10,7 @@ pub mod list;
 pub mod pause;
 pub mod ps;
 pub mod run;
+pub mod second;
 pub mod spec;
 pub mod start;
 pub mod state;

@@ -17,6 +17,7 @@ pub fn main(env: &mut Env) -> Result<i32> {
     let detached = env.args.is_set("detach");
     let (id, bundle) = target(env)?;
     crate::state::check_id(&id)?;
+    super::second::watched(env, &bundle)?;
     let request = Request::new(env, id, bundle, detached)?;
     let mut signals = None;
     if !detached {

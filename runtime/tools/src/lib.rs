@@ -31,6 +31,8 @@ pub struct Env {
     pub global: Vec<OsString>,
     /// The directory of the containers' states.
     pub root: PathBuf,
+    /// The name of the command.
+    pub verb: &'static str,
     pub args: Args,
 }
 
@@ -47,6 +49,7 @@ pub fn dispatch(command: &Command, env: &Env) -> Result<i32> {
         "wait" => containers::wait(env),
         "why" => why::main(env),
         "run" if env.args.is_set("seccomp-log") => seccomp::watch::main(env),
+        "run" | "create" if std::env::var_os(conex::verbs::second::WATCH).is_some() => seccomp::watch::main(env),
         "run" => adhoc::main(env),
         "seccomp" => seccomp::main(env),
         "setup" => setup::main(env),

@@ -13,6 +13,12 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     let argv: Vec<String> =
         std::env::args_os().skip(1).map(|a| text::from_bytes(a.as_bytes()).into_owned()).collect();
+    // Executed by this program itself, with descriptors in place of the standard streams.
+    if let [agent, rest @ ..] = argv.as_slice() {
+        if agent == conex_tools::seccomp::agent::NAME {
+            return ExitCode::from(conex_tools::seccomp::agent::main(rest));
+        }
+    }
     match run(&argv) {
         Ok(code) => ExitCode::from(code),
         Err(e) => {
@@ -27,12 +33,16 @@ fn run(argv: &[String]) -> Result<u8> {
     let (global, rest) = cli::parse_global(argv)?;
     let to = global.value("trace").filter(|to| !to.starts_with("fd:"));
     if let Some(to) = to {
-        let env = Env { program: program()?, global: Vec::new(), root: "".into(), args: cli::Args::default() };
+        let env =
+            Env { program: program()?, global: Vec::new(), root: "".into(), verb: "", args: cli::Args::default() };
         return trace::main(&env, to, &without_trace(argv_len - rest.len())).map(|code| code as u8);
     }
     let (name, argv, help) = cli::split(&global, &rest);
-    let watched = name == "run" && cli::given(argv, "seccomp-log");
-    let run = cli::command("run").filter(|_| watched).unwrap_or(&conex_tools::cli::RUN);
+    let annotated = std::env::var_os(conex::verbs::second::WATCH).is_some();
+    let watched = annotated || name == "run" && cli::given(argv, "seccomp-log");
+    let run = cli::command(&name)
+        .filter(|_| watched && matches!(name.as_str(), "run" | "create"))
+        .unwrap_or(&conex_tools::cli::RUN);
     let more = [run, &conex_tools::cli::LIST].into_iter().find(|c| c.name == name);
     let Some(command) = conex_tools::cli::COMMANDS.iter().find(|c| c.name == name).or(more) else {
         eprintln!("conex: {}", cli::unknown(&name));
@@ -59,7 +69,8 @@ fn run(argv: &[String]) -> Result<u8> {
     let before = argv_len - rest.len();
     let root = conex::verbs::root(&global)?;
     let global = std::env::args_os().skip(1).take(before).collect();
-    match program().and_then(|program| dispatch(command, &Env { program, global, root, args })) {
+    match program().and_then(|program| dispatch(command, &Env { program, global, root, verb: command.name, args }))
+    {
         Ok(code) => Ok(code as u8),
         Err(e) => {
             log.fail(&e.to_string());

@@ -1,5 +1,6 @@
 //! `conex seccomp explain`: what a profile does with a system call, and which of its rules says so.
 
+pub mod agent;
 pub mod profile;
 pub mod watch;
 

@@ -1,4 +1,5 @@
-//! `conex run --seccomp-log`: runs a bundle, and says at its end which calls its profile has denied.
+//! `conex run --seccomp-log`, and the annotation of that kind: which calls the profile of a bundle has denied is said at the
+//! end of its container.
 //!
 //! The kernel's own log of denials is incomplete (it is throttled, and an audit daemon takes it). So every call that the
 //! profile does not allow whatever its arguments are is made to ask this program, which answers as the profile would, and
@@ -9,6 +10,7 @@ use crate::trace::pass_signals_on;
 use crate::Env;
 use conex::error::{Context, Error, Kind, Result};
 use conex::seccomp::{self, compile, table, ACTION_MASK};
+use conex::verbs::second::{SECCOMP_LOG, WATCH};
 use conex_sys::seccomp::{answer, next, Answer, Asked};
 use nix::sys::socket::{recvmsg, ControlMessageOwned, MsgFlags};
 use serde_json::{json, Value};
@@ -18,18 +20,22 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
 
-/// Denied calls by name, answer and rule, with how often.
-type Denied = Arc<Mutex<BTreeMap<(String, String, String), u64>>>;
+/// Name, answer and rule.
+type Denied = (String, String, String);
 
 /// # Errors
 /// The bundle has no profile, or one with a listener of its own. Those of `run` are its own.
 pub fn main(env: &Env) -> Result<i32> {
     let a = &env.args;
-    let bad = |what: &str| Error::new(Kind::Invalid, what).at("run --seccomp-log");
-    if a.is_set("detach") {
-        return Err(bad("only in the foreground: somebody has to answer for as long as the container runs"));
+    let annotated = std::env::var_os(WATCH).is_some();
+    let asked = if annotated { format!("annotations[{SECCOMP_LOG:?}]") } else { "run --seccomp-log".into() };
+    let bad = |what: &str| Error::new(Kind::Invalid, what).at(asked.clone());
+    if a.is_set("detach") && !annotated {
+        return Err(bad(&format!(
+            "only in the foreground: somebody has to answer for as long as the container runs; the annotation {SECCOMP_LOG} does it for any"
+        )));
     }
     let target = a.rest[0].as_str();
     let is_path = target.contains('/') || target == ".";
@@ -46,6 +52,13 @@ pub fn main(env: &Env) -> Result<i32> {
     }
     // What `run` refuses is refused here as well: with a listener it would go on.
     profile.check_needed(&document)?;
+    let log = match document["annotations"].as_object_mut().and_then(|list| list.remove(SECCOMP_LOG)) {
+        Some(path) if annotated => {
+            let path = path.as_str().filter(|p| p.starts_with('/')).map(PathBuf::from);
+            Some(path.ok_or_else(|| bad("must be the absolute path of a file"))?)
+        }
+        _ => None,
+    };
     let place = Place::new()?;
     document["linux"]["seccomp"]["syscalls"] = asking(&profile);
     document["linux"]["seccomp"]["listenerPath"] = json!(place.socket);
@@ -54,40 +67,52 @@ pub fn main(env: &Env) -> Result<i32> {
     let listener = UnixListener::bind(&place.socket).call(|| format!("bind({})", place.socket.display()))?;
 
     let mut command = std::process::Command::new(&env.program);
-    command.args(&env.global).arg("run").arg("--config").arg(&config);
+    command.args(&env.global).arg(env.verb).arg("--config").arg(&config).env_remove(WATCH);
     hand_on(&mut command, env);
+    if let Some(log) = log {
+        let waits = env.verb == "run" && !a.is_set("detach");
+        return super::agent::begin(command, listener, place, &log, &text, (target, waits));
+    }
     let mut child = command.spawn().call(|| format!("exec({})", env.program.display()))?;
-    let denied = Denied::default();
-    let (judge, pid) = (Arc::new(profile), child.id());
-    let counts = denied.clone();
-    let begin = move || std::thread::spawn(move || accept(&listener, &judge, pid, &counts));
+    let watch = Arc::new(Watch::new(profile));
+    let judge = watch.clone();
+    let begin = move || std::thread::spawn(move || judge.accept(&listener));
     let status = pass_signals_on(&mut child, begin)?;
-    report(&denied);
+    let _ = std::io::stderr().write_all(watch.report("").as_bytes());
     use std::os::unix::process::ExitStatusExt;
     Ok(status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0)))
 }
 
 /// A directory that only this user may enter, gone at the end.
-struct Place {
-    dir: PathBuf,
+pub(super) struct Place {
+    pub dir: PathBuf,
     socket: PathBuf,
+    /// Somebody else removes it.
+    left: bool,
 }
 
 impl Place {
     fn new() -> Result<Place> {
         let dir = nix::unistd::mkdtemp(&std::env::temp_dir().join("conex-seccomp-XXXXXX")).call(|| "mkdtemp")?;
-        Ok(Place { socket: dir.join("listener"), dir })
+        Ok(Place { socket: dir.join("listener"), dir, left: false })
+    }
+
+    /// It is the agent's from now on.
+    pub fn leave(mut self) {
+        self.left = true;
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.dir);
+        if !self.left {
+            let _ = std::fs::remove_dir_all(&self.dir);
+        }
     }
 }
 
 fn hand_on(command: &mut std::process::Command, env: &Env) {
-    let run = conex::cli::command("run").expect("in the table");
+    let run = conex::cli::command(env.verb).expect("in the table");
     for flag in run.flags.iter().filter(|f| !matches!(f.name, "config" | "seccomp-log")) {
         for value in env.args.values(flag.name) {
             command.arg(&*conex::text::os(&format!("--{}={value}", flag.name)));
@@ -117,13 +142,112 @@ fn asking(profile: &Profile) -> Value {
     rules.map(|(names, action)| json!({"names": names, "action": action})).collect()
 }
 
-/// One filter after the other: that of the container, and those of further processes in it.
-fn accept(listener: &UnixListener, profile: &Arc<Profile>, conex: u32, denied: &Denied) {
-    for stream in listener.incoming().flatten() {
-        let Some(fd) = receive(&stream) else { continue };
-        let (profile, denied) = (profile.clone(), denied.clone());
-        std::thread::spawn(move || serve(&fd, &profile, conex, &denied));
+/// Answers the calls that ask.
+pub(super) struct Watch {
+    profile: Profile,
+    denied: Mutex<BTreeMap<Denied, u64>>,
+    /// Filters so far, and those that a process is under.
+    filters: Mutex<(u64, u64)>,
+    changed: Condvar,
+}
+
+impl Watch {
+    pub(super) fn new(profile: Profile) -> Watch {
+        Watch { profile, denied: Mutex::default(), filters: Mutex::default(), changed: Condvar::new() }
     }
+
+    /// One filter after the other: that of the container, and those of further processes in it.
+    pub(super) fn accept(self: &Arc<Watch>, listener: &UnixListener) {
+        for stream in listener.incoming().flatten() {
+            // The runtime that is about to execute a program hands it over.
+            let runtime = nix::sys::socket::getsockopt(&stream, nix::sys::socket::sockopt::PeerCredentials);
+            let runtime = runtime.ok().and_then(|peer| executable(peer.pid() as u32));
+            let Some(fd) = receive(&stream) else { continue };
+            self.count(|(all, open)| (all + 1, open + 1));
+            let watch = self.clone();
+            std::thread::spawn(move || {
+                watch.serve(&fd, runtime);
+                watch.count(|(all, open)| (all, open - 1));
+            });
+        }
+    }
+
+    fn count(&self, change: impl FnOnce((u64, u64)) -> (u64, u64)) {
+        let mut filters = self.filters.lock().expect("no thread panics");
+        *filters = change(*filters);
+        self.changed.notify_all();
+    }
+
+    /// True if there has been a filter.
+    pub(super) fn has_begun(&self) -> bool {
+        self.filters.lock().expect("no thread panics").0 > 0
+    }
+
+    /// Waits until there has been a filter and no process is under one any more.
+    pub(super) fn end(&self) {
+        let filters = self.filters.lock().expect("no thread panics");
+        let waiting = |(all, open): &mut (u64, u64)| *all == 0 || *open > 0;
+        drop(self.changed.wait_while(filters, waiting).expect("no thread panics"));
+    }
+
+    fn serve(&self, fd: &OwnedFd, runtime: Option<(u64, u64)>) {
+        use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
+        loop {
+            let mut fds = [PollFd::new(fd.as_fd(), PollFlags::POLLIN)];
+            let polled = poll(&mut fds, PollTimeout::NONE);
+            // Hung up: no process is under the filter any more.
+            let gone = fds[0].revents().is_some_and(|r| r.contains(PollFlags::POLLHUP));
+            if gone || polled.is_err_and(|e| e != nix::errno::Errno::EINTR) {
+                return;
+            }
+            // One that was killed meanwhile waits for nothing.
+            let Ok(asked) = next(fd.as_fd()) else { continue };
+            let _ = answer(fd.as_fd(), asked.id, self.judged(fd, &asked, runtime));
+        }
+    }
+
+    /// As the profile has it. What the runtime still does under the filter before it executes the program is not the program's.
+    fn judged(&self, fd: &OwnedFd, asked: &Asked, runtime: Option<(u64, u64)>) -> Answer {
+        if runtime.is_some() && executable(asked.pid) == runtime {
+            return Answer::Go;
+        }
+        // A filter kills what comes by another architecture: nobody is asked.
+        let Some((abi, nr)) = compile::abi_of(asked.arch, asked.nr) else { return Answer::Fail(libc::ENOSYS) };
+        let (action, by) = self.profile.decide(abi, nr, asked.args);
+        if allows(action) {
+            return Answer::Go;
+        }
+        let name = compile::name(asked.arch, asked.nr);
+        *self.denied.lock().expect("no thread panics").entry((name, told(action), by)).or_default() += 1;
+        match action & ACTION_MASK {
+            seccomp::RET_ERRNO => Answer::Fail((action & 0xffff) as i32),
+            // There is no tracer.
+            seccomp::RET_TRACE => Answer::Fail(libc::ENOSYS),
+            // The process gets what the filter would have given it. SIGKILL: SIGSYS could be caught.
+            0x0003_0000 => signal(fd, asked, libc::SIGSYS),
+            _ => signal(fd, asked, libc::SIGKILL),
+        }
+    }
+
+    /// What was denied, in lines; `whose` stands before the count.
+    pub(super) fn report(&self, whose: &str) -> String {
+        let denied = self.denied.lock().expect("no thread panics");
+        let total: u64 = denied.values().sum();
+        let calls = if total == 1 { "call" } else { "calls" };
+        let mut out =
+            format!("conex: seccomp: {whose}{total} {calls} denied{}\n", if total == 0 { "" } else { ":" });
+        let mut rows: Vec<_> = denied.iter().collect();
+        rows.sort_by_key(|(_, n)| std::cmp::Reverse(**n));
+        for ((name, action, by), n) in rows {
+            out += &format!("{n:>8}  {name}: {action}, by {by}\n");
+        }
+        out
+    }
+}
+
+/// Of a process, by device and inode.
+fn executable(pid: u32) -> Option<(u64, u64)> {
+    std::fs::metadata(format!("/proc/{pid}/exe")).map(|m| (m.dev(), m.ino())).ok()
 }
 
 fn receive(stream: &std::os::unix::net::UnixStream) -> Option<OwnedFd> {
@@ -139,46 +263,6 @@ fn receive(stream: &std::os::unix::net::UnixStream) -> Option<OwnedFd> {
     fds?.into_iter().map(conex_sys::fd::adopt).next()
 }
 
-fn serve(fd: &OwnedFd, profile: &Profile, conex: u32, denied: &Denied) {
-    use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
-    loop {
-        let mut fds = [PollFd::new(fd.as_fd(), PollFlags::POLLIN)];
-        let polled = poll(&mut fds, PollTimeout::NONE);
-        // Hung up: no process is under the filter any more.
-        let gone = fds[0].revents().is_some_and(|r| r.contains(PollFlags::POLLHUP));
-        if gone || polled.is_err_and(|e| e != nix::errno::Errno::EINTR) {
-            return;
-        }
-        // One that was killed meanwhile waits for nothing.
-        let Ok(asked) = next(fd.as_fd()) else { continue };
-        let _ = answer(fd.as_fd(), asked.id, judged(fd, &asked, profile, conex, denied));
-    }
-}
-
-/// As the profile has it. What the runtime still does under the filter before it executes the program is not the program's.
-fn judged(fd: &OwnedFd, asked: &Asked, profile: &Profile, conex: u32, denied: &Denied) -> Answer {
-    let exe = |pid: u32| std::fs::metadata(format!("/proc/{pid}/exe")).map(|m| (m.dev(), m.ino())).ok();
-    if exe(asked.pid).is_some() && exe(asked.pid) == exe(conex) {
-        return Answer::Go;
-    }
-    // A filter kills what comes by another architecture: nobody is asked.
-    let Some((abi, nr)) = compile::abi_of(asked.arch, asked.nr) else { return Answer::Fail(libc::ENOSYS) };
-    let (action, by) = profile.decide(abi, nr, asked.args);
-    if allows(action) {
-        return Answer::Go;
-    }
-    let name = compile::name(asked.arch, asked.nr);
-    *denied.lock().expect("no thread panics").entry((name, told(action), by)).or_default() += 1;
-    match action & ACTION_MASK {
-        seccomp::RET_ERRNO => Answer::Fail((action & 0xffff) as i32),
-        // There is no tracer.
-        seccomp::RET_TRACE => Answer::Fail(libc::ENOSYS),
-        // The process gets what the filter would have given it. SIGKILL: SIGSYS could be caught.
-        0x0003_0000 => signal(fd, asked, libc::SIGSYS),
-        _ => signal(fd, asked, libc::SIGKILL),
-    }
-}
-
 /// A number is another process's once the one that asked has ended; one of a PID namespace that is out of sight has none.
 fn signal(fd: &OwnedFd, asked: &Asked, signal: i32) -> Answer {
     let pid = i32::try_from(asked.pid).ok().filter(|pid| *pid > 0);
@@ -187,17 +271,4 @@ fn signal(fd: &OwnedFd, asked: &Asked, signal: i32) -> Answer {
         let _ = conex_sys::proc::pidfd_send_signal(process.as_fd(), signal);
     }
     Answer::Fail(libc::ENOSYS)
-}
-
-fn report(denied: &Denied) {
-    let denied = denied.lock().expect("no thread panics");
-    let total: u64 = denied.values().sum();
-    let calls = if total == 1 { "call" } else { "calls" };
-    let mut out = format!("conex: seccomp: {total} {calls} denied{}\n", if total == 0 { "" } else { ":" });
-    let mut rows: Vec<_> = denied.iter().collect();
-    rows.sort_by_key(|(_, n)| std::cmp::Reverse(**n));
-    for ((name, action, by), n) in rows {
-        out += &format!("{n:>8}  {name}: {action}, by {by}\n");
-    }
-    let _ = std::io::stderr().write_all(out.as_bytes());
 }
