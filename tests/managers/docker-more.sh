@@ -199,6 +199,7 @@ for name in $(names); do
 	feature "32-bit program" '=42' "$run bb /bin/elf32-exit"
 	feature "32-bit program, a denied call: EPERM" '=1' "$run bb /bin/elf32-unshare"
 	feature "seccomp=FILE" '*not permitted*=1' "$run --security-opt seccomp=/tmp/nomkdir.json bb mkdir /x 2>&1"
+	[ $name = runc ] || [ -n "$OLD" ] || feature "an annotation: what seccomp has denied" '1*1 mkdir: fails with EPERM (1)*=0' "rm -f /tmp/denied; $run --annotation dev.conex.seccomp-log=/tmp/denied --security-opt seccomp=/tmp/nomkdir.json bb mkdir /x 2>/dev/null; echo \$?; for i in \$(seq 50); do [ -s /tmp/denied ] && break; sleep 0.1; done; tail -n 1 /tmp/denied"
 	feature "logs: json-file, max-size" 'line 2000 of the log=0' "log_driver json-file --log-opt max-size=10k --log-opt max-file=2"
 	feature "logs: local" 'line 2000 of the log=0' "log_driver local"
 	feature "logs: none" '*configured logging driver does not support reading*=0' "log_driver none"

@@ -29,12 +29,16 @@ pub struct Events {
 
 impl Events {
     pub fn listen(path: &Path) -> Events {
-        let _ = std::fs::remove_file(path);
-        let listener = UnixListener::bind(path).unwrap();
-        let list: Arc<Mutex<Vec<Envelope>>> = Arc::default();
-        let taken = list.clone();
-        let open: Arc<Mutex<Vec<UnixStream>>> = Arc::default();
-        let opened = open.clone();
+        let events = Events { path: path.to_path_buf(), list: Arc::default(), open: Arc::default() };
+        events.again();
+        events
+    }
+
+    /// containerd is back after [`Events::cut`].
+    pub fn again(&self) {
+        let _ = std::fs::remove_file(&self.path);
+        let listener = UnixListener::bind(&self.path).unwrap();
+        let (taken, opened) = (self.list.clone(), self.open.clone());
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 let taken = taken.clone();
@@ -42,7 +46,6 @@ impl Events {
                 std::thread::spawn(move || take(stream, &taken));
             }
         });
-        Events { path: path.to_path_buf(), list, open }
     }
 
     /// containerd is gone: no socket, no connection.

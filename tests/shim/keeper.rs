@@ -96,3 +96,55 @@ fn an_upgrade_without_a_keeper() {
     shim.finish(&b.id);
     b.assert_gone();
 }
+
+/// The keeper is told changes: what one exec costs does not grow with the number of processes. Bytes that the server sends
+/// in one life of an exec, to the keeper and to the client, beside `CONEX_PROCESSES` others (200) and beside none.
+#[test]
+fn what_the_keeper_is_told_does_not_grow() {
+    if !is_ours() {
+        return;
+    }
+    if std::process::Command::new("strace").arg("-V").stdout(std::process::Stdio::null()).status().is_err() {
+        return skip("what_the_keeper_is_told_does_not_grow", "strace");
+    }
+    let many: usize = std::env::var("CONEX_PROCESSES").ok().and_then(|n| n.parse().ok()).unwrap_or(200);
+    let b = Box::sh("sleep 1000");
+    let shim = Shim::start(&b);
+    shim.create(&b, &Stdio::default());
+    shim.start_task(&b.id, "");
+    let server = shim.pid(&b.id);
+    let life = |name: &str| {
+        shim.exec(&b.id, name, &["true"], &Stdio::default()).unwrap();
+        shim.start_task(&b.id, name);
+        shim.wait(&b.id, name);
+        shim.delete(&b.id, name);
+    };
+    let sent = |name: &str| -> u64 {
+        let file = b.dir.join(name);
+        let calls = "trace=sendmsg,sendto,write,writev";
+        let strace = crate::moments::attach(server, &["-o", file.to_str().unwrap(), "-e", calls]);
+        life(name);
+        let _ = signal_child(strace);
+        let text = std::fs::read_to_string(&file).unwrap();
+        let sizes = text.lines().filter_map(|l| l.rsplit_once("= ")?.1.trim().parse::<u64>().ok());
+        sizes.sum()
+    };
+    life("first");
+    let alone = sent("alone");
+    for n in 0..many {
+        let name = format!("x{n}");
+        shim.exec(&b.id, &name, &["sleep", "1000"], &Stdio::default()).unwrap();
+        shim.start_task(&b.id, &name);
+    }
+    let beside = sent("beside");
+    println!("{alone} bytes alone, {beside} beside {many} processes");
+    assert!(alone > 500, "nothing was seen: {alone}");
+    assert!(beside < alone * 3 / 2, "{alone} bytes alone, {beside} beside {many} processes");
+    shim.finish(&b.id);
+    b.assert_gone();
+}
+
+fn signal_child(mut child: std::process::Child) -> std::io::Result<std::process::ExitStatus> {
+    signal(child.id() as i32, Signal::SIGINT);
+    child.wait()
+}

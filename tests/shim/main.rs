@@ -21,4 +21,5 @@ mod stdio;
 mod survival;
 mod upgrade;
 mod waits;
+mod whatever;
 mod wire;

@@ -11,7 +11,7 @@ use std::time::Duration;
 /// A system call of a process: its name, and which one of that name it is, counted from when strace is attached.
 type Moment = (String, u64);
 
-fn attach(pid: i32, more: &[&str]) -> Child {
+pub fn attach(pid: i32, more: &[&str]) -> Child {
     let mut c = Command::new("strace");
     c.arg("-q").args(more).args(["-p", &pid.to_string()]);
     let child = c.stdin(Standard::null()).stdout(Standard::null()).stderr(Standard::null()).spawn().unwrap();

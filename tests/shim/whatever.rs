@@ -1,0 +1,153 @@
+//! A shim at work, and whatever can happen to it, at random.
+
+use crate::client::*;
+use crate::harness::*;
+use crate::survival::Persistent;
+use conex_proto::{events, task::*};
+use nix::sys::signal::{kill, Signal};
+use nix::unistd::Pid;
+use std::time::Duration;
+
+/// A file's disk, which can be filled.
+struct Disk(std::path::PathBuf);
+
+impl Disk {
+    fn new(b: &Box) -> Disk {
+        let dir = b.dir.join("disk");
+        std::fs::create_dir(&dir).unwrap();
+        let mount = ["-t", "tmpfs", "-o", "size=512k", "tmpfs"];
+        assert!(std::process::Command::new("mount").args(mount).arg(&dir).status().unwrap().success());
+        Disk(dir)
+    }
+
+    /// Full, for so many microseconds.
+    fn fill(&self, time: u64) {
+        use std::io::Write;
+        let filler = self.0.join("filler");
+        let mut file = std::fs::File::create(&filler).unwrap();
+        while file.write_all(&[0; 4096]).is_ok() {}
+        std::thread::sleep(Duration::from_micros(time));
+        std::fs::remove_file(&filler).unwrap();
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").arg(&self.0).status();
+    }
+}
+
+/// At random moments of a shim at work its server is killed or executed anew, its keeper is killed, containerd goes away and
+/// comes back, or the disk of the log is full for a while: every exit status is told truly, every byte comes once and in
+/// order, every exit is an event, nothing is left. `CONEX_MOMENTS`: how many shims, each with three such moments.
+#[test]
+fn whatever_happens() {
+    if !is_ours() {
+        return;
+    }
+    let many: u64 = std::env::var("CONEX_MOMENTS").ok().and_then(|n| n.parse().ok()).unwrap_or(25);
+    let first: u64 = std::env::var("CONEX_SEED").ok().and_then(|n| n.parse().ok()).unwrap_or(1);
+    for seed in first..first + many {
+        let mut state = 0x9e37_79b9_7f4a_7c15u64.wrapping_mul(seed);
+        let b = Box::sh(
+            "i=0; while [ ! -e /tmp/go ]; do echo $i; i=$((i+1)); sleep 0.01; done; echo $i >/tmp/count; exit 33",
+        );
+        let shim = Shim::start(&b);
+        // Every other one logs to a file.
+        let disk = (seed % 2 == 0).then(|| Disk::new(&b));
+        let out = disk.is_none().then(|| Reader::new(b.dir.join("o")));
+        let file = disk.as_ref().map(|d| d.0.join("log"));
+        let uri = file.as_ref().map(|f| format!("file://{}", f.display()));
+        let stdout = uri.unwrap_or_else(|| out.as_ref().unwrap().uri());
+        shim.create(&b, &Stdio { stdout, ..Stdio::default() });
+        shim.start_task(&b.id, "");
+        let server = || {
+            let client = Persistent::new(&shim);
+            let answer = client.always::<ConnectResponse>("Connect", &IdRequest { id: b.id.clone() }).unwrap();
+            Pid::from_raw(answer.shim_pid as i32)
+        };
+        let mut kills = 0;
+        std::thread::scope(|s| {
+            let workers: Vec<_> = (0..3)
+                .map(|worker: u32| {
+                    let (shim, b) = (&shim, &b);
+                    s.spawn(move || {
+                        let client = Persistent::new(shim);
+                        for i in 0..8 {
+                            let status = worker * 8 + i;
+                            let lines: String = (1..=status * 150).map(|n| format!("{n}\n")).collect();
+                            let script = format!("seq 1 {}; echo end; exit {status}", status * 150);
+                            let done = (0..9).any(|attempt| {
+                                let id = format!("w{worker}-{i}-{attempt}");
+                                let reader = Reader::new(b.dir.join(&id));
+                                let stdio = Stdio { stdout: reader.uri(), ..Stdio::default() };
+                                let Some(code) = client.run(&b.id, &id, &script, &stdio) else {
+                                    // Whoever reads is let go.
+                                    drop(std::fs::OpenOptions::new().read(true).write(true).open(&reader.path));
+                                    return false;
+                                };
+                                assert_eq!(code, status, "{id}, seed {seed}: {}", shim.log());
+                                assert!(reader.ends(), "{id}, seed {seed}: no end: {}", shim.log());
+                                let text = reader.text();
+                                let whole = text == format!("{lines}end\n");
+                                assert!(whole, "{id}, seed {seed}: {} bytes: {}", text.len(), shim.log());
+                                true
+                            });
+                            assert!(done, "w{worker}-{i}, seed {seed}");
+                        }
+                    })
+                })
+                .collect();
+            for n in 0..3 {
+                std::thread::sleep(Duration::from_micros(random(&mut state, 60_000)));
+                match (random(&mut state, 6), &disk) {
+                    (0, _) => kill(server(), Signal::SIGUSR2).unwrap(),
+                    (1, _) => {
+                        shim.events.cut();
+                        std::thread::sleep(Duration::from_micros(random(&mut state, 200_000)));
+                        shim.events.again();
+                        // What it has taken and not answered comes again.
+                        kills += 1;
+                    }
+                    (2, Some(disk)) => disk.fill(random(&mut state, 300_000)),
+                    // The last moment: a server without a keeper has nobody after it.
+                    (3, _) if n == 2 => kill(Pid::from_raw(parent(server().as_raw())), Signal::SIGKILL).unwrap(),
+                    _ => {
+                        kills += 1;
+                        kill(server(), Signal::SIGKILL).unwrap();
+                    }
+                }
+            }
+            workers.into_iter().for_each(|w| w.join().unwrap());
+        });
+        std::fs::write(b.rootfs().join("tmp/go"), "").unwrap();
+        let client = Persistent::new(&shim);
+        let ended =
+            client.always::<WaitResponse>("Wait", &WaitRequest { id: b.id.clone(), ..Default::default() }).unwrap();
+        assert_eq!(ended.exit_status, 33, "seed {seed}");
+        let shim = reconnect(shim);
+        assert_eq!(shim.delete(&b.id, "").exit_status, 33, "seed {seed}");
+        let text = match (out, &file) {
+            (Some(out), _) => out.text(),
+            (None, file) => {
+                let read = || std::fs::read_to_string(file.as_ref().unwrap()).unwrap();
+                // What the disk had no room for is tried again once a second.
+                let lines = std::fs::read_to_string(b.rootfs().join("tmp/count")).unwrap();
+                until(|| read().lines().count().to_string() == lines.trim(), "the whole log");
+                read()
+            }
+        };
+        let count = text.lines().count();
+        assert!(text == (0..count).map(|n| format!("{n}\n")).collect::<String>(), "seed {seed}: {text}");
+        // Those of the last moment before a kill may be told twice; none is missing.
+        let exits = || shim.events.of::<events::TaskExit>("/tasks/exit");
+        until(|| exits().iter().any(|e| e.exit_status == 33), "init's exit");
+        for status in 0..24u32 {
+            let seen = exits().iter().filter(|e| e.exit_status == status).count();
+            // An attempt that the client could not see the end of counts as well.
+            assert!(seen >= 1 && seen <= 1 + 2 * kills, "seed {seed}: exit {status} told {seen} times");
+        }
+        shim.finish(&b.id);
+        b.assert_gone();
+    }
+}
