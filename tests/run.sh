@@ -70,7 +70,8 @@ if [ "$skipped" != 0 ]; then
 	sort -u "$CONEX_TEST_SKIPS" | sed 's/^/  /'
 fi
 unexpected=$(cut -d: -f1 "$CONEX_TEST_SKIPS" | sort -u | grep -vxF -f "${EXPECTED_SKIPS:-$here/expected-skips}" || true)
-if [ -n "$unexpected" ]; then
+# Where all is ours a skip must be expected; another machine has other features, and its owner is told above.
+if [ -n "$unexpected" ] && [ -n "${CI:-}${OWN_HOST:-}${EXPECTED_SKIPS:-}" ]; then
 	echo "not in ${EXPECTED_SKIPS:-tests/expected-skips}: $unexpected"
 	failed=$((failed + 1)) code=1
 fi

@@ -78,6 +78,9 @@ pub struct State {
     pub systemd_unit: Option<UnitRecord>,
     /// Without a mount namespace: how many mounts the rootfs had before the container's own.
     pub rootfs_mounts: Option<usize>,
+    /// How it ended, if `run --keep` has seen that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub end: Option<crate::end::End>,
 }
 
 /// A transient unit of systemd that belongs to a container.

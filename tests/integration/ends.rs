@@ -64,6 +64,28 @@ fn ends_that_nobody_has_seen() {
     assert!(json["end"]["exitedAt"].as_str().unwrap() >= json["created"].as_str().unwrap(), "{json}");
 }
 
+/// `run --keep` has seen how the container ended that it keeps.
+#[test]
+fn a_kept_container_has_its_end() {
+    if !is_conex() {
+        return;
+    }
+    let mut b = Box::sh("exit 9");
+    for (script, code) in [("exit 9", 9), ("exit 0", 0)] {
+        *b.at("process.args.2") = json!(script);
+        b.write_config();
+        assert_eq!(b.verb("run", &["--keep"], &[]).code, code);
+        let state = b.state();
+        assert_eq!((&state["status"], &state["end"]["exitCode"]), (&json!("stopped"), &json!(code)), "{state}");
+        assert!(state["end"]["exitedAt"].as_str().unwrap() >= state["created"].as_str().unwrap(), "{state}");
+        let told = why(&b);
+        let status = format!("exit status {code}");
+        assert!(told.contains(&status), "{told}");
+        b.verb("delete", &[], &[]).ok();
+        assert!(why(&b).contains(&status) && why(&b).contains("It was deleted at"), "{}", why(&b));
+    }
+}
+
 /// A zombie, whose parent does not ask, still has its status; and so does the journal when it is deleted.
 #[test]
 fn a_zombie_is_asked() {

@@ -377,6 +377,7 @@ fn features_is_what_oci_spec_reads() {
         assert_eq!(
             document["potentiallyUnsafeConfigAnnotations"],
             json!([
+                "dev.conex.seccomp-log",
                 "org.systemd.property.",
                 "run.oci.hooks.",
                 "run.oci.keep_original_groups",

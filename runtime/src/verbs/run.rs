@@ -7,7 +7,7 @@ use crate::end;
 use crate::error::{Context, Result};
 use crate::host::foreground::{self, Console, Ended, RawTerminal};
 use crate::host::{self, notify, Start};
-use crate::state::State;
+use crate::state::{State, Store};
 use crate::text;
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -51,7 +51,16 @@ pub fn main(env: &mut Env) -> Result<i32> {
     let waited = foreground::wait(container.pid, container.pidfd.as_fd(), &signals, console);
     drop(terminal);
     let end = waited.as_ref().map_or_else(|_| end::End::new(), |ended| tell(&state, ended));
-    if !env.args.is_set("keep") {
+    if env.args.is_set("keep") {
+        // Its parent alone has seen it. The container may have been deleted meanwhile.
+        let kept = Store::open(&env.root, false).and_then(|store| {
+            let Some(entry) = store.map(|store| store.find(&state.id)).transpose()? else { return Ok(()) };
+            let mut now = entry.load()?;
+            now.end = Some(end).filter(|_| now.init == state.init);
+            entry.save(&now)
+        });
+        kept.unwrap_or_else(|e| crate::log::step(|| e.to_string()));
+    } else {
         // The program's status is what the caller asked for; what could not be tidied up is told beside it.
         for problem in delete::once_ended(&env.root, &state, &plan.hooks, end).unwrap_or_else(|e| vec![e]) {
             env.log.warn(problem.to_string());
