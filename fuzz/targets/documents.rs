@@ -6,7 +6,8 @@ mod common;
 
 use conex::bundle::parse;
 use conex::oci::config::{Process, Resources};
-use conex::plan::{self, Check};
+use conex::check::Check;
+use conex::plan;
 use conex::state::State;
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {

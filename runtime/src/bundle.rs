@@ -62,9 +62,9 @@ impl Bundle {
         }
         let mut all = self.bad.clone();
         all.extend(plan.err().unwrap_or_default().into_iter().filter(|e| !self.is_told(e)));
-        let more = all.len().saturating_sub(crate::plan::MOST);
+        let more = all.len().saturating_sub(crate::check::MOST);
         if more > 0 {
-            all.truncate(crate::plan::MOST);
+            all.truncate(crate::check::MOST);
             all.push(Error::invalid("", format!("and {more} or more others")));
         }
         Err(all)

@@ -7,9 +7,9 @@
 use crate::host::cgroup::Group;
 use crate::identity::Identity;
 use crate::log::rfc3339;
-use crate::state::{State, Status};
+use crate::state::{End, State, Status};
 use nix::fcntl::OFlag;
-use serde_json::{json, Map, Value};
+use serde_json::{json, Value};
 use std::io::{Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
@@ -26,10 +26,6 @@ pub const KEPT: Duration = Duration::from_secs(24 * 3600);
 /// What a shim leaves in a bundle: `pid`, `startTime` (proc_pid_stat(5), field 22), `exitCode`, `exitedAt` (nanoseconds since
 /// 1970), `oomKills`.
 pub const LEFT: &str = "exit.json";
-
-/// What is known of an end, of `exitCode` (128 + n for signal n), `signal` (where it is certain), `exitedAt` (RFC 3339),
-/// `oomKills`, `oomCgroup` with its `oomLimit` (bytes) and `deniedSyscall` with `arch` (AUDIT_ARCH_*).
-pub type End = Map<String, Value>;
 
 /// `seen` is the status of a parent that has just waited for init.
 pub fn of(state: &State, seen: Option<i32>) -> End {

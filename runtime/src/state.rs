@@ -38,6 +38,10 @@ impl Status {
     }
 }
 
+/// What is known of an end, of `exitCode` (128 + n for signal n), `signal` (where it is certain), `exitedAt` (RFC 3339),
+/// `oomKills`, `oomCgroup` with its `oomLimit` (bytes) and `deniedSyscall` with `arch` (AUDIT_ARCH_*).
+pub type End = serde_json::Map<String, serde_json::Value>;
+
 /// What is on disk.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -80,7 +84,7 @@ pub struct State {
     pub rootfs_mounts: Option<usize>,
     /// How it ended, if `run --keep` has seen that.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub end: Option<crate::end::End>,
+    pub end: Option<End>,
 }
 
 /// A transient unit of systemd that belongs to a container.

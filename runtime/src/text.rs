@@ -188,6 +188,25 @@ pub fn shortened_to(text: String, most: usize) -> String {
     start.iter().copied().chain("...".chars()).chain(end.iter().copied()).collect()
 }
 
+/// cpuset(7) list format, `0-3,7`, as a bit set; at most 8192 bits.
+pub fn bit_set(text: &str) -> Option<Vec<u64>> {
+    let mut bits: Vec<u64> = Vec::new();
+    for part in text.split(',') {
+        let (from, to) = match part.trim().split_once('-') {
+            Some((a, b)) => (a.parse::<usize>().ok()?, b.parse::<usize>().ok()?),
+            None => (part.trim().parse().ok()?, part.trim().parse().ok()?),
+        };
+        if from > to || to >= 8192 {
+            return None;
+        }
+        bits.resize(bits.len().max(to / 64 + 1), 0);
+        for bit in from..=to {
+            bits[bit / 64] |= 1 << (bit % 64);
+        }
+    }
+    Some(bits)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -243,5 +262,13 @@ mod tests {
         }
         assert!(matches!(from_bytes(b"plain"), Cow::Borrowed("plain")));
         assert!(matches!(bytes("gr\u{fc}n \u{1f980}"), Cow::Borrowed(_)));
+    }
+
+    #[test]
+    fn cpu_lists() {
+        assert_eq!(bit_set("0-2,64"), Some(vec![7, 1]));
+        for bad in ["", "3-1", "a", "1-", "9999"] {
+            assert_eq!(bit_set(bad), None, "{bad}");
+        }
     }
 }

@@ -141,7 +141,7 @@ fn dockers_default_profile_gives_libseccomps_verdicts() {
         conex::bundle::parse(include_bytes!("../data/docker-config.json"), "config.json").unwrap();
     let seccomp = spec.linux.clone().unwrap().seccomp.unwrap();
     let facts = conex::host::facts::Facts::read(&spec);
-    let mut check = conex::plan::Check::default();
+    let mut check = conex::check::Check::default();
     let profile = ours::plan(&seccomp, &facts, &mut check).unwrap().profile;
     assert!(check.errors.is_empty());
     assert_eq!(profile.abis, [Abi::X86_64, Abi::X86, Abi::X32]);

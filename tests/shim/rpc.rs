@@ -228,7 +228,9 @@ fn ps_tells_the_names_of_execs() {
         let mut child = std::process::Command::new("sleep").arg("97").spawn().unwrap();
         std::fs::write(odd.join("cgroup.procs"), child.id().to_string()).unwrap();
         let all = ps(&[&b.id, "-o", "pid,args"]);
-        assert!(!all.contains('\u{1b}') && all.lines().count() == table.lines().count(), "{all:?}");
+        // On a pure v2 host what is in there counts as the container's.
+        let more = all.lines().count() - table.lines().count();
+        assert!(!all.contains('\u{1b}') && more == usize::from(v2()), "{all:?}");
         child.kill().unwrap();
         child.wait().unwrap();
         until(|| std::fs::remove_dir(&odd).is_ok(), "the odd directory is removed");

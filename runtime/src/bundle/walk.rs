@@ -2,9 +2,9 @@
 
 use super::scan::Scan;
 use super::words;
+use crate::check::MOST;
 use crate::error::{Error, Kind};
 use crate::oci::shape::Node;
-use crate::plan::MOST;
 use crate::text;
 
 #[derive(Default)]

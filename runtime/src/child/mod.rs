@@ -13,7 +13,7 @@ mod refused;
 pub mod tree;
 
 use crate::error::{self, Context, Error, Named, Result};
-use crate::plan::mounts::Kind;
+use crate::plan::mount::Kind;
 use crate::plan::namespaces::{self, Hops, CLONE_NEWTIME};
 use crate::plan::Plan;
 use crate::root::Root;

@@ -2,7 +2,7 @@
 
 use super::tree::{self, by_fd, cwd, Tree};
 use crate::error::{Context, Error, Kind as ErrorKind, Named, Result};
-use crate::plan::mounts::{CgroupView, Kind, Mount};
+use crate::plan::mount::{CgroupView, Kind, Mount};
 use crate::root::Root;
 use crate::text;
 use conex_sys::fd::{openat2, RESOLVE_IN_ROOT, RESOLVE_NO_SYMLINKS};

@@ -1,9 +1,8 @@
 //! What the plan needs to know of this host, read once and never changed.
 
 use crate::oci::config::Spec;
-use crate::plan::namespaces::Maps;
 use caps::CapsHashSet;
-use nix::sys::statfs::{statfs, CGROUP2_SUPER_MAGIC};
+use nix::sys::statfs::{statfs, CGROUP2_SUPER_MAGIC, CGROUP_SUPER_MAGIC};
 use std::path::{Path, PathBuf};
 
 pub struct Facts {
@@ -78,9 +77,9 @@ impl Facts {
     }
 
     /// user_namespaces(7): an unprivileged writer of gid_map must deny setgroups, and a denial is inherited.
-    pub fn setgroups_denied(&self, maps: Option<&Maps>) -> bool {
-        let single = self.rootless && maps.is_some_and(|m| m.gid.len() == 1 && m.gid[0].size == 1);
-        single
+    /// `single`: the container maps one group.
+    pub fn setgroups_denied(&self, single: bool) -> bool {
+        (self.rootless && single)
             || ((self.rootless || !self.initial_userns)
                 && std::fs::read("/proc/self/setgroups").is_ok_and(|b| b.starts_with(b"deny")))
     }
@@ -133,7 +132,11 @@ pub fn hierarchies() -> Vec<Hierarchy> {
         return vec![v2(unified.to_path_buf())];
     }
     let text = crate::text::read("/proc/self/mountinfo").unwrap_or_default();
-    parse_mountinfo(&text)
+    // In a container a mount can be covered by a later one: its path leads elsewhere.
+    parse_mountinfo(&text, |path| {
+        let magic = statfs(path).map(|s| s.filesystem_type());
+        magic.is_ok_and(|m| m == CGROUP_SUPER_MAGIC || m == CGROUP2_SUPER_MAGIC)
+    })
 }
 
 fn v2(mount_point: PathBuf) -> Hierarchy {
@@ -141,8 +144,9 @@ fn v2(mount_point: PathBuf) -> Hierarchy {
     Hierarchy { mount_point, controllers: text.split_whitespace().map(str::to_string).collect(), v2: true }
 }
 
-/// proc_pid_mountinfo(5): `id parent dev root mountpoint options fields… - type source superoptions`.
-pub fn parse_mountinfo(text: &str) -> Vec<Hierarchy> {
+/// proc_pid_mountinfo(5): `id parent dev root mountpoint options fields… - type source superoptions`. `reachable`: whether
+/// the path leads to a cgroup file system.
+pub fn parse_mountinfo(text: &str, reachable: impl Fn(&Path) -> bool) -> Vec<Hierarchy> {
     let mut out: Vec<Hierarchy> = Vec::new();
     for line in text.lines().filter(|l| l.contains(" - cgroup")) {
         let Some((head, tail)) = line.split_once(" - ") else {
@@ -178,7 +182,8 @@ pub fn parse_mountinfo(text: &str) -> Vec<Hierarchy> {
             _ => continue,
         };
         // A hierarchy can be mounted twice, in a container's rootfs for example; the first mount is the host's.
-        if !out.iter().any(|h| h.v2 == found.v2 && (found.v2 || h.controllers == found.controllers)) {
+        let known = out.iter().any(|h| h.v2 == found.v2 && (found.v2 || h.controllers == found.controllers));
+        if !known && reachable(&found.mount_point) {
             out.push(found);
         }
     }
@@ -226,13 +231,15 @@ mod tests {
 
     #[test]
     fn mountinfo_of_a_v1_host() {
-        let text = "30 24 0:26 / /sys/fs/cgroup/cpu,cpuacct rw,relatime - cgroup cgroup rw,cpu,cpuacct\n\
+        let text = "29 24 0:26 / /covered rw,relatime - cgroup cgroup rw,cpu,cpuacct\n\
+                    30 24 0:26 / /sys/fs/cgroup/cpu,cpuacct rw,relatime - cgroup cgroup rw,cpu,cpuacct\n\
                     31 24 0:27 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,xattr,name=systemd\n\
                     32 24 0:28 / /x\\040y rw - ext4 /dev/vda rw\n\
                     33 24 0:26 / /again rw - cgroup cgroup rw,cpu,cpuacct\n";
-        let found = parse_mountinfo(text);
+        let found = parse_mountinfo(text, |path| !path.ends_with("covered"));
         assert_eq!(found.len(), 2);
         assert_eq!(found[0].controllers, ["cpu", "cpuacct"]);
+        assert!(found[0].mount_point.ends_with("cgroup/cpu,cpuacct"));
         assert_eq!(found[1].controllers, ["name=systemd"]);
         assert_eq!(unescape("/x\\040y"), "/x y");
     }

@@ -275,7 +275,7 @@ fn without_cgroup(plan: &Plan, state: &mut State, warnings: &mut Vec<Error>) -> 
     let mut fields: Vec<&String> =
         plan.cgroup.writes.iter().map(|w| &w.field).filter(|f| !told.contains(*f)).collect();
     fields.dedup();
-    let more = fields.split_off(fields.len().min(crate::plan::MOST));
+    let more = fields.split_off(fields.len().min(crate::check::MOST));
     for field in fields {
         let what = "not applied: this user may not make a cgroup, and none was delegated";
         let problem = Error::unsupported(field.clone(), what);

@@ -3,7 +3,7 @@
 use super::userns;
 use crate::child::{self, mounts::Source};
 use crate::error::{Context, Error, Named, Result};
-use crate::plan::mounts::{Kind, Mount};
+use crate::plan::mount::{Kind, Mount};
 use crate::plan::Plan;
 use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;

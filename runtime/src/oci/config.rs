@@ -4,50 +4,10 @@
 //! values of open sets (capabilities, namespaces, seccomp actions …) stay strings, so that [`crate::plan`] can say
 //! which one is wrong. Everything the plan rejects, it rejects with the path of the value.
 
+pub use super::lists::{Dict, List};
 use super::shape::{self, Node, Shape};
 use serde::{Deserialize, Deserializer};
 use std::collections::BTreeMap;
-use std::ops::Deref;
-
-/// A JSON array.
-#[derive(Clone, Debug, PartialEq)]
-pub struct List<T>(pub Vec<T>);
-
-impl<T> Default for List<T> {
-    fn default() -> Self {
-        List(Vec::new())
-    }
-}
-
-impl<T> Deref for List<T> {
-    type Target = Vec<T>;
-    fn deref(&self) -> &Vec<T> {
-        &self.0
-    }
-}
-
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for List<T> {
-    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        Vec::deserialize(d).map(List)
-    }
-}
-
-/// A JSON object of strings.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Dict(pub BTreeMap<String, String>);
-
-impl Deref for Dict {
-    type Target = BTreeMap<String, String>;
-    fn deref(&self) -> &Self::Target {
-        &self.0
-    }
-}
-
-impl<'de> Deserialize<'de> for Dict {
-    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        BTreeMap::deserialize(d).map(Dict)
-    }
-}
 
 /// A field: Go and C take `null` for absent, and generators write it.
 fn nullable<'de, T: Deserialize<'de> + Default, D: Deserializer<'de>>(d: D) -> Result<T, D::Error> {

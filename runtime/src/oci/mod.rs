@@ -2,5 +2,6 @@
 
 pub mod config;
 pub mod features;
+pub mod lists;
 pub mod shape;
 pub mod template;

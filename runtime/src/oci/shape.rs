@@ -1,6 +1,6 @@
 //! What the documents may hold, as data: made from the same types that read them.
 
-use super::config::{Dict, List};
+use super::lists::{Dict, List};
 use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, Visitor};
 use std::cell::Cell;
 use std::collections::BTreeMap;

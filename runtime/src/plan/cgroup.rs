@@ -3,7 +3,8 @@
 use super::device_rules::Rules;
 use super::resources::{self, Write};
 use super::unit::Unit;
-use super::{Check, Options};
+use super::Options;
+use crate::check::Check;
 use crate::host::facts::{CgroupFacts, Facts, Hierarchy};
 use crate::oci::config::{Linux, Resources};
 use crate::root::clean;

@@ -2,7 +2,7 @@
 //! that matches an access decides it. An access of two kinds (open for reading and writing) needs both.
 
 use super::devices::in_dev_range;
-use super::Check;
+use crate::check::Check;
 use crate::oci::config::DeviceRule;
 use std::collections::{HashMap, HashSet};
 

@@ -1,7 +1,7 @@
 //! Device nodes below /dev.
 
-use super::mounts::{Kind, Mount};
-use super::Check;
+use super::mount::{Kind, Mount};
+use crate::check::Check;
 use crate::oci::config::Linux;
 use crate::root::clean;
 use std::collections::HashMap;

@@ -1,6 +1,6 @@
 //! Checks of the six lists of hooks (config.md, "POSIX-platform Hooks").
 
-use super::Check;
+use crate::check::Check;
 use crate::oci::config::{Hook, Hooks, Spec};
 use std::path::Path;
 

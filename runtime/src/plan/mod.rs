@@ -7,6 +7,7 @@ pub mod cgroup;
 pub mod device_rules;
 pub mod devices;
 pub mod hooks;
+pub mod mount;
 pub mod mount_options;
 pub mod mounts;
 pub mod namespaces;
@@ -16,56 +17,11 @@ pub mod resources;
 pub mod unit;
 pub mod weights;
 
+use crate::check::Check;
 use crate::error::Error;
 use crate::host::facts::Facts;
 use crate::oci::config::{Hooks, Spec};
 use std::path::{Path, PathBuf};
-
-/// The problems found so far. Warnings do not stop the container.
-#[derive(Default, Debug)]
-pub struct Check {
-    pub errors: Vec<Error>,
-    pub warnings: Vec<Error>,
-    /// How many of each came when there were [`MOST`] already.
-    more: (usize, usize),
-}
-
-/// A generated document can have the same fault 20,000 times, and each place is looked up in the text.
-pub const MOST: usize = 20;
-
-fn add(list: &mut Vec<Error>, more: &mut usize, e: Error) {
-    if list.len() < MOST {
-        list.push(e);
-    } else {
-        *more += 1;
-    }
-}
-
-fn told(mut list: Vec<Error>, more: usize, name: &str) -> Vec<Error> {
-    if more > 0 {
-        list.push(Error::invalid("", format!("and {more} more {name}")));
-    }
-    list
-}
-
-impl Check {
-    pub fn bad(&mut self, field: impl Into<String>, what: impl Into<String>) {
-        add(&mut self.errors, &mut self.more.0, Error::invalid(field, what));
-    }
-    pub fn unsupported(&mut self, field: impl Into<String>, what: impl Into<String>) {
-        add(&mut self.errors, &mut self.more.0, Error::unsupported(field, what));
-    }
-    pub fn warn(&mut self, field: impl Into<String>, what: impl Into<String>) {
-        add(&mut self.warnings, &mut self.more.1, Error::invalid(field, what));
-    }
-    /// The warnings, or the problems if there are any.
-    pub fn finish(self) -> Result<Vec<Error>, Vec<Error>> {
-        if self.errors.is_empty() {
-            return Ok(told(self.warnings, self.more.1, "warnings"));
-        }
-        Err(told(self.errors, self.more.0, "problems"))
-    }
-}
 
 /// What the command line adds to the document.
 #[derive(Clone, Debug, Default)]
@@ -95,7 +51,7 @@ pub struct Plan {
     pub annotations: std::collections::BTreeMap<String, String>,
     pub rootfs: Rootfs,
     pub namespaces: namespaces::Namespaces,
-    pub mounts: Vec<mounts::Mount>,
+    pub mounts: Vec<mount::Mount>,
     pub devices: devices::Nodes,
     pub masked_paths: Vec<String>,
     pub readonly_paths: Vec<String>,
@@ -148,8 +104,7 @@ pub fn make(spec: &Spec, options: &Options, facts: &Facts) -> Result<Plan, Vec<E
 pub fn judge(spec: &Spec, options: &Options, facts: &Facts) -> (Vec<Error>, Vec<Error>) {
     let mut check = Check::default();
     decide(spec, options, facts, &mut check);
-    let Check { errors, warnings, more } = check;
-    (told(errors, more.0, "problems"), told(warnings, more.1, "warnings"))
+    check.all()
 }
 
 /// Everything that is wrong is in `check`; without it there is a plan.
@@ -262,10 +217,10 @@ fn rootfs(spec: &Spec, options: &Options, facts: &Facts, private: bool, check: &
 
 /// The specification's conditions: cgroup v2, a cgroup namespace, and a cgroup mount that may be written. Root of the
 /// host owns it already.
-fn cgroup_owner(mounts: &[mounts::Mount], namespaces: &namespaces::Namespaces, uid: u32) -> Option<u32> {
+fn cgroup_owner(mounts: &[mount::Mount], namespaces: &namespaces::Namespaces, uid: u32) -> Option<u32> {
     use conex_sys::mount::ATTR_RDONLY;
-    let writable = |m: &&mounts::Mount| {
-        matches!(&m.kind, mounts::Kind::Fs(kind) if kind == "cgroup2")
+    let writable = |m: &&mount::Mount| {
+        matches!(&m.kind, mount::Kind::Fs(kind) if kind == "cgroup2")
             && (m.attr.set | m.recursive.set) & ATTR_RDONLY == 0
     };
     mounts.iter().find(writable)?;

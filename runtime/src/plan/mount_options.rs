@@ -1,8 +1,8 @@
 //! What each mount option means to the kernel.
 
-use super::mounts::{Idmap, Kind, Mount};
+use super::mount::{Idmap, Kind, Mount};
 use super::namespaces::{Maps, Namespaces};
-use super::Check;
+use crate::check::Check;
 use crate::oci::config::{self, IdMapping};
 use conex_sys::mount::*;
 

@@ -1,78 +1,16 @@
 //! Mounts, and which targets are allowed.
 
+use super::mount::{CgroupView, Idmap, Kind, Mount};
 use super::mount_options::{apply, is_super, maps_of};
-use super::namespaces::{Maps, Namespaces};
-use super::{Check, Options};
+use super::namespaces::Namespaces;
+use super::Options;
+use crate::check::Check;
 use crate::host::facts::{Facts, Hierarchy};
 use crate::oci::config::{self, Spec};
 use crate::root::clean;
 use crate::text;
 use conex_sys::mount::*;
-use std::path::{Path, PathBuf};
-
-#[derive(Debug, Clone)]
-pub struct Mount {
-    pub field: String,
-    /// Inside the rootfs, cleaned and relative to it.
-    pub destination: PathBuf,
-    pub kind: Kind,
-    pub source: String,
-    /// Per-mount attributes to set and clear, on the mount itself and on everything below it.
-    pub attr: MountAttr,
-    pub recursive: MountAttr,
-    /// `MS_*` propagations in the order given, each with `MS_REC` or without.
-    pub propagation: Vec<u64>,
-    /// Options of the file system and of its superblock, in the order given.
-    pub data: Vec<(String, Option<String>)>,
-    pub tmpcopyup: bool,
-    /// A bind of the symlink itself that the source is.
-    pub source_nofollow: bool,
-    /// On the symlink itself that the destination is.
-    pub destination_nofollow: bool,
-    /// A source that is a symlink is made anew at the destination instead.
-    pub copy_symlink: bool,
-    pub idmap: Option<Idmap>,
-    pub label: Option<(String, String)>,
-}
-
-#[derive(Debug, Clone, PartialEq)]
-pub enum Kind {
-    Bind {
-        recursive: bool,
-    },
-    Fs(String),
-    /// The container's cgroups, however this host has them.
-    Cgroup(Vec<CgroupView>),
-    Remount,
-}
-
-impl Kind {
-    pub fn name(&self) -> &str {
-        match self {
-            Kind::Fs(name) => name,
-            Kind::Bind { .. } => "bind",
-            Kind::Remount => "remount",
-            Kind::Cgroup(_) => "cgroup",
-        }
-    }
-}
-
-/// One entry of a v1 or hybrid cgroup mount: a directory bound from the host, with its aliases.
-#[derive(Debug, Clone, PartialEq)]
-pub struct CgroupView {
-    /// Directory name below the mount; empty for a pure v2 host, where the mount is the hierarchy.
-    pub name: String,
-    /// Where that hierarchy is mounted on the host.
-    pub mount_point: PathBuf,
-    pub aliases: Vec<String>,
-    pub v2: bool,
-}
-
-#[derive(Debug, Clone)]
-pub struct Idmap {
-    pub recursive: bool,
-    pub maps: Maps,
-}
+use std::path::Path;
 
 /// lxcfs puts these below /proc; anything else mounted there could forge what the runtime writes (CVE-2019-16884).
 const PROC_ALLOWED: [&str; 10] = [

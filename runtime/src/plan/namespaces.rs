@@ -1,6 +1,6 @@
 //! Namespaces, id mappings, time offsets and sysctls.
 
-use super::Check;
+use crate::check::Check;
 use crate::host::facts::Facts;
 use crate::oci::config::{IdMapping, Linux};
 use std::path::PathBuf;

@@ -1,6 +1,6 @@
 //! Where memory and cache come from: NUMA policy and resctrl.
 
-use super::Check;
+use crate::check::Check;
 use crate::host::facts::Facts;
 use crate::oci::config::Linux;
 
@@ -40,7 +40,7 @@ pub fn memory_policy(linux: &Linux, check: &mut Check) -> Option<(i32, Vec<u64>)
     if !takes_nodes {
         check.bad(format!("{field}.nodes"), format!("{} takes no nodes", policy.mode));
     }
-    match super::process::bit_set(text) {
+    match crate::text::bit_set(text) {
         Some(bits) => Some((mode, bits)),
         None => {
             check.bad(format!("{field}.nodes"), format!("{text:?} is not a list such as 0-3,7"));

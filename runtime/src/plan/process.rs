@@ -1,7 +1,8 @@
 //! The process object, for the container's init and for `exec`.
 
 use super::namespaces::{Maps, Namespaces};
-use super::{Check, Options};
+use super::Options;
+use crate::check::Check;
 use crate::host::facts::Facts;
 use crate::oci::config::{self, Spec};
 use crate::seccomp::Filter;
@@ -191,7 +192,7 @@ pub fn one(
         uid: process.user.uid,
         gid: process.user.gid,
         groups: process.user.additional_gids.0.clone(),
-        can_setgroups: !facts.setgroups_denied(maps),
+        can_setgroups: !facts.setgroups_denied(maps.is_some_and(|m| m.gid.len() == 1 && m.gid[0].size == 1)),
         umask: process.user.umask.unwrap_or(0o022),
         personality: None,
         memory_policy: None,
@@ -415,32 +416,13 @@ fn affinity(process: &config::Process, field: &str, check: &mut Check) -> (Optio
     };
     let mut set = |text: &Option<String>, name: &str| {
         let text = text.as_deref().filter(|t| !t.is_empty())?;
-        let bits = bit_set(text);
+        let bits = crate::text::bit_set(text);
         if bits.is_none() {
             check.bad(format!("{field}.execCPUAffinity.{name}"), format!("{text:?} is not a list such as 0-3,7"));
         }
         bits
     };
     (set(&affinity.initial, "initial"), set(&affinity.r#final, "final"))
-}
-
-/// cpuset(7) list format, `0-3,7`, as a bit set; at most 8192 bits.
-pub fn bit_set(text: &str) -> Option<Vec<u64>> {
-    let mut bits: Vec<u64> = Vec::new();
-    for part in text.split(',') {
-        let (from, to) = match part.trim().split_once('-') {
-            Some((a, b)) => (a.parse::<usize>().ok()?, b.parse::<usize>().ok()?),
-            None => (part.trim().parse().ok()?, part.trim().parse().ok()?),
-        };
-        if from > to || to >= 8192 {
-            return None;
-        }
-        bits.resize(bits.len().max(to / 64 + 1), 0);
-        for bit in from..=to {
-            bits[bit / 64] |= 1 << (bit % 64);
-        }
-    }
-    Some(bits)
 }
 
 pub fn personality(linux: &config::Linux, check: &mut Check) -> Option<u64> {
@@ -466,13 +448,5 @@ mod tests {
     fn env_keeps_the_last_value() {
         let list: Vec<String> = ["A=1", "B=2", "A=3"].map(String::from).into();
         assert_eq!(env(&list, "process.env", &mut Check::default()), ["A=3", "B=2"]);
-    }
-
-    #[test]
-    fn cpu_lists() {
-        assert_eq!(bit_set("0-2,64"), Some(vec![7, 1]));
-        for bad in ["", "3-1", "a", "1-", "9999"] {
-            assert_eq!(bit_set(bad), None, "{bad}");
-        }
     }
 }

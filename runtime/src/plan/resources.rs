@@ -1,6 +1,6 @@
 //! The conversions from `linux.resources` to files of cgroup v1 and v2.
 
-use super::Check;
+use crate::check::Check;
 use crate::host::facts::CgroupFacts;
 use crate::oci::config::*;
 
@@ -180,7 +180,7 @@ fn cpu(c: &Cpu, out: &mut Out) {
     }
     for (text, name) in [(&c.cpus, "cpus"), (&c.mems, "mems")] {
         if let Some(text) = text.as_deref().filter(|t| !t.is_empty()) {
-            if super::process::bit_set(text).is_none() {
+            if crate::text::bit_set(text).is_none() {
                 out.bad(&format!("cpu.{name}"), format!("{text:?} is not a list such as 0-3,7"));
             }
             out.put("cpuset", &format!("cpu.{name}"), format!("cpuset.{name}"), text);

@@ -2,7 +2,7 @@
 
 use super::device_rules::{Rules, MKNOD, READ, WRITE};
 use super::resources::Write;
-use super::Check;
+use crate::check::Check;
 use crate::dbus::{text, Value};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -345,7 +345,7 @@ fn per_device(device: &str, n: u64) -> Value {
 
 /// A list such as `0-3,7` as the bytes of a bit mask, lowest first.
 fn bits(text: &str) -> Option<Value> {
-    let mut bytes: Vec<u8> = super::process::bit_set(text)?.iter().flat_map(|word| word.to_le_bytes()).collect();
+    let mut bytes: Vec<u8> = crate::text::bit_set(text)?.iter().flat_map(|word| word.to_le_bytes()).collect();
     while bytes.last() == Some(&0) {
         bytes.pop();
     }

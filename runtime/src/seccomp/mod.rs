@@ -8,9 +8,9 @@ pub mod cache;
 pub mod compile;
 pub mod table;
 
+use crate::check::Check;
 use crate::host::facts::Facts;
 use crate::oci::config;
-use crate::plan::Check;
 use conex_sys::seccomp as sys;
 
 /// A checked profile with what the kernel needs beside it.

@@ -6,7 +6,7 @@ use crate::error::{Error, Kind, Result};
 use crate::host::cgroup::Group;
 use crate::host::{hooks, undo};
 use crate::oci::config::Hooks;
-use crate::state::{Entry, State, Status, Store, BUNDLE};
+use crate::state::{End, Entry, State, Status, Store, BUNDLE};
 
 pub fn main(env: &mut Env) -> Result<i32> {
     let force = env.args.is_set("force");
@@ -55,7 +55,7 @@ pub fn main(env: &mut Env) -> Result<i32> {
     // Its cgroups still count what the kernel killed.
     // What it was before this killed it.
     let was = ended.unwrap_or(status);
-    let end = if was == Status::Stopped { end::of(&state, None) } else { end::End::new() };
+    let end = if was == Status::Stopped { end::of(&state, None) } else { End::new() };
     let problems = destroy(&entry, &state, Some(&hooks));
     if state.init.is_some() && !entry.path.exists() {
         end::note(&env.root, &state, was, end);
@@ -103,7 +103,7 @@ fn guess(entry: &Entry) -> (State, Option<Error>) {
     let options = crate::plan::Options { id: entry.id.clone(), ..crate::plan::Options::default() };
     let facts = crate::host::facts::Facts::read(&spec);
     let linux = spec.linux.unwrap_or_default();
-    let mut check = crate::plan::Check::default();
+    let mut check = crate::check::Check::default();
     let planned = crate::plan::cgroup::make(&linux, &spec.annotations.0, &options, &facts, &mut check);
     let paths = planned.and_then(|c| crate::host::cgroup::paths(&c, &facts.cgroup.hierarchies, "".as_ref()).ok());
     let Some(paths) = paths.filter(|paths| paths.iter().all(|p| is_named_after(p, &entry.id))) else {
@@ -172,7 +172,7 @@ pub fn destroy(entry: &Entry, state: &State, hooks: Option<&Hooks>) -> Vec<Error
 ///
 /// # Errors
 /// The state directory cannot be locked.
-pub fn once_ended(root: &std::path::Path, state: &State, hooks: &Hooks, end: end::End) -> Result<Vec<Error>> {
+pub fn once_ended(root: &std::path::Path, state: &State, hooks: &Hooks, end: End) -> Result<Vec<Error>> {
     let Some(store) = Store::open(root, false)? else {
         return Ok(Vec::new());
     };

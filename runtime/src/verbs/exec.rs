@@ -3,6 +3,7 @@
 use super::create::{absolute, check_terminal, deliver, preserved, write_pid_file};
 use super::{start, Env};
 use crate::bundle;
+use crate::check::Check;
 use crate::cli::Args;
 use crate::error::{Context, Error, Kind, Result};
 use crate::host;
@@ -12,7 +13,7 @@ use crate::host::foreground::{self, RawTerminal};
 use crate::identity::pidfd;
 use crate::oci::config::{Capabilities, List, Process, Spec};
 use crate::plan::namespaces::Maps;
-use crate::plan::{process, Check};
+use crate::plan::process;
 use crate::state::{State, Status};
 use crate::text;
 use std::os::fd::AsFd;

@@ -7,7 +7,7 @@ use crate::end;
 use crate::error::{Context, Result};
 use crate::host::foreground::{self, Console, Ended, RawTerminal};
 use crate::host::{self, notify, Start};
-use crate::state::{State, Store};
+use crate::state::{End, State, Store};
 use crate::text;
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -50,7 +50,7 @@ pub fn main(env: &mut Env) -> Result<i32> {
     let console = Console { master, terminal: terminal.as_ref(), notify };
     let waited = foreground::wait(container.pid, container.pidfd.as_fd(), &signals, console);
     drop(terminal);
-    let end = waited.as_ref().map_or_else(|_| end::End::new(), |ended| tell(&state, ended));
+    let end = waited.as_ref().map_or_else(|_| End::new(), |ended| tell(&state, ended));
     if env.args.is_set("keep") {
         // Its parent alone has seen it. The container may have been deleted meanwhile.
         let kept = Store::open(&env.root, false).and_then(|store| {
@@ -75,7 +75,7 @@ fn signal_name(signal: i32) -> String {
 }
 
 /// What is known of the end; what a shell would not make clear is said to whoever waits.
-fn tell(state: &State, ended: &Ended) -> end::End {
+fn tell(state: &State, ended: &Ended) -> End {
     let mut end = end::of(state, Some(ended.code()));
     ended.signal.into_iter().for_each(|signal| drop(end.insert("signal".into(), signal.into())));
     let killed = end.get("oomKills").map(|n| {

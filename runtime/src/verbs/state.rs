@@ -23,8 +23,8 @@ pub struct Document<'a> {
     annotations: &'a BTreeMap<String, String>,
     owner: String,
     /// How it ended, once it has.
-    #[serde(skip_serializing_if = "crate::end::End::is_empty")]
-    end: crate::end::End,
+    #[serde(skip_serializing_if = "crate::state::End::is_empty")]
+    end: crate::state::End,
 }
 
 impl<'a> Document<'a> {
@@ -40,7 +40,7 @@ impl<'a> Document<'a> {
             created: &state.created,
             annotations: &state.annotations,
             owner,
-            end: if status == Status::Stopped { crate::end::of(state, None) } else { crate::end::End::new() },
+            end: if status == Status::Stopped { crate::end::of(state, None) } else { crate::state::End::new() },
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use super::Env;
 use crate::bundle;
+use crate::check::Check;
 use crate::dbus::Value;
 use crate::error::{Context, Error, Kind, Result};
 use crate::host::cgroup::before::put_back;
@@ -10,8 +11,8 @@ use crate::host::cgroup::Group;
 use crate::host::facts::Facts;
 use crate::host::rdt;
 use crate::oci::config::*;
+use crate::plan;
 use crate::plan::resources::Write;
-use crate::plan::{self, Check};
 use crate::state::{State, Status};
 
 pub fn main(env: &mut Env) -> Result<i32> {

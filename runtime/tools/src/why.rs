@@ -2,9 +2,9 @@
 
 use crate::containers::{engine, roots, size, span};
 use crate::Env;
-use conex::end::{self, End};
+use conex::end;
 use conex::error::{Error, Kind, Result};
-use conex::state::{Status, Store};
+use conex::state::{End, Status, Store};
 use serde_json::Value;
 use std::path::Path;
 

@@ -123,7 +123,7 @@ impl Group {
             return json!({});
         };
         let list = |file: &str| -> Vec<u64> {
-            let bits = crate::plan::process::bit_set(text(dir, file).trim()).unwrap_or_default();
+            let bits = crate::text::bit_set(text(dir, file).trim()).unwrap_or_default();
             (0..bits.len() as u64 * 64).filter(|b| bits[(*b / 64) as usize] >> (b % 64) & 1 == 1).collect()
         };
         let flag = |name: &str| number(dir, &format!("cpuset.{name}"));

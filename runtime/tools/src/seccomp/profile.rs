@@ -1,10 +1,10 @@
 //! A profile as one that can be asked: `linux.seccomp`, by itself or in a config.json, or one in Docker's format.
 
 use conex::bundle;
+use conex::check::Check;
 use conex::error::{Error, Kind, Result};
 use conex::host::facts::Facts;
 use conex::oci::config;
-use conex::plan::Check;
 use conex::seccomp::{self, compile, Abi, Arg, Op, Rule, ACTION_MASK};
 use serde_json::{json, Value};
 use std::collections::HashSet;
