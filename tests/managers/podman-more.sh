@@ -97,7 +97,6 @@ plain() {
 	feature "$2seccomp: default, unconfined" '2 0=0' "for o in '' '--security-opt seccomp=unconfined'; do $run \$o bb sh -c 'grep Seccomp: /proc/self/status | cut -f2'; done"
 	feature "$2--ulimit, --sysctl, --shm-size" '123 7 8192=0' "$run --ulimit nofile=123:123 --ulimit nproc=1024:1024 --sysctl kernel.msgmni=7 --shm-size 8m bb sh -c 'ulimit -n; cat /proc/sys/kernel/msgmni; df -k /dev/shm | tail -n 1 | tr -s \" \" | cut -d\" \" -f2'"
 	feature "$2a user namespace, mapped" '*0 * 5000=0' "$run --uidmap 0:${3:-10000}:5000 --gidmap 0:${3:-10000}:5000 bb cat /proc/self/uid_map"
-	feature "$2another container's user and PID namespace" '1 2 137 running=0' "joined ${3:-10000} $1"
 	feature "$2commit, diff, cp, export" 'C /tmp A /tmp/f file file=0' "$podman run --name cc --network none $1 bb sh -c 'echo file >/tmp/f' && $podman diff cc | grep tmp; $podman commit -q cc c2 >/dev/null; $run c2 cat /tmp/f; $podman cp cc:/tmp/f - | tar -xO; $podman rm cc >/dev/null; $podman rmi -f c2 >/dev/null"
 	feature "$2build" 'built 0=0' "printf 'FROM bb\nRUN echo built >/word && id -u >/uid\nCMD [\"cat\", \"/word\", \"/uid\"]\n' | $podman build -q --network none --ulimit nofile=1024:1024 --ulimit nproc=1024:1024 ${4:-} -t bld - >/dev/null && $run bld; $podman rmi -f bld >/dev/null"
 }
@@ -117,6 +116,7 @@ for name in runc conex; do
 	[ $MANAGER = cgroupfs ] || feature "--cgroups=split" 'yes=0' "$run --cgroups=split bb echo yes"
 	feature "--device, --privileged" 'crw*mounted=0' "$run --device /dev/zero:/dev/xx bb sh -c 'ls -l /dev/xx | cut -c1-3'; $run --privileged bb sh -c 'mount -t tmpfs x /tmp && echo mounted'"
 	feature "bridge network, -p" 'page=0' bridge
+	feature "another container's user and PID namespace" '1 2 137 running=0' "joined 10000"
 	feature "pod: namespaces shared, stats, pause, kill" 'inpod 1 stats paused 137=0' pod
 	feature "kube generate, kube play, down" '1 0=0' kube
 	feature "sd-notify by the container" 'READY=1 MAINPID==0' notify
