@@ -291,7 +291,7 @@ fn status(dir: BorrowedFd, state: &State) -> Result<Status> {
         // A state directory outlives the namespace of its runtime (an engine in a container that is started again). The
         // cgroups are the same for all: they count processes of other namespaces as well.
         let group = crate::host::cgroup::Group::open(&state.cgroups);
-        if !state.cgroups.is_empty() && group.dirs.iter().all(|d| d.processes() == 0) {
+        if !state.cgroups.is_empty() && group.dirs.iter().all(|d| d.processes() == 0 && !d.counts_any()) {
             return Ok(Status::Stopped);
         }
         let what = format!(

@@ -285,6 +285,23 @@ fn the_document_of_spec_rootless_runs() {
     assert_eq!(r.out, "0\nran\n", "{}", r.err);
 }
 
+/// Without a v2 tree, as in a container, it is found out late that no cgroup can be made.
+#[test]
+fn the_document_of_spec_rootless_runs_on_v1_alone() {
+    if v2() || !is_conex() {
+        return;
+    }
+    let mut b = rootless("true");
+    let hide = "umount /sys/fs/cgroup/unified 2>/dev/null; exec \"$@\"";
+    let before = ["unshare", "-m", "--propagation", "private", "sh", "-c", hide, "sh"].map(String::from);
+    b.prefix.splice(0..0, before);
+    hand_over(&b);
+    std::fs::remove_file(b.dir.join("config.json")).unwrap();
+    b.call(&["spec", "--rootless", "--", "sh", "-c", "ls /sys/fs/cgroup; echo ran"]).ok();
+    let r = b.verb("run", &[], &[]).ok();
+    assert!(r.out.ends_with("ran\n"), "{} {}", r.out, r.err);
+}
+
 /// A directory without a document: root inside, and a network of its own unless the host's is asked for.
 #[test]
 fn a_directory_of_an_ordinary_user() {

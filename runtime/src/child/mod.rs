@@ -274,6 +274,15 @@ fn cgroup_namespace(plan: &Plan, report: &Report) -> Result<()> {
     Ok(())
 }
 
+/// The directories, once the host has made them; none if it may not, which it finds out while this process mounts.
+fn made(cgroups: &[std::path::PathBuf]) -> &[std::path::PathBuf] {
+    if cgroups.first().is_some_and(|dir| dir.exists()) {
+        cgroups
+    } else {
+        &[]
+    }
+}
+
 fn root_file_system(
     plan: &Plan,
     root: &Root,
@@ -290,7 +299,8 @@ fn root_file_system(
             report.wait_for_cgroups()?;
         }
         crate::log::step(|| format!("{}: {} on /{}", m.field, m.kind.name(), m.destination.display()));
-        let mounted = mounts::mount(root, m, source, &rest.cgroups).at(|| m.field.clone())?;
+        let cgroups = if matches!(m.kind, Kind::Cgroup(_)) { made(&rest.cgroups) } else { &rest.cgroups };
+        let mounted = mounts::mount(root, m, source, cgroups).at(|| m.field.clone())?;
         let Some(mounted) = mounted else { continue };
         if let Some(attr) = mounted.late {
             late.push((mounted.fd.try_clone().call(|| "dup")?, attr, m.field.clone()));

@@ -363,6 +363,12 @@ impl Dir {
         found.len()
     }
 
+    /// True if the controller of numbers counts somebody here or below. On v1 `cgroup.procs` leaves out processes that the
+    /// reader's PID namespace does not see; this counts all, and those that have ended until somebody reaps them.
+    pub fn counts_any(&self) -> bool {
+        read_at(self.fd.as_fd(), "pids.current").is_ok_and(|t| t.trim() != "0")
+    }
+
     /// A directory that was there before must hold nobody and must not be frozen: we would limit, kill or wait for
     /// processes that are not ours.
     fn check_usable(&self) -> Result<()> {
