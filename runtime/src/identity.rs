@@ -34,6 +34,13 @@ pub fn proc_stat(pid: i32) -> Option<(char, u64)> {
 
 /// True if that very process runs and is no zombie.
 pub fn alive(id: Identity) -> bool {
+    runs(id)
+        && (id.inode == 0
+            || proc::pidfd_open(Pid::from_raw(id.pid)).map_or(true, |fd| inode(fd.as_fd()) == id.inode))
+}
+
+/// By its start time alone: two processes of one number, in two PID namespaces, can have begun in the same tick.
+fn runs(id: Identity) -> bool {
     id.pid > 0
         && proc_stat(id.pid).is_some_and(|(letter, start)| start == id.start_time && !matches!(letter, 'Z' | 'X'))
 }
@@ -61,11 +68,11 @@ pub fn pidfd(id: Identity) -> Result<Option<OwnedFd>> {
     match proc::pidfd_open(Pid::from_raw(id.pid)) {
         Err(Errno::ESRCH) => Ok(None),
         // A thread that is no process: the number belongs to somebody else by now (EINVAL before Linux 6.13).
-        Err(Errno::ENOENT | Errno::EINVAL) if !alive(id) => Ok(None),
+        Err(Errno::ENOENT | Errno::EINVAL) if !runs(id) => Ok(None),
         opened => {
             let fd = opened.call(|| format!("pidfd_open({})", id.pid))?;
             let same = id.inode == 0 || id.inode == inode(fd.as_fd());
-            Ok((same && alive(id)).then_some(fd))
+            Ok((same && runs(id)).then_some(fd))
         }
     }
 }

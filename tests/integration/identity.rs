@@ -273,6 +273,14 @@ fn a_record_of_another_process_is_not_believed() {
     b.verb("kill", &[], &["KILL"]).fails_with("container not running");
     b.exec(&["true"]).fails_with("stopped");
     by.untouched("kill and exec");
+    // And with its own time, as if both had begun in the same tick: from Linux 6.9 on the kernel tells them apart.
+    if state["init"]["inode"].as_u64().is_some_and(|n| n > 0) {
+        state["init"]["start_time"] = json!(conex::identity::proc_stat(number as i32).unwrap().1);
+        std::fs::write(&file, state.to_string()).unwrap();
+        assert_eq!(b.status(), "stopped");
+        b.verb("kill", &[], &["KILL"]).fails_with("container not running");
+        by.untouched("kill of the same tick");
+    }
     std::fs::write(&file, text).unwrap();
     b.verb("delete", &["--force"], &[]).ok();
     by.untouched("delete");
