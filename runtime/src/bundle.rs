@@ -271,6 +271,11 @@ pub fn offset(text: &[u8], field: &str) -> Option<usize> {
     best
 }
 
+/// The document that a container was created with, which is kept with its state.
+pub fn of(entry: &crate::state::Entry) -> Result<Spec> {
+    parse::<Spec>(&entry.read("config.json")?, "config.json")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

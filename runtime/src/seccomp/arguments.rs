@@ -1,6 +1,6 @@
 //! What a call's arguments decide: conjunctions in the order of the document, and searches among many values.
 
-use super::compile::{insn, jump, AND, JA, JEQ, JGE, JGT, LD, RET};
+use super::bpf::{insn, jump, AND, JA, JEQ, JGE, JGT, LD, RET};
 use super::*;
 use conex_sys::seccomp::Insn;
 use std::collections::BTreeMap;

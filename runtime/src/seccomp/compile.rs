@@ -11,18 +11,11 @@
 //! a call that is newer than its profile, instead of failing with EPERM (what runc does, and libseccomp cannot).
 
 use super::arguments::conditions;
+use super::bpf::{insn, jump, AND, JA, JEQ, JGE, JGT, LD, RET};
 use super::table::SYSCALLS;
 use super::*;
 use conex_sys::seccomp::Insn;
 use std::collections::BTreeMap;
-
-pub(super) const LD: u16 = 0x20;
-pub(super) const JEQ: u16 = 0x15;
-pub(super) const JGT: u16 = 0x25;
-pub(super) const JGE: u16 = 0x35;
-pub(super) const JA: u16 = 0x05;
-pub(super) const AND: u16 = 0x54;
-pub(super) const RET: u16 = 0x06;
 
 const ARCH_X86_64: u32 = 0xc000_003e;
 const ARCH_I386: u32 = 0x4000_0003;
@@ -78,14 +71,6 @@ pub fn compile(profile: &Profile) -> Result<Vec<Insn>, usize> {
         return Err(out.len());
     }
     Ok(out)
-}
-
-pub(super) fn insn(code: u16, k: u32) -> Insn {
-    Insn { code, jt: 0, jf: 0, k }
-}
-
-pub(super) fn jump(code: u16, k: u32, jt: u8, jf: u8) -> Insn {
-    Insn { code, jt, jf, k }
 }
 
 /// `if arch == value { ld nr; body }`, the accumulator holding the architecture.

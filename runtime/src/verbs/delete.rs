@@ -1,6 +1,7 @@
 //! `conex delete`.
 
-use super::{start, Env};
+use super::Env;
+use crate::bundle;
 use crate::end;
 use crate::error::{Error, Kind, Result};
 use crate::host::cgroup::Group;
@@ -51,7 +52,7 @@ pub fn main(env: &mut Env) -> Result<i32> {
         }
         _ => {}
     }
-    let hooks = start::read_hooks(&entry).unwrap_or_default();
+    let hooks = bundle::of(&entry).ok().and_then(|spec| spec.hooks).unwrap_or_default();
     // Its cgroups still count what the kernel killed.
     // What it was before this killed it.
     let was = ended.unwrap_or(status);

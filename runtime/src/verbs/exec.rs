@@ -1,6 +1,7 @@
 //! `conex exec`.
 
-use super::create::{absolute, check_terminal, deliver, preserved, write_pid_file};
+use super::create::{absolute, check_terminal, deliver, write_pid_file};
+use super::inherited::preserved;
 use super::{start, Env};
 use crate::bundle;
 use crate::check::Check;

@@ -31,7 +31,7 @@ pub fn watched(env: &Env, bundle: &Bundle) -> Result<()> {
     if !bundle.spec.annotations.contains_key(SECCOMP_LOG) {
         return Ok(());
     }
-    let preserved = super::create::preserved(env, super::create::listen_fds())?;
+    let preserved = super::inherited::preserved(env, super::inherited::listen_fds())?;
     let (mut command, path) = command().map_err(|e| e.at(format!("annotations[{SECCOMP_LOG:?}]")))?;
     // It executes this program anew, from where it lies, and with the descriptors that are to be handed on.
     command.env(WATCH, "1").env_remove(crate::host::seal::MARK);

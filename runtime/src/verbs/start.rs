@@ -5,7 +5,7 @@ use crate::bundle;
 use crate::error::{Context, Error, Kind, Result};
 use crate::host::{hooks, listener, notify, undo};
 use crate::identity::Identity;
-use crate::oci::config::{Hooks, Spec};
+use crate::oci::config::Hooks;
 use crate::state::{Entry, State, Status};
 use crate::sync::{Channel, Message};
 use nix::errno::Errno;
@@ -23,7 +23,7 @@ pub fn main(env: &mut Env) -> Result<i32> {
             return Err(Error::new(Kind::Status, format!("cannot start a container in the {} state", other.name())))
         }
     }
-    let document = read_document(&entry)?;
+    let document = bundle::of(&entry)?;
     let confined = document.linux.as_ref().is_some_and(|linux| linux.seccomp.is_some());
     let hooks = document.hooks.unwrap_or_default();
     let inside = match notify::host_socket() {
@@ -56,16 +56,6 @@ pub fn main(env: &mut Env) -> Result<i32> {
         }
     }
     Ok(0)
-}
-
-/// The document that the container was created with.
-fn read_document(entry: &Entry) -> Result<Spec> {
-    bundle::parse::<Spec>(&entry.read("config.json")?, "config.json")
-}
-
-/// Its hooks that still have to run.
-pub fn read_hooks(entry: &Entry) -> Result<Hooks> {
-    Ok(read_document(entry)?.hooks.unwrap_or_default())
 }
 
 fn reach(entry: &Entry) -> Result<Channel> {

@@ -1,6 +1,7 @@
 //! `conex seccomp explain`: what a profile does with a system call, and which of its rules says so.
 
 pub mod agent;
+mod judge;
 pub mod profile;
 pub mod watch;
 

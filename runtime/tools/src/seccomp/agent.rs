@@ -3,8 +3,8 @@
 //! `create` under an engine ends before its container does, so a process of its own answers the calls that ask. It is
 //! this program once more; it ends with the last process under the filter, and writes the file then.
 
+use super::judge::{Place, Watch};
 use super::profile::Profile;
-use super::watch::{Place, Watch};
 use conex::error::{Context, Error, Kind, Result};
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};

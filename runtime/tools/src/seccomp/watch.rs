@@ -5,25 +5,18 @@
 //! profile does not allow whatever its arguments are is made to ask this program, which answers as the profile would, and
 //! counts. A call that may go on is made with the registers that were judged: another thread cannot change them.
 
-use super::profile::{told, Profile};
+use super::judge::{allows, Place, Watch};
+use super::profile::Profile;
 use crate::trace::pass_signals_on;
 use crate::Env;
 use conex::error::{Context, Error, Kind, Result};
-use conex::seccomp::{self, compile, table, ACTION_MASK};
+use conex::seccomp::table;
 use conex::verbs::second::{SECCOMP_LOG, WATCH};
-use conex_sys::seccomp::{answer, next, Answer, Asked};
-use nix::sys::socket::{recvmsg, ControlMessageOwned, MsgFlags};
 use serde_json::{json, Value};
-use std::collections::BTreeMap;
-use std::io::{IoSliceMut, Write};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
-use std::os::unix::fs::MetadataExt;
+use std::io::Write;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
-use std::sync::{Arc, Condvar, Mutex};
-
-/// Name, answer and rule.
-type Denied = (String, String, String);
+use std::sync::Arc;
 
 /// # Errors
 /// The bundle has no profile, or one with a listener of its own. Those of `run` are its own.
@@ -83,34 +76,6 @@ pub fn main(env: &Env) -> Result<i32> {
     Ok(status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0)))
 }
 
-/// A directory that only this user may enter, gone at the end.
-pub(super) struct Place {
-    pub dir: PathBuf,
-    socket: PathBuf,
-    /// Somebody else removes it.
-    left: bool,
-}
-
-impl Place {
-    fn new() -> Result<Place> {
-        let dir = nix::unistd::mkdtemp(&std::env::temp_dir().join("conex-seccomp-XXXXXX")).call(|| "mkdtemp")?;
-        Ok(Place { socket: dir.join("listener"), dir, left: false })
-    }
-
-    /// It is the agent's from now on.
-    pub fn leave(mut self) {
-        self.left = true;
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        if !self.left {
-            let _ = std::fs::remove_dir_all(&self.dir);
-        }
-    }
-}
-
 fn hand_on(command: &mut std::process::Command, env: &Env) {
     let run = conex::cli::command(env.verb).expect("in the table");
     for flag in run.flags.iter().filter(|f| !matches!(f.name, "config" | "seccomp-log")) {
@@ -119,10 +84,6 @@ fn hand_on(command: &mut std::process::Command, env: &Env) {
         }
     }
     command.args(env.args.rest.iter().map(|a| conex::text::os(a).into_owned()));
-}
-
-fn allows(action: u32) -> bool {
-    matches!(action & ACTION_MASK, seccomp::RET_ALLOW | seccomp::RET_LOG)
 }
 
 /// Rules under which each call goes on that the profile allows whatever its arguments are, and each other one asks.
@@ -140,135 +101,4 @@ fn asking(profile: &Profile) -> Value {
     let rules = [(free, "SCMP_ACT_ALLOW"), (asks, "SCMP_ACT_NOTIFY")];
     let rules = rules.into_iter().filter(|(names, _)| !names.is_empty());
     rules.map(|(names, action)| json!({"names": names, "action": action})).collect()
-}
-
-/// Answers the calls that ask.
-pub(super) struct Watch {
-    profile: Profile,
-    denied: Mutex<BTreeMap<Denied, u64>>,
-    /// Filters so far, and those that a process is under.
-    filters: Mutex<(u64, u64)>,
-    changed: Condvar,
-}
-
-impl Watch {
-    pub(super) fn new(profile: Profile) -> Watch {
-        Watch { profile, denied: Mutex::default(), filters: Mutex::default(), changed: Condvar::new() }
-    }
-
-    /// One filter after the other: that of the container, and those of further processes in it.
-    pub(super) fn accept(self: &Arc<Watch>, listener: &UnixListener) {
-        for stream in listener.incoming().flatten() {
-            // The runtime that is about to execute a program hands it over.
-            let runtime = nix::sys::socket::getsockopt(&stream, nix::sys::socket::sockopt::PeerCredentials);
-            let runtime = runtime.ok().and_then(|peer| executable(peer.pid() as u32));
-            let Some(fd) = receive(&stream) else { continue };
-            self.count(|(all, open)| (all + 1, open + 1));
-            let watch = self.clone();
-            std::thread::spawn(move || {
-                watch.serve(&fd, runtime);
-                watch.count(|(all, open)| (all, open - 1));
-            });
-        }
-    }
-
-    fn count(&self, change: impl FnOnce((u64, u64)) -> (u64, u64)) {
-        let mut filters = self.filters.lock().expect("no thread panics");
-        *filters = change(*filters);
-        self.changed.notify_all();
-    }
-
-    /// True if there has been a filter.
-    pub(super) fn has_begun(&self) -> bool {
-        self.filters.lock().expect("no thread panics").0 > 0
-    }
-
-    /// Waits until there has been a filter and no process is under one any more.
-    pub(super) fn end(&self) {
-        let filters = self.filters.lock().expect("no thread panics");
-        let waiting = |(all, open): &mut (u64, u64)| *all == 0 || *open > 0;
-        drop(self.changed.wait_while(filters, waiting).expect("no thread panics"));
-    }
-
-    fn serve(&self, fd: &OwnedFd, runtime: Option<(u64, u64)>) {
-        use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
-        loop {
-            let mut fds = [PollFd::new(fd.as_fd(), PollFlags::POLLIN)];
-            let polled = poll(&mut fds, PollTimeout::NONE);
-            // Hung up: no process is under the filter any more.
-            let gone = fds[0].revents().is_some_and(|r| r.contains(PollFlags::POLLHUP));
-            if gone || polled.is_err_and(|e| e != nix::errno::Errno::EINTR) {
-                return;
-            }
-            // One that was killed meanwhile waits for nothing.
-            let Ok(asked) = next(fd.as_fd()) else { continue };
-            let _ = answer(fd.as_fd(), asked.id, self.judged(fd, &asked, runtime));
-        }
-    }
-
-    /// As the profile has it. What the runtime still does under the filter before it executes the program is not the program's.
-    fn judged(&self, fd: &OwnedFd, asked: &Asked, runtime: Option<(u64, u64)>) -> Answer {
-        if runtime.is_some() && executable(asked.pid) == runtime {
-            return Answer::Go;
-        }
-        // A filter kills what comes by another architecture: nobody is asked.
-        let Some((abi, nr)) = compile::abi_of(asked.arch, asked.nr) else { return Answer::Fail(libc::ENOSYS) };
-        let (action, by) = self.profile.decide(abi, nr, asked.args);
-        if allows(action) {
-            return Answer::Go;
-        }
-        let name = compile::name(asked.arch, asked.nr);
-        *self.denied.lock().expect("no thread panics").entry((name, told(action), by)).or_default() += 1;
-        match action & ACTION_MASK {
-            seccomp::RET_ERRNO => Answer::Fail((action & 0xffff) as i32),
-            // There is no tracer.
-            seccomp::RET_TRACE => Answer::Fail(libc::ENOSYS),
-            // The process gets what the filter would have given it. SIGKILL: SIGSYS could be caught.
-            0x0003_0000 => signal(fd, asked, libc::SIGSYS),
-            _ => signal(fd, asked, libc::SIGKILL),
-        }
-    }
-
-    /// What was denied, in lines; `whose` stands before the count.
-    pub(super) fn report(&self, whose: &str) -> String {
-        let denied = self.denied.lock().expect("no thread panics");
-        let total: u64 = denied.values().sum();
-        let calls = if total == 1 { "call" } else { "calls" };
-        let mut out =
-            format!("conex: seccomp: {whose}{total} {calls} denied{}\n", if total == 0 { "" } else { ":" });
-        let mut rows: Vec<_> = denied.iter().collect();
-        rows.sort_by_key(|(_, n)| std::cmp::Reverse(**n));
-        for ((name, action, by), n) in rows {
-            out += &format!("{n:>8}  {name}: {action}, by {by}\n");
-        }
-        out
-    }
-}
-
-/// Of a process, by device and inode.
-fn executable(pid: u32) -> Option<(u64, u64)> {
-    std::fs::metadata(format!("/proc/{pid}/exe")).map(|m| (m.dev(), m.ino())).ok()
-}
-
-fn receive(stream: &std::os::unix::net::UnixStream) -> Option<OwnedFd> {
-    let mut bytes = vec![0u8; 64 << 10];
-    let mut control = nix::cmsg_space!([RawFd; 1]);
-    let mut iov = [IoSliceMut::new(&mut bytes)];
-    let message =
-        recvmsg::<()>(stream.as_raw_fd(), &mut iov, Some(&mut control), MsgFlags::MSG_CMSG_CLOEXEC).ok()?;
-    let fds = message.cmsgs().ok()?.find_map(|c| match c {
-        ControlMessageOwned::ScmRights(fds) => Some(fds),
-        _ => None,
-    });
-    fds?.into_iter().map(conex_sys::fd::adopt).next()
-}
-
-/// A number is another process's once the one that asked has ended; one of a PID namespace that is out of sight has none.
-fn signal(fd: &OwnedFd, asked: &Asked, signal: i32) -> Answer {
-    let pid = i32::try_from(asked.pid).ok().filter(|pid| *pid > 0);
-    let process = pid.and_then(|pid| conex_sys::proc::pidfd_open(nix::unistd::Pid::from_raw(pid)).ok());
-    if let Some(process) = process.filter(|_| conex_sys::seccomp::waits(fd.as_fd(), asked.id)) {
-        let _ = conex_sys::proc::pidfd_send_signal(process.as_fd(), signal);
-    }
-    Answer::Fail(libc::ENOSYS)
 }
