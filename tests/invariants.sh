@@ -13,8 +13,12 @@ forbid() { # what, pattern, paths…
 }
 forbid 'no unsafe outside runtime/sys' '\bunsafe\b *(\{|fn|impl)' '*.rs' ':!runtime/sys'
 # `run --seccomp-log` answers in threads, in the second program, which clones nothing itself.
-forbid 'no thread in the runtime' 'thread::spawn|thread::Builder|thread::scope' 'runtime/' ':!runtime/tools/src/seccomp/watch.rs' ':!runtime/tools/src/seccomp/agent.rs'
+forbid 'no thread in the runtime' 'thread::spawn|thread::Builder|thread::scope' 'runtime/' ':!runtime/tools/src/seccomp/watch.rs' ':!runtime/tools/src/seccomp/agent.rs' ':!runtime/tools/src/seccomp/judge.rs'
 forbid 'plan has no side effect' 'std::fs::|File::|Command::|nix::(unistd|mount|fcntl)::' 'runtime/src/plan/'
+# One way down: verbs, host, child, acts; none knows who is above it.
+forbid 'what both sides do knows neither' 'crate::(host|child|verbs|state)\b' 'runtime/src/acts/'
+forbid 'the container side does not know the host side' 'crate::(host|verbs|state)\b' 'runtime/src/child/'
+forbid 'the host side knows no verb' 'crate::verbs\b' 'runtime/src/host/'
 forbid 'child never parses config.json' 'serde_json|oci::config::Spec' 'runtime/src/child/'
 forbid 'only main and log print' '\b(e?println|e?print)!' 'runtime/src/' ':!runtime/src/main.rs' ':!runtime/src/log.rs'
 forbid 'the shim never forks or enters a namespace, but for a pod that it is itself' '\b(fork|clone3|setns|unshare)\(' 'shim/' ':!shim/src/pod.rs'

@@ -1,6 +1,7 @@
 //! Four hosts: v1, hybrid, v2 with systemd, and v2 for an unprivileged user.
 
-use conex::host::facts::{CgroupFacts, Facts, Hierarchy};
+use conex::acts::hierarchy::Hierarchy;
+use conex::host::facts::{CgroupFacts, Facts};
 
 pub fn hosts() -> [Facts; 4] {
     let h = |mount: &str, controllers: &[&str], v2| Hierarchy {
@@ -8,7 +9,9 @@ pub fn hosts() -> [Facts; 4] {
         controllers: controllers.iter().map(|c| c.to_string()).collect(),
         v2,
     };
-    let v1 = ["cpu", "cpuacct", "cpuset", "memory", "pids", "devices", "freezer", "blkio", "net_cls", "net_prio", "rdma"];
+    let v1 = [
+        "cpu", "cpuacct", "cpuset", "memory", "pids", "devices", "freezer", "blkio", "net_cls", "net_prio", "rdma",
+    ];
     let v1: Vec<_> = v1.iter().map(|c| h(&format!("/sys/fs/cgroup/{c}"), &[c], false)).collect();
     let hybrid = [v1.clone(), vec![h("/sys/fs/cgroup/unified", &["hugetlb"], true)]].concat();
     let v2 = vec![h("/sys/fs/cgroup", &["cpu", "cpuset", "memory", "io", "pids", "hugetlb", "rdma", "misc"], true)];

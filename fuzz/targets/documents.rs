@@ -5,8 +5,8 @@
 mod common;
 
 use conex::bundle::parse;
-use conex::oci::config::{Process, Resources};
 use conex::check::Check;
+use conex::oci::config::{Process, Resources};
 use conex::plan;
 use conex::state::State;
 

@@ -1,8 +1,8 @@
 #![no_main]
 //! What the kernel shows of mounts and cgroups, in which anybody's names are; lists of processors; sysctl names; signals.
 
+use conex::acts::hierarchy::{parse_mountinfo, unescape};
 use conex::host::cgroup::stats;
-use conex::host::facts::{parse_mountinfo, unescape};
 use conex::plan::{namespaces, unit};
 use std::os::unix::ffi::OsStrExt;
 

@@ -32,7 +32,9 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
             let verdict = run(&mine, arch, base + nr, args);
             let by_rule = profile.rules.iter().any(|x| lookup(&x.names[0], abi) == Some(nr));
             let shared = abi == Abi::X86
-                && profile.rules.iter().any(|x| matches!(x.names[0].as_str(), "socketcall" | "ipc") && lookup(&x.names[0], abi) == Some(nr));
+                && profile.rules.iter().any(|x| {
+                    matches!(x.names[0].as_str(), "socketcall" | "ipc") && lookup(&x.names[0], abi) == Some(nr)
+                });
             if by_rule && !shared {
                 assert_eq!(Some(verdict), expected(&profile, abi, nr, args), "{abi:?} {nr} {args:x?} {profile:#?}");
             }
@@ -42,7 +44,10 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
                 let other = run(theirs, arch, base + nr, args);
                 let newer = highest.is_none_or(|h| nr > h);
                 let ours_alone = newer && verdict == (ours::RET_ERRNO | 38) && other == profile.default;
-                assert!(verdict == other || ours_alone, "{abi:?} {nr} {args:x?} {verdict:#x} {other:#x} {profile:#?}");
+                assert!(
+                    verdict == other || ours_alone,
+                    "{abi:?} {nr} {args:x?} {verdict:#x} {other:#x} {profile:#?}"
+                );
             }
         }
     }

@@ -6,6 +6,7 @@
 //! - [`verbs`] has one file per command.
 #![forbid(unsafe_code)]
 
+pub mod acts;
 pub mod bundle;
 pub mod check;
 pub mod child;

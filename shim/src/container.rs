@@ -227,12 +227,12 @@ impl Container {
 /// The cgroup directories of a process, by /proc/PID/cgroup and the mounts of this host.
 pub fn cgroups_of(pid: i32) -> Vec<PathBuf> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
-    let hierarchies = conex::host::facts::hierarchies();
+    let hierarchies = conex::acts::hierarchy::hierarchies();
     let mut out = Vec::new();
     for line in text.lines() {
         let mut parts = line.splitn(3, ':').skip(1);
         let (Some(controllers), Some(path)) = (parts.next(), parts.next()) else { continue };
-        let same = |h: &&conex::host::facts::Hierarchy| {
+        let same = |h: &&conex::acts::hierarchy::Hierarchy| {
             if h.v2 {
                 controllers.is_empty()
             } else {

@@ -1,6 +1,7 @@
 //! The terminal: a pair of the container's own devpts, /dev/console, the three standard descriptors.
 
-use super::{tree, Report};
+use super::Report;
+use crate::acts::tree;
 use crate::error::{Context, Error, Kind, Named, Result};
 use crate::plan::process::Process;
 use crate::plan::Plan;

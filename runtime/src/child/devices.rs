@@ -1,6 +1,6 @@
 //! Device nodes and the links below /dev.
 
-use super::tree;
+use crate::acts::tree;
 use crate::error::{Context, Error, Kind, Named, Result};
 use crate::plan::devices::{Node, Nodes};
 use crate::root::Root;

@@ -1,7 +1,7 @@
 //! Hooks that run in the container's namespaces.
 
+use crate::acts::hooks::{run, Setting, StateDocument};
 use crate::error::{Context, Result};
-use crate::host::hooks::{run, Setting, StateDocument};
 use crate::plan::Plan;
 use nix::sys::stat::{umask, Mode};
 use std::fs::File;

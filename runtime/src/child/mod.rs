@@ -10,8 +10,8 @@ pub mod paths;
 pub mod process;
 pub mod procfs;
 mod refused;
-pub mod tree;
 
+use crate::acts::tree;
 use crate::error::{self, Context, Error, Named, Result};
 use crate::plan::mount::Kind;
 use crate::plan::namespaces::{self, Hops, CLONE_NEWTIME};
@@ -135,7 +135,7 @@ impl Report {
     fn step(&self, name: &str, wanted: fn(&Message) -> bool) -> Result<bool> {
         let accept = |m: Message| if wanted(&m) || matches!(m, Message::Enter(_)) { Ok(m) } else { Err(m) };
         let Message::Enter(tasks) = self.sync()?.expect(name, accept)? else { return Ok(true) };
-        crate::host::cgroup::enter(&tasks)?;
+        crate::acts::hierarchy::enter(&tasks)?;
         self.entered.set(true);
         Ok(false)
     }
@@ -195,7 +195,7 @@ fn init(
     }
     if plan.namespaces.creates(libc::CLONE_NEWNET) {
         crate::log::step(|| "brings up the loopback interface");
-        crate::host::netlink::up_loopback().during("bring up the loopback interface")?;
+        crate::acts::netlink::up_loopback().during("bring up the loopback interface")?;
     }
     // Before the parameters of the kernel: what they say of the same name holds (runc).
     names(plan)?;
@@ -234,7 +234,7 @@ fn second_hop(plan: &Plan, report: &Report, rest: &mut Rest) -> Result<()> {
     let flags = (plan.namespaces.new & !(libc::CLONE_NEWCGROUP | CLONE_NEWTIME)) | libc::CLONE_PARENT;
     // The host must hear of the new process before it hears from it.
     let (told, teller) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).call(|| "pipe2(O_CLOEXEC)")?;
-    let forked = crate::host::clone_into(flags as u64, into.as_ref().map(|f| f.as_fd()))
+    let forked = crate::acts::clone::clone_into(flags as u64, into.as_ref().map(|f| f.as_fd()))
         .call(|| format!("clone3({flags:#x})"))
         .at(|| "linux.namespaces")?;
     if let Forked::Parent { pidfd, .. } = forked {
@@ -249,7 +249,7 @@ fn second_hop(plan: &Plan, report: &Report, rest: &mut Rest) -> Result<()> {
 /// Without the host's root only the user namespace's may make one. This process enters it: what unshare(2) makes is for
 /// children. Before the change of identity, after which its files in /proc are somebody else's.
 fn time_namespace(plan: &Plan) -> Result<()> {
-    crate::host::new_time(&plan.namespaces)?;
+    crate::acts::clone::new_time(&plan.namespaces)?;
     let path = "/proc/self/ns/time_for_children";
     let flags = nix::fcntl::OFlag::O_RDONLY | nix::fcntl::OFlag::O_CLOEXEC;
     let fd = nix::fcntl::open(path, flags, nix::sys::stat::Mode::empty()).call(|| format!("open({path})"))?;

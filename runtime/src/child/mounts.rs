@@ -1,6 +1,6 @@
 //! One planned mount: built detached, attributes set, then attached to a target descriptor.
 
-use super::tree::{self, by_fd, cwd, Tree};
+use crate::acts::tree::{self, by_fd, cwd, Tree};
 use crate::error::{Context, Error, Kind as ErrorKind, Named, Result};
 use crate::plan::mount::{CgroupView, Kind, Mount};
 use crate::root::Root;
@@ -213,7 +213,7 @@ fn whole_tree(kind: &str) -> Option<PathBuf> {
         nix::sys::stat::stat(format!("/proc/self/ns/{file}").as_str()).is_ok_and(|s| s.st_ino == number)
     };
     let first = kind == "cgroup2" && is("cgroup", 0xEFFF_FFFB) && is("user", 0xEFFF_FFFD);
-    let hierarchies = if first { crate::host::facts::hierarchies() } else { Vec::new() };
+    let hierarchies = if first { crate::acts::hierarchy::hierarchies() } else { Vec::new() };
     hierarchies.into_iter().find(|h| h.v2).map(|h| h.mount_point)
 }
 

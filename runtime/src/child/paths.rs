@@ -1,6 +1,6 @@
 //! The root file system as a whole: attached, pivoted into, masked.
 
-use super::tree::{self, Tree};
+use crate::acts::tree::{self, Tree};
 use crate::error::{Context, Error, Kind, Named, Result};
 use crate::plan::Rootfs;
 use crate::root::Root;
@@ -53,8 +53,10 @@ pub fn attach_root(rootfs: &Rootfs) -> Result<Root> {
 fn mount_point_of(path: &Path) -> Result<PathBuf> {
     let path = path.canonicalize().call(|| format!("realpath({})", path.display()))?;
     let text = crate::text::read("/proc/self/mountinfo").call(|| "open(/proc/self/mountinfo)")?;
-    let points =
-        text.lines().filter_map(|l| l.split(' ').nth(4)).map(|p| PathBuf::from(crate::host::facts::unescape(p)));
+    let points = text
+        .lines()
+        .filter_map(|l| l.split(' ').nth(4))
+        .map(|p| PathBuf::from(crate::acts::hierarchy::unescape(p)));
     points
         .filter(|p| path.starts_with(p))
         .max_by_key(|p| p.as_os_str().len())
@@ -109,7 +111,7 @@ fn full_views(rootfs: &Path) -> Result<Vec<PathBuf>> {
             let mut fields = head.split(' ').skip(3);
             let (inside, point) = (fields.next()?, fields.next()?);
             let full = inside == "/" && matches!(tail.split(' ').next(), Some("proc" | "sysfs"));
-            full.then(|| PathBuf::from(crate::host::facts::unescape(point)))
+            full.then(|| PathBuf::from(crate::acts::hierarchy::unescape(point)))
         })
         .filter(|point| !point.starts_with(rootfs))
         .collect();

@@ -369,7 +369,7 @@ pub(super) struct Later {
     /// Where `start` connects; absent for `run`.
     pub start: Option<OwnedFd>,
     pub program: Option<Vec<Insn>>,
-    /// Of startContainer hooks ([`crate::host::hooks::outputs`]).
+    /// Of startContainer hooks ([`crate::acts::hooks::outputs`]).
     pub hook_output: [Option<std::fs::File>; 2],
 }
 

@@ -52,7 +52,7 @@ fn attempt(exec: &Exec, group: &Group, born: bool) -> Result<Container> {
     let flags = foreign_namespaces(exec.state)?;
     let (ours, theirs) = pair()?;
     let into = group.unified().filter(|_| born).map(|d| d.as_fd());
-    let Forked::Parent { pidfd, .. } = (match super::clone_into(0, into).call(|| "clone3")? {
+    let Forked::Parent { pidfd, .. } = (match crate::acts::clone::clone_into(0, into).call(|| "clone3")? {
         Forked::Child => {
             drop(ours);
             join(exec, flags, theirs, program);
@@ -164,7 +164,7 @@ fn cgroup(exec: &Exec) -> Result<Group> {
 
 /// The v2 cgroup that init is in, if that is all that the container has.
 fn own_cgroup_of_init(exec: &Exec) -> Option<Group> {
-    let hierarchies = super::facts::hierarchies();
+    let hierarchies = crate::acts::hierarchy::hierarchies();
     let [h] = hierarchies.as_slice() else { return None };
     let path = h.mount_point.join(path_of_init(exec).filter(|_| h.v2)?);
     Group::open_all(&[path]).ok()
@@ -279,7 +279,7 @@ fn converse(exec: &Exec, c: &mut Container, group: &Group) -> Result<()> {
             Some(Message::Notify(number)) => {
                 if let Some(l) = exec.process.seccomp.as_ref().and_then(|f| f.listener.as_ref()) {
                     let s = exec.state;
-                    let document = super::hooks::StateDocument {
+                    let document = crate::acts::hooks::StateDocument {
                         id: &s.id,
                         status: "running",
                         pid: s.init.map_or(0, |i| i.pid),
@@ -306,7 +306,7 @@ fn attach(exec: &Exec, pid: i32, e: &Error) -> bool {
 
 fn join_init(exec: &Exec, pid: i32) -> bool {
     let Some(path) = path_of_init(exec) else { return false };
-    let hierarchies = super::facts::hierarchies();
+    let hierarchies = crate::acts::hierarchy::hierarchies();
     let procs = hierarchies.iter().filter(|h| h.v2).map(|h| h.mount_point.join(&path).join("cgroup.procs"));
     procs.into_iter().any(|file| std::fs::write(file, pid.to_string()).is_ok())
 }

@@ -6,10 +6,8 @@ pub mod facts;
 pub mod foreground;
 pub mod freezer;
 pub mod helper;
-pub mod hooks;
 pub mod listener;
 mod netdev;
-pub mod netlink;
 pub mod notify;
 pub mod rdt;
 pub mod seal;
@@ -18,6 +16,8 @@ mod spawn;
 pub mod undo;
 pub mod userns;
 
+use crate::acts::hierarchy::Hierarchy;
+use crate::acts::hooks;
 use crate::child;
 use crate::error::{Context, Error, Kind, Named, Result};
 use crate::identity::identity;
@@ -70,7 +70,6 @@ impl Container {
 }
 
 use spawn::spawn;
-pub(crate) use spawn::{clone_into, new_time};
 
 /// How the container will be started.
 pub enum Start {
@@ -223,7 +222,7 @@ fn start_unit(manager: &mut Manager, plan: &Plan, entry: &Entry, state: &mut Sta
 
 /// Records what will be made, then makes it. A parent that another container removes in between (it had made it, and
 /// ended) is made again, under a new record.
-fn make_group(entry: &Entry, state: &mut State, hierarchies: &[facts::Hierarchy], v2: bool) -> Result<Group> {
+fn make_group(entry: &Entry, state: &mut State, hierarchies: &[Hierarchy], v2: bool) -> Result<Group> {
     let (paths, wanted): (Vec<_>, Vec<_>) =
         state.cgroups.iter().cloned().zip(hierarchies.iter().cloned()).filter(|(_, h)| h.v2 == v2).unzip();
     let (mut attempts, mut made) = (0, Vec::new());

@@ -1,7 +1,7 @@
 //! `linux.netDevices`: host interfaces that become the container's.
 
-use super::netlink;
 use super::spawn::Home;
+use crate::acts::netlink;
 use crate::error::{Context, Named, Result};
 use crate::plan::{NetDevice, Plan};
 use conex_sys::proc;

@@ -1,7 +1,7 @@
 //! Bind sources that the host's side opens ahead of the child.
 
 use super::userns;
-use crate::child::{self, mounts::Source};
+use crate::child::mounts::Source;
 use crate::error::{Context, Error, Named, Result};
 use crate::plan::mount::{Kind, Mount};
 use crate::plan::Plan;
@@ -53,9 +53,13 @@ pub(super) fn open(plan: &Plan) -> Result<Vec<Option<Source>>> {
 
 fn one(m: &Mount, recursive: bool, plan: &Plan) -> Result<Option<OwnedFd>> {
     use conex_sys::mount::{mount_setattr, MountAttr, ATTR_IDMAP};
-    let tree =
-        child::tree::bind_with(child::tree::cwd(), &crate::text::path(&m.source), recursive, !m.source_nofollow)?;
-    let child::tree::Tree::Detached(fd) = tree else {
+    let tree = crate::acts::tree::bind_with(
+        crate::acts::tree::cwd(),
+        &crate::text::path(&m.source),
+        recursive,
+        !m.source_nofollow,
+    )?;
+    let crate::acts::tree::Tree::Detached(fd) = tree else {
         // A kernel without open_tree: the child tries by itself.
         return if m.idmap.is_none() {
             Ok(None)
@@ -67,7 +71,7 @@ fn one(m: &Mount, recursive: bool, plan: &Plan) -> Result<Option<OwnedFd>> {
     let slave = plan.rootfs.propagation & libc::MS_SHARED as u64 == 0;
     if slave {
         let attr = MountAttr { propagation: libc::MS_SLAVE as u64, ..MountAttr::default() };
-        child::tree::setattr(fd.as_fd(), true, &attr)?;
+        crate::acts::tree::setattr(fd.as_fd(), true, &attr)?;
     }
     if let Some(map) = &m.idmap {
         use std::os::fd::AsRawFd;

@@ -8,7 +8,7 @@ use crate::identity::adopted;
 use crate::plan::namespaces::{self, Hops, CLONE_NEWTIME, KINDS};
 use crate::plan::Plan;
 use crate::sync::{Channel, Message};
-use conex_sys::clone::{clone3, Forked};
+use conex_sys::clone::Forked;
 use conex_sys::proc;
 use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
@@ -65,7 +65,7 @@ pub(super) fn spawn(
     }
     if ns.creates(CLONE_NEWTIME) && super::facts::host_root() {
         home.remember(CLONE_NEWTIME)?;
-        new_time(ns)?;
+        crate::acts::clone::new_time(ns)?;
     }
     for (fd, join) in &entered {
         proc::setns(fd.as_fd(), join.flag)
@@ -79,7 +79,7 @@ pub(super) fn spawn(
         inherited.into_cgroup = cgroup.map(|c| c.try_clone_to_owned()).transpose().call(|| "dup")?;
     }
     let into = if ns.hops == Hops::Two { None } else { cgroup };
-    let forked = clone_into(flags as u64, into);
+    let forked = crate::acts::clone::clone_into(flags as u64, into);
     if let Ok(Forked::Child) = forked {
         drop(ours);
         child::main(plan, inherited);
@@ -97,38 +97,6 @@ pub(super) fn spawn(
         return Err(e);
     }
     Ok(c)
-}
-
-/// A time namespace for the children of this process; the offsets must be written before the first one is in it.
-pub(crate) fn new_time(ns: &crate::plan::namespaces::Namespaces) -> Result<()> {
-    proc::unshare(CLONE_NEWTIME).call(|| "unshare(CLONE_NEWTIME)").at(|| "linux.namespaces")?;
-    let Some(text) = &ns.time_offsets else { return Ok(()) };
-    std::fs::write("/proc/self/timens_offsets", text)
-        .call(|| format!("write(/proc/self/timens_offsets, {text:?})"))
-        .at(|| "linux.timeOffsets")
-}
-
-/// clone3 with a cgroup, or without where the kernel cannot (before 5.7) or may not (from inside a user namespace):
-/// then the process is moved there later.
-pub(crate) fn clone_into(flags: u64, cgroup: Option<std::os::fd::BorrowedFd>) -> nix::Result<Forked> {
-    use nix::errno::Errno;
-    match clone3(flags, cgroup) {
-        Err(
-            Errno::ENOSYS
-            | Errno::EINVAL
-            | Errno::E2BIG
-            | Errno::EOPNOTSUPP
-            | Errno::EACCES
-            // The directory cannot be seen from, or not be entered in, the cgroup namespace that was joined.
-            | Errno::ENOENT
-            | Errno::EBUSY,
-        )
-            if cgroup.is_some() =>
-        {
-            clone3(flags, None)
-        }
-        other => other,
-    }
 }
 
 fn meet_second_hop(c: &mut Container) -> Result<()> {

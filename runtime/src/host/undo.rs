@@ -100,7 +100,7 @@ pub fn mounts_at(path: &Path) -> usize {
     let path = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
     let text = crate::text::read("/proc/self/mountinfo").unwrap_or_default();
     text.lines()
-        .filter(|l| l.split(' ').nth(4).is_some_and(|p| Path::new(&super::facts::unescape(p)) == path))
+        .filter(|l| l.split(' ').nth(4).is_some_and(|p| Path::new(&crate::acts::hierarchy::unescape(p)) == path))
         .count()
 }
 

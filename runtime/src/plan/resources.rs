@@ -389,7 +389,7 @@ fn unified(r: &Resources, out: &mut Out) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::facts::Hierarchy;
+    use crate::acts::hierarchy::Hierarchy;
 
     fn v2() -> CgroupFacts {
         let controllers = V2_CONTROLLERS.iter().map(|c| c.to_string()).collect();

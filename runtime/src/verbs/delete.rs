@@ -1,11 +1,12 @@
 //! `conex delete`.
 
 use super::Env;
+use crate::acts::hooks;
 use crate::bundle;
 use crate::end;
 use crate::error::{Error, Kind, Result};
 use crate::host::cgroup::Group;
-use crate::host::{hooks, undo};
+use crate::host::undo;
 use crate::oci::config::Hooks;
 use crate::state::{End, Entry, State, Status, Store, BUNDLE};
 

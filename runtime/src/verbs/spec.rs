@@ -13,7 +13,7 @@ pub fn main(env: &mut Env) -> Result<i32> {
     let dir = text::path(env.args.value("bundle").unwrap_or(".")).into_owned();
     let path = dir.join("config.json");
     // As runc: on v1, tools inside would take the container's own cgroup for the root of the hierarchy.
-    let v2_alone = matches!(crate::host::facts::hierarchies().as_slice(), [only] if only.v2);
+    let v2_alone = matches!(crate::acts::hierarchy::hierarchies().as_slice(), [only] if only.v2);
     let mut t = Template { cgroup: v2_alone, ..Template::default() };
     if env.args.is_set("rootless") {
         t.network = false;

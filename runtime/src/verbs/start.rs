@@ -1,9 +1,10 @@
 //! `conex start`.
 
 use super::{delete, Env};
+use crate::acts::hooks;
 use crate::bundle;
 use crate::error::{Context, Error, Kind, Result};
-use crate::host::{hooks, listener, notify, undo};
+use crate::host::{listener, notify, undo};
 use crate::identity::Identity;
 use crate::oci::config::Hooks;
 use crate::state::{Entry, State, Status};

@@ -127,7 +127,7 @@ fn bind(source: &str, destination: &str, readonly: bool) -> String {
     let quote = |s: &str| serde_json::Value::from(s).to_string();
     // With what is mounted below it, where the kernel can (Linux 5.12).
     let ro = match readonly {
-        true if conex::child::tree::has_setattr() => ", \"rro\"",
+        true if conex::acts::tree::has_setattr() => ", \"rro\"",
         true => ", \"ro\"",
         false => "",
     };

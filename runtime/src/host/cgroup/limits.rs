@@ -2,8 +2,8 @@
 
 use super::files::{exists_at, open_to_write, read, read_at, write_at, write_value};
 use super::{Dir, Group};
+use crate::acts::hierarchy::Hierarchy;
 use crate::error::{Context, Error, Kind, Result};
-use crate::host::facts::Hierarchy;
 use crate::plan::device_rules::Rules;
 use crate::plan::resources::Write;
 use nix::errno::Errno;

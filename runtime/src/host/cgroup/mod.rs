@@ -7,8 +7,8 @@ mod processes;
 pub mod stats;
 pub mod systemd;
 
+use crate::acts::hierarchy::{self, Hierarchy};
 use crate::error::{Context, Error, Kind, Result};
-use crate::host::facts::{self, Hierarchy};
 use crate::plan::cgroup::Cgroup;
 use files::{read, read_at, write_at};
 use nix::errno::Errno;
@@ -122,7 +122,7 @@ impl Group {
 
     /// Opens what exists of the recorded directories.
     pub fn open(paths: &[PathBuf]) -> Group {
-        let hierarchies = facts::hierarchies();
+        let hierarchies = hierarchy::hierarchies();
         let dirs = paths
             .iter()
             .filter_map(|p| {
@@ -191,7 +191,7 @@ impl Group {
     }
 
     fn by_itself(&self, dir: &Dir) -> bool {
-        !dir.hierarchy.v2 && self.dirs.len() <= crate::sync::MAX_FDS && facts::host_root()
+        !dir.hierarchy.v2 && self.dirs.len() <= crate::sync::MAX_FDS && crate::host::facts::host_root()
     }
 
     /// Moves a process into every directory that it was not born in and does not enter by its [`Group::tasks`].
@@ -321,14 +321,6 @@ fn open(path: &Path, h: &Hierarchy) -> Result<Dir> {
         .call(|| format!("open({}, O_DIRECTORY)", path.display()))
         .map_err(|e| e.at("linux.cgroupsPath"))?;
     Ok(Dir { path: path.to_path_buf(), fd, hierarchy: h.clone() })
-}
-
-/// Moves the calling process, which has one thread, into the cgroups of these `tasks` files.
-pub fn enter(tasks: &[(String, OwnedFd)]) -> Result<()> {
-    tasks.iter().try_for_each(|(path, fd)| {
-        let written = nix::unistd::write(fd, b"0").map(drop);
-        written.call(|| format!("write({path}/tasks, 0)")).map_err(|e| e.at("linux.cgroupsPath"))
-    })
 }
 
 impl Dir {

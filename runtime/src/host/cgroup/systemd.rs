@@ -300,7 +300,7 @@ fn addresses(user: bool) -> Vec<(PathBuf, bool)> {
     }
     let mut out = Vec::new();
     let dir = std::env::var_os("XDG_RUNTIME_DIR").filter(|d| !d.is_empty()).map(PathBuf::from);
-    let dir = dir.unwrap_or_else(|| format!("/run/user/{}", super::facts::outer_uid()).into());
+    let dir = dir.unwrap_or_else(|| format!("/run/user/{}", crate::host::facts::outer_uid()).into());
     out.push((dir.join("systemd/private"), true));
     let given = std::env::var("DBUS_SESSION_BUS_ADDRESS").unwrap_or_default();
     out.extend(given.split([';', ',']).filter_map(|a| a.strip_prefix("unix:path=")).map(|p| (p.into(), false)));

@@ -1,7 +1,8 @@
 //! What the kernel and the host's set-up give.
 
 use super::Finding;
-use conex::host::facts::{self, Hierarchy};
+use conex::acts::hierarchy::Hierarchy;
+use conex::host::facts;
 use conex::plan::namespaces::{Maps, KINDS};
 use conex_sys::mount::{mount_setattr, open_tree_clone, MountAttr, ATTR_IDMAP};
 use std::os::fd::{AsFd, AsRawFd};
@@ -49,7 +50,7 @@ fn kernel() -> Finding {
 }
 
 fn cgroups() -> Vec<Finding> {
-    let hierarchies = facts::hierarchies();
+    let hierarchies = conex::acts::hierarchy::hierarchies();
     let v2 = hierarchies.iter().find(|h| h.v2);
     let v1: Vec<&Hierarchy> = hierarchies.iter().filter(|h| !h.v2 && !h.controllers.is_empty()).collect();
     let layout = match (v2, v1.is_empty()) {
@@ -232,7 +233,7 @@ fn idmapped() -> Vec<Finding> {
 }
 
 fn takes_idmap(path: &str, user: &std::os::fd::OwnedFd) -> nix::Result<()> {
-    let tree = open_tree_clone(conex::child::tree::cwd(), Path::new(path), false, true)?;
+    let tree = open_tree_clone(conex::acts::tree::cwd(), Path::new(path), false, true)?;
     let attr = MountAttr { set: ATTR_IDMAP, userns: user.as_raw_fd() as u64, ..MountAttr::default() };
     mount_setattr(tree.as_fd(), false, &attr)
 }
