@@ -2,7 +2,7 @@
 
 use crate::harness::*;
 use serde_json::{json, Value};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 /// Each kind of rule, with the line of the one that decides.
 #[test]
@@ -246,12 +246,40 @@ fn an_annotation_lists_what_was_denied() {
     std::fs::remove_file(&log).unwrap();
     let ran = call(&format!("run {}", b.id), true);
     assert_eq!((ran.code, read()), (6, told(2)), "{}", ran.err);
-    // A create that is killed at any moment, or fails, leaves no agent.
-    *b.at("mounts.0.source") = json!("proc");
+    // As is a signal to it: the container's program gets it.
+    std::fs::remove_file(&log).unwrap();
+    std::fs::remove_file(b.rootfs().join("tmp/go")).unwrap();
+    let mut c = Command::new("sh");
+    let words = format!("exec {} --root {} run {}", runtime().display(), state.display(), id);
+    c.args(["-c", &words]).env("TMPDIR", &place).current_dir(&dir).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut run = c.spawn().unwrap();
+    until(|| b.call(&["state", &id]).code == 0 && b.status() == "running", "it runs");
+    conex_sys::proc::kill(nix::unistd::Pid::from_raw(run.id() as i32), libc::SIGTERM).unwrap();
+    std::fs::write(b.rootfs().join("tmp/go"), "").unwrap();
+    assert_eq!(run.wait().unwrap().code(), Some(6));
+    assert_eq!(read(), told(2));
+    // A create that is killed at any moment leaves no agent, and what it left of the container can be deleted; it is
+    // the runtime itself that is killed.
+    for n in 0..30u64 {
+        let mut c = Command::new("sh");
+        let words = format!("exec {} --root {} create {id}", runtime().display(), state.display());
+        c.args(["-c", &words]).env("TMPDIR", &place).current_dir(&dir);
+        let mut create = c.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        std::thread::sleep(std::time::Duration::from_micros(n * 900));
+        let _ = (create.kill(), create.wait());
+        b.verb("delete", &["--force"], &[]).ok();
+        until(|| agents() == 0, "the end of the agent");
+    }
+    // What is killed before there is an agent leaves its directory.
+    for left in std::fs::read_dir(&place).unwrap().flatten() {
+        std::fs::remove_dir_all(left.path()).unwrap();
+    }
+    // One that fails leaves nothing.
     b.push("mounts", json!({"destination": "/none", "type": "bind", "source": "/no/such", "options": ["rbind"]}));
     b.write_config();
-    let ran = call(&format!("create {} </dev/null", b.id), true).fails_with("mounts[4]");
-    assert!(agents() == 0 && std::fs::read_dir(&place).unwrap().count() == 0, "{}", ran.err);
+    call(&format!("create {} </dev/null", b.id), true).fails_with("mounts[4]");
+    // It gives the runtime's last word a second.
+    until(|| agents() == 0 && std::fs::read_dir(&place).unwrap().count() == 0, "the end of the agent");
     for (file, part) in [("relative", "must be the absolute path"), ("/no/such/dir/file", "open(/no/such/dir/file")]
     {
         *b.at("annotations") = json!({"dev.conex.seccomp-log": file});

@@ -378,3 +378,39 @@ fn a_killed_exec_takes_its_tree_along() {
     shim.finish(&b.id);
     b.assert_gone();
 }
+
+/// The agent of `dev.conex.seccomp-log` outlives the runtime that began it: the file is there at the end, and the shim has
+/// no zombie of it.
+#[test]
+fn what_a_profile_denied_under_a_shim() {
+    if !is_ours() || !is_conex() {
+        return;
+    }
+    let mut b = Box::sh("mkdir /tmp/a; while ! [ -e /tmp/go ]; do sleep 0.02; done; exit 6");
+    let log = b.dir.join("denied");
+    *b.at("annotations") = json!({"dev.conex.seccomp-log": log});
+    *b.at("linux.seccomp") = json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [
+        {"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO", "errnoRet": 30}]});
+    let shim = Shim::start(&b);
+    shim.create(&b, &Stdio::default());
+    shim.start_task(&b.id, "");
+    shim.exec(&b.id, "e", &["mkdir", "/tmp/b"], &Stdio::default()).unwrap();
+    shim.start_task(&b.id, "e");
+    assert_eq!(shim.wait(&b.id, "e"), 1);
+    shim.delete(&b.id, "e");
+    std::fs::write(b.rootfs().join("tmp/go"), "").unwrap();
+    assert_eq!(shim.wait(&b.id, ""), 6);
+    let text = || std::fs::read_to_string(&log).unwrap();
+    until(|| !text().is_empty(), "the file");
+    assert!(text().starts_with(&format!("conex: seccomp: {}: 2 calls denied:\n", b.id)), "{}", text());
+    let server = shim.pid(&b.id);
+    let zombies = || {
+        let all = std::fs::read_dir("/proc").unwrap().flatten();
+        let pids = all.filter_map(|e| e.file_name().to_str()?.parse::<i32>().ok());
+        pids.filter(|pid| conex::identity::proc_stat(*pid).is_some_and(|s| s.0 == 'Z') && parent(*pid) == server)
+            .count()
+    };
+    until(|| zombies() == 0, "the shim has reaped the agent");
+    shim.finish(&b.id);
+    b.assert_gone();
+}

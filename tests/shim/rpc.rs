@@ -208,7 +208,12 @@ fn ps_tells_the_names_of_execs() {
     assert!(!ps(&[&b.id, "-o", "pid,args"]).contains("EXEC"));
     shim.exec(&b.id, "probe-7", &["sh", "-c", "sleep 99 & sleep 98; true"], &Stdio::default()).unwrap();
     let exec = shim.start_task(&b.id, "probe-7");
-    until(|| ps(&[&b.id, "-o", "pid,args"]).contains("sleep 99"), "the exec's child");
+    let both = |text: &str| {
+        ["99", "98"]
+            .iter()
+            .all(|n| text.lines().any(|l| l.trim_end().ends_with(&format!(" sleep {n}")) && !l.contains("sh -c")))
+    };
+    until(|| both(&ps(&[&b.id, "-o", "pid,args"])), "the exec's children");
     let table = ps(&[&b.id, "-o", "pid,args"]);
     let leaf = hierarchies().iter().any(|h| h.join("conex-test").join(&b.id).join("exec-probe-7").exists());
     assert!(ps(&["--format", "json", &b.id]).contains(&exec.to_string()));
@@ -218,7 +223,7 @@ fn ps_tells_the_names_of_execs() {
         assert!(table.starts_with("EXEC "), "{table}");
         assert!(line(&pid.to_string()).starts_with("- "), "{table}");
         assert!(
-            line(&exec.to_string()).starts_with("probe-7 ") && line("sleep 99").starts_with("probe-7 "),
+            line(&exec.to_string()).starts_with("probe-7 ") && line(" sleep 99").starts_with("probe-7 "),
             "{table}"
         );
         let unified =

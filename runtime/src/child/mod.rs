@@ -276,7 +276,7 @@ fn cgroup_namespace(plan: &Plan, report: &Report) -> Result<()> {
 
 /// The directories, once the host has made them; none if it may not, which it finds out while this process mounts.
 fn made(cgroups: &[std::path::PathBuf]) -> &[std::path::PathBuf] {
-    if cgroups.first().is_some_and(|dir| dir.exists()) {
+    if cgroups.iter().all(|dir| dir.exists()) {
         cgroups
     } else {
         &[]

@@ -287,6 +287,8 @@ fn without_cgroup(plan: &Plan, state: &mut State, warnings: &mut Vec<Error>) -> 
         // Each would be looked up in the document.
         warnings.push(Error::unsupported("linux.resources", format!("and {} more", more.len())));
     }
+    // Where only some hierarchies are delegated, what was made in these.
+    let _ = cgroup::remove_at_once(&state.made_cgroups);
     state.cgroups.clear();
     state.made_cgroups.clear();
     Ok(Group { dirs: Vec::new() })

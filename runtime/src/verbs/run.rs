@@ -56,7 +56,11 @@ pub fn main(env: &mut Env) -> Result<i32> {
         let kept = Store::open(&env.root, false).and_then(|store| {
             let Some(entry) = store.map(|store| store.find(&state.id)).transpose()? else { return Ok(()) };
             let mut now = entry.load()?;
-            now.end = Some(end).filter(|_| now.init == state.init);
+            // The id may be another container's by now.
+            if now.init != state.init || end.is_empty() {
+                return Ok(());
+            }
+            now.end = Some(end);
             entry.save(&now)
         });
         kept.unwrap_or_else(|e| crate::log::step(|| e.to_string()));

@@ -7,21 +7,23 @@ use super::judge::{Place, Watch};
 use super::profile::Profile;
 use conex::error::{Context, Error, Kind, Result};
 use std::io::{Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// The first argument of the agent; the others are its directory, the file to write, and whose it is.
 pub const NAME: &str = "_seccomp-agent";
 
-/// What is told to the agent: there is a container, or there may have been one.
-const MADE: &[u8] = b"m";
-const PERHAPS: &[u8] = b"p";
+/// Where the end of what the agent hears may lie: no descriptor that is to be handed on is that high.
+const HIGH: i32 = 900;
 
-/// Begins the agent, then runs `command`, which makes the container, and `waits` for its end or does not; its exit status.
+/// Begins the agent, then runs `command`, which makes the container, and `waits` for its end; or becomes it, so that
+/// whoever called has the runtime itself, to kill or to wait for. Its exit status.
 ///
 /// # Errors
 /// The file cannot be written, or a program not be executed.
@@ -49,21 +51,19 @@ pub(super) fn begin(
         .current_dir("/")
         .spawn()
         .call(|| "clone")?;
-    let status = command.status().call(|| "exec(conex)")?;
-    // A foreground run that failed may have made no container.
-    let told: &[u8] = match (status.success(), waits) {
-        (true, _) => MADE,
-        (false, true) => PERHAPS,
-        (false, false) => &[],
-    };
-    (&control).write_all(told).call(|| "write(agent)")?;
-    drop(control);
-    if status.success() && !waits {
-        place.leave();
-    } else {
-        let _ = agent.wait();
+    // From here on the directory is the agent's, which lives longer.
+    place.leave();
+    if !waits {
+        // It closes with the runtime, however that ends; the container's process does not keep it.
+        let control = conex_sys::fd::dup_above(control.as_raw_fd(), HIGH).unwrap_or_else(|_| control.into());
+        conex_sys::fd::clear_cloexec(control.as_raw_fd()).call(|| "fcntl(F_SETFD)")?;
+        let e = command.exec();
+        return Err(Error::new(Kind::System, format!("execve(conex): {e}")));
     }
-    use std::os::unix::process::ExitStatusExt;
+    let mut child = command.spawn().call(|| "exec(conex)")?;
+    let status = crate::trace::pass_signals_on(&mut child, || ())?;
+    drop(control);
+    let _ = agent.wait();
     Ok(status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0)))
 }
 
@@ -75,7 +75,16 @@ pub fn main(args: &[String]) -> u8 {
 
 fn answer(args: &[String]) -> Result<()> {
     let [dir, log, whose] = args else { return Err(Error::new(Kind::Invalid, NAME)) };
+    // What the caller hands on to the container is not this process's to keep open.
+    conex_sys::fd::close_all_but(&[]);
     let dir = conex::text::path(dir);
+    let ended = attend(&dir, &conex::text::path(log), whose);
+    let _ = std::fs::remove_dir_all(&dir);
+    ended
+}
+
+/// Until the runtime has ended and no process is under a filter any more.
+fn attend(dir: &Path, log: &Path, whose: &str) -> Result<()> {
     let text = std::fs::read(dir.join("profile.json")).call(|| "profile.json")?;
     let own = |fd: &dyn AsFd| fd.as_fd().try_clone_to_owned().call(|| "dup");
     let listener = UnixListener::from(own(&std::io::stdin())?);
@@ -83,18 +92,15 @@ fn answer(args: &[String]) -> Result<()> {
     let watch = Arc::new(Watch::new(Profile::read(&text, &[])?));
     let judge = watch.clone();
     std::thread::spawn(move || judge.accept(&listener));
-    let mut told = Vec::new();
-    let _ = control.read_to_end(&mut told);
-    // Nothing: no container was made, and whoever tried tidies up.
-    if told == MADE || told == PERHAPS && watch.has_begun() {
-        watch.end();
-        let text = watch.report(&format!("{whose}: "));
-        let log = conex::text::path(log);
-        let written = open(&log).and_then(|mut file| file.write_all(text.as_bytes()));
-        let _ = std::fs::remove_dir_all(&dir);
-        written.call(|| format!("write({})", log.display()))?;
+    let _ = control.read_to_end(&mut Vec::new());
+    // A filter that the runtime handed over before it ended may not have been looked at yet; or no container was made.
+    if !watch.has_begun(Duration::from_secs(1)) {
+        return Ok(());
     }
-    Ok(())
+    watch.end();
+    let text = watch.report(&format!("{whose}: "));
+    let written = open(log).and_then(|mut file| file.write_all(text.as_bytes()));
+    written.call(|| format!("write({})", log.display()))
 }
 
 fn open(path: &Path) -> std::io::Result<std::fs::File> {

@@ -2,16 +2,17 @@
 
 use super::profile::{told, Profile};
 use conex::error::{Context, Result};
+use conex::identity::{identity, never_executed, Identity};
 use conex::seccomp::{self, compile, ACTION_MASK};
 use conex_sys::seccomp::{answer, next, Answer, Asked};
 use nix::sys::socket::{recvmsg, ControlMessageOwned, MsgFlags};
 use std::collections::BTreeMap;
 use std::io::IoSliceMut;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
-use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
 
 /// Name, answer and rule.
 type Denied = (String, String, String);
@@ -65,14 +66,11 @@ impl Watch {
     /// One filter after the other: that of the container, and those of further processes in it.
     pub(super) fn accept(self: &Arc<Watch>, listener: &UnixListener) {
         for stream in listener.incoming().flatten() {
-            // The runtime that is about to execute a program hands it over.
-            let runtime = nix::sys::socket::getsockopt(&stream, nix::sys::socket::sockopt::PeerCredentials);
-            let runtime = runtime.ok().and_then(|peer| executable(peer.pid() as u32));
-            let Some(fd) = receive(&stream) else { continue };
+            let Some((fd, process)) = receive(&stream) else { continue };
             self.count(|(all, open)| (all + 1, open + 1));
             let watch = self.clone();
             std::thread::spawn(move || {
-                watch.serve(&fd, runtime);
+                watch.serve(&fd, process);
                 watch.count(|(all, open)| (all, open - 1));
             });
         }
@@ -84,9 +82,11 @@ impl Watch {
         self.changed.notify_all();
     }
 
-    /// True if there has been a filter.
-    pub(super) fn has_begun(&self) -> bool {
-        self.filters.lock().expect("no thread panics").0 > 0
+    /// True if there has been a filter, or comes within that time.
+    pub(super) fn has_begun(&self, patience: Duration) -> bool {
+        let filters = self.filters.lock().expect("no thread panics");
+        let waited = self.changed.wait_timeout_while(filters, patience, |(all, _)| *all == 0);
+        !waited.expect("no thread panics").1.timed_out()
     }
 
     /// Waits until there has been a filter and no process is under one any more.
@@ -96,8 +96,9 @@ impl Watch {
         drop(self.changed.wait_while(filters, waiting).expect("no thread panics"));
     }
 
-    fn serve(&self, fd: &OwnedFd, runtime: Option<(u64, u64)>) {
+    fn serve(&self, fd: &OwnedFd, process: Option<Identity>) {
         use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
+        let mut before = process;
         loop {
             let mut fds = [PollFd::new(fd.as_fd(), PollFlags::POLLIN)];
             let polled = poll(&mut fds, PollTimeout::NONE);
@@ -108,13 +109,16 @@ impl Watch {
             }
             // One that was killed meanwhile waits for nothing.
             let Ok(asked) = next(fd.as_fd()) else { continue };
-            let _ = answer(fd.as_fd(), asked.id, self.judged(fd, &asked, runtime));
+            let _ = answer(fd.as_fd(), asked.id, self.judged(fd, &asked, &mut before));
         }
     }
 
     /// As the profile has it. What the runtime still does under the filter before it executes the program is not the program's.
-    fn judged(&self, fd: &OwnedFd, asked: &Asked, runtime: Option<(u64, u64)>) -> Answer {
-        if runtime.is_some() && executable(asked.pid) == runtime {
+    fn judged(&self, fd: &OwnedFd, asked: &Asked, before: &mut Option<Identity>) -> Answer {
+        *before = before.filter(|process| never_executed(*process));
+        // Itself, or a process that is about to become a hook.
+        let own = |process: Identity| process.pid == asked.pid as i32 || never_executed(identity(asked.pid as i32));
+        if before.is_some_and(own) {
             return Answer::Go;
         }
         // A filter kills what comes by another architecture: nobody is asked.
@@ -151,12 +155,8 @@ impl Watch {
     }
 }
 
-/// Of a process, by device and inode.
-fn executable(pid: u32) -> Option<(u64, u64)> {
-    std::fs::metadata(format!("/proc/{pid}/exe")).map(|m| (m.dev(), m.ino())).ok()
-}
-
-fn receive(stream: &std::os::unix::net::UnixStream) -> Option<OwnedFd> {
+/// The filter, and the process that it was handed over for (runtime-spec, "Container Process State").
+fn receive(stream: &std::os::unix::net::UnixStream) -> Option<(OwnedFd, Option<Identity>)> {
     let mut bytes = vec![0u8; 64 << 10];
     let mut control = nix::cmsg_space!([RawFd; 1]);
     let mut iov = [IoSliceMut::new(&mut bytes)];
@@ -166,7 +166,14 @@ fn receive(stream: &std::os::unix::net::UnixStream) -> Option<OwnedFd> {
         ControlMessageOwned::ScmRights(fds) => Some(fds),
         _ => None,
     });
-    fds?.into_iter().map(conex_sys::fd::adopt).next()
+    let read = message.bytes;
+    let fd = fds?.into_iter().map(conex_sys::fd::adopt).next()?;
+    // The first field of that name; what follows can be longer than a message that is read at once.
+    let text = String::from_utf8_lossy(&bytes[..read]).into_owned();
+    let number = text.split_once("\"pid\":").map(|(_, rest)| rest.trim_start());
+    let digits = number.map(|n| n.split(|c: char| !c.is_ascii_digit()).next().unwrap_or_default());
+    let process = digits.and_then(|n| n.parse().ok()).map(identity);
+    Some((fd, process))
 }
 
 /// A number is another process's once the one that asked has ended; one of a PID namespace that is out of sight has none.
