@@ -54,6 +54,18 @@ fn standard_output_of_any_kind_is_the_users() {
     let before = null.metadata().unwrap().uid();
     run(null.try_clone().unwrap().into());
     assert_eq!(null.metadata().unwrap().uid(), before);
+    // And a further process's, of a user of its own.
+    *b.at("process.args.2") = json!("sleep 100");
+    b.up();
+    for (flags, owner) in [(&["-d"][..], 1001), (&[], 0)] {
+        let file = b.dir.join("of-an-exec");
+        let mut c = b.command(&[&["exec", "-u", "1001:1001"], flags, &[&b.id, "echo", "said"]].concat());
+        c.stdin(Stdio::null()).stdout(std::fs::File::create(&file).unwrap()).stderr(Stdio::null());
+        assert!(c.status().unwrap().success());
+        until(|| std::fs::read_to_string(&file).unwrap() == "said\n", "what it says");
+        assert_eq!(file.metadata().unwrap().uid(), owner, "{flags:?}");
+        std::fs::remove_file(&file).unwrap();
+    }
 }
 
 /// A runtime with a terminal of its own as standard input, and a file as standard output.
