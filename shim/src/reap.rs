@@ -144,15 +144,20 @@ impl Reaper {
     }
 
     async fn of_another(&self, pid: i32, pidfd: &OwnedFd) -> Exit {
-        if let Some(told) = self.told(pid).await {
-            return told;
+        // As long as the keeper has not reaped it, it will tell: on a busy host that takes its time.
+        for _ in 0..30 {
+            if let Some(told) = self.told(pid).await {
+                return told;
+            }
+            let status = match proc::pidfd_exit_status(pidfd.as_fd()) {
+                Ok(Some(wait)) if libc::WIFSIGNALED(wait) => 128 + libc::WTERMSIG(wait) as u32,
+                Ok(Some(wait)) => libc::WEXITSTATUS(wait) as u32,
+                _ if conex::identity::proc_stat(pid).is_some_and(|(letter, _)| letter == 'Z') => continue,
+                _ => break,
+            };
+            return Exit { status, at: SystemTime::now() };
         }
-        let status = match proc::pidfd_exit_status(pidfd.as_fd()) {
-            Ok(Some(wait)) if libc::WIFSIGNALED(wait) => 128 + libc::WTERMSIG(wait) as u32,
-            Ok(Some(wait)) => libc::WEXITSTATUS(wait) as u32,
-            _ => return Exit::unseen(),
-        };
-        Exit { status, at: SystemTime::now() }
+        Exit::unseen()
     }
 
     /// Waits for the end of a process. Of one that is not our child (a server before this one was its parent) the

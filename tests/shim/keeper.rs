@@ -148,3 +148,35 @@ fn signal_child(mut child: std::process::Child) -> std::io::Result<std::process:
     signal(child.id() as i32, Signal::SIGINT);
     child.wait()
 }
+
+/// A keeper that is held up for longer than anybody would wait tells the true status all the same.
+#[test]
+fn a_keeper_that_is_slow_to_tell() {
+    if !is_ours() {
+        return;
+    }
+    let b = Box::sh("sleep 1000");
+    let shim = Shim::start(&b);
+    shim.create(&b, &Stdio::default());
+    shim.start_task(&b.id, "");
+    shim.exec(&b.id, "e", &["sh", "-c", "while ! [ -e /tmp/go ]; do sleep 0.02; done; exit 42"], &Stdio::default())
+        .unwrap();
+    shim.start_task(&b.id, "e");
+    // From here on the keeper is the parent.
+    signal(shim.pid(&b.id), Signal::SIGKILL);
+    let shim = reconnect(shim);
+    let keeper = parent(shim.pid(&b.id));
+    signal(keeper, Signal::SIGSTOP);
+    std::fs::write(b.rootfs().join("tmp/go"), "").unwrap();
+    let waiter = std::thread::spawn({
+        let (dir, address, id) = (shim.dir.clone(), shim.address.clone(), b.id.clone());
+        let events = Events::listen(&dir.join("other-events"));
+        move || Shim::connect(&dir, &address, events).wait(&id, "e")
+    });
+    std::thread::sleep(std::time::Duration::from_secs(5));
+    assert!(!waiter.is_finished(), "{}", shim.log());
+    signal(keeper, Signal::SIGCONT);
+    assert_eq!(waiter.join().unwrap(), 42);
+    shim.finish(&b.id);
+    b.assert_gone();
+}
