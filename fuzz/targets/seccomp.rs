@@ -5,7 +5,8 @@
 #[path = "../../tests/oracle/seccomp.rs"]
 mod oracle;
 
-use conex::seccomp::compile::{compile, lookup, run};
+use conex::seccomp::bpf::run;
+use conex::seccomp::compile::{compile, lookup};
 use conex::seccomp::{self as ours, Abi};
 use oracle::*;
 use std::sync::OnceLock;

@@ -14,6 +14,7 @@
 //! 3      ◀──────────────── Ready ──────────────
 //!   rlimits, state Created, pid file
 //!          ────────────── Created ────────────▶  `create`: wait on the start socket; `run`, `exec`: go on
+//!        ◀──────────────── Words{memory} ─────  only under a filter that denies sendmsg: where the error would stand
 //!        ◀──────── end of stream, or Failed ───  execve happened, or the error that the user sees
 //! ```
 //! End of stream at any other moment means that the other side died; the child then ends itself.
@@ -41,6 +42,8 @@ pub enum Message {
     /// The second hop, by the descriptor that clone3 gave the first one: a number would be that of its PID namespace.
     Hopped(OwnedFd),
     Created,
+    /// Where the last words of a process will be that may not send them ([`last_words`], [`read_words`]).
+    Words(OwnedFd),
     Failed(Error),
 }
 
@@ -175,6 +178,7 @@ fn name(message: &Message) -> &'static str {
         Message::Ready => "Ready",
         Message::Hopped(_) => "Hopped",
         Message::Created => "Created",
+        Message::Words(_) => "Words",
         Message::Failed(_) => "Failed",
     }
 }
@@ -200,6 +204,7 @@ fn encode(message: &Message) -> (Vec<u8>, Vec<RawFd>) {
         Message::Terminal(fd) => (vec![11], vec![fd.as_raw_fd()]),
         Message::Hopped(fd) => (vec![8], vec![fd.as_raw_fd()]),
         Message::Created => (vec![9], vec![]),
+        Message::Words(fd) => (vec![12], vec![fd.as_raw_fd()]),
         Message::Failed(e) => {
             let kind = match e.kind {
                 Kind::Invalid | Kind::Unknown => 0u8,
@@ -237,11 +242,30 @@ fn decode(bytes: &[u8], mut fds: Vec<OwnedFd>) -> Result<Message> {
         8 => Message::Hopped(one(&mut fds, "Hopped")?),
         11 => Message::Terminal(one(&mut fds, "Terminal")?),
         9 => Message::Created,
+        12 => Message::Words(one(&mut fds, "Words")?),
         10 => {
             Message::Failed(decode_error(bytes, int()).unwrap_or_else(|| Error::new(Kind::System, "garbled error")))
         }
         n => return Err(Error::new(Kind::System, format!("unknown message {n}"))),
     })
+}
+
+/// An error as bytes, for memory that both sides have: the length comes first, and is never 0.
+pub fn last_words(e: &Error) -> Vec<u8> {
+    let (bytes, _) = encode(&Message::Failed(e.clone()));
+    [&(bytes.len() as u32).to_le_bytes(), bytes.as_slice()].concat()
+}
+
+/// What [`last_words`] made; `None` if nothing was left.
+pub fn read_words(memory: BorrowedFd) -> Option<Error> {
+    let mut bytes = vec![0u8; conex_sys::exec::Words::SIZE];
+    let read = nix::sys::uio::pread(memory, &mut bytes, 0).ok()?;
+    let bytes = bytes.get(..read)?;
+    let len = u32::from_le_bytes(bytes.get(..4)?.try_into().ok()?) as usize;
+    match decode(bytes.get(4..4usize.checked_add(len)?).filter(|b| !b.is_empty())?, Vec::new()) {
+        Ok(Message::Failed(e)) => Some(e),
+        _ => None,
+    }
 }
 
 fn one(fds: &mut Vec<OwnedFd>, name: &str) -> Result<OwnedFd> {
@@ -282,5 +306,9 @@ mod tests {
         assert!(matches!(b.receive().unwrap(), Some(Message::Terminal(_))));
         drop(a);
         assert!(b.receive().unwrap().is_none());
+        let (words, fd) = conex_sys::exec::Words::new().unwrap();
+        assert_eq!(read_words(fd.as_fd()), None);
+        words.write(&last_words(&error));
+        assert_eq!(read_words(fd.as_fd()), Some(error));
     }
 }

@@ -1,7 +1,8 @@
 //! The filter compiler against libseccomp and seccompiler, on random profiles, by an interpreter.
 
 use crate::harness::*;
-use conex::seccomp::compile::{compile, lookup, run};
+use conex::seccomp::bpf::run;
+use conex::seccomp::compile::{compile, lookup};
 use conex::seccomp::{self as ours, table::SYSCALLS, Abi, Op};
 use serde_json::{json, Value};
 
@@ -382,7 +383,7 @@ fn a_program_that_was_never_executed() {
             json!({"defaultAction": "SCMP_ACT_TRACE", "syscalls": [{"names": names(&["execve", "sendmsg"]), "action": "SCMP_ACT_ALLOW"}]}),
             true,
         ),
-        // By its arguments: nobody can know before.
+        // By its arguments, which are known when the process is ready.
         (
             json!({"defaultAction": "SCMP_ACT_ERRNO", "syscalls": [{"names": names(&["execve", "sendmsg"]), "action": "SCMP_ACT_ALLOW"}, execve("SCMP_CMP_EQ")]}),
             true,
@@ -408,11 +409,62 @@ fn a_program_that_was_never_executed() {
         let made = b.create();
         if made.code == 0 {
             let r = b.verb("start", &[], &[]);
-            // Whoever has reaped it before anybody looked has taken the proof with it.
-            assert!(r.code == 0 || r.err.contains("linux.seccomp: "), "{} {}", r.code, r.err);
+            assert!(r.code != 0 && r.err.contains("linux.seccomp: "), "{} {}", r.code, r.err);
             b.wait_status("stopped");
             b.verb("delete", &[], &[]).ok();
         }
         b.assert_gone();
+    }
+}
+
+/// Rules on arguments that kill for what the runtime still has to do, and errors of a process that may not send them: whoever
+/// starts it hears of both, however soon the ended process is reaped.
+#[test]
+fn what_a_confined_runtime_cannot_say() {
+    if !is_conex() {
+        return;
+    }
+    let kill = |call: &str, index: u32, value: u64, op: &str| {
+        json!({"names": [call], "action": "SCMP_ACT_KILL_PROCESS", "args": [{"index": index, "value": value, "op": op}]})
+    };
+    let mute = |action: &str| json!({"names": ["sendmsg"], "action": action});
+    let no_program = |b: &Box| executable(&b.rootfs().join("empty"), b"");
+    for (rule, args, nnp, words) in [
+        (kill("execve", 0, 0, "SCMP_CMP_NE"), "/bin/true", true, "linux.seccomp: denies execve by a rule on its arguments"),
+        (kill("capset", 0, 0, "SCMP_CMP_GT"), "/bin/true", false, "linux.seccomp: denies capset by a rule"),
+        (kill("prctl", 1, 2, "SCMP_CMP_EQ"), "/bin/true", false, "linux.seccomp: denies prctl by a rule"),
+        (mute("SCMP_ACT_ERRNO"), "/empty", true, "exec /empty: exec format error"),
+        (mute("SCMP_ACT_KILL_PROCESS"), "/empty", true, "exec /empty: exec format error"),
+        (mute("SCMP_ACT_KILL_PROCESS"), "/empty", false, "exec /empty: exec format error"),
+    ] {
+        let mut b = Box::new(&[args]);
+        *b.at("linux.seccomp") = json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [rule]});
+        *b.at("process.noNewPrivileges") = json!(nnp);
+        if words.contains("prctl") {
+            for set in ["bounding", "permitted", "effective", "inheritable", "ambient"] {
+                *b.at(&format!("process.capabilities.{set}")) = json!(["CAP_CHOWN"]);
+            }
+        }
+        no_program(&b);
+        for _ in 0..20 {
+            let r = b.run();
+            assert!(r.code != 0 && r.err.contains(words), "{words}: {} {}", r.code, r.err);
+            b.create().ok();
+            let r = b.verb("start", &[], &[]);
+            assert!(r.code != 0 && r.err.contains(words), "{words}: {} {}", r.code, r.err);
+            b.verb("delete", &[], &[]).ok();
+            b.assert_gone();
+        }
+        // A process document's exec is under the same filter.
+        let mut other = Box::sh("sleep 100");
+        *other.at("linux.seccomp") = b.at("linux.seccomp").clone();
+        if words.contains("exec format") {
+            *other.at("process.noNewPrivileges") = json!(nnp);
+            no_program(&other);
+            other.create().ok();
+            other.verb("start", &[], &[]).ok();
+            let r = other.exec(&["/empty"]);
+            assert!(r.code != 0 && r.err.contains(words), "{words}: {} {}", r.code, r.err);
+        }
     }
 }

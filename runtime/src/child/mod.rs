@@ -1,6 +1,7 @@
 //! The container's side, from clone to execve. It acts on the plan; it parses nothing of config.json and decides
 //! nothing.
 
+mod confined;
 pub mod console;
 pub mod devices;
 pub mod hooks;

@@ -1,13 +1,14 @@
 //! What init and exec share: from a place in the namespaces to execve.
 
 use super::procfs::Procfs;
-use super::{console, hooks, identity, Report};
+use super::{confined, console, hooks, identity, Report};
 use crate::error::{Context, Error, Kind, Named, Result};
 use crate::plan::process::Process;
 use crate::plan::Plan;
 use crate::seccomp::Filter;
 use crate::sync::{Channel, Message};
 use crate::text;
+use conex_sys::exec::Execve;
 use conex_sys::seccomp::Insn;
 use conex_sys::{fd, proc, sched, signal};
 use nix::errno::Errno;
@@ -292,7 +293,7 @@ fn finish(
     p: &Process,
     program: Option<&[Insn]>,
     hooked: Option<(&Plan, &[Option<std::fs::File>; 2])>,
-    keep: i32,
+    channel: &Channel,
     image: &Image,
 ) -> Result<Infallible> {
     if p.args.is_empty() {
@@ -309,6 +310,13 @@ fn finish(
         )
     });
     let filter = p.seccomp.as_ref().filter(|f| f.listener.is_none()).zip(program);
+    let execve = Execve::new(&image.path, &image.args, &image.env);
+    let mut words = None;
+    if let Some((_, program)) = filter {
+        confined::judge(p, program, &execve)?;
+        words = confined::words(program, channel)?;
+    }
+    let keep = std::os::fd::AsFd::as_fd(channel).as_raw_fd();
     let load = || filter.map_or(Ok(()), |(filter, program)| install(filter, program));
     // A startContainer hook is confined as the program, in the same order.
     let first = || -> Result<()> {
@@ -335,8 +343,11 @@ fn finish(
         clean(p, keep);
         load()?;
     }
-    let Err(e) = nix::unistd::execve(&image.path, &image.args, &image.env);
-    Err(super::refused::error(e, p, &image.path, &image.args, &image.env))
+    let e = super::refused::error(execve.run(), p, &image.path, &image.args, &image.env);
+    if let Some(words) = words {
+        words.write(&crate::sync::last_words(&e));
+    }
+    Err(e)
 }
 
 /// Signals and descriptors as the program is to find them; before the filter, which need not allow any of these calls.
@@ -392,8 +403,7 @@ pub(super) fn init(plan: &Plan, report: &mut Report, later: Later, procfs: Optio
         report.sync = None;
         report.start = Some(wait_for_start(listener)?);
     }
-    let keep = std::os::fd::AsFd::as_fd(report.sync()?).as_raw_fd();
-    finish(p, program.as_deref(), Some((plan, &hook_output)), keep, &image)
+    finish(p, program.as_deref(), Some((plan, &hook_output)), report.sync()?, &image)
 }
 
 /// Blocks until `start` connects and says so. A connection that closes without a word was a `start` that died after
@@ -435,6 +445,5 @@ pub fn exec(p: &Process, report: &mut Report, program: Option<Vec<Insn>>) -> Res
     }
     report.sync()?.send(&Message::Ready)?;
     report.wait("creation", |m| matches!(m, Message::Created))?;
-    let keep = std::os::fd::AsFd::as_fd(report.sync()?).as_raw_fd();
-    finish(p, program.as_deref(), None, keep, &image)
+    finish(p, program.as_deref(), None, report.sync()?, &image)
 }

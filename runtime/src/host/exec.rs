@@ -164,8 +164,7 @@ fn cgroup(exec: &Exec) -> Result<Group> {
 
 /// The v2 cgroup that init is in, if that is all that the container has.
 fn own_cgroup_of_init(exec: &Exec) -> Option<Group> {
-    let hierarchies = crate::acts::hierarchy::hierarchies();
-    let [h] = hierarchies.as_slice() else { return None };
+    let [h] = super::facts::hierarchies() else { return None };
     let path = h.mount_point.join(path_of_init(exec).filter(|_| h.v2)?);
     Group::open_all(&[path]).ok()
 }
@@ -306,7 +305,7 @@ fn attach(exec: &Exec, pid: i32, e: &Error) -> bool {
 
 fn join_init(exec: &Exec, pid: i32) -> bool {
     let Some(path) = path_of_init(exec) else { return false };
-    let hierarchies = crate::acts::hierarchy::hierarchies();
+    let hierarchies = super::facts::hierarchies();
     let procs = hierarchies.iter().filter(|h| h.v2).map(|h| h.mount_point.join(&path).join("cgroup.procs"));
     procs.into_iter().any(|file| std::fs::write(file, pid.to_string()).is_ok())
 }

@@ -1,6 +1,6 @@
 //! What the plan needs to know of this host, read once and never changed.
 
-use crate::acts::hierarchy::{hierarchies, Hierarchy};
+use crate::acts::hierarchy::{self, Hierarchy};
 use crate::oci::config::Spec;
 use caps::CapsHashSet;
 use std::path::Path;
@@ -50,7 +50,7 @@ impl Facts {
             of_a_user: of_a_user(),
             systemd: Path::new("/run/systemd/system").is_dir(),
             cgroup: CgroupFacts {
-                hierarchies: hierarchies(),
+                hierarchies: hierarchies().to_vec(),
                 hugepage_sizes: if huge { hugepages() } else { Vec::new() },
             },
             kind_of: |path| path.metadata().ok().map(|m| m.is_dir()),
@@ -67,6 +67,12 @@ impl Facts {
             || ((self.rootless || !self.initial_userns)
                 && std::fs::read("/proc/self/setgroups").is_ok_and(|b| b.starts_with(b"deny")))
     }
+}
+
+/// [`hierarchy::hierarchies`], looked up once in the life of a command: each look asks about every one of them.
+pub fn hierarchies() -> &'static [Hierarchy] {
+    static KNOWN: std::sync::OnceLock<Vec<Hierarchy>> = std::sync::OnceLock::new();
+    KNOWN.get_or_init(hierarchy::hierarchies)
 }
 
 /// A namespace is its inode on nsfs (namespaces(7)).

@@ -11,7 +11,7 @@
 //! a call that is newer than its profile, instead of failing with EPERM (what runc does, and libseccomp cannot).
 
 use super::arguments::conditions;
-use super::bpf::{insn, jump, AND, JA, JEQ, JGE, JGT, LD, RET};
+use super::bpf::{insn, jump, JA, JEQ, JGE, LD, RET};
 use super::table::SYSCALLS;
 use super::*;
 use conex_sys::seccomp::Insn;
@@ -257,56 +257,10 @@ fn search(leaves: &[Leaf], default: u32, abi: Abi, out: &mut Vec<Insn>) {
     search(high, default, abi, out);
 }
 
-/// What a program answers for one call: an interpreter for tests.
-pub fn run(program: &[Insn], arch: u32, nr: u32, args: [u64; 6]) -> u32 {
-    let word = |offset: u32| match offset {
-        0 => nr,
-        4 => arch,
-        16..64 => {
-            let value = args[(offset as usize - 16) / 8];
-            if offset.is_multiple_of(8) {
-                value as u32
-            } else {
-                (value >> 32) as u32
-            }
-        }
-        _ => 0,
-    };
-    let (mut a, mut pc) = (0u32, 0usize);
-    loop {
-        let i = program[pc];
-        pc += 1;
-        let hit = match i.code {
-            LD => {
-                a = word(i.k);
-                continue;
-            }
-            AND => {
-                a &= i.k;
-                continue;
-            }
-            0x44 => {
-                a |= i.k;
-                continue;
-            }
-            JA => {
-                pc += i.k as usize;
-                continue;
-            }
-            RET => return i.k,
-            JEQ => a == i.k,
-            JGT => a > i.k,
-            JGE => a >= i.k,
-            0x45 => a & i.k != 0,
-            _ => return u32::MAX,
-        };
-        pc += if hit { i.jt } else { i.jf } as usize;
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::seccomp::bpf::run;
 
     fn rule(name: &str, action: u32, args: &[Arg]) -> Rule {
         Rule { names: vec![name.into()], action, any_of: alternatives(args.to_vec()) }

@@ -4,7 +4,7 @@
 //! expressed in it; this compiler puts all ABIs of the machine into one program (docs/decisions.md).
 
 mod arguments;
-mod bpf;
+pub mod bpf;
 pub mod cache;
 pub mod compile;
 pub mod table;

@@ -11,7 +11,7 @@ use crate::state::{Entry, State, Status};
 use crate::sync::{Channel, Message};
 use nix::errno::Errno;
 use nix::sys::socket::{connect, socket, AddressFamily, SockFlag, SockType};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 
 pub fn main(env: &mut Env) -> Result<i32> {
     let entry = env.store()?.find(env.id())?;
@@ -85,7 +85,16 @@ pub fn release(channel: &Channel, confined: Option<Identity>) -> Result<()> {
 /// End of stream: the channel was closed by execve. Or the process ended without a word: one that is `confined` by a seccomp
 /// filter may not be able to say why.
 pub fn executed(channel: &Channel, confined: Option<Identity>) -> Result<()> {
-    match channel.receive()? {
+    let mut words = None;
+    let mut message = channel.receive()?;
+    if let Some(Message::Words(memory)) = message {
+        words = Some(memory);
+        message = channel.receive()?;
+    }
+    if let Some(e) = words.filter(|_| message.is_none()).and_then(|memory| crate::sync::read_words(memory.as_fd())) {
+        return Err(e);
+    }
+    match message {
         None if confined.is_some_and(denied) => Err(Error::invalid(
             "linux.seccomp",
             "the program was never executed: the profile denies a call that this takes",

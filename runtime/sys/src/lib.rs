@@ -8,6 +8,7 @@ pub mod bpf;
 pub mod clone;
 #[cfg(target_arch = "x86_64")]
 pub mod early;
+pub mod exec;
 pub mod fd;
 pub mod loopdev;
 pub mod mount;

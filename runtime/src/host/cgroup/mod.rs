@@ -7,8 +7,9 @@ mod processes;
 pub mod stats;
 pub mod systemd;
 
-use crate::acts::hierarchy::{self, Hierarchy};
+use crate::acts::hierarchy::Hierarchy;
 use crate::error::{Context, Error, Kind, Result};
+use crate::host::facts;
 use crate::plan::cgroup::Cgroup;
 use files::{read, read_at, write_at};
 use nix::errno::Errno;
@@ -122,7 +123,7 @@ impl Group {
 
     /// Opens what exists of the recorded directories.
     pub fn open(paths: &[PathBuf]) -> Group {
-        let hierarchies = hierarchy::hierarchies();
+        let hierarchies = facts::hierarchies();
         let dirs = paths
             .iter()
             .filter_map(|p| {
@@ -191,7 +192,7 @@ impl Group {
     }
 
     fn by_itself(&self, dir: &Dir) -> bool {
-        !dir.hierarchy.v2 && self.dirs.len() <= crate::sync::MAX_FDS && crate::host::facts::host_root()
+        !dir.hierarchy.v2 && self.dirs.len() <= crate::sync::MAX_FDS && facts::host_root()
     }
 
     /// Moves a process into every directory that it was not born in and does not enter by its [`Group::tasks`].

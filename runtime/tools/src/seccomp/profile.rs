@@ -5,7 +5,7 @@ use conex::check::Check;
 use conex::error::{Error, Kind, Result};
 use conex::host::facts::Facts;
 use conex::oci::config;
-use conex::seccomp::{self, compile, Abi, Arg, Op, Rule, ACTION_MASK};
+use conex::seccomp::{self, bpf, compile, Abi, Arg, Op, Rule, ACTION_MASK};
 use serde_json::{json, Value};
 use std::collections::HashSet;
 
@@ -79,7 +79,7 @@ impl Profile {
     /// The action, and which rule or what else decides. The action is that of the very filter that a container gets.
     pub fn decide(&self, abi: Abi, nr: u32, args: [u64; 6]) -> (u32, String) {
         let (arch, raw) = compile::told_by_kernel(abi, nr);
-        let action = compile::run(&self.program, arch, raw, args);
+        let action = bpf::run(&self.program, arch, raw, args);
         let name = compile::name(arch, raw);
         let holds = |r: &&&Placed| {
             r.rule.any_of.is_empty()
