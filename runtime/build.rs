@@ -1,27 +1,13 @@
 //! For the release binary: the linker script that drops unwind tables (tests unwind), and the entry point that seals the
-//! program before the C library starts. For every build: the sum by which the cache of filters knows its compiler.
+//! program before the C library starts.
 
 include!("../.cargo/link.rs");
 
 fn main() {
-    println!("cargo:rerun-if-changed=src/seccomp");
     let dir = std::env::var("CARGO_MANIFEST_DIR").unwrap_or_default();
     link_small(&format!("{dir}/../.cargo/no-unwind.ld"));
     let var = |name: &str| std::env::var(name).unwrap_or_default();
     if var("PROFILE") == "release" && var("CARGO_CFG_TARGET_ARCH") == "x86_64" {
         println!("cargo:rustc-link-arg-bin=conex=-Wl,--entry=conex_start");
     }
-    println!("cargo:rustc-env=CONEX_SECCOMP_SUM={:016x}", sum(&format!("{dir}/src/seccomp")));
-}
-
-/// FNV-1a over the files of a directory, in the order of their names, and the architecture.
-fn sum(dir: &str) -> u64 {
-    let entries = std::fs::read_dir(dir).unwrap_or_else(|e| panic!("{dir}: {e}"));
-    let mut files: Vec<_> = entries.flatten().map(|e| e.path()).collect();
-    files.sort();
-    let mut bytes = std::env::var("CARGO_CFG_TARGET_ARCH").unwrap_or_default().into_bytes();
-    for file in files {
-        bytes.extend(std::fs::read(&file).unwrap_or_else(|e| panic!("{}: {e}", file.display())));
-    }
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x100_0000_01b3))
 }

@@ -1,7 +1,7 @@
 //! Four hosts: v1, hybrid, v2 with systemd, and v2 for an unprivileged user.
 
-use conex::acts::hierarchy::Hierarchy;
-use conex::host::facts::{CgroupFacts, Facts};
+use conex::plan::hierarchy::Hierarchy;
+use conex::plan::facts::{CgroupFacts, Facts};
 
 pub fn hosts() -> [Facts; 4] {
     let h = |mount: &str, controllers: &[&str], v2| Hierarchy {
@@ -24,8 +24,9 @@ pub fn hosts() -> [Facts; 4] {
         systemd,
         of_a_user: rootless,
         cgroup: CgroupFacts { hierarchies: hierarchies.clone(), hugepage_sizes: vec!["2MB".into()] },
-        kind_of: |path| path.file_name().map(|n| n != "file"),
-        own_namespace: |path, _| path.as_os_str().len() % 7 == 0,
+        root: Some(true),
+        own_namespaces: vec!["/proc/1/ns/net".into(), "/proc/self/ns/pid".into()],
+        setgroups_denied: rootless,
         initial_userns: !rootless,
         page: 4096,
     };

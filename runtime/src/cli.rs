@@ -7,6 +7,7 @@ pub mod examples;
 mod table;
 
 use crate::error::{Error, Kind, Result};
+use crate::log::Log;
 use crate::text;
 use std::collections::BTreeMap;
 pub use table::{switch, tool, value, Command, Flag, COMMANDS, GLOBAL, TOOLS};
@@ -33,6 +34,22 @@ impl Args {
     pub fn number<T: std::str::FromStr>(&self, name: &str) -> Result<Option<T>> {
         let Some(text) = self.value(name) else { return Ok(None) };
         text.parse().map(Some).map_err(|_| usage(format!("invalid value {text:?} for flag --{name}: not a number")))
+    }
+    /// The log that the global flags ask for; an empty value is none.
+    ///
+    /// # Errors
+    /// A format that there is not.
+    pub fn log(&self) -> std::result::Result<Log, String> {
+        let given = |name: &str| self.value(name).filter(|v| !v.is_empty());
+        let json = match given("log-format").unwrap_or("text") {
+            "json" => true,
+            "text" => false,
+            other => return Err(format!("invalid log-format: {other:?}")),
+        };
+        let path = given("log").map(|p| text::path(p).into_owned());
+        let mut log = Log::new(path, json, self.is_set("debug"));
+        log.trace = given("trace").and_then(|to| to.strip_prefix("fd:")?.parse().ok());
+        Ok(log)
     }
 }
 

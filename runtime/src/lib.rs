@@ -1,35 +1,22 @@
-//! conex, a low-level OCI runtime: the data path `bundle → plan → host → child`, one module each.
+//! conex, a low-level OCI runtime: the data path `config.json → plan → host → child`, one crate each, none of which knows those
+//! after it but for the host, which starts the child.
 //!
-//! - [`bundle`] turns a directory into an [`oci::config::Spec`];
-//! - [`plan`] decides everything and touches nothing;
-//! - [`host`] acts on the host's side, [`child`] on the container's; neither decides;
-//! - [`verbs`] has one file per command.
+//! - [`plan`] reads a document, decides everything and touches nothing;
+//! - [`acts`] is what both sides do by descriptor;
+//! - [`child`] is the container's side, from clone to execve, [`host`] the host's; neither decides;
+//! - [`verbs`], here, has one file per command.
 #![forbid(unsafe_code)]
 
-pub mod acts;
-pub mod bundle;
-pub mod check;
-pub mod child;
 pub mod cli;
-pub mod dbus;
-pub mod end;
-pub mod error;
-pub mod host;
-pub mod identity;
-pub mod log;
-pub mod oci;
-pub mod plan;
-pub mod root;
-pub mod seccomp;
-pub mod state;
-pub mod sync;
-pub mod text;
 pub mod verbs;
 
-pub use error::{Error, Result};
+pub use conex_acts as acts;
+pub use conex_acts::{identity, log, root, sync};
+pub use conex_child as child;
+pub use conex_host as host;
+pub use conex_host::{bundle, dbus, end, state};
+pub use conex_plan as plan;
+pub use conex_plan::{check, error, oci, seccomp, text};
 
-/// The commit that this build is of, if the build was told.
-pub const REVISION: &str = match option_env!("CONEX_COMMIT") {
-    Some(commit) if !commit.is_empty() => commit,
-    _ => "unknown",
-};
+pub use error::{Error, Result};
+pub use plan::REVISION;

@@ -21,7 +21,7 @@ fn main() -> ExitCode {
             return ExitCode::from(1);
         }
     };
-    let log = match Log::of(&global) {
+    let log = match global.log() {
         Ok(log) => log,
         Err(e) => {
             eprintln!("{e}");
@@ -136,11 +136,7 @@ fn message(name: &str, e: &Error) -> String {
 
 fn version() -> String {
     let commit = conex::REVISION;
-    format!(
-        "conex version {}\ncommit: {commit}\nspec: {}\n",
-        env!("CARGO_PKG_VERSION"),
-        conex::oci::features::SPEC_VERSION
-    )
+    format!("conex version {}\ncommit: {commit}\nspec: {}\n", env!("CARGO_PKG_VERSION"), conex::oci::SPEC_VERSION)
 }
 
 /// A caller may have closed 0, 1 or 2; the next file to be opened would take that number and be mistaken for it.

@@ -88,8 +88,8 @@ impl Config {
     pub fn read(bundle: &Path) -> Result<Config> {
         let path = bundle.join("config.json");
         // A FIFO or a device there must not stop the shim.
-        let text = conex::bundle::read(&path, false).map_err(|e| status::invalid(e.to_string()))?;
-        serde_json::from_str(&conex::text::from_bytes(&text)).call(|| path.display().to_string())
+        let text = conex_host::bundle::read(&path, false).map_err(|e| status::invalid(e.to_string()))?;
+        serde_json::from_str(&conex_plan::text::from_bytes(&text)).call(|| path.display().to_string())
     }
 
     /// How much output waits for a reader, in bytes a stream: as the annotation says, as the environment of containerd
@@ -227,12 +227,12 @@ impl Container {
 /// The cgroup directories of a process, by /proc/PID/cgroup and the mounts of this host.
 pub fn cgroups_of(pid: i32) -> Vec<PathBuf> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
-    let hierarchies = conex::acts::hierarchy::hierarchies();
+    let hierarchies = conex_acts::hierarchy::hierarchies();
     let mut out = Vec::new();
     for line in text.lines() {
         let mut parts = line.splitn(3, ':').skip(1);
         let (Some(controllers), Some(path)) = (parts.next(), parts.next()) else { continue };
-        let same = |h: &&conex::acts::hierarchy::Hierarchy| {
+        let same = |h: &&conex_acts::hierarchy::Hierarchy| {
             if h.v2 {
                 controllers.is_empty()
             } else {

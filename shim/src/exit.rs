@@ -109,7 +109,7 @@ fn leave(c: &Container, init: &Process, exit: Exit, kills: u64) {
         "pid": init.pid.get(), "startTime": init.start_time.get(), "exitCode": exit.status, "exitedAt": nanos, "oomKills": kills,
     });
     let bundle = &c.runtime.bundle;
-    let (whole, part) = (bundle.join(conex::end::LEFT), bundle.join(".exit.json"));
+    let (whole, part) = (bundle.join(conex_host::end::LEFT), bundle.join(".exit.json"));
     let _ = std::fs::remove_file(&part);
     let made = std::fs::OpenOptions::new().write(true).create_new(true).open(&part);
     let written = made.and_then(|mut file| std::io::Write::write_all(&mut file, text.to_string().as_bytes()));

@@ -1,8 +1,8 @@
 //! Mounts of a rootfs with mapped ids: `uidmap=0:100000:65536[,…]`, `gidmap=…` (mount_setattr(2), Linux 5.12).
 
 use crate::status::{invalid, Call, Result};
-use conex::oci::config::IdMapping;
-use conex::plan::namespaces::Maps;
+use conex_plan::namespaces::Maps;
+use conex_plan::oci::config::IdMapping;
 use conex_sys::mount::{mount_setattr, move_mount, open_tree_clone, MountAttr, ATTR_IDMAP};
 use nix::fcntl::{open, OFlag};
 use nix::sys::stat::Mode;
@@ -22,7 +22,7 @@ pub fn namespace(options: &[String]) -> Result<Option<OwnedFd>> {
     match (maps.uid.is_empty(), maps.gid.is_empty()) {
         (true, true) => Ok(None),
         (false, false) => {
-            conex::host::userns::namespace_with(&maps).call(|| "user namespace of the mapping".into()).map(Some)
+            conex_host::userns::namespace_with(&maps).call(|| "user namespace of the mapping".into()).map(Some)
         }
         _ => Err(invalid("mount options: uidmap and gidmap must be given together")),
     }

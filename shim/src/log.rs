@@ -44,7 +44,7 @@ pub fn write(level: Level, message: &str, fields: &[(&str, &str)]) {
         Level::Warning => "warning",
         Level::Error => "error",
     };
-    let time = conex::log::rfc3339(std::time::SystemTime::now(), 9);
+    let time = conex_acts::log::rfc3339(std::time::SystemTime::now(), 9);
     let mut line = format!("time=\"{time}\" level={name} msg={message:?}");
     for (key, value) in fields.iter().filter(|(_, v)| !v.is_empty()) {
         line += &format!(" {key}={value:?}");

@@ -122,7 +122,7 @@ fn checked(
 ) -> Result<Vec<(String, &str)>> {
     let mut out = Vec::new();
     for (key, value) in list {
-        let own = match conex::plan::namespaces::sysctl_namespace(key) {
+        let own = match conex_plan::namespaces::sysctl_namespace(key) {
             Some((path, libc::CLONE_NEWNET)) if network => path,
             Some((path, libc::CLONE_NEWIPC)) if ipc => path,
             _ => {

@@ -114,7 +114,7 @@ impl Process {
     /// afterwards, because a server that takes over knows the number from a document.
     pub fn pidfd(&self) -> Result<OwnedFd> {
         let fd = crate::reap::pidfd(self.pid.get())?;
-        let same = conex::identity::proc_stat(self.pid.get()).is_some_and(|s| s.1 == self.start_time.get());
+        let same = conex_acts::identity::proc_stat(self.pid.get()).is_some_and(|s| s.1 == self.start_time.get());
         same.then_some(fd).ok_or_else(|| not_found("process already finished"))
     }
 
@@ -131,7 +131,7 @@ mod tests {
     fn a_number_alone_is_no_process() {
         let own = Process::new("", Stdio::default(), Vec::new());
         own.pid.set(std::process::id() as i32);
-        own.start_time.set(conex::identity::proc_stat(own.pid.get()).unwrap().1);
+        own.start_time.set(conex_acts::identity::proc_stat(own.pid.get()).unwrap().1);
         assert!(own.pidfd().is_ok());
         own.start_time.set(own.start_time.get() + 1);
         assert_eq!(own.pidfd().unwrap_err().code, crate::status::NOT_FOUND);

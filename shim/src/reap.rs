@@ -152,7 +152,7 @@ impl Reaper {
             let status = match proc::pidfd_exit_status(pidfd.as_fd()) {
                 Ok(Some(wait)) if libc::WIFSIGNALED(wait) => 128 + libc::WTERMSIG(wait) as u32,
                 Ok(Some(wait)) => libc::WEXITSTATUS(wait) as u32,
-                _ if conex::identity::proc_stat(pid).is_some_and(|(letter, _)| letter == 'Z') => continue,
+                _ if conex_acts::identity::proc_stat(pid).is_some_and(|(letter, _)| letter == 'Z') => continue,
                 _ => break,
             };
             return Exit { status, at: SystemTime::now() };

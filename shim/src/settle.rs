@@ -6,7 +6,7 @@ use crate::process::{Process, Stage};
 use crate::runtime::Streams;
 use crate::service::Service;
 use crate::status::{Call, Result};
-use conex::identity::proc_stat;
+use conex_acts::identity::proc_stat;
 use conex_proto::events;
 use serde::Deserialize;
 use std::ffi::OsStr;

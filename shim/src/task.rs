@@ -200,7 +200,7 @@ impl Service {
         self.reaper.add(pid);
         p.io().begin(&owner);
         p.pid.set(pid);
-        p.start_time.set(conex::identity::identity(pid).start_time);
+        p.start_time.set(conex_acts::identity::identity(pid).start_time);
         if let Some(socket) = socket {
             let master = socket.receive().await?;
             p.io().attach(&p.stdio, &owner, master).await?;

@@ -137,7 +137,7 @@ fn denied_calls_are_told_at_the_end() {
     assert_eq!(std::fs::read_dir(&place).unwrap().count(), 0, "a directory is left");
     // An allow-list.
     *b.at("process.args") = json!(["/bin/sh", "-c", "mkdir /tmp/b; umount /proc; exit 5"]);
-    let names: Vec<&str> = include_str!("../../runtime/src/seccomp/table.rs")
+    let names: Vec<&str> = include_str!("../../runtime/plan/src/seccomp/table.rs")
         .lines()
         .filter_map(|l| l.trim().strip_prefix("(\"")?.split('"').next())
         .filter(|n| !matches!(*n, "umount2" | "umount" | "oldumount"))

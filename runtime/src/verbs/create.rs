@@ -5,7 +5,7 @@ use super::Env;
 use crate::bundle::show::Level;
 use crate::bundle::{self, Bundle};
 use crate::error::{Context, Error, Kind, Named, Result};
-use crate::host::facts::Facts;
+use crate::host::facts;
 use crate::host::{self, listener, notify, undo, Container, Start};
 use crate::identity::identity;
 use crate::log::notice_block;
@@ -116,7 +116,7 @@ pub fn absolute(path: &Path) -> Result<PathBuf> {
 
 /// Plans and makes the container; on return its init waits for `Created`. Nothing is left behind on failure.
 pub fn make(env: &mut Env, request: &Request, start: Start) -> Result<Made> {
-    let facts = Facts::read(&request.bundle.spec);
+    let facts = facts::read(&request.bundle.spec, &request.bundle.path);
     let plan = request
         .bundle
         .judge(plan::make(&request.bundle.spec, &request.options, &facts))
@@ -151,7 +151,7 @@ pub fn make(env: &mut Env, request: &Request, start: Start) -> Result<Made> {
 /// All problems in one error; on a terminal they are shown one by one instead, each with its line.
 fn told(env: &mut Env, bundle: &Bundle, errors: Vec<Error>) -> Error {
     if env.log.to_terminal() {
-        let blocks = errors.iter().map(|e| bundle.block(Level::Error, e));
+        let blocks = errors.iter().map(|e| bundle::block(bundle, Level::Error, e));
         env.log.show_instead(blocks.collect::<Vec<_>>().join("\n"));
     }
     bundle::join(bundle.locate(errors))
@@ -162,7 +162,7 @@ fn warn<'a>(env: &mut Env, bundle: &Bundle, warnings: impl Iterator<Item = &'a E
     if env.log.to_terminal() {
         // Somebody is watching: they hear of it before the container has its say.
         for w in &warnings {
-            notice_block(&bundle.block(Level::Warning, w));
+            notice_block(&bundle::block(bundle, Level::Warning, w));
         }
         return;
     }

@@ -103,7 +103,7 @@ fn guess(entry: &Entry) -> (State, Option<Error>) {
     let root = spec.root.as_ref().map_or("", |r| r.path.as_str());
     let root = entry.read_link(BUNDLE).map(|bundle| bundle.join(root));
     let options = crate::plan::Options { id: entry.id.clone(), ..crate::plan::Options::default() };
-    let facts = crate::host::facts::Facts::read(&spec);
+    let facts = crate::host::facts::read(&spec, std::path::Path::new(""));
     let linux = spec.linux.unwrap_or_default();
     let mut check = crate::check::Check::default();
     let planned = crate::plan::cgroup::make(&linux, &spec.annotations.0, &options, &facts, &mut check);

@@ -9,7 +9,7 @@ use crate::cli::Args;
 use crate::error::{Context, Error, Kind, Result};
 use crate::host;
 use crate::host::exec::{spawn, Exec};
-use crate::host::facts::Facts;
+use crate::host::facts;
 use crate::host::foreground::{self, RawTerminal};
 use crate::identity::pidfd;
 use crate::oci::config::{Capabilities, List, Process, Spec};
@@ -213,13 +213,13 @@ fn plan(
     state: &State,
     bad: Vec<Error>,
 ) -> Result<(process::Process, Vec<Error>)> {
-    let facts = Facts::read(&Spec::default());
+    let facts = facts::read(&Spec::default(), std::path::Path::new(""));
     let linux = spec.linux.clone().unwrap_or_default();
     let maps = (!linux.uid_mappings.is_empty())
         .then(|| Maps { uid: linux.uid_mappings.0.clone(), gid: linux.gid_mappings.0.clone() });
     let mut check = Check::default();
     let mut p = process::one(wanted, "process", &facts, maps.as_ref(), &mut check);
-    p.seccomp = linux.seccomp.as_ref().and_then(|s| crate::seccomp::plan(s, &facts, &mut check));
+    p.seccomp = linux.seccomp.as_ref().and_then(|s| crate::seccomp::plan(s, &mut check));
     if let Some(filter) = &p.seccomp {
         crate::seccomp::needed(filter, p.no_new_privileges, !p.capabilities.ambient.is_empty(), &mut check);
     }

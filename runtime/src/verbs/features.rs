@@ -3,7 +3,7 @@
 use crate::error::Result;
 
 pub fn main() -> Result<i32> {
-    super::state::print_json(&crate::oci::features::document())?;
+    super::state::print_json(&crate::plan::features::document())?;
     super::print("\n")?;
     Ok(0)
 }

@@ -91,7 +91,8 @@ pub fn executed(channel: &Channel, confined: Option<Identity>) -> Result<()> {
         words = Some(memory);
         message = channel.receive()?;
     }
-    if let Some(e) = words.filter(|_| message.is_none()).and_then(|memory| crate::sync::read_words(memory.as_fd())) {
+    if let Some(e) = words.filter(|_| message.is_none()).and_then(|memory| crate::sync::read_words(memory.as_fd()))
+    {
         return Err(e);
     }
     match message {

@@ -31,7 +31,7 @@ impl<'a> Document<'a> {
     pub fn new(state: &'a State, status: Status, owner: String) -> Self {
         let pid = if status == Status::Stopped { 0 } else { state.init.map_or(0, |i| i.pid) };
         Document {
-            oci_version: crate::oci::features::SPEC_VERSION,
+            oci_version: crate::oci::SPEC_VERSION,
             id: &state.id,
             pid,
             status: status.name(),

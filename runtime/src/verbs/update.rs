@@ -8,7 +8,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::host::cgroup::before::put_back;
 use crate::host::cgroup::systemd::Manager;
 use crate::host::cgroup::Group;
-use crate::host::facts::Facts;
+use crate::host::facts;
 use crate::host::rdt;
 use crate::oci::config::*;
 use crate::plan;
@@ -35,7 +35,7 @@ pub fn main(env: &mut Env) -> Result<i32> {
     };
     let spec =
         Spec { linux: Some(Linux { resources: Some(resources.clone()), ..Linux::default() }), ..Spec::default() };
-    let facts = Facts::read(&spec);
+    let facts = facts::read(&spec, std::path::Path::new(""));
     let mut check = Check::default();
     let writes = plan::cgroup::writes(&resources, &facts.cgroup, &mut check);
     let checked = check.finish().map_err(|errors| bundle::locate(&text, errors));

@@ -5,7 +5,6 @@ mod host;
 mod times;
 
 use crate::Env;
-use conex::bundle::show;
 use conex::error::Result;
 use conex::verbs::print;
 use serde_json::json;
@@ -59,7 +58,7 @@ pub fn main(env: &Env) -> Result<i32> {
     all.extend(times::all());
     print(&match env.args.is_set("json") {
         true => as_json(&all),
-        false => as_text(&all, show::colour(std::io::stdout().is_terminal())),
+        false => as_text(&all, conex::log::colour(std::io::stdout().is_terminal())),
     })?;
     let vital = |f: &Finding| f.verdict == Verdict::Missing && ["kernel", "namespaces"].contains(&f.area);
     Ok(i32::from(all.iter().any(vital)))

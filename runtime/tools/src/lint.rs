@@ -4,7 +4,7 @@ use crate::{danger, schema, values, Env};
 use conex::bundle::show::{self, Level, Place};
 use conex::bundle::{self, Bundle};
 use conex::error::{Context, Error, Kind, Result};
-use conex::host::facts::Facts;
+use conex::host::facts;
 use conex::plan::{self, Options};
 use conex::text;
 use conex::verbs::print;
@@ -83,7 +83,7 @@ fn syntax(file: &Path, e: Error) -> Result<Problem> {
 }
 
 fn look(bundle: &Bundle) -> Vec<Problem> {
-    let facts = Facts::read(&bundle.spec);
+    let facts = facts::read(&bundle.spec, &bundle.path);
     let options = Options { id: "lint".into(), bundle: bundle.path.clone(), ..Options::default() };
     let (errors, warnings) = plan::judge(&bundle.spec, &options, &facts);
     let later =
@@ -129,7 +129,7 @@ fn count(problems: &[Problem]) -> String {
 fn as_blocks(problems: &[Problem], name: &str) -> String {
     let mut out = String::new();
     for p in problems {
-        out += &show::block_at(p.level, &p.message, name, p.place.as_ref(), show::colour(true));
+        out += &show::block_at(p.level, &p.message, name, p.place.as_ref(), conex::log::colour(true));
         out += &p.help().map_or(String::new(), |h| format!("   = help: {h}\n"));
         out.push('\n');
     }

@@ -3,7 +3,6 @@
 
 use conex::cli;
 use conex::error::{Error, Kind, Result};
-use conex::log::Log;
 use conex::text;
 use conex_tools::{dispatch, program, trace, Env};
 use std::ffi::OsString;
@@ -64,7 +63,7 @@ fn run(argv: &[String]) -> Result<u8> {
             return Ok(1);
         }
     };
-    let log = Log::of(&global).map_err(|e| Error::new(Kind::Invalid, e))?;
+    let log = global.log().map_err(|e| Error::new(Kind::Invalid, e))?;
     // All that precedes the command.
     let before = argv_len - rest.len();
     let root = conex::verbs::root(&global)?;

@@ -60,12 +60,12 @@ impl Logger {
         let path = decode(path);
         trusted(&path)?;
         let (ready, theirs) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).call(|| "pipe2".into())?;
-        let mut command = Command::new(conex::text::os(&path));
+        let mut command = Command::new(conex_plan::text::os(&path));
         for pair in query.split('&').filter(|p| !p.is_empty()) {
             let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-            command.arg(conex::text::os(&decode(key)));
+            command.arg(conex_plan::text::os(&decode(key)));
             if !value.is_empty() {
-                command.arg(conex::text::os(&decode(value)));
+                command.arg(conex_plan::text::os(&decode(value)));
             }
         }
         command.env_clear().env("CONTAINER_ID", &owner.id).env("CONTAINER_NAMESPACE", &owner.namespace);
@@ -122,7 +122,7 @@ fn trusted(path: &str) -> Result<()> {
     if !path.starts_with('/') {
         return Err(invalid(format!("binary://{path}: not an absolute path")));
     }
-    let meta = std::fs::metadata(conex::text::path(path)).call(|| format!("stat({path})"))?;
+    let meta = std::fs::metadata(conex_plan::text::path(path)).call(|| format!("stat({path})"))?;
     if meta.uid() != nix::unistd::geteuid().as_raw() || meta.mode() & 0o022 != 0 {
         return Err(invalid(format!(
             "binary://{path}: must belong to the shim's user and be writable for nobody else"
@@ -131,7 +131,7 @@ fn trusted(path: &str) -> Result<()> {
     Ok(())
 }
 
-/// Percent-encoding, with + for a space. What is no UTF-8 is kept as [`conex::text`] does.
+/// Percent-encoding, with + for a space. What is no UTF-8 is kept as [`conex_plan::text`] does.
 fn decode(text: &str) -> String {
     let mut out = Vec::new();
     let mut bytes = text.bytes();
@@ -153,7 +153,7 @@ fn decode(text: &str) -> String {
             b => out.push(b),
         }
     }
-    conex::text::from_bytes(&out).into_owned()
+    conex_plan::text::from_bytes(&out).into_owned()
 }
 
 #[cfg(test)]
@@ -162,6 +162,6 @@ mod tests {
     fn percent_encoding() {
         assert_eq!(super::decode("a%20b+c%2Fd%zz%4"), "a b c/d%zz%4");
         use std::os::unix::ffi::OsStrExt;
-        assert_eq!(conex::text::os(&super::decode("%ff=%C3%BC")).as_bytes(), b"\xff=\xc3\xbc");
+        assert_eq!(conex_plan::text::os(&super::decode("%ff=%C3%BC")).as_bytes(), b"\xff=\xc3\xbc");
     }
 }

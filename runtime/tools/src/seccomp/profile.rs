@@ -3,7 +3,6 @@
 use conex::bundle;
 use conex::check::Check;
 use conex::error::{Error, Kind, Result};
-use conex::host::facts::Facts;
 use conex::oci::config;
 use conex::seccomp::{self, bpf, compile, Abi, Arg, Op, Rule, ACTION_MASK};
 use serde_json::{json, Value};
@@ -130,7 +129,7 @@ fn newer() -> String {
 
 fn planned(config: &config::Seccomp) -> Result<seccomp::Profile> {
     let mut check = Check::default();
-    let filter = seccomp::plan(config, &Facts::read(&config::Spec::default()), &mut check);
+    let filter = seccomp::plan(config, &mut check);
     if let Some(e) = check.errors.into_iter().next() {
         return Err(e);
     }

@@ -1,0 +1,121 @@
+//! The cgroup hierarchies of the host, and what mountinfo says.
+
+use crate::error::{Context, Result};
+pub use crate::plan::hierarchy::Hierarchy;
+use nix::sys::statfs::{statfs, CGROUP2_SUPER_MAGIC, CGROUP_SUPER_MAGIC};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+/// The hierarchies in the order in which they are mounted; on a pure v2 host only one.
+pub fn hierarchies() -> Vec<Hierarchy> {
+    let unified = Path::new("/sys/fs/cgroup");
+    if statfs(unified).is_ok_and(|s| s.filesystem_type() == CGROUP2_SUPER_MAGIC) {
+        return vec![v2(unified.to_path_buf())];
+    }
+    let text = crate::read_text("/proc/self/mountinfo").unwrap_or_default();
+    // In a container a mount can be covered by a later one: its path leads elsewhere.
+    parse_mountinfo(&text, |path| {
+        let magic = statfs(path).map(|s| s.filesystem_type());
+        magic.is_ok_and(|m| m == CGROUP_SUPER_MAGIC || m == CGROUP2_SUPER_MAGIC)
+    })
+}
+
+fn v2(mount_point: PathBuf) -> Hierarchy {
+    let text = std::fs::read_to_string(mount_point.join("cgroup.controllers")).unwrap_or_default();
+    Hierarchy { mount_point, controllers: text.split_whitespace().map(str::to_string).collect(), v2: true }
+}
+
+/// proc_pid_mountinfo(5): `id parent dev root mountpoint options fields… - type source superoptions`. `reachable`: whether
+/// the path leads to a cgroup file system.
+pub fn parse_mountinfo(text: &str, reachable: impl Fn(&Path) -> bool) -> Vec<Hierarchy> {
+    let mut out: Vec<Hierarchy> = Vec::new();
+    for line in text.lines().filter(|l| l.contains(" - cgroup")) {
+        let Some((head, tail)) = line.split_once(" - ") else {
+            continue;
+        };
+        let Some(mount_point) = head.split(' ').nth(4) else {
+            continue;
+        };
+        let mut tail = tail.split(' ');
+        let (kind, options) = (tail.next().unwrap_or(""), tail.nth(1).unwrap_or(""));
+        let mount_point = PathBuf::from(unescape(mount_point));
+        let found = match kind {
+            "cgroup2" => v2(mount_point),
+            "cgroup" => {
+                let known = |o: &&str| {
+                    !matches!(
+                        *o,
+                        "rw" | "ro"
+                            | "xattr"
+                            // SELinux tells that the files have labels of their own.
+                            | "seclabel"
+                            | "clone_children"
+                            | "noprefix"
+                            | "none"
+                            | "cpuset_v2_mode"
+                            | "favordynmods"
+                            | "nofavordynmods"
+                    ) && !o.starts_with("release_agent=")
+                };
+                let controllers = options.split(',').filter(known).map(str::to_string).collect();
+                Hierarchy { mount_point, controllers, v2: false }
+            }
+            _ => continue,
+        };
+        // A hierarchy can be mounted twice, in a container's rootfs for example; the first mount is the host's.
+        let known = out.iter().any(|h| h.v2 == found.v2 && (found.v2 || h.controllers == found.controllers));
+        if !known && reachable(&found.mount_point) {
+            out.push(found);
+        }
+    }
+    out
+}
+
+/// mountinfo writes space, tab, newline and backslash as octal.
+pub fn unescape(text: &str) -> std::ffi::OsString {
+    let mut out = Vec::new();
+    let bytes = crate::text::bytes(text);
+    let mut i = 0;
+    while i < bytes.len() {
+        let octal = bytes.get(i + 1..i + 4).and_then(|d| std::str::from_utf8(d).ok());
+        match (bytes[i], octal.and_then(|d| u8::from_str_radix(d, 8).ok())) {
+            (b'\\', Some(byte)) => {
+                out.push(byte);
+                i += 4;
+            }
+            (byte, _) => {
+                out.push(byte);
+                i += 1;
+            }
+        }
+    }
+    std::os::unix::ffi::OsStringExt::from_vec(out)
+}
+
+/// Moves the calling process, which has one thread, into the cgroups of these `tasks` files.
+pub fn enter(tasks: &[(String, OwnedFd)]) -> Result<()> {
+    tasks.iter().try_for_each(|(path, fd)| {
+        let written = nix::unistd::write(fd, b"0").map(drop);
+        written.call(|| format!("write({path}/tasks, 0)")).map_err(|e| e.at("linux.cgroupsPath"))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mountinfo_of_a_v1_host() {
+        let text = "29 24 0:26 / /covered rw,relatime - cgroup cgroup rw,cpu,cpuacct\n\
+                    30 24 0:26 / /sys/fs/cgroup/cpu,cpuacct rw,relatime - cgroup cgroup rw,cpu,cpuacct\n\
+                    31 24 0:27 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,xattr,name=systemd\n\
+                    32 24 0:28 / /x\\040y rw - ext4 /dev/vda rw\n\
+                    33 24 0:26 / /again rw - cgroup cgroup rw,cpu,cpuacct\n";
+        let found = parse_mountinfo(text, |path| !path.ends_with("covered"));
+        assert_eq!(found.len(), 2);
+        assert_eq!(found[0].controllers, ["cpu", "cpuacct"]);
+        assert!(found[0].mount_point.ends_with("cgroup/cpu,cpuacct"));
+        assert_eq!(found[1].controllers, ["name=systemd"]);
+        assert_eq!(unescape("/x\\040y"), "/x y");
+    }
+}

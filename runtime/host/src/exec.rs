@@ -1,0 +1,311 @@
+//! A further process in a running container.
+
+use super::cgroup::Group;
+use super::{rlimits, Container};
+use crate::child::{process, Report};
+use crate::error::{Context, Error, Kind, Named, Result};
+use crate::identity::adopted;
+use crate::plan::namespaces::KINDS;
+use crate::plan::process::Process;
+use crate::seccomp::Filter;
+use crate::state::State;
+use crate::sync::{pair, Channel, Message};
+use conex_sys::clone::{clone3, exit_now, Forked};
+use conex_sys::{proc, sched};
+use nix::fcntl::OFlag;
+use nix::sys::stat::{stat, Mode};
+use nix::unistd::Pid;
+use std::convert::Infallible;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::PathBuf;
+
+pub struct Exec<'a> {
+    pub process: &'a Process,
+    pub state: &'a State,
+    /// A verified pidfd of the container's init.
+    pub init: OwnedFd,
+    pub root: &'a std::path::Path,
+    /// `--ignore-paused`: it starts when the container is resumed.
+    pub ignore_paused: bool,
+    /// `--cgroup`: directories below the container's, by hierarchy; empty for the container's own.
+    pub sub_cgroups: Vec<(Vec<String>, PathBuf)>,
+}
+
+/// Starts the process, up to where its program could be executed.
+pub fn spawn(exec: &Exec) -> Result<Container> {
+    // Born in the v2 cgroup, nobody has to move it there (see [`Group::tasks`]). Its initial affinity, though, lasts until
+    // it joins; and a cgroup that has reached its pids limit takes what is moved into it, but no fork: for a moment there
+    // are two.
+    let group = cgroup(exec)?;
+    let born = exec.process.affinity.0.is_none() && super::facts::host_root() && group.has_room_for(2);
+    match attempt(exec, &group, born) {
+        Err(e) if born && e.errno == Some(nix::errno::Errno::EAGAIN) => attempt(exec, &group, false),
+        other => other,
+    }
+}
+
+fn attempt(exec: &Exec, group: &Group, born: bool) -> Result<Container> {
+    if !exec.ignore_paused {
+        group.check_thawed()?;
+    }
+    let program = exec.process.seccomp.as_ref().map(|filter| compiled(exec.root, filter)).transpose()?;
+    let flags = foreign_namespaces(exec.state)?;
+    let (ours, theirs) = pair()?;
+    let into = group.unified().filter(|_| born).map(|d| d.as_fd());
+    let Forked::Parent { pidfd, .. } = (match crate::acts::clone::clone_into(0, into).call(|| "clone3")? {
+        Forked::Child => {
+            drop(ours);
+            join(exec, flags, theirs, program);
+        }
+        parent => parent,
+    }) else {
+        return Err(Error::new(Kind::System, "clone3 returned twice"));
+    };
+    crate::log::step(|| "made the process that joins");
+    drop(theirs);
+    let step = "joining the container";
+    // Killed between its clone and its word (the container's memory limit holds for it), it leaves a clone that waits: the
+    // end of our side ends it.
+    let mut freezer = super::freezer::Freezer::of(Some(group).filter(|_| !exec.ignore_paused));
+    let hopped = match ours.ready(pidfd.as_fd(), &mut || freezer.look()) {
+        Ok(true) => ours.expect(step, |m| match m {
+            Message::Hopped(pidfd) => Ok(pidfd),
+            other => Err(other),
+        }),
+        Ok(false) => Err(Error::new(Kind::System, format!("the other side died during {step}"))),
+        Err(e) => {
+            // Frozen, it is killed all the same (v2), or when it is thawed (v1): it is not waited for.
+            let _ = proc::pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL);
+            return Err(e);
+        }
+    };
+    let _ = proc::wait_pidfd(pidfd.as_fd(), false);
+    let pidfd = hopped.map_err(|e| explain(e, group))?;
+    let mut c = Container { pid: Pid::from_raw(0), pidfd, sync: ours, terminal: None, warnings: Vec::new() };
+    let talked = adopted(c.pidfd.as_fd()).and_then(|pid| {
+        c.pid = pid;
+        converse(exec, &mut c, group)
+    });
+    match talked {
+        Ok(()) => Ok(c),
+        Err(e) => {
+            c.end();
+            Err(explain(e, group))
+        }
+    }
+}
+
+fn explain(mut e: Error, group: &Group) -> Error {
+    if e.what.starts_with("the other side died") && group.oom_kills() > 0 {
+        e.what += " (possibly OOM-killed)";
+    }
+    e
+}
+
+fn compiled(root: &std::path::Path, filter: &Filter) -> Result<Vec<conex_sys::seccomp::Insn>> {
+    let dir = nix::fcntl::open(root, OFlag::O_DIRECTORY | OFlag::O_CLOEXEC | OFlag::O_RDONLY, Mode::empty()).ok();
+    crate::programs::program(dir.as_ref().map(|d| d.as_fd()), &filter.profile)
+}
+
+/// The namespaces of init that are not ours, as flags: setns refuses to join one's own user namespace.
+fn foreign_namespaces(state: &State) -> Result<i32> {
+    let pid = state.init.map_or(0, |i| i.pid);
+    let mut flags = 0;
+    for (_, file, flag) in KINDS {
+        let theirs = match stat(format!("/proc/{pid}/ns/{file}").as_str()) {
+            // A kernel without that kind.
+            Err(nix::errno::Errno::ENOENT) => continue,
+            other => other.call(|| format!("stat(/proc/{pid}/ns/{file})"))?,
+        };
+        let ours = stat(format!("/proc/self/ns/{file}").as_str()).call(|| format!("stat(/proc/self/ns/{file})"))?;
+        if theirs.st_ino != ours.st_ino {
+            flags |= flag;
+        }
+    }
+    Ok(flags)
+}
+
+/// The container's cgroups, or those below it that were asked for. No process of a container runs outside: without a limit
+/// or a device rule that the document asks for.
+fn cgroup(exec: &Exec) -> Result<Group> {
+    let mut group = match Group::open_all(&exec.state.cgroups) {
+        // On a host with nothing but v2 init may have moved on, and its directory may be removed behind it (a container
+        // that runs systemd). Then the process joins init.
+        Err(e) if exec.sub_cgroups.is_empty() => own_cgroup_of_init(exec).ok_or(e)?,
+        other => other?,
+    };
+    // The v2 hierarchy has no name, as in /proc/PID/cgroup.
+    let named = |d: &super::cgroup::Dir, c: &String| if c.is_empty() { d.hierarchy.v2 } else { d.hierarchy.has(c) };
+    for (controllers, _) in &exec.sub_cgroups {
+        if let Some(unknown) = controllers.iter().find(|c| !group.dirs.iter().any(|d| named(d, c))) {
+            let what = format!("--cgroup: the container is in no hierarchy with the controller {unknown:?}");
+            return Err(Error::new(Kind::Invalid, what));
+        }
+    }
+    for dir in &mut group.dirs {
+        // Two controllers of one hierarchy mean the same directory.
+        let mut wanted = exec
+            .sub_cgroups
+            .iter()
+            .filter(|(list, _)| list.is_empty() || list.iter().any(|c| named(dir, c)))
+            .map(|(_, sub)| crate::root::clean(sub));
+        let Some(sub) = wanted.next() else { continue };
+        if let Some(other) = wanted.find(|other| *other != sub) {
+            let (at, a, b) = (dir.path.display(), sub.display(), other.display());
+            return Err(Error::new(Kind::Invalid, format!("--cgroup: both {a:?} and {b:?} below {at}")));
+        }
+        let path = dir.path.join(sub);
+        dir.fd = nix::fcntl::open(&path, OFlag::O_DIRECTORY | OFlag::O_CLOEXEC | OFlag::O_RDONLY, Mode::empty())
+            .call(|| format!("--cgroup: open({})", path.display()))?;
+        dir.path = path;
+    }
+    Ok(group)
+}
+
+/// The v2 cgroup that init is in, if that is all that the container has.
+fn own_cgroup_of_init(exec: &Exec) -> Option<Group> {
+    let [h] = super::facts::hierarchies() else { return None };
+    let path = h.mount_point.join(path_of_init(exec).filter(|_| h.v2)?);
+    Group::open_all(&[path]).ok()
+}
+
+/// Where init is in the v2 hierarchy, relative to its root; never the root itself.
+fn path_of_init(exec: &Exec) -> Option<PathBuf> {
+    let init = exec.state.init.unwrap_or_default();
+    let text = crate::acts::read_text(format!("/proc/{}/cgroup", init.pid)).ok()?;
+    let path = text.lines().find_map(|l| l.strip_prefix("0::/")).filter(|p| !p.is_empty())?;
+    // What was read can be another process's otherwise.
+    crate::identity::alive(init).then(|| crate::text::path(path).into_owned())
+}
+
+/// The first hop: enters every namespace of the container in one call, not yet visible inside, and clones the
+/// process from there. When the clone appears in the container's PID namespace, it has the container's root and
+/// nothing of the host any more (CVE-2016-9962).
+fn join(exec: &Exec, flags: i32, sync: Channel, program: Option<Vec<conex_sys::seccomp::Insn>>) -> ! {
+    let mut report = Report::new(sync);
+    let result = (|| -> Result<Infallible> {
+        nix::sys::stat::umask(Mode::empty());
+        if let (Some(mask), _) = &exec.process.affinity {
+            affinity(mask, exec, "initial")?;
+        }
+        // Non-dumpable across the join: setns into a user namespace and the clone keep it.
+        proc::set_dumpable(false).call(|| "prctl(PR_SET_DUMPABLE, 0)")?;
+        let _ = nix::unistd::setsid();
+        if flags & libc::CLONE_NEWNS == 0 {
+            // The container shares our mount namespace: its root is only a chroot, which setns does not bring.
+            let init = exec.state.init.unwrap_or_default();
+            let path = format!("/proc/{}/root", init.pid);
+            let root = nix::fcntl::open(
+                path.as_str(),
+                OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC,
+                Mode::empty(),
+            )
+            .call(|| format!("open({path})"))?;
+            if !crate::identity::alive(init) {
+                return Err(Error::new(Kind::Status, "cannot exec in a stopped container"));
+            }
+            nix::unistd::fchdir(&root).call(|| "fchdir(root of the container)")?;
+            nix::unistd::chroot(".").call(|| "chroot(root of the container)")?;
+        }
+        if flags & libc::CLONE_NEWUSER != 0 && !exec.process.keep_groups {
+            // Inside, it may be denied.
+            let _ = proc::setgroups(&[]);
+        }
+        if flags != 0 {
+            proc::setns(exec.init.as_fd(), flags).call(|| format!("setns(init, {flags:#x})"))?;
+        }
+        if flags & libc::CLONE_NEWUSER != 0 {
+            crate::child::identity::become_root(exec.process.keep_groups)?;
+        }
+        // setns with the mount namespace has made its root ours.
+        nix::unistd::chdir("/").call(|| "chdir(/)")?;
+        // Nothing of the host's may be open in the process that becomes visible inside, not even its own cgroup's
+        // directory: the host sends it the files that it enters by, when it is one whom nobody may look into. The log of
+        // --debug is the exception, which nobody but who has CAP_SYS_PTRACE over this process could reach.
+        let mut keep = exec.process.preserved.clone();
+        keep.push(report.sync()?.as_fd().as_raw_fd());
+        keep.extend(crate::log::inside());
+        conex_sys::fd::close_all_but(&keep);
+        match clone3(libc::CLONE_PARENT as u64, None).call(|| "clone3(CLONE_PARENT)")? {
+            Forked::Parent { pidfd, .. } => {
+                report.sync()?.send(&Message::Hopped(pidfd))?;
+                exit_now(0);
+            }
+            Forked::Child => {
+                report.wait_for_cgroups()?;
+                let _ = nix::unistd::setsid();
+                if let (_, Some(mask)) = &exec.process.affinity {
+                    affinity(mask, exec, "final")?;
+                }
+                process::exec(exec.process, &mut report, program)
+            }
+        }
+    })();
+    let Err(e) = result;
+    if let Ok(sync) = report.sync() {
+        let _ = sync.send(&Message::Failed(e));
+    }
+    exit_now(1)
+}
+
+fn affinity(mask: &[u64], exec: &Exec, name: &str) -> Result<()> {
+    sched::sched_setaffinity(mask)
+        .call(|| format!("sched_setaffinity({mask:x?})"))
+        .at(|| format!("{}.execCPUAffinity.{name}", exec.process.field))
+}
+
+fn converse(exec: &Exec, c: &mut Container, group: &Group) -> Result<()> {
+    let pid = c.pid.as_raw();
+    for dir in group.to_join(pid) {
+        let Err(e) = dir.join(pid) else { continue };
+        // A container that runs systemd or Docker has moved init deeper, where its own cgroup has no processes and
+        // takes none (EBUSY): then the process joins init. Not where somebody asked for this very cgroup.
+        let elsewhere = exec.sub_cgroups.is_empty() && dir.hierarchy.v2;
+        if !(elsewhere && (join_init(exec, pid) || attach(exec, pid, &e))) {
+            return Err(e);
+        }
+    }
+    if let Some(score) = exec.process.oom_score_adj {
+        super::oom_score(pid, score, &exec.process.field)?;
+    }
+    rlimits(pid, &exec.process.rlimits)?;
+    super::tell(c, &Message::Enter(group.tasks()?))?;
+    loop {
+        match c.next(Some(group).filter(|_| !exec.ignore_paused))? {
+            None => return Err(Error::new(Kind::System, "the other side died during its preparation")),
+            Some(Message::Failed(e)) => return Err(e),
+            Some(Message::Terminal(fd)) => c.terminal = Some(fd),
+            Some(Message::Notify(number)) => {
+                if let Some(l) = exec.process.seccomp.as_ref().and_then(|f| f.listener.as_ref()) {
+                    let s = exec.state;
+                    let document = crate::acts::hooks::StateDocument {
+                        id: &s.id,
+                        status: "running",
+                        pid: s.init.map_or(0, |i| i.pid),
+                        bundle: &s.bundle,
+                        annotations: &s.annotations,
+                    };
+                    super::listener::seccomp(l, number, c.pidfd.as_fd(), &document.json(), pid)?;
+                }
+            }
+            Some(Message::Ready) => break,
+            Some(other) => return Err(Error::new(Kind::System, format!("unexpected message {other:?}"))),
+        }
+    }
+    Ok(())
+}
+
+/// A user may not move a process between two subtrees that are both his; his manager may.
+fn attach(exec: &Exec, pid: i32, e: &Error) -> bool {
+    use nix::errno::Errno;
+    let Some(unit) = &exec.state.systemd_unit else { return false };
+    matches!(e.errno, Some(Errno::EACCES | Errno::EPERM))
+        && super::cgroup::systemd::Manager::connect(unit.user).and_then(|mut m| m.attach(&unit.name, pid)).is_ok()
+}
+
+fn join_init(exec: &Exec, pid: i32) -> bool {
+    let Some(path) = path_of_init(exec) else { return false };
+    let hierarchies = super::facts::hierarchies();
+    let procs = hierarchies.iter().filter(|h| h.v2).map(|h| h.mount_point.join(&path).join("cgroup.procs"));
+    procs.into_iter().any(|file| std::fs::write(file, pid.to_string()).is_ok())
+}

@@ -1,0 +1,345 @@
+//! Mounts, and which targets are allowed.
+
+use super::mount::{CgroupView, Idmap, Kind, Mount};
+use super::mount_options::{apply, is_super, maps_of};
+use super::namespaces::Namespaces;
+use super::Options;
+use crate::check::Check;
+use crate::facts::Facts;
+use crate::hierarchy::Hierarchy;
+use crate::oci::config::{self, Spec};
+use crate::text;
+use crate::text::clean;
+use conex_sys::mount::*;
+use std::path::Path;
+
+/// lxcfs puts these below /proc; anything else mounted there could forge what the runtime writes (CVE-2019-16884).
+const PROC_ALLOWED: [&str; 10] = [
+    "proc/cpuinfo",
+    "proc/diskstats",
+    "proc/meminfo",
+    "proc/stat",
+    "proc/swaps",
+    "proc/uptime",
+    "proc/loadavg",
+    "proc/slabinfo",
+    "proc/sys/kernel/ns_last_pid",
+    "proc/sys/crypto/fips_enabled",
+];
+
+pub(super) fn make(
+    spec: &Spec,
+    options: &Options,
+    namespaces: &Namespaces,
+    facts: &Facts,
+    check: &mut Check,
+) -> Vec<Mount> {
+    let label = spec.linux.as_ref().and_then(|l| l.mount_label.clone()).filter(|l| !l.is_empty());
+    if label.is_some() && !facts.selinux {
+        check.unsupported("linux.mountLabel", "selinux is disabled or not supported");
+    }
+    // crun's annotation, which Podman writes: `context` (the default), `fscontext`, `defcontext` or `rootcontext`.
+    let key = spec.annotations.get("run.oci.mount_context_type").map_or("context", String::as_str);
+    let known = ["context", "fscontext", "defcontext", "rootcontext"].contains(&key);
+    if !known {
+        let what = format!("{key:?}: expected context, fscontext, defcontext or rootcontext");
+        check.bad("annotations[\"run.oci.mount_context_type\"]", what);
+    }
+    let label = label.filter(|_| known).map(|l| (key.to_string(), l));
+    let mut out = Vec::with_capacity(spec.mounts.len() + 1);
+    for (i, m) in spec.mounts.iter().enumerate() {
+        let field = format!("mounts[{i}]");
+        out.extend(one(m, &field, options, namespaces, label.as_ref(), check));
+    }
+    if let Some(dir) = &options.notify_dir {
+        out.push(notify_mount(dir));
+    }
+    out
+}
+
+fn one(
+    m: &config::Mount,
+    field: &str,
+    options: &Options,
+    namespaces: &Namespaces,
+    label: Option<&(String, String)>,
+    check: &mut Check,
+) -> Option<Mount> {
+    let mut out = Mount {
+        field: field.to_string(),
+        destination: clean(&text::path(&m.destination)),
+        kind: Kind::Fs(m.kind.clone().unwrap_or_default()),
+        source: m.source.clone().unwrap_or_default(),
+        attr: MountAttr::default(),
+        recursive: MountAttr::default(),
+        propagation: Vec::new(),
+        data: Vec::new(),
+        tmpcopyup: false,
+        source_nofollow: false,
+        destination_nofollow: false,
+        copy_symlink: false,
+        idmap: None,
+        label: None,
+    };
+    for (i, option) in m.options.iter().enumerate() {
+        apply(&mut out, option, &format!("{field}.options[{i}]"), m, namespaces, check);
+    }
+    target(m, &out, field, check);
+    kind(&mut out, m, field, options, check)?;
+    idmap(&mut out, m, field, namespaces, check);
+    if let (Some(label), Kind::Fs(fs)) = (label, &out.kind) {
+        if !matches!(fs.as_str(), "proc" | "sysfs" | "mqueue") {
+            out.label = Some(label.clone());
+        }
+    }
+    Some(out)
+}
+
+fn target(m: &config::Mount, out: &Mount, field: &str, check: &mut Check) {
+    let field = format!("{field}.destination");
+    let dest = &out.destination;
+    if m.destination.is_empty() {
+        check.bad(field, "required");
+        return;
+    }
+    // runtime-spec: absolute; runc takes a relative one from the root and warns.
+    if !m.destination.starts_with('/') {
+        check.warn(field.clone(), format!("{:?} is not absolute; taken from the root", m.destination));
+    }
+    if dest.as_os_str().is_empty() {
+        check.bad(field, "a mount on / is not possible: it is the root file system");
+        return;
+    }
+    let below_proc = dest.starts_with("proc") && dest != Path::new("proc");
+    let is_bind = matches!(out.kind, Kind::Bind { .. });
+    let real = match &out.kind {
+        Kind::Fs(fs) => fs == "proc" || fs == "procfs",
+        // A bind of the host's own /proc, for containers in the host's PID namespace.
+        Kind::Bind { .. } => Path::new(&out.source) == Path::new("/proc"),
+        _ => false,
+    };
+    if dest == Path::new("proc") && !real && !matches!(out.kind, Kind::Remount) {
+        check.bad(field, "only procfs may be mounted on /proc");
+    } else if below_proc && !(is_bind && PROC_ALLOWED.iter().any(|p| dest == Path::new(p))) {
+        check.bad(field, format!("\"/{}\" cannot be mounted because it is inside /proc", dest.display()));
+    }
+}
+
+/// cgroup_v2 of the kernel's documentation, "Mounting".
+const CGROUP2_OPTIONS: [&str; 7] = [
+    "nsdelegate",
+    "favordynmods",
+    "nofavordynmods",
+    "memory_localevents",
+    "memory_recursiveprot",
+    "memory_hugetlb_accounting",
+    "pids_localevents",
+];
+
+fn kind(out: &mut Mount, m: &config::Mount, field: &str, options: &Options, check: &mut Check) -> Option<()> {
+    match &out.kind {
+        Kind::Bind { .. } => {
+            if out.source.is_empty() {
+                check.bad(format!("{field}.source"), "required for a bind mount");
+                return None;
+            }
+            // config.md: a relative source is relative to the bundle.
+            out.source = text::of_path(&options.bundle.join(text::path(&out.source)));
+            // mount(2): the kernel ignores options of the file system with a bind mount. One that restricts or redirects
+            // would be lost so; the flags of a superblock do neither.
+            let data: std::collections::HashSet<&str> = out.data.iter().map(|(name, _)| name.as_str()).collect();
+            let names = m.options.iter().map(|o| o.split('=').next().unwrap_or(o));
+            for (i, name) in names.enumerate().filter(|(_, name)| data.contains(name)) {
+                let field = format!("{field}.options[{i}]");
+                if is_super(name) {
+                    check.warn(
+                        field,
+                        format!("{name:?} is ignored: a bind mount takes no option of the file system"),
+                    );
+                } else {
+                    check.bad(field, format!("{name:?}: a bind mount takes no option of the file system"));
+                }
+            }
+        }
+        Kind::Fs(fs) if fs.is_empty() => {
+            check.bad(format!("{field}.type"), "required unless the mount is a bind mount (options bind, rbind)");
+            return None;
+        }
+        Kind::Fs(fs) if fs == "bind" => {
+            // runc fails here with "no such device" because the option is missing; say what is.
+            check.bad(
+                format!("{field}.type"),
+                "\"bind\" is no file system (no such device): add bind or rbind to options",
+            );
+            return None;
+        }
+        Kind::Fs(fs) if fs == "cgroup" => out.kind = Kind::Cgroup(Vec::new()),
+        _ => {}
+    }
+    let links = out.source_nofollow || out.destination_nofollow || out.copy_symlink;
+    if links && !matches!(out.kind, Kind::Bind { .. }) {
+        check.bad(
+            format!("{field}.options"),
+            "src-nofollow, dest-nofollow and copy-symlink are for bind mounts only",
+        );
+    }
+    if matches!(out.kind, Kind::Cgroup(_)) {
+        // Options of cgroup2's superblock, which the host has set: engines repeat them (containerd for privileged pods).
+        let hosts = |name: &str| is_super(name) || CGROUP2_OPTIONS.contains(&name);
+        for (name, _) in out.data.iter().filter(|(name, _)| !hosts(name)) {
+            check
+                .bad(format!("{field}.options"), format!("{name:?}: the host's cgroups are bound, with no option"));
+        }
+    }
+    if out.tmpcopyup && !matches!(&out.kind, Kind::Fs(fs) if fs == "tmpfs") {
+        check.bad(format!("{field}.options"), "tmpcopyup is for tmpfs only");
+    }
+    Some(())
+}
+
+/// config.md: `uidMappings` on a mount without `idmap` or `ridmap` mean `idmap`; both lists or none.
+fn idmap(out: &mut Mount, m: &config::Mount, field: &str, ns: &Namespaces, check: &mut Check) {
+    let lists = [("uidMappings", &m.uid_mappings), ("gidMappings", &m.gid_mappings)];
+    let given = lists.iter().filter(|(_, l)| !l.is_empty()).count();
+    if given == 1 {
+        let missing = if m.uid_mappings.is_empty() { "uidMappings" } else { "gidMappings" };
+        check.bad(format!("{field}.{missing}"), "uidMappings and gidMappings go together");
+    }
+    if given == 2 && out.idmap.is_none() {
+        out.idmap = Some(Idmap { recursive: false, maps: maps_of(m, ns) });
+    }
+    for (name, list) in lists {
+        super::namespaces::mapping_list(&format!("{field}.{name}"), list, ns.page, check);
+    }
+    let Some(map) = &out.idmap else { return };
+    if !matches!(out.kind, Kind::Bind { .. }) {
+        check.bad(format!("{field}.options"), "only a bind mount can be idmapped");
+    } else if map.maps.uid.is_empty() && !ns.joins(libc::CLONE_NEWUSER) {
+        check.bad(
+            format!("{field}.uidMappings"),
+            "an idmapped mount needs mappings or a user namespace with mappings",
+        );
+    }
+}
+
+fn notify_mount(dir: &Path) -> Mount {
+    Mount {
+        field: "NOTIFY_SOCKET".into(),
+        destination: "run/notify".into(),
+        kind: Kind::Bind { recursive: false },
+        source: text::of_path(dir),
+        attr: MountAttr { set: ATTR_NOSUID | ATTR_NODEV | ATTR_NOEXEC | ATTR_RDONLY, ..MountAttr::default() },
+        recursive: MountAttr::default(),
+        propagation: Vec::new(),
+        data: Vec::new(),
+        tmpcopyup: false,
+        source_nofollow: false,
+        destination_nofollow: false,
+        copy_symlink: false,
+        idmap: None,
+        label: None,
+    }
+}
+
+/// Fills in what a `cgroup` mount means on this host.
+///
+/// v1 and hybrid: the hierarchies are bound from the host's mounts, never mounted afresh: a fresh mount of a v1
+/// hierarchy makes the kernel walk every cgroup of the default tree.
+pub(super) fn resolve_cgroup(mounts: &mut [Mount], namespaces: &Namespaces, facts: &Facts) {
+    for m in mounts {
+        if !matches!(m.kind, Kind::Cgroup(_)) {
+            continue;
+        }
+        let unified = facts.cgroup.hierarchies.iter().all(|h| h.v2);
+        if unified && namespaces.private(libc::CLONE_NEWCGROUP) {
+            m.kind = Kind::Fs("cgroup2".into());
+            continue;
+        }
+        m.kind = Kind::Cgroup(facts.cgroup.hierarchies.iter().map(|h| view(h, unified)).collect());
+    }
+}
+
+fn view(h: &Hierarchy, unified: bool) -> CgroupView {
+    let name = match h.mount_point.file_name() {
+        Some(name) if !unified => name.to_string_lossy().into_owned(),
+        _ => String::new(),
+    };
+    // cpu,cpuacct is reached as cpu and as cpuacct.
+    let aliases = if name.contains(',') { name.split(',').map(str::to_string).collect() } else { Vec::new() };
+    CgroupView { name, mount_point: h.mount_point.clone(), aliases, v2: h.v2 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(options: &[&str]) -> (Mount, Check) {
+        let m = config::Mount {
+            destination: "/data".into(),
+            source: Some("/src".into()),
+            kind: Some("tmpfs".into()),
+            options: config::List(options.iter().map(|s| s.to_string()).collect()),
+            ..config::Mount::default()
+        };
+        let mut check = Check::default();
+        let out = one(&m, "mounts[0]", &Options::default(), &Namespaces::default(), None, &mut check);
+        (out.unwrap(), check)
+    }
+
+    #[test]
+    fn later_options_win() {
+        let (m, _) = parse(&["nosuid", "suid", "ro", "noatime", "strictatime"]);
+        assert_eq!(m.attr.set, ATTR_RDONLY | ATTR_STRICTATIME);
+        assert_eq!(m.attr.clear, ATTR_NOSUID | ATTR_ATIME);
+    }
+
+    #[test]
+    fn recursive_forms() {
+        let (m, _) = parse(&["rbind", "rro", "rnoatime", "rprivate"]);
+        assert_eq!(m.kind, Kind::Bind { recursive: true });
+        assert_eq!(m.recursive.set, ATTR_RDONLY | ATTR_NOATIME);
+        assert_eq!(m.propagation, [(libc::MS_PRIVATE | libc::MS_REC) as u64]);
+    }
+
+    #[test]
+    fn flags_are_bits() {
+        for order in [["remount", "bind", "ro"], ["bind", "ro", "remount"], ["ro", "remount", "rbind"]] {
+            let (m, check) = parse(&order);
+            assert!(m.kind == Kind::Remount && m.attr.set == ATTR_RDONLY && check.errors.is_empty(), "{order:?}");
+        }
+    }
+
+    #[test]
+    fn a_bind_mount_ignores_nothing_that_restricts() {
+        let errors = |options: &[&str]| parse(options).1.errors.len();
+        assert_eq!(errors(&["bind", "size=1k"]), 1);
+        assert_eq!(errors(&["bind", "rsync"]), 1);
+        assert_eq!(errors(&["bind", "nosuchoption"]), 1);
+        assert_eq!(errors(&["bind", "sync", "lazytime"]), 0);
+        assert_eq!(errors(&["src-nofollow"]), 1);
+        assert_eq!(errors(&["rbind", "src-nofollow", "dest-nofollow", "copy-symlink"]), 0);
+    }
+
+    #[test]
+    fn data_of_the_file_system() {
+        let (m, check) = parse(&["mode=755", "size=64k", "sync"]);
+        assert_eq!(m.data[0], ("mode".into(), Some("755".into())));
+        assert_eq!(m.data[2], ("sync".into(), None));
+        assert!(check.errors.is_empty());
+    }
+
+    #[test]
+    fn proc_is_guarded() {
+        for dest in ["/proc", "/proc/self/attr", "//proc/../proc/sys"] {
+            let m = config::Mount {
+                destination: dest.into(),
+                source: Some("/x".into()),
+                options: config::List(vec!["bind".into()]),
+                ..config::Mount::default()
+            };
+            let mut check = Check::default();
+            one(&m, "mounts[0]", &Options::default(), &Namespaces::default(), None, &mut check);
+            assert_eq!(check.errors[0].field, "mounts[0].destination", "{dest}");
+        }
+    }
+}
