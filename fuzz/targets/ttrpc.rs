@@ -3,8 +3,9 @@
 
 use conex_proto::ttrpc::Request;
 use conex_proto::{runc, sandbox, task, types};
-use containerd_shim_conex::frame::{Header, HEADER, MAX_MESSAGE};
-use containerd_shim_conex::{args, pod, rootfs, service::decode, task::options};
+use containerd_shim_conex::rpc::frame::{Header, HEADER, MAX_MESSAGE};
+use containerd_shim_conex::task::{life::options, service::decode};
+use containerd_shim_conex::{args, pod, rootfs};
 use prost::Message;
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {

@@ -3,7 +3,9 @@
 
 use conex_proto::prost::Message;
 use conex_proto::shim::{Connection, Container, Document, Process, Sandbox, Time};
-use containerd_shim_conex::{events, io::ring::Ring, saved, store};
+use containerd_shim_conex::io::ring::Ring;
+use containerd_shim_conex::report::events;
+use containerd_shim_conex::survival::{save, store};
 use std::io::Write;
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
@@ -17,7 +19,7 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
             let exits = exits.map(|e| Time { seconds: e.seconds, nanos: e.nanos });
             for time in [sandbox.created, sandbox.stopped].into_iter().flatten().chain(exits) {
                 // As an event or an answer tells it.
-                let _ = events::timestamp(saved::time(time)).encode_to_vec();
+                let _ = events::timestamp(save::time(time)).encode_to_vec();
             }
         }
         assert_eq!(Document::decode(&*document.encode_to_vec()).unwrap().records.len(), document.records.len());

@@ -72,7 +72,7 @@ fn make(dir: &Path, top: &Path) -> Result<()> {
 
 /// What the keeper gets to know: the cgroup, and those of this process, to which it goes back.
 pub fn note(cgroup: &str) -> String {
-    let own = crate::container::cgroups_of(std::process::id() as i32);
+    let own = cgroups_of(std::process::id() as i32);
     let own = own.iter().map(|p| p.to_string_lossy().into_owned());
     std::iter::once(cgroup.to_string()).chain(own).collect::<Vec<_>>().join("\n")
 }
@@ -96,4 +96,28 @@ pub fn leave(note: &str) {
             }
         }
     }
+}
+
+/// The cgroup directories of a process, by /proc/PID/cgroup and the mounts of this host.
+pub fn cgroups_of(pid: i32) -> Vec<PathBuf> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+    let hierarchies = hierarchies();
+    let mut out = Vec::new();
+    for line in text.lines() {
+        let mut parts = line.splitn(3, ':').skip(1);
+        let (Some(controllers), Some(path)) = (parts.next(), parts.next()) else { continue };
+        let same = |h: &&Hierarchy| {
+            if h.v2 {
+                controllers.is_empty()
+            } else {
+                controllers == h.controllers.join(",")
+            }
+        };
+        let below = path.trim_start_matches('/');
+        // Never the root cgroup: its figures are the host's.
+        if let (Some(h), false) = (hierarchies.iter().find(same), below.is_empty()) {
+            out.push(h.mount_point.join(below));
+        }
+    }
+    out
 }

@@ -1,7 +1,7 @@
 //! `delete`: after a shim that is gone. Ends and removes what it left, from the bundle alone.
 
 use crate::args::{check_name, Args};
-use crate::events::timestamp;
+use crate::report::events::timestamp;
 use crate::rootfs;
 use crate::runtime::Runtime;
 use crate::status::{unknown, Call, Result};
@@ -77,5 +77,5 @@ async fn call(
         payload: message.encode_to_vec(),
         ..Default::default()
     };
-    crate::events::exchange(stream, id, &request).await
+    crate::report::events::exchange(stream, id, &request).await
 }

@@ -1,18 +1,19 @@
 //! SIGUSR1: the shim's state, into its log.
 
 use crate::log;
-use crate::service::Service;
+use crate::survival::Server;
 
-pub fn write(service: &Service) {
+pub fn write(server: &Server) {
+    let service = &server.service;
     let descriptors = std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
     log::info(
         "state",
         &[
             ("containers", &service.containers.borrow().len().to_string()),
-            ("connections", &service.connections.open().len().to_string()),
+            ("connections", &server.connections.open().len().to_string()),
             (
                 "requests",
-                &service.connections.open().iter().map(|c| c.pending.borrow().len()).sum::<usize>().to_string(),
+                &server.connections.open().iter().map(|c| c.pending.borrow().len()).sum::<usize>().to_string(),
             ),
             ("events", &service.events.waiting().len().to_string()),
             ("descriptors", &descriptors.to_string()),

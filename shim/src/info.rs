@@ -14,7 +14,7 @@ pub fn main() -> Result<Vec<u8>> {
     let mut stdin = Vec::new();
     std::io::stdin().take(10 << 20).read_to_end(&mut stdin).call(|| "read(stdin)".into())?;
     let given = Any::decode(stdin.as_slice()).call(|| "stdin: not an Any".into())?;
-    let options = crate::task::options(Some(&given))?;
+    let options = crate::task::life::options(Some(&given))?;
     let runtime = Runtime::new(&options, "", Path::new("/"));
     let ask = |arg: &str| {
         let out = Command::new(&runtime.binary).arg(arg).output();

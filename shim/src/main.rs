@@ -1,7 +1,8 @@
 //! containerd's shim for conex and any other OCI runtime: argv in, one action, exit status out.
 
 use containerd_shim_conex::args::Args;
-use containerd_shim_conex::{delete, info, keep, log, serve, start, status, upgrade};
+use containerd_shim_conex::survival::{document, keep};
+use containerd_shim_conex::{delete, info, log, reap, serve, start, status};
 use nix::sys::stat::Mode;
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
@@ -28,8 +29,8 @@ fn main() {
     }
     match args.action.as_str() {
         "start" => answer(start::main(&args)),
-        "delete" => answer(serve::block_on(delete::main(&args, &serve::reaper())).and_then(|r| r)),
-        "document" => answer(Ok(upgrade::versions())),
+        "delete" => answer(serve::block_on(delete::main(&args, &reap::reaper())).and_then(|r| r)),
+        "document" => answer(Ok(document::versions())),
         "keep" => {
             if let Err(e) = keep::main(&args) {
                 fail(&e.message);

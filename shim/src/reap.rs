@@ -204,3 +204,12 @@ impl Drop for Zombie {
 pub fn pidfd(pid: i32) -> Result<OwnedFd> {
     proc::pidfd_open(Pid::from_raw(pid)).call(|| format!("pidfd_open({pid})"))
 }
+
+thread_local! {
+    static REAPER: RefCell<Rc<Reaper>> = RefCell::default();
+}
+
+/// The one of this process.
+pub fn reaper() -> Rc<Reaper> {
+    REAPER.with_borrow(Rc::clone)
+}

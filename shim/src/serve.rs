@@ -1,29 +1,19 @@
 //! The server: one thread, one owner for every task, until containerd asks it to go.
 
 use crate::args::Args;
-use crate::events::Publisher;
-use crate::reap::Reaper;
-use crate::server;
-use crate::service::Service;
+use crate::report::events::Publisher;
+use crate::rpc::server::{self, Connections};
 use crate::status::{Call, Result};
-use crate::{dump, log, store, upgrade};
+use crate::survival::{document, resume, store, upgrade, Server};
+use crate::task::service::Service;
+use crate::{dump, log};
 use conex_proto::shim::Record;
-use std::cell::RefCell;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixListener as StdListener;
 use std::rc::Rc;
 use std::time::Duration;
 use tokio::net::UnixListener;
 use tokio::signal::unix::{signal, SignalKind};
-
-thread_local! {
-    static REAPER: RefCell<Rc<Reaper>> = RefCell::default();
-}
-
-/// The one of this process.
-pub fn reaper() -> Rc<Reaper> {
-    REAPER.with_borrow(Rc::clone)
-}
 
 /// The listener that `start` hands over.
 const LISTENER: i32 = 3;
@@ -39,7 +29,7 @@ pub fn main(args: &Args) -> Result<()> {
     conex_sys::proc::set_child_subreaper().call(|| "prctl(PR_SET_CHILD_SUBREAPER)".into())?;
     let bundle = std::env::current_dir().call(|| "getcwd".into())?;
     log::open(&bundle, args.debug);
-    let saved = upgrade::inherited()?;
+    let saved = document::inherited()?;
     let number = saved.as_ref().map_or(LISTENER, |s| s.0);
     if !conex_sys::fd::is_open(number) {
         return Err(crate::status::unknown("no listener as descriptor 3: the server is started by `start`"));
@@ -56,24 +46,30 @@ async fn serve(args: &Args, listener: OwnedFd, saved: Option<(RawFd, Vec<Record>
     let path = listener.local_addr().ok().and_then(|a| a.as_pathname().map(std::path::Path::to_path_buf));
     let listener = Rc::new(UnixListener::from_std(listener).call(|| "epoll_ctl(listener)".into())?);
     let events = Rc::new(Publisher::new(&std::env::var("TTRPC_ADDRESS").unwrap_or_default(), &args.namespace));
-    let service = Rc::new(Service::new(&args.namespace, events.clone(), reaper()));
+    let service = Rc::new(Service::new(&args.namespace, events.clone(), crate::reap::reaper()));
     let sending = events.clone();
     tokio::task::spawn_local(async move { sending.run().await });
     let mut signals = Signals::new()?;
+    let calls = service.clone();
+    let connections = Rc::new(Connections::new(Box::new(move |r| {
+        let service = calls.clone();
+        Box::pin(async move { service.call(&r.service, &r.method, &r.payload).await })
+    })));
     if let Some((_, records)) = saved {
-        crate::saved::resume(&service, records)?;
+        resume::resume(&service, &connections, records)?;
     }
-    upgrade::settled();
+    document::settled();
     service.reaper.strangers();
-    store::begin(&service, number).await?;
-    tokio::task::spawn_local(server::serve(listener, service.clone()));
+    let store = store::begin(&service, number).await?;
+    tokio::task::spawn_local(server::serve(listener, connections.clone()));
+    let server = Server { service, connections, store, listener: number };
     log::info("serving", &[("namespace", &args.namespace), ("id", &args.id)]);
     loop {
-        match signals.next(&service).await {
-            Event::Child => service.reaper.strangers(),
-            Event::Dump => dump::write(&service),
+        match signals.next(&server.service).await {
+            Event::Child => server.service.reaper.strangers(),
+            Event::Dump => dump::write(&server),
             Event::Upgrade => {
-                if let Err(e) = upgrade::execute(&service, number).await {
+                if let Err(e) = upgrade::execute(&server).await {
                     log::error(&e.message, &[]);
                 }
             }
@@ -86,7 +82,7 @@ async fn serve(args: &Args, listener: OwnedFd, saved: Option<(RawFd, Vec<Record>
     }
     // The answer to Shutdown, and the last events.
     let flushed = async {
-        while !service.connections.open().iter().all(|c| c.is_flushed()) {
+        while !server.connections.open().iter().all(|c| c.is_flushed()) {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     };
@@ -95,7 +91,7 @@ async fn serve(args: &Args, listener: OwnedFd, saved: Option<(RawFd, Vec<Record>
     // Go's ttrpc client may take the end of a connection for its answer, although it has read the answer before
     // ("ttrpc: closed"): let it have the answer first.
     let left = async {
-        while !service.connections.open().is_empty() {
+        while !server.connections.open().is_empty() {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     };

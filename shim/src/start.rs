@@ -1,8 +1,8 @@
 //! `start`: makes the socket, starts the server behind it, tells containerd where it is.
 
 use crate::args::{check_name, Args};
-use crate::container::Config;
 use crate::status::{unknown, Call, Result};
+use crate::task::container::Config;
 use conex_proto::bootstrap::{BootstrapParams, BootstrapResult};
 use conex_proto::{runc, Any};
 use prost::Message;
@@ -84,12 +84,12 @@ impl Params {
             }
             for value in p.extensions.into_iter().filter_map(|e| e.value) {
                 if value.type_url.ends_with("containerd.runc.v1.Options") {
-                    out.options = crate::task::options(Some(&value))?;
+                    out.options = crate::task::life::options(Some(&value))?;
                 }
             }
         } else if !stdin.is_empty() {
             let any = Any::decode(stdin).call(|| "stdin: neither options nor bootstrap parameters".into())?;
-            out.options = crate::task::options(Some(&any))?;
+            out.options = crate::task::life::options(Some(&any))?;
         }
         Ok(out)
     }
@@ -195,7 +195,7 @@ fn version_of(path: &Path, bootstrap: bool) -> i32 {
         let stream = tokio::net::UnixStream::connect(path).await?;
         let request =
             Request { service: "containerd.task.v3.Task".into(), method: "Connect".into(), ..Request::default() };
-        crate::events::exchange(&stream, 1, &request).await
+        crate::report::events::exchange(&stream, 1, &request).await
     };
     let answered = tokio::runtime::Builder::new_current_thread().enable_all().build().and_then(|runtime| {
         runtime.block_on(async { tokio::time::timeout(std::time::Duration::from_secs(2), ask).await? })

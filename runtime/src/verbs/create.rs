@@ -1,7 +1,7 @@
 //! `conex create`, and what it shares with `run`.
 
+use super::env::Env;
 use super::inherited::{listen_fds, preserved};
-use super::Env;
 use crate::bundle::show::Level;
 use crate::bundle::{self, Bundle};
 use crate::error::{Context, Error, Kind, Named, Result};

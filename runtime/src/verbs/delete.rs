@@ -1,6 +1,6 @@
 //! `conex delete`.
 
-use super::Env;
+use super::env::Env;
 use crate::acts::hooks;
 use crate::bundle;
 use crate::end;

@@ -1,6 +1,6 @@
 //! `conex events`: statistics at an interval, and out-of-memory kills as they happen.
 
-use super::Env;
+use super::env::Env;
 use crate::error::{Context, Error, Kind, Result};
 use crate::host::cgroup::stats::Stats;
 use crate::host::cgroup::Group;
@@ -127,7 +127,7 @@ fn print<T: serde::Serialize>(state: &State, kind: &str, data: Option<T>) -> Res
     let data = data.map(|data| serde_json::to_value(data).unwrap_or_default());
     let event = Event { r#type: kind, id: &state.id, data: data.as_ref().map(InOrder) };
     let line = serde_json::to_string(&event).map_err(|e| Error::new(Kind::System, e.to_string()))?;
-    super::print(&format!("{line}\n"))
+    super::env::print(&format!("{line}\n"))
 }
 
 fn follow(state: &State, group: &Group, interval: Duration) -> Result<i32> {

@@ -1,8 +1,9 @@
 //! `conex exec`.
 
 use super::create::{absolute, check_terminal, deliver, write_pid_file};
+use super::env::Env;
 use super::inherited::preserved;
-use super::{start, Env};
+use super::start;
 use crate::bundle;
 use crate::check::Check;
 use crate::cli::Args;

@@ -4,6 +4,6 @@ use crate::error::Result;
 
 pub fn main() -> Result<i32> {
     super::state::print_json(&crate::plan::features::document())?;
-    super::print("\n")?;
+    super::env::print("\n")?;
     Ok(0)
 }

@@ -1,6 +1,6 @@
 //! Descriptors of the caller that the container's process keeps.
 
-use super::Env;
+use super::env::Env;
 use crate::error::{Error, Kind, Result};
 
 /// sd_listen_fds(3): only if they are meant for this very process.

@@ -1,6 +1,6 @@
 //! `conex kill`.
 
-use super::Env;
+use super::env::Env;
 use crate::error::{Context, Error, Kind, Result};
 use crate::host::cgroup::Group;
 use crate::identity::pidfd;

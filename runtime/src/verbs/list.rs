@@ -1,7 +1,7 @@
 //! `conex list`.
 
+use super::env::Env;
 use super::state::Document;
-use super::Env;
 use crate::error::{Error, Kind, Result};
 use crate::state::{State, Status, Store};
 
@@ -24,7 +24,7 @@ pub fn main(env: &mut Env) -> Result<i32> {
     }
     if env.args.is_set("quiet") {
         let ids: String = found.iter().map(|(s, _)| format!("{}\n", s.id)).collect();
-        super::print(&ids)?;
+        super::env::print(&ids)?;
         return Ok(0);
     }
     if format == "json" {
@@ -34,7 +34,7 @@ pub fn main(env: &mut Env) -> Result<i32> {
         } else {
             serde_json::to_string(&list).map_err(|e| Error::new(Kind::System, e.to_string()))?
         };
-        super::print(&text)?;
+        super::env::print(&text)?;
         return Ok(0);
     }
     let mut rows = vec![["ID", "PID", "STATUS", "BUNDLE", "CREATED", "OWNER"].map(String::from)];
@@ -50,7 +50,7 @@ pub fn main(env: &mut Env) -> Result<i32> {
             owner(s.owner_uid),
         ]);
     }
-    super::print(&table(&rows))?;
+    super::env::print(&table(&rows))?;
     Ok(0)
 }
 

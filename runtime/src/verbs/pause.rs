@@ -1,6 +1,6 @@
 //! `conex pause` and `conex resume`.
 
-use super::Env;
+use super::env::Env;
 use crate::error::{Error, Kind, Result};
 use crate::host::cgroup::Group;
 use crate::state::Status;

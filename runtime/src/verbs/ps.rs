@@ -1,6 +1,6 @@
 //! `conex ps`.
 
-use super::Env;
+use super::env::Env;
 use crate::error::{Context, Error, Kind, Result};
 use crate::host::cgroup::Group;
 use crate::state::Status;
@@ -12,8 +12,8 @@ pub fn main(env: &mut Env) -> Result<i32> {
         if status == Status::Stopped { Group::open(&state.cgroups) } else { Group::open_all(&state.cgroups)? };
     let pids = group.pids();
     match env.args.value("format").unwrap_or("table") {
-        "json" => super::print(&serde_json::json!(pids).to_string())?,
-        "table" => super::print(&table(&pids, &group.execs(), &env.args.rest[1..])?)?,
+        "json" => super::env::print(&serde_json::json!(pids).to_string())?,
+        "table" => super::env::print(&table(&pids, &group.execs(), &env.args.rest[1..])?)?,
         other => return Err(Error::new(Kind::Invalid, format!("invalid format option: {other:?}"))),
     }
     Ok(0)

@@ -1,7 +1,8 @@
 //! `conex run`: create, start, and unless detached wait and delete.
 
 use super::create::{make, Made, Request};
-use super::{create, delete, start, Env};
+use super::env::Env;
+use super::{create, delete, start};
 use crate::bundle::Bundle;
 use crate::end;
 use crate::error::{Context, Result};

@@ -1,6 +1,6 @@
 //! conex-tools, the program that has the commands for people.
 
-use super::Env;
+use super::env::Env;
 use crate::bundle::Bundle;
 use crate::error::{Error, Kind, Result};
 use std::os::unix::process::CommandExt;

@@ -1,6 +1,6 @@
 //! `conex spec`: a document to start from, and the document of a container.
 
-use super::{print, Env};
+use super::env::{print, Env};
 use crate::error::{Context, Error, Kind, Result};
 use crate::oci::template::Template;
 use crate::text;

@@ -1,6 +1,7 @@
 //! `conex start`.
 
-use super::{delete, Env};
+use super::delete;
+use super::env::Env;
 use crate::acts::hooks;
 use crate::bundle;
 use crate::error::{Context, Error, Kind, Result};

@@ -1,6 +1,6 @@
 //! `conex state`.
 
-use super::Env;
+use super::env::Env;
 use crate::error::{Error, Kind, Result};
 use crate::state::{State, Status};
 use serde::Serialize;
@@ -54,5 +54,5 @@ pub fn main(env: &mut Env) -> Result<i32> {
 /// Indented by two, without a newline at the end, as runc prints it.
 pub fn print_json(value: &impl Serialize) -> Result<()> {
     let text = serde_json::to_string_pretty(value).map_err(|e| Error::new(Kind::System, e.to_string()))?;
-    super::print(&text)
+    super::env::print(&text)
 }

@@ -1,6 +1,6 @@
 //! `conex update`.
 
-use super::Env;
+use super::env::Env;
 use crate::bundle;
 use crate::check::Check;
 use crate::dbus::Value;

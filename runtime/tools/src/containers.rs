@@ -120,7 +120,7 @@ pub fn top(env: &Env) -> Result<i32> {
         let used: Vec<u64> = found.iter().map(|f| before.get(&key(f)).copied().unwrap_or_else(|| cpu(f))).collect();
         if !before.is_empty() || wait > Duration::from_secs(1) {
             let clear = if std::io::stdout().is_terminal() { "\x1b[H\x1b[2J" } else { "" };
-            conex::verbs::print(&format!("{clear}{}", usage(&found, &used, begun.elapsed())))?;
+            conex::verbs::env::print(&format!("{clear}{}", usage(&found, &used, begun.elapsed())))?;
             left = left.map(|n| n - 1);
         }
         if left == Some(0) {

@@ -1,54 +1,16 @@
 //! `conex doctor`: what this host can do, what is missing and what is slow. It reads and measures; it changes nothing.
 
 mod engines;
+mod finding;
 mod host;
 mod times;
 
 use crate::Env;
 use conex::error::Result;
-use conex::verbs::print;
+use conex::verbs::env::print;
+use finding::{Finding, Verdict};
 use serde_json::json;
 use std::io::IsTerminal;
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
-    Ok,
-    Missing,
-    Slow,
-}
-
-/// One line.
-pub struct Finding {
-    pub verdict: Verdict,
-    pub area: &'static str,
-    pub what: String,
-    /// What breaks, and what to do; only where something is missing or slow.
-    pub advice: String,
-    /// Milliseconds, where a time was measured.
-    pub ms: Option<f64>,
-}
-
-impl Finding {
-    pub fn ok(area: &'static str, what: impl Into<String>) -> Finding {
-        Finding { verdict: Verdict::Ok, area, what: what.into(), advice: String::new(), ms: None }
-    }
-
-    pub fn missing(area: &'static str, what: impl Into<String>, advice: impl Into<String>) -> Finding {
-        Finding { verdict: Verdict::Missing, area, what: what.into(), advice: advice.into(), ms: None }
-    }
-
-    /// A measured time: slow from `most` milliseconds on.
-    pub fn timed(area: &'static str, what: impl Into<String>, ms: f64, most: f64, advice: &str) -> Finding {
-        let slow = ms > most;
-        Finding {
-            verdict: if slow { Verdict::Slow } else { Verdict::Ok },
-            area,
-            what: what.into(),
-            advice: if slow { advice.into() } else { String::new() },
-            ms: Some(ms),
-        }
-    }
-}
 
 /// 0, or 1 if something is missing without which no container runs.
 pub fn main(env: &Env) -> Result<i32> {

@@ -7,7 +7,7 @@ use conex::error::{Context, Error, Kind, Result};
 use conex::host::facts;
 use conex::plan::{self, Options};
 use conex::text;
-use conex::verbs::print;
+use conex::verbs::env::print;
 use serde_json::{json, Value};
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};

@@ -37,7 +37,7 @@ pub fn main(env: &Env) -> Result<i32> {
     }
     let lines: Vec<Line> = profile.abis().iter().map(|abi| line(&profile, *abi, call, &args)).collect();
     let out = if env.args.is_set("json") { as_json(call, &lines) } else { as_text(call, file, &lines) };
-    conex::verbs::print(&out)?;
+    conex::verbs::env::print(&out)?;
     Ok(0)
 }
 

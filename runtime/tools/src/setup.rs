@@ -2,10 +2,12 @@
 
 mod by_name;
 mod edit;
+mod file;
 
 use crate::Env;
 use conex::error::{Context, Error, Kind, Result};
-use conex::verbs::print;
+use conex::verbs::env::print;
+use file::{read, write_new};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -79,26 +81,6 @@ fn knows_shims() -> Result<()> {
             Err(Error::new(Kind::Unsupported, what))
         }
         _ => Ok(()),
-    }
-}
-
-/// A file that was not there: what an earlier try left is removed, and what somebody puts there meanwhile is an error.
-///
-/// `like`: whose mode it has from the beginning, as it may hold secrets.
-fn write_new(file: &Path, bytes: impl AsRef<[u8]>, like: &Path) -> Result<()> {
-    use std::io::Write;
-    use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
-    let _ = std::fs::remove_file(file);
-    let mode = std::fs::metadata(like).map_or(0o644, |m| m.permissions().mode() & 0o777);
-    let made = std::fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(file);
-    made.and_then(|mut f| f.write_all(bytes.as_ref())).call(|| format!("open({}, O_CREAT|O_EXCL)", file.display()))
-}
-
-/// The file's content; `None` if there is no file.
-fn read(file: &Path) -> Result<Option<String>> {
-    match std::fs::read_to_string(file) {
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        other => other.call(|| format!("read({})", file.display())).map(Some),
     }
 }
 

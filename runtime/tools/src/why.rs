@@ -47,10 +47,10 @@ pub fn main(env: &Env) -> Result<i32> {
             "id": case.id, "engine": case.engine, "status": case.status, "created": case.created,
             "deleted": case.deleted, "end": case.end,
         });
-        conex::verbs::print(&format!("{value:#}\n"))?;
+        conex::verbs::env::print(&format!("{value:#}\n"))?;
         return Ok(0);
     }
-    conex::verbs::print(&format!("{}\n", sentence(case)))?;
+    conex::verbs::env::print(&format!("{}\n", sentence(case)))?;
     Ok(0)
 }
 

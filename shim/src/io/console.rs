@@ -26,7 +26,7 @@ impl Socket {
         let base = std::env::var_os("XDG_RUNTIME_DIR").filter(|d| !d.is_empty());
         let base = base.map_or_else(std::env::temp_dir, PathBuf::from);
         for attempt in 0u32..100 {
-            let nanos = crate::events::timestamp(std::time::SystemTime::now()).nanos;
+            let nanos = crate::report::events::timestamp(std::time::SystemTime::now()).nanos;
             let dir = base.join(format!("conex-pty-{}-{nanos}-{attempt}", std::process::id()));
             match std::fs::DirBuilder::new().mode(0o700).create(&dir) {
                 Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => continue,

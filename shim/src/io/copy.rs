@@ -1,8 +1,8 @@
 //! One direction of one stream: bytes from a descriptor to another, by splice where the kernel can. What its reader does
 //! not take is `spill`'s.
 
+use super::owner::Owner;
 use super::ring::Ring;
-use super::Owner;
 use conex_sys::ready;
 use nix::errno::Errno;
 use nix::fcntl::{splice, SpliceFFlags};
@@ -15,6 +15,12 @@ use tokio::io::unix::AsyncFd;
 use tokio::io::Interest;
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
+
+/// A reader that has taken nothing for so long does not read.
+pub const PATIENCE: Duration = Duration::from_secs(1);
+
+/// How often a sink is tried that has failed.
+pub const AGAIN: Duration = Duration::from_secs(1);
 
 pub struct Stream {
     /// `stdin`, `stdout` or `stderr`.
@@ -125,7 +131,7 @@ impl Stream {
             crate::log::warn("output is lost: nobody has fetched it", &fields);
         }
         self.done.set(true);
-        crate::changes::touch_process(&self.owner.id, &self.owner.exec);
+        crate::marks::touch_process(&self.owner.id, &self.owner.exec);
         self.ended.notify_waiters();
     }
 
@@ -223,7 +229,7 @@ impl Stream {
         if self.capacity == 0 {
             return writable(to).await.map(|()| false);
         }
-        match tokio::time::timeout(super::spill::PATIENCE, writable(to)).await {
+        match tokio::time::timeout(PATIENCE, writable(to)).await {
             Ok(result) => result.map(|()| false),
             Err(_) => Ok(true),
         }
@@ -239,7 +245,7 @@ impl Stream {
         if self.capacity > 0 {
             return Ok(true);
         }
-        tokio::time::sleep(super::spill::AGAIN).await;
+        tokio::time::sleep(AGAIN).await;
         Ok(false)
     }
 

@@ -1,6 +1,6 @@
 //! `binary://`: a logging program that reads the container's output (containerd's core/runtime/v2/README, "Logging").
 
-use super::Owner;
+use super::owner::{self, Owner};
 use crate::reap::{self, Exit, Reaper};
 use crate::status::{invalid, unknown, Call, Result};
 use conex_sys::proc::pidfd_send_signal;
@@ -75,9 +75,9 @@ impl Logger {
         let child = command.spawn().call(|| format!("exec({path})"))?;
         drop(command);
         let pid = child.id() as i32;
-        let logger = Logger::again(&crate::serve::reaper(), pid, Rc::new(reap::pidfd(pid)?));
+        let logger = Logger::again(&reap::reaper(), pid, Rc::new(reap::pidfd(pid)?));
         crate::log::info("logger started", &[("binary", &path), ("pid", &pid.to_string())]);
-        super::nonblocking(&ready)?;
+        owner::nonblocking(&ready)?;
         let ready = conex_sys::ready::readable(ready).call(|| "epoll_ctl".into())?;
         let told = tokio::time::timeout(Duration::from_secs(12), ready.readable()).await.is_ok();
         if !told {

@@ -3,63 +3,22 @@
 pub mod console;
 pub mod copy;
 pub mod logger;
+pub mod owner;
 pub mod ring;
 pub mod spill;
 
-use crate::events::Publisher;
 use crate::runtime::Streams;
-use crate::service::Service;
 use crate::status::{invalid, unknown, Call, Result};
-use conex_proto::runc;
 use copy::{Start, Stream};
 use logger::{Logger, Ready};
-use nix::fcntl::{fcntl, open, FcntlArg, OFlag};
+use nix::fcntl::{open, OFlag};
 use nix::sys::stat::Mode;
+pub use owner::{nonblocking, Owner, Stdio};
 use std::cell::{Cell, RefCell};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
-use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
-
-/// What the client asked for: a path (a FIFO), or a URI with one of the schemes fifo, file and binary; empty for
-/// nothing.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Stdio {
-    pub stdin: String,
-    pub stdout: String,
-    pub stderr: String,
-    pub terminal: bool,
-}
-
-/// Whose the pipes are (`io_uid`, `io_gid` of the options), and for whom a logger works.
-#[derive(Clone, Default)]
-pub struct Owner {
-    pub uid: u32,
-    pub gid: u32,
-    pub namespace: String,
-    pub id: String,
-    /// Empty for init.
-    pub exec: String,
-    pub bundle: PathBuf,
-    /// Who is told of output that is lost.
-    pub events: Option<Rc<Publisher>>,
-}
-
-impl Owner {
-    /// Of the process `(container, exec)`.
-    pub fn new(service: &Service, name: (&str, &str), bundle: &Path, options: &runc::Options) -> Owner {
-        Owner {
-            uid: options.io_uid,
-            gid: options.io_gid,
-            namespace: service.namespace.clone(),
-            id: name.0.to_string(),
-            exec: name.1.to_string(),
-            bundle: bundle.to_path_buf(),
-            events: Some(service.events.clone()),
-        }
-    }
-}
 
 /// The open ends that the shim keeps while a process lives.
 pub struct Io {
@@ -151,10 +110,6 @@ pub fn sink(uri: &str) -> Result<Sink> {
         "binary-v2" => Ok(Sink::Binary(path.to_string(), Ready::Said)),
         other => Err(invalid(format!("unknown STDIO scheme {other}"))),
     }
-}
-
-pub fn nonblocking(fd: &OwnedFd) -> Result<()> {
-    fcntl(fd, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map(drop).call(|| "fcntl(O_NONBLOCK)".into())
 }
 
 impl Io {

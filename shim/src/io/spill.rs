@@ -1,6 +1,6 @@
 //! A container does not wait for its log: what a reader does not take is kept, in order, within bounds.
 
-use super::copy::{is_ready, writable, Source, Stream};
+use super::copy::{is_ready, writable, Source, Stream, AGAIN, PATIENCE};
 use super::ring::{Lost, Ring};
 use crate::log;
 use nix::errno::Errno;
@@ -10,12 +10,6 @@ use std::os::fd::BorrowedFd;
 use std::pin::pin;
 use std::task::Poll;
 use std::time::{Duration, Instant};
-
-/// A reader that has taken nothing for so long does not read.
-pub const PATIENCE: Duration = Duration::from_secs(1);
-
-/// How often a sink is tried that has failed.
-pub const AGAIN: Duration = Duration::from_secs(1);
 
 /// Read from the source at a time, so that the others have their turn.
 const PART: usize = 64 << 10;
@@ -61,7 +55,7 @@ impl Stream {
             };
             self.pending.take();
             *self.ring.borrow_mut() = Some(ring);
-            crate::changes::touch_process(&self.owner.id, &self.owner.exec);
+            crate::marks::touch_process(&self.owner.id, &self.owner.exec);
             log::warn("output is kept: nobody reads it", &fields);
         }
         let now = Instant::now();
@@ -72,7 +66,7 @@ impl Stream {
             let out = self.replay(to, &mut stretch).map_err(|e| std::io::Error::other(e.message))?;
             if matches!(out, Out::Empty) || !open && stretch.notice.is_empty() && self.is_empty() {
                 self.ring.borrow_mut().take();
-                crate::changes::touch_process(&self.owner.id, &self.owner.exec);
+                crate::marks::touch_process(&self.owner.id, &self.owner.exec);
                 return Ok(open);
             }
             if open && self.may_take(&stretch) && is_ready(from.fd(), PollFlags::POLLIN) {

@@ -2,7 +2,8 @@
 //! that failed in a cgroup that had been there before.
 
 use super::files::{read_at, write_at};
-use super::{limits, Dir, Group};
+use super::group::{Dir, Group};
+use super::limits;
 use crate::error::{Context, Error};
 use crate::facts;
 use crate::plan::device_rules::Rules;

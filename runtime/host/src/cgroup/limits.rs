@@ -1,7 +1,7 @@
 //! Applying the planned writes in an order that the kernel accepts.
 
 use super::files::{exists_at, open_to_write, read, read_at, write_at, write_value};
-use super::{Dir, Group};
+use super::group::{Dir, Group};
 use crate::acts::hierarchy::Hierarchy;
 use crate::error::{Context, Error, Kind, Result};
 use crate::plan::device_rules::Rules;

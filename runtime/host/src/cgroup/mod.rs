@@ -2,6 +2,7 @@
 
 pub mod before;
 pub mod files;
+pub mod group;
 pub mod limits;
 mod processes;
 pub mod stats;
@@ -12,6 +13,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::facts;
 use crate::plan::cgroup::Cgroup;
 use files::{read, read_at, write_at};
+pub use group::{Dir, Group};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
@@ -19,17 +21,6 @@ use processes::{children, collect_pids};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-
-/// One directory per hierarchy.
-pub struct Group {
-    pub dirs: Vec<Dir>,
-}
-
-pub struct Dir {
-    pub path: PathBuf,
-    pub fd: OwnedFd,
-    pub hierarchy: Hierarchy,
-}
 
 /// The directories of a planned cgroup, whether they exist or not. `base` is where the paths of a systemd unit begin.
 pub fn paths(plan: &Cgroup, hierarchies: &[Hierarchy], base: &Path) -> Result<Vec<PathBuf>> {

@@ -1,7 +1,7 @@
 //! Which processes are in a container's cgroups.
 
 use super::files::read;
-use super::Group;
+use super::group::Group;
 use std::path::{Path, PathBuf};
 
 impl Group {

@@ -1,7 +1,7 @@
 //! What `events --stats` reports, in the keys of runc's types/events.go; v1 and v2 into one shape.
 
 use super::files::{exists_at, read, read_at};
-use super::{Dir, Group};
+use super::group::{Dir, Group};
 use serde::Serialize;
 use serde_json::{json, Map, Value};
 

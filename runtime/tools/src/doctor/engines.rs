@@ -1,6 +1,6 @@
 //! The engines of this host, and how each of them knows conex.
 
-use super::Finding;
+use super::finding::Finding;
 use std::path::Path;
 use std::process::Command;
 

@@ -1,6 +1,6 @@
 //! What the kernel and the host's set-up give.
 
-use super::Finding;
+use super::finding::Finding;
 use conex::acts::hierarchy::Hierarchy;
 use conex::host::facts;
 use conex::plan::namespaces::{Maps, KINDS};

@@ -1,6 +1,6 @@
 //! What makes a start slow on this host, measured.
 
-use super::Finding;
+use super::finding::Finding;
 use conex_sys::proc;
 use std::path::Path;
 use std::time::{Duration, Instant};

@@ -3,10 +3,10 @@
 //! A directory of links stands first in the PATH of the engine's systemd units. Nothing of the distribution is changed: the
 //! packages' own programs stay where they are, and without the two files everything is as before.
 
-use super::{read, write_new};
+use super::file::{read, write_new};
 use crate::Env;
 use conex::error::{Context, Error, Kind, Result};
-use conex::verbs::print;
+use conex::verbs::env::print;
 use std::path::{Path, PathBuf};
 
 /// Where the administrator's drop-ins are (systemd.unit(5)).

@@ -1,6 +1,6 @@
 //! A timeline as text, as Chrome's trace events, as SVG and as a page of HTML.
 
-use super::{Side, Step};
+use super::step::{Side, Step};
 use serde_json::json;
 use std::fmt::Write;
 

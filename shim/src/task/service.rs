@@ -1,13 +1,13 @@
 //! ttrpc in, call of the task, ttrpc out.
 
-use crate::container::Container;
-use crate::events::{timestamp, Publisher};
+use crate::marks::Keeper;
 use crate::reap::{Exit, Reaper};
-use crate::server::Connections;
+use crate::report::events::{timestamp, Publisher};
 use crate::status::{self, Result};
+use crate::task::container::Container;
 use conex_proto::task::*;
 use prost::Message;
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use tokio::sync::Notify;
@@ -19,12 +19,11 @@ pub struct Service {
     pub creating: RefCell<BTreeSet<String>>,
     pub events: Rc<Publisher>,
     pub reaper: Rc<Reaper>,
-    pub connections: Connections,
     /// Calls at work that must not be cut in two by an upgrade.
     pub busy: Cell<u32>,
     pub shutdown: Notify,
-    pub sandbox: crate::sandbox::Sandbox,
-    pub store: crate::store::Store,
+    pub sandbox: crate::task::pod::Sandbox,
+    pub keeper: OnceCell<Rc<dyn Keeper>>,
 }
 
 /// `time.Time{}` of Go, the first of January of the year 1, in seconds since the epoch.
@@ -63,11 +62,10 @@ impl Service {
             creating: RefCell::default(),
             events,
             reaper,
-            connections: Connections::default(),
             busy: Cell::new(0),
             shutdown: Notify::new(),
-            sandbox: crate::sandbox::Sandbox::default(),
-            store: crate::store::Store::default(),
+            sandbox: crate::task::pod::Sandbox::default(),
+            keeper: OnceCell::new(),
         }
     }
 
@@ -87,10 +85,25 @@ impl Service {
             "containerd.runtime.sandbox.v1.Sandbox" => {
                 let _busy = (method != "WaitSandbox").then(|| Busy::new(self));
                 let result = self.sandbox_call(method, payload).await;
-                crate::store::told(self).await;
+                self.told().await;
                 result
             }
             other => Err(status::unimplemented(format!("service {other}"))),
+        }
+    }
+
+    /// The keeper hears of a change of a process or of its container.
+    pub async fn told_process(&self, container: &str, exec: &str) {
+        crate::marks::touch_process(container, exec);
+        if let Some(keeper) = self.keeper.get() {
+            keeper.clone().told(false).await;
+        }
+    }
+
+    /// The same of the whole state.
+    pub async fn told(&self) {
+        if let Some(keeper) = self.keeper.get() {
+            keeper.clone().told(true).await;
         }
     }
 
@@ -105,7 +118,7 @@ impl Service {
             "Create" | "Pause" | "Resume" | "Update" => String::new(),
             _ => return,
         };
-        crate::store::told_process(self, &container.id, &exec).await;
+        self.told_process(&container.id, &exec).await;
     }
 
     async fn task(self: &Rc<Self>, method: &str, payload: &[u8]) -> Result<Vec<u8>> {

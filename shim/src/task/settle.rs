@@ -1,11 +1,11 @@
 //! After a takeover: starts that the earlier server had begun and whose answer nobody has seen.
 
-use crate::container::Container;
 use crate::log;
-use crate::process::{Process, Stage};
 use crate::runtime::Streams;
-use crate::service::Service;
 use crate::status::{Call, Result};
+use crate::task::container::Container;
+use crate::task::process::{Process, Stage};
+use crate::task::service::Service;
 use conex_acts::identity::proc_stat;
 use conex_proto::events;
 use serde::Deserialize;
@@ -42,7 +42,7 @@ impl Service {
             drop((curious, turn));
             let stage = format!("{:?}", p.stage.get());
             log::info("a start of the earlier server", &[("id", &c.id), ("exec", &p.id), ("came to", &stage)]);
-            crate::store::told_process(&service, &c.id, &p.id).await;
+            service.told_process(&c.id, &p.id).await;
         });
     }
 
@@ -116,7 +116,7 @@ impl Service {
         self.events.publish("/tasks/exec-started", "TaskExecStarted", &event);
         p.set(Stage::Running);
         // Whoever takes over before that finds the process by its file.
-        crate::store::told_process(self, &c.id, &p.id).await;
+        self.told_process(&c.id, &p.id).await;
         let _ = std::fs::remove_file(&files[1]);
         if known {
             return Ok(());

@@ -1,7 +1,7 @@
 //! Events to containerd, in order, until it has taken them.
 
-use crate::frame::{self, Header, HEADER};
 use crate::log;
+use crate::rpc::frame::{self, Header, HEADER};
 use conex_proto::ttrpc::{Request, Response};
 use conex_proto::types::{Envelope, ForwardRequest};
 use conex_proto::{any, Timestamp};
@@ -67,7 +67,7 @@ impl Publisher {
         let number = self.next.get();
         self.next.set(number + 1);
         self.waiting.borrow_mut().push_back((number, envelope));
-        crate::changes::touch_event(number);
+        crate::marks::touch_event(number);
         self.bound();
         self.wake.notify_one();
     }
@@ -97,7 +97,7 @@ impl Publisher {
             let vital = |e: &Envelope| matches!(e.topic.as_str(), "/tasks/exit" | "/tasks/delete");
             let at = waiting.iter().position(|(_, e)| !vital(e)).unwrap_or(0);
             let Some((number, lost)) = waiting.remove(at) else { return };
-            crate::changes::touch_event(number);
+            crate::marks::touch_event(number);
             self.bytes.set(self.bytes.get() - lost.encoded_len());
             log::warn("event dropped: containerd has been away for too long", &[("topic", &lost.topic)]);
         }
@@ -129,7 +129,7 @@ impl Publisher {
                     }
                     drop(waiting);
                     // A server that takes over must not tell it again.
-                    crate::changes::touch_event(number);
+                    crate::marks::touch_event(number);
                     self.taken.notify_waiters();
                 }
                 Err(e) => {

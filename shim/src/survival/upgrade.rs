@@ -4,39 +4,30 @@
 //! containers (its children) stay what they are; the rest is a document in memory. No call is cut in two: new ones wait
 //! in their connections, those at work are waited for.
 
-use crate::keep::KEEPER;
+use super::document::{delicate, program, variable, KEEPER, RESUME, VERSION};
+use super::save::save;
+use super::Server;
 use crate::log;
 use crate::runtime::Streams;
-use crate::saved::{save, LISTENER, VERSION};
-use crate::service::Service;
 use crate::status::{unknown, Call, Result};
-use conex_proto::shim::{Document, Record};
+use crate::task::service::Service;
+use conex_proto::shim::Document;
 use conex_sys::fd;
-use nix::sys::signal::{sigprocmask, SigSet, SigmaskHow, Signal};
+use nix::sys::signal::{sigprocmask, SigmaskHow};
 use prost::Message;
-use std::ffi::{CString, OsStr};
-use std::io::Read;
+use std::ffi::CString;
 use std::os::fd::{AsRawFd, RawFd};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::rc::Rc;
+use std::os::unix::ffi::OsStringExt;
 use std::time::Duration;
 
-/// Names the descriptor of the document for the next build.
-pub const RESUME: &str = "_CONEX_SHIM_RESUME";
-
-/// What `document` prints: the versions that this build reads, one a line.
-pub fn versions() -> Vec<u8> {
-    format!("{VERSION}\n").into_bytes()
-}
-
 /// Executes the new build. Returns only if that is not possible; everything goes on as before then.
-pub async fn execute(service: &Rc<Service>, listener: RawFd) -> Result<()> {
-    ask(service).await?;
-    service.connections.paused.set(true);
+pub async fn execute(server: &Server) -> Result<()> {
+    ask(&server.service).await?;
+    server.connections.paused.set(true);
     // Between the two nobody else comes to run.
-    let result = quiet(service).await.and_then(|()| replace(service, listener));
-    service.connections.paused.set(false);
-    service.connections.resumed.notify_waiters();
+    let result = quiet(server).await.and_then(|()| replace(server));
+    server.connections.paused.set(false);
+    server.connections.resumed.notify_waiters();
     result
 }
 
@@ -58,12 +49,13 @@ async fn ask(service: &Service) -> Result<()> {
 
 /// Waits until nothing is at work, and the keeper knows all there is: the next build takes no notice of what has ended
 /// and is in the state. While the keeper is told, a process may end and its event be on its way.
-async fn quiet(service: &Rc<Service>) -> Result<()> {
+async fn quiet(server: &Server) -> Result<()> {
     let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
     loop {
-        if is_quiet(service) {
-            crate::store::told(service).await;
-            if is_quiet(service) && !(service.store.has_keeper() && crate::store::is_behind(service)) {
+        if is_quiet(server) {
+            server.service.told().await;
+            let behind = server.store.as_ref().is_some_and(|store| store.has_keeper() && store.is_behind());
+            if is_quiet(server) && !behind {
                 return Ok(());
             }
         }
@@ -75,31 +67,16 @@ async fn quiet(service: &Rc<Service>) -> Result<()> {
 }
 
 /// No call but Wait, no runtime, no answer or event on its way.
-fn is_quiet(service: &Service) -> bool {
-    let flushed = service.connections.open().iter().all(|c| c.is_flushed());
+fn is_quiet(server: &Server) -> bool {
+    let service = &server.service;
+    let flushed = server.connections.open().iter().all(|c| c.is_flushed());
     let calm = service.busy.get() == 0 && crate::runtime::running() == 0 && service.reaper.is_settled();
     calm && flushed && !service.events.is_sending()
 }
 
-/// The signals that would end this process between execve and its handlers.
-pub fn delicate() -> SigSet {
-    [Signal::SIGUSR1, Signal::SIGUSR2, Signal::SIGTERM, Signal::SIGINT].into_iter().collect()
-}
-
-/// The path of this program: "… (deleted)" if the file was replaced, the new one is at the same path.
-pub fn program() -> Result<String> {
-    let exe = std::fs::read_link("/proc/self/exe").call(|| "readlink(/proc/self/exe)".into())?;
-    Ok(exe.to_string_lossy().trim_end_matches(" (deleted)").to_string())
-}
-
-/// A variable as execve(2) takes it, whatever bytes it has.
-pub fn variable(name: &OsStr, value: &OsStr) -> Result<CString> {
-    CString::new([name.as_bytes(), b"=", value.as_bytes()].concat()).call(|| "environment".into())
-}
-
-fn replace(service: &Service, listener: RawFd) -> Result<()> {
+fn replace(server: &Server) -> Result<()> {
     let exe = program()?;
-    let records = save(service, listener, true);
+    let records = save(&server.service, server.listener, Some(&server.connections));
     let mut list: Vec<RawFd> = records.iter().flat_map(|r| r.descriptors.iter().copied()).collect();
     let text = Document { version: VERSION, records }.encode_to_vec();
     let document = crate::runtime::input(&text)?;
@@ -112,12 +89,13 @@ fn replace(service: &Service, listener: RawFd) -> Result<()> {
     }
     env.push(c(&format!("{RESUME}={}", document.as_raw_fd()))?);
     // The number of one that is gone could be anything's by now.
-    if let Some(keeper) = service.store.socket.get() {
+    let keeper = server.store.as_ref().and_then(|store| store.socket.get());
+    if let Some(keeper) = keeper {
         env.push(c(&format!("{KEEPER}={keeper}"))?);
     }
     let path = c(&exe)?;
     list.push(document.as_raw_fd());
-    list.extend(service.store.socket.get());
+    list.extend(keeper);
     log::info("live upgrade", &[("program", &exe), ("descriptors", &list.len().to_string())]);
     sigprocmask(SigmaskHow::SIG_BLOCK, Some(&delicate()), None).call(|| "sigprocmask".into())?;
     for n in &list {
@@ -130,41 +108,4 @@ fn replace(service: &Service, listener: RawFd) -> Result<()> {
     }
     let _ = sigprocmask(SigmaskHow::SIG_UNBLOCK, Some(&delicate()), None);
     Err(unknown(format!("live upgrade: execve({exe}): {e}")))
-}
-
-/// What an earlier server left to this one, if there was one: the number of the listener, and the records.
-///
-/// # Errors
-/// The document cannot be read: another format.
-pub fn inherited() -> Result<Option<(RawFd, Vec<Record>)>> {
-    let Some(number) = std::env::var(RESUME).ok().and_then(|n| n.parse::<RawFd>().ok()) else { return Ok(None) };
-    std::env::remove_var(RESUME);
-    if !fd::is_open(number) {
-        return Err(unknown(format!("{RESUME}={number}: not open")));
-    }
-    let mut text = Vec::new();
-    std::fs::File::from(fd::adopt(number)).read_to_end(&mut text).call(|| "read(state)".into())?;
-    read(&text).map(Some)
-}
-
-/// The listener's number and the records of a document.
-///
-/// # Errors
-/// It is none of this build's.
-pub fn read(text: &[u8]) -> Result<(RawFd, Vec<Record>)> {
-    let document = Document::decode(text).call(|| "state".into())?;
-    if document.version != VERSION {
-        return Err(unknown(format!("the state has version {}, this build reads {VERSION}", document.version)));
-    }
-    let listener = document.records.iter().find(|r| r.key == LISTENER).and_then(|r| r.descriptors.first());
-    let listener = *listener.ok_or_else(|| unknown("the state names no listener"))?;
-    for n in document.records.iter().flat_map(|r| &r.descriptors) {
-        let _ = fd::set_cloexec(*n);
-    }
-    Ok((listener, document.records))
-}
-
-/// Once the handlers of this build are installed.
-pub fn settled() {
-    let _ = sigprocmask(SigmaskHow::SIG_UNBLOCK, Some(&delicate()), None);
 }

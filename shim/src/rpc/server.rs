@@ -1,16 +1,17 @@
-//! The ttrpc server: frames in, calls of the service, frames out.
+//! The ttrpc server: frames in, calls, frames out.
 //!
 //! A connection keeps what has arrived but is not answered, so that a live upgrade can carry it over.
 
-use crate::frame::{self, Header, HEADER, MAX_MESSAGE};
+use super::frame::{self, Header, HEADER, MAX_MESSAGE};
 use crate::log;
-use crate::service::Service;
 use crate::status::{self, Failure, Result};
 use conex_proto::ttrpc::{Request, Response, Status};
 use prost::Message;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::future::Future;
 use std::os::fd::AsFd;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::time::Duration;
 use tokio::net::{UnixListener, UnixStream};
@@ -38,9 +39,12 @@ pub struct Connection {
     answered: Notify,
 }
 
+/// Who answers a request: with a payload, or with the status of a failure.
+pub type Handler = dyn Fn(Request) -> Pin<Box<dyn Future<Output = Result<Vec<u8>>>>>;
+
 /// All connections that are open.
-#[derive(Default)]
 pub struct Connections {
+    handler: Box<Handler>,
     list: RefCell<Vec<Rc<Connection>>>,
     /// While true no new request is begun.
     pub paused: Cell<bool>,
@@ -48,17 +52,21 @@ pub struct Connections {
 }
 
 impl Connections {
+    pub fn new(handler: Box<Handler>) -> Connections {
+        Connections { handler, list: RefCell::default(), paused: Cell::new(false), resumed: Notify::new() }
+    }
+
     pub fn open(&self) -> Vec<Rc<Connection>> {
         self.list.borrow().clone()
     }
 }
 
 /// Accepts for ever.
-pub async fn serve(listener: Rc<UnixListener>, service: Rc<Service>) {
+pub async fn serve(listener: Rc<UnixListener>, connections: Rc<Connections>) {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => match same_user(&stream) {
-                Ok(()) => add(stream, (Vec::new(), 0), BTreeMap::new(), &service),
+                Ok(()) => add(stream, (Vec::new(), 0), BTreeMap::new(), &connections),
                 Err(e) => log::warn("connection refused", &[("error", &e)]),
             },
             Err(e) => {
@@ -75,7 +83,7 @@ pub fn add(
     stream: UnixStream,
     (input, skip): (Vec<u8>, usize),
     pending: BTreeMap<u32, Request>,
-    service: &Rc<Service>,
+    connections: &Rc<Connections>,
 ) {
     let connection = Rc::new(Connection {
         stream,
@@ -87,15 +95,15 @@ pub fn add(
         writing: Cell::new(false),
         answered: Notify::new(),
     });
-    service.connections.list.borrow_mut().push(connection.clone());
+    connections.list.borrow_mut().push(connection.clone());
     for (stream, request) in pending {
-        begin(&connection, service, stream, request);
+        begin(&connection, connections, stream, request);
     }
-    let service = service.clone();
+    let connections = connections.clone();
     tokio::task::spawn_local(async move {
-        let end = read(&connection, &service).await;
+        let end = read(&connection, &connections).await;
         log::debug("connection closed", &[("reason", &end.to_string())]);
-        service.connections.list.borrow_mut().retain(|c| !Rc::ptr_eq(c, &connection));
+        connections.list.borrow_mut().retain(|c| !Rc::ptr_eq(c, &connection));
         connection.waits.take().values().for_each(|task| task.abort());
     });
 }
@@ -110,16 +118,16 @@ fn same_user(stream: &UnixStream) -> Result<(), String> {
     Ok(())
 }
 
-async fn read(connection: &Rc<Connection>, service: &Rc<Service>) -> std::io::Error {
+async fn read(connection: &Rc<Connection>, connections: &Rc<Connections>) -> std::io::Error {
     loop {
-        let paused = &service.connections.paused;
+        let paused = &connections.paused;
         while connection.output.borrow().len() > MAX_OUTPUT {
             connection.answered.notified().await;
         }
         while paused.get() {
-            service.connections.resumed.notified().await;
+            connections.resumed.notified().await;
         }
-        take_frames(connection, service);
+        take_frames(connection, connections);
         if connection.output.borrow().len() > MAX_OUTPUT {
             continue;
         }
@@ -137,7 +145,7 @@ async fn read(connection: &Rc<Connection>, service: &Rc<Service>) -> std::io::Er
 }
 
 /// Begins every request that is there whole.
-fn take_frames(connection: &Rc<Connection>, service: &Rc<Service>) {
+fn take_frames(connection: &Rc<Connection>, connections: &Rc<Connections>) {
     loop {
         let mut input = connection.input.borrow_mut();
         let dropped = connection.skip.get().min(input.len());
@@ -176,7 +184,7 @@ fn take_frames(connection: &Rc<Connection>, service: &Rc<Service>) {
                 let message = format!("{MAX_PENDING} calls of this connection are not answered yet");
                 answer(connection, header.stream, Err(Failure { code: status::RESOURCE_EXHAUSTED, message }));
             }
-            Ok(request) => begin(connection, service, header.stream, request),
+            Ok(request) => begin(connection, connections, header.stream, request),
         }
     }
 }
@@ -197,15 +205,14 @@ fn skip(connection: &Rc<Connection>, header: Header) {
     }
 }
 
-fn begin(connection: &Rc<Connection>, service: &Rc<Service>, stream: u32, request: Request) {
+fn begin(connection: &Rc<Connection>, connections: &Connections, stream: u32, request: Request) {
     connection.pending.borrow_mut().insert(stream, request.clone());
     let waits = matches!(request.method.as_str(), "Wait" | "WaitSandbox");
     let whose = connection.clone();
-    let (connection, service) = (connection.clone(), service.clone());
+    let connection = connection.clone();
+    let limit = Duration::from_nanos(u64::try_from(request.timeout_nano).unwrap_or(0));
+    let mut call = (connections.handler)(request);
     let task = tokio::task::spawn_local(async move {
-        let call = service.call(&request.service, &request.method, &request.payload);
-        let mut call = std::pin::pin!(call);
-        let limit = Duration::from_nanos(u64::try_from(request.timeout_nano).unwrap_or(0));
         let result = match limit.is_zero() {
             true => Ok(call.as_mut().await),
             false => tokio::time::timeout(limit, call.as_mut()).await,

@@ -1,10 +1,10 @@
 //! Pause and Resume, and what has become of one whose server was killed.
 
-use crate::container::Container;
 use crate::log;
-use crate::service::Service;
-use crate::settle::runtimes_gone;
 use crate::status::Result;
+use crate::task::container::Container;
+use crate::task::service::Service;
+use crate::task::settle::runtimes_gone;
 use conex_proto::events;
 use std::rc::Rc;
 
@@ -26,7 +26,7 @@ impl Service {
     async fn turn(self: &Rc<Self>, c: &Container, verb: &str, paused: bool) -> Result<()> {
         c.turning.set(true);
         // Whoever takes over from here on looks what has become of it.
-        crate::store::told_process(self, &c.id, "").await;
+        self.told_process(&c.id, "").await;
         let turned = self.simple(c, verb).await;
         c.turning.set(false);
         turned?;
@@ -57,7 +57,7 @@ impl Service {
                 }
             }
             c.turning.set(false);
-            crate::store::told_process(&service, &c.id, "").await;
+            service.told_process(&c.id, "").await;
         });
     }
 }

@@ -1,14 +1,15 @@
 //! The calls that change a task.
 
-use crate::checkpoint::Restore;
-use crate::container::{cgroups_of, Config, Container};
+use crate::cgroup::cgroups_of;
 use crate::io::console::Socket;
 use crate::io::{Io, Owner, Stdio};
-use crate::process::{Process, Stage};
 use crate::reap;
 use crate::runtime::{input, Runtime, Streams};
-use crate::service::Service;
 use crate::status::{self, invalid, unknown, Call, Result};
+use crate::task::container::{Config, Container};
+use crate::task::process::{Process, Stage};
+use crate::task::restore::Restore;
+use crate::task::service::Service;
 use crate::{log, rootfs};
 use conex_proto::task::*;
 use conex_proto::{any, events, runc, types, Any};
@@ -120,7 +121,7 @@ impl Service {
     /// Looks up the cgroups of a container that has a process, and watches them for OOM kills.
     pub(crate) fn joined(&self, c: &Container) {
         *c.cgroups.borrow_mut() = cgroups_of(c.init.pid.get());
-        *c.oom.borrow_mut() = crate::exit::watch_oom(self, &c.id, &c.cgroups.borrow(), None);
+        *c.oom.borrow_mut() = crate::task::exit::watch_oom(self, &c.id, &c.cgroups.borrow(), None);
     }
 
     /// After a create that failed: a runtime that made the container all the same (and then sent no terminal, say) must
@@ -168,7 +169,7 @@ impl Service {
         pid_file: &'a Path,
         rest: &[&'a OsStr],
     ) -> Result<()> {
-        let owner = Rc::new(Owner::new(self, (&c.id, &p.id), &c.bundle, &c.options));
+        let owner = Rc::new(Owner::new((&self.namespace, &self.events), (&c.id, &p.id), &c.bundle, &c.options));
         // What a client takes from an exec are data, not a log: they wait for it, as in a pipe.
         let capacity = if p.id.is_empty() { c.output_buffer } else { 0 };
         let socket = if p.stdio.terminal { Some(Socket::new()?) } else { None };
@@ -180,7 +181,7 @@ impl Service {
         *p.io.borrow_mut() = Rc::new(io);
         // Whoever takes over from here on has the process's streams, and knows that a runtime is at work.
         if self.containers.borrow().contains_key(&c.id) {
-            crate::store::told_process(self, &c.id, &p.id).await;
+            self.told_process(&c.id, &p.id).await;
         }
         args.extend(["--pid-file".as_ref(), pid_file.as_os_str()]);
         if let Some(path) = &socket_path {
@@ -216,7 +217,7 @@ impl Service {
             c.allow("start")?;
             p.set(Stage::Starting);
             // Whoever takes over from here on knows that a runtime is at work.
-            crate::store::told_process(self, &c.id, "").await;
+            self.told_process(&c.id, "").await;
             let started = match &c.restore {
                 Some(from) => self.restore(&c, from).await,
                 None => self.simple(&c, "start").await,
@@ -283,7 +284,7 @@ impl Service {
         p.spec.take();
         p.set(Stage::Running);
         // Whoever takes over before that finds the process by its file.
-        crate::store::told_process(self, &c.id, &p.id).await;
+        self.told_process(&c.id, &p.id).await;
         let _ = std::fs::remove_file(pid_file);
         self.watch(c, p)
     }
@@ -431,7 +432,7 @@ impl Service {
         if c.init.pid.get() == 0 {
             return Err(status::precondition("the container is not restored yet"));
         }
-        let stats = crate::metrics::read(&c.cgroups.borrow(), c.init.pid.get())?;
+        let stats = crate::report::metrics::read(&c.cgroups.borrow(), c.init.pid.get())?;
         Ok(StatsResponse { stats: Some(stats) })
     }
 }
@@ -441,7 +442,7 @@ fn answer(p: &Process) -> DeleteResponse {
     DeleteResponse {
         pid: p.pid.get() as u32,
         exit_status: exit.map_or(0, |e| e.status),
-        exited_at: exit.map(|e| crate::events::timestamp(e.at)),
+        exited_at: exit.map(|e| crate::report::events::timestamp(e.at)),
     }
 }
 

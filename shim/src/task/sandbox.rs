@@ -1,66 +1,14 @@
 //! containerd.runtime.sandbox.v1: a pod without a pause process. The shim itself is the sandbox: the pod's containers
 //! are tasks in it, and what they share are the namespaces that the shim is in (`pod`).
 
-use crate::events::timestamp;
-use crate::service::{decode, Service};
+use crate::report::events::timestamp;
 use crate::status::{self, precondition, Result};
+use crate::task::service::{decode, Service};
 use conex_proto::sandbox::*;
 use conex_proto::types::{Metric, Platform};
 use prost::Message;
-use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::SystemTime;
-use tokio::sync::Notify;
-
-#[derive(Default)]
-pub struct Sandbox {
-    id: RefCell<String>,
-    created: Cell<Option<SystemTime>>,
-    started: Cell<bool>,
-    stopped: Cell<Option<SystemTime>>,
-    changed: Notify,
-}
-
-impl Sandbox {
-    /// Id, whether it was started, when it was created and when it stopped.
-    pub fn save(&self) -> (String, bool, Option<SystemTime>, Option<SystemTime>) {
-        (self.id.borrow().clone(), self.started.get(), self.created.get(), self.stopped.get())
-    }
-
-    pub fn resume(&self, id: String, started: bool, created: Option<SystemTime>, stopped: Option<SystemTime>) {
-        *self.id.borrow_mut() = id;
-        self.started.set(started);
-        self.created.set(created);
-        self.stopped.set(stopped);
-    }
-
-    /// Until ShutdownSandbox: a manager still asks a sandbox that has stopped, after its last container is deleted.
-    pub fn exists(&self) -> bool {
-        !self.id.borrow().is_empty()
-    }
-
-    fn check(&self, id: &str) -> Result<()> {
-        if self.id.borrow().as_str() == id && !id.is_empty() {
-            return Ok(());
-        }
-        Err(status::not_found(format!("sandbox {id:?}")))
-    }
-
-    fn stop(&self) {
-        if self.stopped.get().is_none() {
-            self.stopped.set(Some(SystemTime::now()));
-        }
-        self.changed.notify_waiters();
-    }
-
-    fn state(&self) -> &'static str {
-        match (self.started.get(), self.stopped.get()) {
-            (_, Some(_)) => "SANDBOX_NOTREADY",
-            (true, None) => "SANDBOX_READY",
-            (false, None) => "SANDBOX_CREATED",
-        }
-    }
-}
 
 impl Service {
     pub async fn sandbox_call(self: &Rc<Self>, method: &str, payload: &[u8]) -> Result<Vec<u8>> {
@@ -127,13 +75,13 @@ impl Service {
         let Some(one) = list.values().find(|c| !c.cgroups.borrow().is_empty()) else { return Ok(None) };
         let above: Vec<_> =
             one.cgroups.borrow().iter().filter_map(|c| c.parent().map(std::path::PathBuf::from)).collect();
-        let data = crate::metrics::read(&above, std::process::id().cast_signed())?;
+        let data = crate::report::metrics::read(&above, std::process::id().cast_signed())?;
         Ok(Some(Metric { timestamp: Some(timestamp(SystemTime::now())), id, data: Some(data) }))
     }
 
     /// The process whose namespaces are the pod's for good: the keeper, which servers come and go below.
     fn sandbox_pid(&self) -> u32 {
-        match self.store.has_keeper() {
+        match self.keeper.get().is_some_and(|keeper| keeper.is_there()) {
             true => nix::unistd::getppid().as_raw() as u32,
             false => std::process::id(),
         }
@@ -145,9 +93,11 @@ impl Service {
             return Err(status::exists(format!("sandbox {}", self.sandbox.id.borrow())));
         }
         let entered = crate::pod::enter(crate::pod::config(r.options.as_ref())?, &r.netns_path)?;
-        if let Err(e) = crate::store::enter(self, &entered.new).await {
-            entered.undo();
-            return Err(e);
+        if let Some(keeper) = self.keeper.get() {
+            if let Err(e) = keeper.clone().enter(&entered.new).await {
+                entered.undo();
+                return Err(e);
+            }
         }
         *self.sandbox.id.borrow_mut() = r.sandbox_id.clone();
         self.sandbox.created.set(Some(SystemTime::now()));

@@ -1,11 +1,13 @@
-//! The server's side of its keeper: tells it what to keep, hears from it who has ended. See [`crate::keep`].
+//! The server's side of its keeper: tells it what to keep, hears from it who has ended. See [`crate::survival::keep`].
 
-use crate::changes::{Due, CHANGED};
-use crate::keep::{self, KEEPER};
+use super::document::KEEPER;
+use super::due::Due;
+use super::keep;
 use crate::log;
+use crate::marks::{Keeper, Work, CHANGED};
 use crate::reap::Exit;
-use crate::service::Service;
 use crate::status::{unknown, Call, Result};
+use crate::task::service::Service;
 use conex_proto::shim::Record;
 use conex_sys::fd;
 use nix::errno::Errno;
@@ -26,10 +28,10 @@ const PART: usize = 3 << 10;
 /// A keeper that takes longer to answer is told of in the log.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-#[derive(Default)]
 pub struct Store {
+    service: Rc<Service>,
     pub socket: Cell<Option<RawFd>>,
-    listener: Cell<RawFd>,
+    listener: RawFd,
     /// What the keeper has, by key: its hash, or that it is a part or an older one.
     sent: RefCell<HashMap<String, Option<u64>>>,
     /// It was told that what an earlier server said does not count any more.
@@ -46,13 +48,40 @@ pub struct Store {
     /// Somebody will look whether it has.
     watched: Cell<bool>,
     /// Where the numbers of this server begin: answers to an earlier one's may still come.
-    first: Cell<u64>,
+    first: u64,
     /// Its answer to a call to enter namespaces.
     entered: RefCell<Option<String>>,
     heard: Notify,
 }
 
 impl Store {
+    fn new(service: &Rc<Service>, number: RawFd, listener: RawFd) -> Store {
+        let now =
+            std::time::SystemTime::now().duration_since(std::time::SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let first = now.as_nanos() as u64;
+        Store {
+            service: service.clone(),
+            socket: Cell::new(Some(number)),
+            listener,
+            sent: RefCell::default(),
+            reset: Cell::default(),
+            begun: Cell::default(),
+            uncommitted: Cell::default(),
+            deaf: Cell::default(),
+            commits: Cell::new(first),
+            confirmed: Cell::new(first),
+            watched: Cell::default(),
+            first,
+            entered: RefCell::default(),
+            heard: Notify::new(),
+        }
+    }
+
+    /// Whether the keeper does not know of everything.
+    pub fn is_behind(&self) -> bool {
+        self.uncommitted.get() || crate::marks::any()
+    }
+
     pub fn has_keeper(&self) -> bool {
         self.socket.get().is_some()
     }
@@ -63,29 +92,25 @@ impl Store {
     }
 }
 
-/// Tells the keeper all that has changed. What is in its socket it reads before it starts another server, so that this
-/// is known whatever happens to this process from here on: done before a client hears of it.
-pub async fn flush(service: &Rc<Service>) {
-    tell_now(service, false).await;
+impl Keeper for Store {
+    fn is_there(&self) -> bool {
+        self.has_keeper()
+    }
+
+    fn told(self: Rc<Self>, whole: bool) -> Work<'static, ()> {
+        Box::pin(async move { tell_now(&self, whole).await })
+    }
+
+    fn enter(self: Rc<Self>, namespaces: &[OwnedFd]) -> Work<'_, Result<()>> {
+        Box::pin(async move { enter(&self, namespaces).await })
+    }
 }
 
-/// The same when a process or its container has changed.
-pub async fn told_process(service: &Rc<Service>, container: &str, exec: &str) {
-    crate::changes::touch_process(container, exec);
-    flush(service).await;
-}
-
-/// The same of the whole state.
-pub async fn told(service: &Rc<Service>) {
-    tell_now(service, true).await;
-}
-
-async fn tell_now(service: &Rc<Service>, whole: bool) {
-    let store = &service.store;
+async fn tell_now(store: &Rc<Store>, whole: bool) {
     // Not each call for itself: one that has been waited for once is waited for by nobody until it listens again.
     let patience = if store.deaf.get() { Duration::ZERO } else { PATIENCE };
     let begun = Instant::now();
-    while let Err(e) = tell(service, whole) {
+    while let Err(e) = tell(store, whole) {
         if e != Errno::EAGAIN && !store.deaf.get() {
             log::warn("the keeper cannot be told", &[("error", e.desc())]);
         }
@@ -102,56 +127,53 @@ async fn tell_now(service: &Rc<Service>, whole: bool) {
 }
 
 /// Connects the service with the keeper, if there is one, and tells it the state.
-pub async fn begin(service: &Rc<Service>, listener: RawFd) -> Result<()> {
+pub async fn begin(service: &Rc<Service>, listener: RawFd) -> Result<Option<Rc<Store>>> {
     let number = std::env::var(KEEPER).ok().and_then(|n| n.parse::<RawFd>().ok());
     // After an upgrade without a keeper the number could be anything's.
     let is_ours =
         |n: &RawFd| fd::is_open(*n) && getsockopt(&fd::borrow(*n), sockopt::SockType) == Ok(SockType::SeqPacket);
-    let Some(number) = number.filter(is_ours) else { return Ok(()) };
+    let Some(number) = number.filter(is_ours) else { return Ok(None) };
     fd::set_cloexec(number).call(|| "fcntl(F_SETFD)".into())?;
-    let store = &service.store;
-    store.socket.set(Some(number));
-    store.listener.set(listener);
-    let now = std::time::SystemTime::now().duration_since(std::time::SystemTime::UNIX_EPOCH).unwrap_or_default();
-    let first = now.as_nanos() as u64;
-    [&store.first, &store.commits, &store.confirmed].iter().for_each(|n| n.set(first));
+    let store = Rc::new(Store::new(service, number, listener));
+    let _ = service.keeper.set(store.clone());
     let socket = fd::adopt(number);
-    let hearing = service.clone();
-    let changes = CHANGED.with(Rc::clone);
-    changes.heard.set(true);
+    let hearing = store.clone();
+    CHANGED.with(|c| c.heard.set(true));
     tokio::task::spawn_local(async move {
         hear(&hearing, &socket).await;
-        hearing.store.socket.set(None);
-        hearing.store.heard.notify_waiters();
+        hearing.socket.set(None);
+        hearing.heard.notify_waiters();
         CHANGED.with(|c| c.heard.set(false));
         log::warn("no keeper any more: the containers do not outlive this process", &[]);
     });
-    told(service).await;
-    let service = service.clone();
-    tokio::task::spawn_local(async move {
-        while service.store.has_keeper() {
-            changes.wake.notified().await;
-            // What nobody waits for comes in groups; one word for all of them.
-            tokio::time::sleep(Duration::from_millis(1)).await;
-            flush(&service).await;
-            while service.store.has_keeper() && is_behind(&service) {
-                tokio::time::sleep(Duration::from_millis(500)).await;
-                flush(&service).await;
-            }
+    tell_now(&store, true).await;
+    tokio::task::spawn_local(tell_changes(store.clone()));
+    Ok(Some(store))
+}
+
+/// Tells what nobody waits for, as long as there is a keeper.
+async fn tell_changes(store: Rc<Store>) {
+    let changes = CHANGED.with(Rc::clone);
+    while store.has_keeper() {
+        changes.wake.notified().await;
+        // It comes in groups; one word for all of them.
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        tell_now(&store, false).await;
+        while store.has_keeper() && store.is_behind() {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            tell_now(&store, false).await;
         }
-    });
-    Ok(())
+    }
 }
 
 /// Says in the log that the keeper does not answer.
-fn watch_answer(service: &Rc<Service>) {
-    if service.store.watched.replace(true) {
+fn watch_answer(store: &Rc<Store>) {
+    if store.watched.replace(true) {
         return;
     }
-    let (service, number) = (service.clone(), service.store.commits.get());
+    let (store, number) = (store.clone(), store.commits.get());
     tokio::task::spawn_local(async move {
         tokio::time::sleep(PATIENCE).await;
-        let store = &service.store;
         store.watched.set(false);
         if store.confirmed.get() < number && store.has_keeper() {
             log::warn("the keeper has not answered for 10 seconds", &[]);
@@ -159,22 +181,16 @@ fn watch_answer(service: &Rc<Service>) {
     });
 }
 
-/// Whether the keeper does not know of everything.
-pub fn is_behind(service: &Service) -> bool {
-    service.store.uncommitted.get() || crate::changes::any()
-}
-
 /// Sends what is not with the keeper yet, then the word that it is all. After an error what was sent is known, and what
 /// was not is due again.
-fn tell(service: &Rc<Service>, whole: bool) -> nix::Result<()> {
-    let store = &service.store;
+fn tell(store: &Rc<Store>, whole: bool) -> nix::Result<()> {
     let Some(number) = store.socket.get() else { return Ok(()) };
     let due = Due::take(whole || !store.begun.get());
     if due.is_nothing() && !store.uncommitted.get() {
         return Ok(());
     }
     let socket = fd::borrow(number);
-    let told = send(service, socket, &due).and_then(|()| commit(service, socket));
+    let told = send(store, socket, &due).and_then(|()| commit(store, socket));
     match told {
         Ok(()) if due.whole => store.begun.set(true),
         Ok(()) => {}
@@ -183,9 +199,8 @@ fn tell(service: &Rc<Service>, whole: bool) -> nix::Result<()> {
     told
 }
 
-fn send(service: &Service, socket: BorrowedFd, due: &Due) -> nix::Result<()> {
-    let store = &service.store;
-    let (records, keys) = due.records(service, store.listener.get());
+fn send(store: &Store, socket: BorrowedFd, due: &Due) -> nix::Result<()> {
+    let (records, keys) = due.records(&store.service, store.listener, &|prefix| store.keys(prefix));
     let mut sent = store.sent.borrow_mut();
     if !store.reset.get() {
         put(socket, &[keep::RESET], &[])?;
@@ -216,8 +231,7 @@ fn send(service: &Service, socket: BorrowedFd, due: &Due) -> nix::Result<()> {
 }
 
 /// All that was sent counts from here on.
-fn commit(service: &Rc<Service>, socket: BorrowedFd) -> nix::Result<()> {
-    let store = &service.store;
+fn commit(store: &Rc<Store>, socket: BorrowedFd) -> nix::Result<()> {
     if !store.uncommitted.get() {
         return Ok(());
     }
@@ -226,7 +240,7 @@ fn commit(service: &Rc<Service>, socket: BorrowedFd) -> nix::Result<()> {
     store.commits.set(number);
     store.uncommitted.set(false);
     log::debug("told the keeper", &[("change", &format!("{number}"))]);
-    watch_answer(service);
+    watch_answer(store);
     Ok(())
 }
 
@@ -262,14 +276,11 @@ fn put(socket: BorrowedFd, bytes: &[u8], list: &[RawFd]) -> nix::Result<()> {
     sendmsg::<()>(socket.as_raw_fd(), &iov, control, flags, None).map(drop)
 }
 
-/// Lets the keeper enter namespaces: it outlives this process, and what it starts is born in them.
-///
-/// # Errors
-/// The keeper's, or that there is no answer.
-pub async fn enter(service: &Service, namespaces: &[OwnedFd]) -> Result<()> {
-    let Some(number) = service.store.socket.get() else { return Ok(()) };
+/// See [`Keeper::enter`].
+async fn enter(store: &Store, namespaces: &[OwnedFd]) -> Result<()> {
+    let Some(number) = store.socket.get() else { return Ok(()) };
     let list: Vec<RawFd> = namespaces.iter().map(AsRawFd::as_raw_fd).collect();
-    service.store.entered.take();
+    store.entered.take();
     let socket = fd::borrow(number).try_clone_to_owned().call(|| "dup(keeper)".into())?;
     let answer = async {
         while let Err(e) = put(socket.as_fd(), &[keep::ENTER], &list) {
@@ -279,26 +290,26 @@ pub async fn enter(service: &Service, namespaces: &[OwnedFd]) -> Result<()> {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         loop {
-            if let Some(answer) = service.store.entered.take() {
+            if let Some(answer) = store.entered.take() {
                 return if answer.is_empty() { Ok(()) } else { Err(unknown(format!("keeper: {answer}"))) };
             }
-            if service.store.socket.get().is_none() {
+            if store.socket.get().is_none() {
                 return Ok(());
             }
-            service.store.heard.notified().await;
+            store.heard.notified().await;
         }
     };
     tokio::time::timeout(PATIENCE, answer).await.unwrap_or_else(|_| Err(unknown("the keeper does not answer")))
 }
 
 /// Exits of processes that are the keeper's children now, and its answers; until it is gone.
-async fn hear(service: &Service, socket: &OwnedFd) {
+async fn hear(store: &Store, socket: &OwnedFd) {
     let Ok(ready) = fd_ready(socket) else { return };
     let mut buffer = [0u8; 1024];
     while let Ok(mut guard) = ready.readable().await {
         match recv(socket.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
             Ok(0) => return,
-            Ok(n) => take(service, &buffer[..n]),
+            Ok(n) => take(store, &buffer[..n]),
             Err(Errno::EAGAIN) => guard.clear_ready(),
             Err(Errno::EINTR) => {}
             Err(_) => return,
@@ -306,13 +317,12 @@ async fn hear(service: &Service, socket: &OwnedFd) {
     }
 }
 
-fn take(service: &Service, message: &[u8]) {
-    let store = &service.store;
+fn take(store: &Store, message: &[u8]) {
     match message.split_first() {
         Some((&keep::COMMIT, rest)) => {
             let number = |at: usize| rest.get(at..at + 8)?.try_into().ok().map(u64::from_le_bytes);
             if let (Some(commit), Some(torn)) = (number(0), number(8)) {
-                if commit <= store.first.get() || commit > store.commits.get() {
+                if commit <= store.first || commit > store.commits.get() {
                     return;
                 }
                 store.confirmed.set(commit);
@@ -329,7 +339,7 @@ fn take(service: &Service, message: &[u8]) {
         }
         Some((&keep::EXIT, rest)) => {
             if let Some((pid, exit)) = parse(&String::from_utf8_lossy(rest)) {
-                service.reaper.foreign(pid, exit);
+                store.service.reaper.foreign(pid, exit);
             }
         }
         _ => log::warn("the keeper said something unknown", &[]),
@@ -346,5 +356,5 @@ pub fn parse(text: &str) -> Option<(i32, Exit)> {
     let (pid, status) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
     let (seconds, nanos): (u64, u32) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
     let since = Duration::from_secs(seconds).checked_add(Duration::from_nanos(u64::from(nanos)))?;
-    Some((pid, Exit { status, at: crate::saved::after_epoch(since) }))
+    Some((pid, Exit { status, at: super::save::after_epoch(since) }))
 }

@@ -1,10 +1,10 @@
 //! A container ("task" in containerd's words): its init, its further processes, its runtime.
 
-use crate::checkpoint::Restore;
-use crate::oom::Watch;
-use crate::process::{Process, Stage};
+use crate::report::oom::Watch;
 use crate::runtime::Runtime;
 use crate::status::{self, unknown, Call, Result};
+use crate::task::process::{Process, Stage};
+use crate::task::restore::Restore;
 use conex_proto::runc::Options;
 use conex_proto::types;
 use serde::Deserialize;
@@ -222,28 +222,4 @@ impl Container {
             _ => Ok(()),
         }
     }
-}
-
-/// The cgroup directories of a process, by /proc/PID/cgroup and the mounts of this host.
-pub fn cgroups_of(pid: i32) -> Vec<PathBuf> {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
-    let hierarchies = conex_acts::hierarchy::hierarchies();
-    let mut out = Vec::new();
-    for line in text.lines() {
-        let mut parts = line.splitn(3, ':').skip(1);
-        let (Some(controllers), Some(path)) = (parts.next(), parts.next()) else { continue };
-        let same = |h: &&conex_acts::hierarchy::Hierarchy| {
-            if h.v2 {
-                controllers.is_empty()
-            } else {
-                controllers == h.controllers.join(",")
-            }
-        };
-        let below = path.trim_start_matches('/');
-        // Never the root cgroup: its figures are the host's.
-        if let (Some(h), false) = (hierarchies.iter().find(same), below.is_empty()) {
-            out.push(h.mount_point.join(below));
-        }
-    }
-    out
 }

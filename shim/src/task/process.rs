@@ -45,7 +45,7 @@ pub struct Process {
     pub reaped: Cell<Option<Exit>>,
     /// Its start failed, or it was deleted before: there will be no process.
     pub never: Cell<bool>,
-    /// It was born in a cgroup of its own ([`crate::container::Container::leaf`]).
+    /// It was born in a cgroup of its own ([`crate::task::container::Container::leaf`]).
     pub leaf: Cell<bool>,
     pub changed: Notify,
     pub io: RefCell<Rc<Io>>,

@@ -7,6 +7,7 @@
 //!
 //! The server tells changes only (`store`): records begin, go on, and are removed; a commit makes all of them count.
 
+use super::document::{delicate, program, variable, KEEPER, RESUME, VERSION};
 use crate::args::Args;
 use crate::log;
 use crate::status::{unknown, Call, Result};
@@ -25,9 +26,6 @@ use std::collections::{BTreeMap, VecDeque};
 use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant, SystemTime};
-
-/// Names the server's end of the socket to its keeper.
-pub const KEEPER: &str = "_CONEX_SHIM_KEEPER";
 
 /// Kinds of messages: the first byte. `BEGIN`, `MORE` and `REMOVE` name a key, `BEGIN` and `MORE` bring text and
 /// descriptors.
@@ -306,7 +304,7 @@ impl Keeper {
             }
             records.push(Record { key: key.clone(), text: kept.text.clone(), descriptors, torn: kept.torn });
         }
-        let text = Document { version: crate::saved::VERSION, records }.encode_to_vec();
+        let text = Document { version: VERSION, records }.encode_to_vec();
         crate::runtime::input(&text).map(Some)
     }
 
@@ -336,7 +334,7 @@ impl Keeper {
         let mut further = vec![self.theirs.as_raw_fd()];
         match &document {
             Some(document) => {
-                env.push(c(format!("{}={}", crate::upgrade::RESUME, document.as_raw_fd()))?);
+                env.push(c(format!("{}={}", RESUME, document.as_raw_fd()))?);
                 further.push(document.as_raw_fd());
             }
             // The listener is in the document otherwise.
@@ -346,7 +344,7 @@ impl Keeper {
             actions.add_dup2(n, n).call(failed)?;
         }
         for (name, value) in std::env::vars_os() {
-            env.push(crate::upgrade::variable(&name, &value)?);
+            env.push(variable(&name, &value)?);
         }
         let own = std::env::args_os().next().unwrap_or_default();
         let mut line = vec![own.to_string_lossy().into_owned()];
@@ -358,10 +356,10 @@ impl Keeper {
         let line = line.into_iter().map(c).collect::<Result<Vec<_>>>()?;
         let mut attributes = PosixSpawnAttr::init().call(failed)?;
         attributes.set_flags(PosixSpawnFlags::POSIX_SPAWN_SETSIGMASK).call(failed)?;
-        attributes.set_sigmask(&crate::upgrade::delicate()).call(failed)?;
+        attributes.set_sigmask(&delicate()).call(failed)?;
         // What lies at our path may have been replaced by what does not run: then this process's own build.
         let own = !std::mem::replace(&mut self.settled, false);
-        let exe = c(if own { "/proc/self/exe".into() } else { crate::upgrade::program()? })?;
+        let exe = c(if own { "/proc/self/exe".into() } else { program()? })?;
         match posix_spawn(exe.as_c_str(), &actions, &attributes, &line, &env) {
             Ok(pid) => self.server = pid.as_raw(),
             Err(_) if !own => return self.start(args),

@@ -1,14 +1,14 @@
 //! The end of processes, told in the order that containerd relies on.
 
-use crate::container::Container;
-use crate::events::Publisher;
 use crate::log;
-use crate::oom::Watch;
-use crate::process::{Process, Stage};
 use crate::reap::Exit;
+use crate::report::events::Publisher;
+use crate::report::oom::Watch;
 use crate::runtime::Streams;
-use crate::service::Service;
 use crate::status::Result;
+use crate::task::container::Container;
+use crate::task::process::{Process, Stage};
+use crate::task::service::Service;
 use conex_proto::events;
 use std::ffi::OsStr;
 use std::rc::Rc;
@@ -46,7 +46,7 @@ impl Service {
             };
             p.reaped.set(Some(exit));
             // Should this server be killed, the keeper may not have to tell of it: it is reaped.
-            crate::store::told_process(&service, &c.id, &p.id).await;
+            service.told_process(&c.id, &p.id).await;
             drop(zombie);
             p.io().ended();
             p.settled().await;
@@ -66,10 +66,10 @@ impl Service {
                 id: if p.id.is_empty() { c.id.clone() } else { p.id.clone() },
                 pid: p.pid.get() as u32,
                 exit_status: exit.status,
-                exited_at: Some(crate::events::timestamp(exit.at)),
+                exited_at: Some(crate::report::events::timestamp(exit.at)),
             };
             service.events.publish("/tasks/exit", "TaskExit", &event);
-            crate::store::told_process(&service, &c.id, &p.id).await;
+            service.told_process(&c.id, &p.id).await;
             log::info("exited", &[("id", &c.id), ("exec", &p.id), ("status", &exit.status.to_string())]);
         });
         Ok(())
@@ -129,5 +129,5 @@ pub fn watch_oom(service: &Service, id: &str, cgroups: &[std::path::PathBuf], to
 fn tell_oom(events: &Publisher, id: &str) {
     events.publish("/tasks/oom", "TaskOOM", &events::TaskOom { container_id: id.to_string() });
     // With the number of those that were told.
-    crate::changes::touch_process(id, "");
+    crate::marks::touch_process(id, "");
 }
