@@ -282,7 +282,7 @@ fn forbidden(e: &Error) -> bool {
 fn without_cgroup(plan: &Plan, state: &mut State, warnings: &mut Vec<Error>) -> Result<Group> {
     let told: std::collections::HashSet<String> = warnings.iter().map(|w| w.field.clone()).collect();
     let mut fields: Vec<&String> =
-        plan.cgroup.writes.iter().map(|w| &w.field).filter(|f| !told.contains(*f)).collect();
+        plan.cgroup.limits.iter().map(|l| &l.field).filter(|f| !told.contains(*f)).collect();
     fields.dedup();
     let more = fields.split_off(fields.len().min(crate::check::MOST));
     for field in fields {
@@ -308,12 +308,13 @@ fn limit(plan: &Plan, group: &Group, entry: &Entry, state: &mut State) -> Result
     if group.dirs.is_empty() {
         return Ok(());
     }
-    crate::log::step(|| format!("linux.resources: {} values", plan.cgroup.writes.len()));
-    state.cgroups_before = group.before(&plan.cgroup.writes, plan.cgroup.devices.as_ref(), &state.made_cgroups);
+    let files = group.files(&plan.cgroup.limits);
+    crate::log::step(|| format!("linux.resources: {} values", files.len()));
+    state.cgroups_before = group.before(&files, plan.cgroup.devices.as_ref(), &state.made_cgroups);
     if !state.cgroups_before.is_empty() {
         entry.save(state)?;
     }
-    group.apply(&plan.cgroup.writes)?;
+    group.apply(&files)?;
     if let Some(uid) = plan.cgroup.owner.filter(|_| facts::host_root()) {
         group.give_to(uid)?;
     }

@@ -1,13 +1,14 @@
 //! Which cgroup, and what to write there.
 
 use super::device_rules::Rules;
-use super::resources::{self, Write};
+use super::limits::Limit;
+use super::resources::limits;
 use super::unit::Unit;
 use super::Options;
 use crate::check::Check;
-use crate::facts::{CgroupFacts, Facts};
+use crate::facts::Facts;
 use crate::hierarchy::Hierarchy;
-use crate::oci::config::{Linux, Resources};
+use crate::oci::config::Linux;
 use crate::text::clean;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -21,7 +22,7 @@ pub struct Cgroup {
     pub relative: bool,
     /// The host's, in its order.
     pub hierarchies: Vec<Hierarchy>,
-    pub writes: Vec<Write>,
+    pub limits: Vec<Limit>,
     pub devices: Option<Rules>,
     /// With the systemd driver: the unit, whose path is relative to the manager's cgroup.
     pub unit: Option<Unit>,
@@ -46,8 +47,8 @@ pub enum Driver {
 /// A limit, where there is no cgroup to hold it.
 fn none(linux: &Linux, facts: &Facts, check: &mut Check) -> Cgroup {
     let resources = linux.resources.clone().unwrap_or_default();
-    for write in writes(&resources, &facts.cgroup, check) {
-        check.unsupported(write.field, "not applied: --cgroup-manager disabled");
+    for limit in limits(&resources, &facts.cgroup, check) {
+        check.unsupported(limit.field, "not applied: --cgroup-manager disabled");
     }
     if !resources.devices.is_empty() {
         check.warn("linux.resources.devices", "not enforced: --cgroup-manager disabled");
@@ -81,7 +82,7 @@ pub fn make(
         (path, relative, None)
     };
     let resources = linux.resources.clone().unwrap_or_default();
-    let writes = writes(&resources, &facts.cgroup, check);
+    let limits = limits(&resources, &facts.cgroup, check);
     let rules = super::device_rules::rules(&resources.devices, check);
     if !facts.rootless && facts.cgroup.hierarchies.iter().any(|h| !h.v2 && h.has("devices")) {
         if let Err((i, what)) = rules.v1_lines() {
@@ -92,7 +93,7 @@ pub fn make(
         path,
         relative,
         hierarchies: facts.cgroup.hierarchies.clone(),
-        writes,
+        limits,
         devices: Some(rules),
         unit,
         required: options.cgroup_required,
@@ -117,19 +118,4 @@ fn path(given: &str, id: &str, check: &mut Check) -> Option<(PathBuf, bool)> {
         return None;
     }
     Some((path, relative))
-}
-
-/// Every write that the resources ask for, each for the hierarchy that has its controller. A limit without a
-/// controller is an error: a container must never run without a limit that was asked for.
-pub fn writes(resources: &Resources, facts: &CgroupFacts, check: &mut Check) -> Vec<Write> {
-    let mut out = resources::writes(resources, facts, check);
-    out.retain(|w| {
-        if w.controller.is_empty() || facts.hierarchies.iter().any(|h| h.has(w.controller)) {
-            return true;
-        }
-        let what = format!("this host has no {} controller", w.controller);
-        check.unsupported(w.field.clone(), what);
-        false
-    });
-    out
 }

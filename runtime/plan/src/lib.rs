@@ -19,6 +19,7 @@ pub mod features;
 pub mod gvariant;
 pub mod hierarchy;
 pub mod hooks;
+pub mod limits;
 pub mod mount;
 pub mod mount_options;
 pub mod mounts;

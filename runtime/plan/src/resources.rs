@@ -1,40 +1,28 @@
-//! The conversions from `linux.resources` to files of cgroup v1 and v2.
+//! The checks of `linux.resources`, and the settings that it asks for.
 
 use crate::check::Check;
 use crate::facts::CgroupFacts;
+use crate::limits::{self, Amount, Device, Limit, Rate, Setting, Weight};
 use crate::oci::config::*;
 
-/// One value for one file of the container's cgroup.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Write {
-    pub field: String,
-    /// The controller, which decides the hierarchy; empty for files that every v2 cgroup has.
-    pub controller: &'static str,
-    pub file: String,
-    pub value: String,
-    /// True if the write may fail because this kernel lacks the file, without anybody losing a limit.
-    pub optional: bool,
-}
-
 struct Out<'a> {
-    list: Vec<Write>,
+    list: Vec<Limit>,
     facts: &'a CgroupFacts,
     check: &'a mut Check,
 }
 
 impl Out<'_> {
-    fn put(&mut self, controller: &'static str, field: &str, file: impl Into<String>, value: impl ToString) {
-        let field = format!("linux.resources.{field}");
-        self.list.push(Write { field, controller, file: file.into(), value: value.to_string(), optional: false });
+    fn add(&mut self, field: &str, setting: Setting) {
+        self.list.push(Limit { field: format!("linux.resources.{field}"), setting, optional: false });
     }
-    /// Nobody loses a limit where the kernel lacks the file of the last write.
+    /// Nobody loses a limit where the kernel lacks the file of the last one.
     fn last_is_optional(&mut self) {
         if let Some(last) = self.list.last_mut() {
             last.optional = true;
         }
     }
     fn v2(&self, controller: &str) -> bool {
-        self.facts.hierarchies.iter().any(|h| h.v2 && h.has(controller))
+        limits::has_v2(&self.facts.hierarchies, controller)
     }
     fn bad(&mut self, field: &str, what: impl Into<String>) {
         self.check.bad(format!("linux.resources.{field}"), what);
@@ -47,7 +35,9 @@ impl Out<'_> {
     }
 }
 
-pub(super) fn writes(r: &Resources, facts: &CgroupFacts, check: &mut Check) -> Vec<Write> {
+/// Every setting that the resources ask for. A limit without a controller is an error: a container must never run without a
+/// limit that was asked for.
+pub fn limits(r: &Resources, facts: &CgroupFacts, check: &mut Check) -> Vec<Limit> {
     let mut out = Out { list: Vec::new(), facts, check };
     if let Some(memory) = &r.memory {
         self::memory(memory, &mut out);
@@ -67,16 +57,16 @@ pub(super) fn writes(r: &Resources, facts: &CgroupFacts, check: &mut Check) -> V
     }
     rdma(r, &mut out);
     unified(r, &mut out);
-    out.list
-}
-
-/// `-1` is `max` on v2; v1 takes -1 itself.
-fn max(value: i64) -> String {
-    if value < 0 {
-        "max".into()
-    } else {
-        value.to_string()
-    }
+    let Out { mut list, check, .. } = out;
+    list.retain(|limit| {
+        let controller = limit.setting.controller_of(&facts.hierarchies);
+        if controller.is_empty() || facts.hierarchies.iter().any(|h| h.has(controller)) {
+            return true;
+        }
+        check.unsupported(limit.field.clone(), format!("this host has no {controller} controller"));
+        false
+    });
+    list
 }
 
 fn memory(m: &Memory, out: &mut Out) {
@@ -111,28 +101,28 @@ fn memory_v1(m: &Memory, limit: Option<i64>, swap: Option<i64>, out: &mut Out) {
     // fits the values in force. Unlimited memory without a word about swap means unlimited swap.
     let swap = if limit == Some(-1) && swap.is_none() { Some(-1) } else { swap };
     if let Some(limit) = limit {
-        out.put("memory", "memory.limit", "memory.limit_in_bytes", limit);
+        out.add("memory.limit", Setting::MemoryMax(Amount::of(limit)));
     }
     if let Some(swap) = swap {
-        out.put("memory", "memory.swap", "memory.memsw.limit_in_bytes", swap);
+        out.add("memory.swap", Setting::MemoryAndSwap(Amount::of(swap)));
         if swap == -1 || m.swap.is_none() {
             out.last_is_optional();
         }
     }
     if let Some(v) = m.reservation.filter(|v| *v != 0) {
-        out.put("memory", "memory.reservation", "memory.soft_limit_in_bytes", v);
+        out.add("memory.reservation", Setting::MemoryLow(Amount::of(v)));
     }
     if let Some(v) = m.swappiness {
         if v > 100 {
             out.bad("memory.swappiness", format!("{v} is outside 0 to 100"));
         }
-        out.put("memory", "memory.swappiness", "memory.swappiness", v);
+        out.add("memory.swappiness", Setting::Swappiness(v));
     }
     if m.disable_oom_killer == Some(true) {
-        out.put("memory", "memory.disableOOMKiller", "memory.oom_control", 1);
+        out.add("memory.disableOOMKiller", Setting::OomKillerDisabled);
     }
     if m.use_hierarchy == Some(true) {
-        out.put("memory", "memory.useHierarchy", "memory.use_hierarchy", 1);
+        out.add("memory.useHierarchy", Setting::UseHierarchy);
     }
 }
 
@@ -143,11 +133,11 @@ fn memory_v2(m: &Memory, limit: Option<i64>, swap: Option<i64>, out: &mut Out) {
         }
         // A kernel without swap has no such file, and no swap to limit.
         (Some(-1), None) | (_, Some(-1)) => {
-            out.put("memory", "memory.swap", "memory.swap.max", "max");
+            out.add("memory.swap", Setting::SwapMax(Amount::Max));
             out.last_is_optional();
         }
         (Some(l), Some(s)) => {
-            out.put("memory", "memory.swap", "memory.swap.max", s - l);
+            out.add("memory.swap", Setting::SwapMax(Amount::of(s - l)));
             if s == l {
                 out.last_is_optional();
             }
@@ -155,10 +145,10 @@ fn memory_v2(m: &Memory, limit: Option<i64>, swap: Option<i64>, out: &mut Out) {
         _ => {}
     }
     if let Some(l) = limit {
-        out.put("memory", "memory.limit", "memory.max", max(l));
+        out.add("memory.limit", Setting::MemoryMax(Amount::of(l)));
     }
     if let Some(v) = m.reservation.filter(|v| *v != 0) {
-        out.put("memory", "memory.reservation", "memory.low", max(v));
+        out.add("memory.reservation", Setting::MemoryLow(Amount::of(v)));
     }
     if m.swappiness.is_some() {
         out.warn("memory.swappiness", "ignored: cgroup v2 has no swappiness");
@@ -183,65 +173,36 @@ fn cpu(c: &Cpu, out: &mut Out) {
             if crate::text::bit_set(text).is_none() {
                 out.bad(&format!("cpu.{name}"), format!("{text:?} is not a list such as 0-3,7"));
             }
-            out.put("cpuset", &format!("cpu.{name}"), format!("cpuset.{name}"), text);
+            let list = text.to_string();
+            let setting = if name == "cpus" { Setting::Cpus(list) } else { Setting::MemoryNodes(list) };
+            out.add(&format!("cpu.{name}"), setting);
         }
     }
-    if out.v2("cpu") {
-        cpu_v2(c, out);
-    } else {
-        cpu_v1(c, out);
-    }
-}
-
-fn cpu_v1(c: &Cpu, out: &mut Out) {
-    if let Some(v) = c.shares.filter(|v| *v != 0) {
-        // The kernel clamps silently; a reader of the file would see another value than the document's.
-        out.put("cpu", "cpu.shares", "cpu.shares", v.clamp(2, 262_144));
-    }
-    // A period below the quota in force, or a quota above, fails in between; the host tries both orders.
-    if let Some(v) = c.period.filter(|v| *v != 0) {
-        out.put("cpu", "cpu.period", "cpu.cfs_period_us", v);
-    }
-    if let Some(v) = c.quota.filter(|v| *v != 0) {
-        out.put("cpu", "cpu.quota", "cpu.cfs_quota_us", v);
-    }
-    if let Some(v) = c.burst {
-        out.put("cpu", "cpu.burst", "cpu.cfs_burst_us", v);
-    }
-    if let Some(v) = c.realtime_period.filter(|v| *v != 0) {
-        out.put("cpu", "cpu.realtimePeriod", "cpu.rt_period_us", v);
-    }
-    if let Some(v) = c.realtime_runtime.filter(|v| *v != 0) {
-        out.put("cpu", "cpu.realtimeRuntime", "cpu.rt_runtime_us", v);
-    }
-    if let Some(v) = c.idle {
-        out.put("cpu", "cpu.idle", "cpu.idle", v);
-    }
-}
-
-fn cpu_v2(c: &Cpu, out: &mut Out) {
-    if let Some(v) = c.idle {
-        out.put("cpu", "cpu.idle", "cpu.idle", v);
-    }
-    // An idle cgroup has no weight: the kernel refuses the write.
-    if let Some(v) = c.shares.filter(|v| *v != 0 && c.idle != Some(1)) {
-        out.put("cpu", "cpu.shares", "cpu.weight", super::weights::weight(v));
-    }
+    let v2 = out.v2("cpu");
+    // An idle cgroup of v2 has no weight: the kernel refuses the write. Before it, idle goes away.
+    let weight = c.shares.filter(|v| *v != 0 && !(v2 && c.idle == Some(1))).map(Setting::CpuShares);
+    let idle = c.idle.map(Setting::CpuIdle);
     let (quota, period) = (c.quota.filter(|v| *v != 0), c.period.filter(|v| *v != 0));
-    if quota.is_some() || period.is_some() {
-        // The half that is missing is taken from the file when the host writes it.
-        let quota = quota.map_or("keep".to_string(), max);
-        let value = format!("{quota} {}", period.map_or("keep".to_string(), |p| p.to_string()));
-        out.put("cpu", "cpu.quota", "cpu.max", value);
-    }
-    if let Some(v) = c.burst {
-        out.put("cpu", "cpu.burst", "cpu.max.burst", v);
-    }
-    for (given, name) in [
-        (c.realtime_runtime.is_some_and(|v| v != 0), "realtimeRuntime"),
-        (c.realtime_period.is_some_and(|v| v != 0), "realtimePeriod"),
+    let bandwidth = (quota.is_some() || period.is_some())
+        .then(|| Setting::CpuBandwidth { quota: quota.map(Amount::of), period });
+    let (first, last) = if v2 { (idle, None) } else { (None, idle) };
+    let runtime = c.realtime_runtime.filter(|v| *v != 0);
+    let realtime_period = c.realtime_period.filter(|v| *v != 0);
+    for (setting, field) in [
+        (first, "idle"),
+        (weight, "shares"),
+        (bandwidth, "quota"),
+        (c.burst.map(Setting::CpuBurst), "burst"),
+        (realtime_period.filter(|_| !v2).map(Setting::RealtimePeriod), "realtimePeriod"),
+        (runtime.filter(|_| !v2).map(Setting::RealtimeRuntime), "realtimeRuntime"),
+        (last, "idle"),
     ] {
-        if given {
+        if let Some(setting) = setting {
+            out.add(&format!("cpu.{field}"), setting);
+        }
+    }
+    for (given, name) in [(runtime.is_some(), "realtimeRuntime"), (realtime_period.is_some(), "realtimePeriod")] {
+        if given && v2 {
             out.unsupported(&format!("cpu.{name}"), "cgroup v2 has no real-time bandwidth");
         }
     }
@@ -249,12 +210,10 @@ fn cpu_v2(c: &Cpu, out: &mut Out) {
 
 fn pids(limit: i64, out: &mut Out) {
     // 0 would let nothing run; runc writes 1, because systemd's TasksMax cannot be 0 either.
-    out.put("pids", "pids.limit", "pids.max", max(if limit == 0 { 1 } else { limit }));
+    out.add("pids.limit", Setting::Pids(Amount::of(if limit == 0 { 1 } else { limit })));
 }
 
 fn block_io(io: &BlockIo, out: &mut Out) {
-    let v2 = out.v2("io");
-    let name = if v2 { "io" } else { "blkio" };
     for (value, field) in [(io.weight, "weight"), (io.leaf_weight, "leafWeight")] {
         let Some(w) = value.filter(|w| *w != 0) else { continue };
         if !(10..=1000).contains(&w) {
@@ -265,9 +224,7 @@ fn block_io(io: &BlockIo, out: &mut Out) {
         out.unsupported("blockIO.leafWeight", "removed from the kernel with CFQ (Linux 5.0)");
     }
     if let Some(w) = io.weight.filter(|w| *w != 0) {
-        // The host picks the file that exists: (io|blkio).bfq.weight takes the value, io.weight its conversion.
-        let file = if v2 { "io.bfq.weight|io.weight" } else { "blkio.bfq.weight|blkio.weight" };
-        out.put(name, "blockIO.weight", file, w);
+        out.add("blockIO.weight", Setting::IoWeight(None, Weight::Blkio(w.into())));
     }
     for (i, d) in io.weight_device.iter().enumerate() {
         let field = format!("blockIO.weightDevice[{i}]");
@@ -275,26 +232,21 @@ fn block_io(io: &BlockIo, out: &mut Out) {
             out.unsupported(&format!("{field}.leafWeight"), "removed from the kernel with CFQ (Linux 5.0)");
         }
         if let Some(w) = d.weight {
-            let file = if v2 { "io.bfq.weight|io.weight" } else { "blkio.bfq.weight_device|blkio.weight_device" };
-            out.put(name, &field, file, format!("{}:{} {w}", d.major, d.minor));
+            let device = Device(format!("{}:{}", d.major, d.minor));
+            out.add(&field, Setting::IoWeight(Some(device), Weight::Blkio(w.into())));
         }
     }
     let lists = [
-        (&io.throttle_read_bps_device, "throttleReadBpsDevice", "read_bps", "rbps"),
-        (&io.throttle_write_bps_device, "throttleWriteBpsDevice", "write_bps", "wbps"),
-        (&io.throttle_read_iops_device, "throttleReadIOPSDevice", "read_iops", "riops"),
-        (&io.throttle_write_iops_device, "throttleWriteIOPSDevice", "write_iops", "wiops"),
+        (&io.throttle_read_bps_device, "throttleReadBpsDevice", Rate::ReadBps),
+        (&io.throttle_write_bps_device, "throttleWriteBpsDevice", Rate::WriteBps),
+        (&io.throttle_read_iops_device, "throttleReadIOPSDevice", Rate::ReadIops),
+        (&io.throttle_write_iops_device, "throttleWriteIOPSDevice", Rate::WriteIops),
     ];
-    for (list, field, v1_key, v2_key) in lists {
+    for (list, field, rate) in lists {
         for (i, d) in list.iter().enumerate() {
-            let field = format!("blockIO.{field}[{i}]");
-            if v2 {
-                let rate = if d.rate == 0 { "max".to_string() } else { d.rate.to_string() };
-                out.put(name, &field, "io.max", format!("{}:{} {v2_key}={rate}", d.major, d.minor));
-            } else {
-                let file = format!("blkio.throttle.{v1_key}_device");
-                out.put(name, &field, file, format!("{}:{} {}", d.major, d.minor, d.rate));
-            }
+            let limit = if d.rate == 0 { Amount::Max } else { Amount::Is(d.rate) };
+            let device = Device(format!("{}:{}", d.major, d.minor));
+            out.add(&format!("blockIO.{field}[{i}]"), Setting::IoRate(device, rate, limit));
         }
     }
 }
@@ -315,40 +267,38 @@ fn hugepages(list: &[HugepageLimit], out: &mut Out) {
             );
             continue;
         }
-        let (limit, rsvd) =
-            if out.v2("hugetlb") { ("max", "rsvd.max") } else { ("limit_in_bytes", "rsvd.limit_in_bytes") };
-        out.put("hugetlb", &format!("{field}.limit"), format!("hugetlb.{}.{limit}", h.page_size), h.limit);
-        out.put("hugetlb", &format!("{field}.limit"), format!("hugetlb.{}.{rsvd}", h.page_size), h.limit);
-        if let Some(w) = out.list.last_mut() {
-            w.optional = true; // Reservations are limited since Linux 5.7.
-        }
+        let field = format!("{field}.limit");
+        out.add(&field, Setting::Hugepages(h.page_size.clone(), h.limit));
+        out.add(&field, Setting::HugepagesReserved(h.page_size.clone(), h.limit));
+        // Reservations are limited since Linux 5.7.
+        out.last_is_optional();
     }
 }
 
 fn network(n: &Network, out: &mut Out) {
     if let Some(id) = n.class_id.filter(|id| *id != 0) {
-        out.put("net_cls", "network.classID", "net_cls.classid", id);
+        out.add("network.classID", Setting::NetworkClass(id));
     }
     for (i, p) in n.priorities.iter().enumerate() {
-        let value = format!("{} {}", p.name, p.priority);
-        out.put("net_prio", &format!("network.priorities[{i}]"), "net_prio.ifpriomap", value);
+        let setting = Setting::NetworkPriority { interface: p.name.clone(), priority: p.priority };
+        out.add(&format!("network.priorities[{i}]"), setting);
     }
 }
 
 fn rdma(r: &Resources, out: &mut Out) {
     for (device, limit) in &r.rdma {
         let field = format!("rdma[{device:?}]");
-        let mut value = device.clone();
+        let mut value = Vec::new();
         for (n, key) in [(limit.hca_handles, "hca_handle"), (limit.hca_objects, "hca_object")] {
             if let Some(n) = n {
-                value += &format!(" {key}={n}");
+                value.push(format!("{key}={n}"));
             }
         }
-        if device.contains(char::is_whitespace) || value == *device {
+        if device.contains(char::is_whitespace) || value.is_empty() {
             out.bad(&field, "needs hcaHandles or hcaObjects, and a device name without spaces");
             continue;
         }
-        out.put("rdma", &field, "rdma.max", value);
+        out.add(&field, Setting::Rdma(device.clone(), value.join(" ")));
     }
 }
 
@@ -381,7 +331,8 @@ fn unified(r: &Resources, out: &mut Out) {
             Some(_) => {}
         }
         for line in value.lines().filter(|l| !l.is_empty()) {
-            out.put(controller.copied().unwrap_or(""), &field, file.clone(), line);
+            let (controller, means) = (controller.copied().unwrap_or(""), limits::unified::means(file, line));
+            out.add(&field, Setting::File { controller, file: file.clone(), value: line.to_string(), means });
         }
     }
 }
@@ -401,9 +352,10 @@ mod tests {
 
     fn pairs(r: &Resources, facts: &CgroupFacts) -> Vec<(String, String)> {
         let mut check = Check::default();
-        let list = writes(r, facts, &mut check);
+        let list = limits(r, facts, &mut check);
         assert!(check.errors.is_empty(), "{:?}", check.errors);
-        list.into_iter().map(|w| (w.file, w.value)).collect()
+        let files = crate::limits::files(&list, &facts.hierarchies);
+        files.into_iter().map(|a| a.choices.into_iter().next().unwrap()).collect()
     }
 
     #[test]
@@ -418,7 +370,7 @@ mod tests {
         assert_eq!(files(memory(Some(-1), None))[0], ("memory.swap.max".into(), "max".into()));
         assert_eq!(files(memory(Some(100), Some(0))).len(), 1);
         let mut check = Check::default();
-        writes(&memory(None, Some(300)), &v2(), &mut check);
+        limits(&memory(None, Some(300)), &v2(), &mut check);
         assert_eq!(check.errors[0].field, "linux.resources.memory.swap");
     }
 
@@ -431,7 +383,7 @@ mod tests {
         };
         let on_v2 = pairs(&r, &v2());
         assert_eq!(on_v2[0], ("cpu.weight".into(), "100".into()));
-        assert_eq!(on_v2[1], ("cpu.max".into(), "max keep".into()));
+        assert_eq!(on_v2[1], ("cpu.max".into(), "max".into()));
         assert_eq!(on_v2[2], ("pids.max".into(), "1".into()));
         let mut v1 = v2();
         v1.hierarchies[0].v2 = false;
@@ -444,7 +396,7 @@ mod tests {
         r.unified.0.insert("../x".into(), "1".into());
         r.unified.0.insert("nosuch.max".into(), "1".into());
         let mut check = Check::default();
-        writes(&r, &v2(), &mut check);
+        limits(&r, &v2(), &mut check);
         assert_eq!(check.errors.len(), 2);
     }
 }

@@ -67,31 +67,6 @@ fn annotations() {
     }
 }
 
-#[test]
-fn numbers_are_the_kernels() {
-    for (text, want) in [
-        ("max", Some(u64::MAX)),
-        ("16M", Some(16 << 20)),
-        ("1g", Some(1 << 30)),
-        ("0x20", Some(32)),
-        ("0x1E", Some(30)),
-        ("0x2K", Some(2048)),
-        ("020", Some(16)),
-        ("0", Some(0)),
-        (" 7\n", Some(7)),
-        ("16E", None),
-        ("x", None),
-        ("", None),
-        ("M", None),
-        ("-5", None),
-        ("1 2", None),
-    ] {
-        assert_eq!(number("memory.max", text), want, "{text:?}");
-    }
-    assert_eq!(number("pids.max", "0x20"), Some(32));
-    assert_eq!(number("pids.max", "1K"), None);
-}
-
 /// A deny behind an allow for the same device is no longer in what systemd is told.
 #[test]
 fn devices_are_what_is_left() {
@@ -116,46 +91,4 @@ fn devices_are_what_is_left() {
     // Only order can say this: all that some rule allows.
     let list = told(&[rule(true, None, None, 7), rule(false, Some(1), Some(5), 7)]);
     assert!(list.contains(&entry("char-*", "rwm")), "{list:?}");
-}
-
-#[test]
-fn limits_are_told_twice() {
-    let write = |file: &str, value: &str| Write {
-        field: String::new(),
-        controller: "cpu",
-        file: file.into(),
-        value: value.into(),
-        optional: false,
-    };
-    let rate = |q: &str, cpu| limits(&[write("cpu.max", q)], cpu)[1].1.clone();
-    assert_eq!(rate("50000 100000", (None, 100_000)), Value::U64(500_000));
-    assert_eq!(rate("33333 keep", (None, 100_000)), Value::U64(333_330));
-    assert_eq!(rate("100 keep", (None, 100_000)), Value::U64(10_000));
-    assert_eq!(rate("keep 200000", (Some(50_000), 100_000)), Value::U64(250_000));
-    assert_eq!(rate("max keep", (Some(50_000), 100_000)), Value::U64(u64::MAX));
-    assert_eq!(limits(&[write("cpuset.cpus", "0,9")], (None, 1))[0].1, Value::bytes(&[1, 2]));
-    assert_eq!(limits(&[write("pids.max", "max")], (None, 1))[0].1, Value::U64(u64::MAX));
-    assert_eq!(limits(&[write("memory.high", "16M")], (None, 1)), [("MemoryHigh", Value::U64(16 << 20))]);
-    assert_eq!(limits(&[write("cpu.idle", "0")], (None, 1)), [("CPUWeight", Value::U64(100))]);
-    assert_eq!(limits(&[write("cpu.idle", "0"), write("cpu.weight", "7")], (None, 1)).len(), 1);
-    assert_eq!(limits(&[write("cpu.idle", "0"), write("cpu.shares", "512")], (None, 1)).len(), 1);
-    assert_eq!(rate("50000", (None, 100_000)), Value::U64(500_000));
-    assert_eq!(rate("18446744073709551614 1000", (None, 1)), Value::U64(u64::MAX));
-    let io = limits(&[write("io.max", "8:0 rbps=7 wiops=max"), write("io.max", "8:16 rbps=9")], (None, 1));
-    assert_eq!((io[0].0, io[1].0, io.len()), ("IOReadBandwidthMax", "IOWriteIOPSMax", 2));
-    let each =
-        [write("io.weight", "8:0 200"), write("io.weight", "default 70"), write("io.latency", "8:16 target=75000")];
-    let per = |device: &str, n| Value::Struct(vec![Value::Str(format!("/dev/block/{device}")), Value::U64(n)]);
-    let list = |one| Value::Array("(st)".into(), vec![one]);
-    assert_eq!(
-        limits(&each, (None, 1)),
-        [
-            ("IOWeight", Value::U64(70)),
-            ("IODeviceWeight", list(per("8:0", 200))),
-            ("IODeviceLatencyTargetUSec", list(per("8:16", 75_000)))
-        ]
-    );
-    let device = [write("io.bfq.weight|io.weight", "8:0 10")];
-    let converted = super::super::weights::io_weight(10);
-    assert_eq!(limits(&device, (None, 1)), [("IODeviceWeight", list(per("8:0", converted)))]);
 }

@@ -12,7 +12,8 @@ use crate::host::facts;
 use crate::host::rdt;
 use crate::oci::config::*;
 use crate::plan;
-use crate::plan::resources::Write;
+use crate::plan::hierarchy::Hierarchy;
+use crate::plan::limits::Limit;
 use crate::state::{State, Status};
 
 pub fn main(env: &mut Env) -> Result<i32> {
@@ -37,7 +38,7 @@ pub fn main(env: &mut Env) -> Result<i32> {
         Spec { linux: Some(Linux { resources: Some(resources.clone()), ..Linux::default() }), ..Spec::default() };
     let facts = facts::read(&spec, std::path::Path::new(""));
     let mut check = Check::default();
-    let writes = plan::cgroup::writes(&resources, &facts.cgroup, &mut check);
+    let mut limits = plan::resources::limits(&resources, &facts.cgroup, &mut check);
     let checked = check.finish().map_err(|errors| bundle::locate(&text, errors));
     let warnings = match checked {
         Ok(warnings) if bad.is_empty() => warnings,
@@ -46,18 +47,21 @@ pub fn main(env: &mut Env) -> Result<i32> {
             return Err(bundle::join(bundle::with_plan(bad, errors, "linux.resources.")));
         }
     };
-    let document = remembered(&entry, &text, &writes)?;
+    let document = remembered(&entry, &text, &limits)?;
     let group = Group::open_all(&state.cgroups)?;
     if resources.memory.as_ref().and_then(|m| m.check_before_update) == Some(true) {
-        group.refuse_below_usage(&writes)?;
+        group.refuse_below_usage(&limits)?;
     }
     // What systemd is told it rounds, and it writes the file at once: the half that stays is read before.
-    let writes = if state.systemd_unit.is_some() { group.both_halves(writes) } else { writes };
+    if state.systemd_unit.is_some() {
+        plan::limits::both_halves(&mut limits, group.bandwidth());
+    }
+    let files = group.files(&limits);
     // Device rules are not part of an update: what a process has opened stays open.
-    let before = group.before(&writes, None, &[]);
+    let before = group.before(&files, None, &[]);
     let mut unit = Unit::of(&state)?;
-    let told = unit.as_mut().map(|unit| unit.tell(&group, &writes)).transpose();
-    if let Err(e) = told.and_then(|_| group.apply(&writes)) {
+    let told = unit.as_mut().map(|unit| unit.tell(&group, &facts.cgroup.hierarchies, &limits)).transpose();
+    if let Err(e) = told.and_then(|_| group.apply(&files)) {
         if let Some(unit) = &mut unit {
             unit.back();
         }
@@ -87,8 +91,8 @@ impl Unit<'_> {
         Ok(Some(Unit { name: &unit.name, manager: Manager::connect(unit.user)?, before: Vec::new() }))
     }
 
-    fn tell(&mut self, group: &Group, writes: &[Write]) -> Result<()> {
-        let properties = plan::unit::limits(writes, group.bandwidth());
+    fn tell(&mut self, group: &Group, hierarchies: &[Hierarchy], limits: &[Limit]) -> Result<()> {
+        let properties = plan::limits::systemd::properties(limits, hierarchies, group.bandwidth());
         if properties.is_empty() {
             return Ok(());
         }
@@ -195,9 +199,9 @@ pub fn cpu_quota(text: &str) -> Result<i64> {
 
 /// The document in step with what will be in force, made before anything is changed. What came as JSON is merged into it;
 /// flags have no document of their own, and the cgroup files hold their values.
-fn remembered(entry: &crate::state::Entry, new: &[u8], writes: &[Write]) -> Result<Option<Vec<u8>>> {
+fn remembered(entry: &crate::state::Entry, new: &[u8], limits: &[Limit]) -> Result<Option<Vec<u8>>> {
     use serde_json::Value;
-    if new.is_empty() || writes.is_empty() {
+    if new.is_empty() || limits.is_empty() {
         return Ok(None);
     }
     // A document that is deeper than this reader goes is as it was: only what nobody knows can be so deep.

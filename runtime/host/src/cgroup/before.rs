@@ -7,7 +7,7 @@ use super::limits;
 use crate::error::{Context, Error};
 use crate::facts;
 use crate::plan::device_rules::Rules;
-use crate::plan::resources::Write;
+use crate::plan::limits::Assignment;
 use conex_sys::bpf;
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
@@ -33,11 +33,11 @@ const PROGRAM: &str = "device program";
 
 impl Group {
     /// The values in force of what will be changed, but for directories that were made for it.
-    pub fn before(&self, writes: &[Write], devices: Option<&Rules>, made: &[PathBuf]) -> Vec<Before> {
+    pub fn before(&self, files: &[Assignment], devices: Option<&Rules>, made: &[PathBuf]) -> Vec<Before> {
         let foreign = |d: &&Dir| !made.contains(&d.path);
         let mut out = Vec::new();
-        for w in writes {
-            let found = self.dir_of(w).filter(foreign).and_then(|d| Some((d, limits::previous(d, w)?)));
+        for a in files {
+            let found = self.dir_of(a).filter(foreign).and_then(|d| Some((d, limits::previous(d, a)?)));
             if let Some((dir, (file, value))) = found {
                 out.push(Before { dir: dir.path.clone(), file, value });
             }

@@ -5,7 +5,7 @@ use super::group::{Dir, Group};
 use crate::acts::hierarchy::Hierarchy;
 use crate::error::{Context, Error, Kind, Result};
 use crate::plan::device_rules::Rules;
-use crate::plan::resources::Write;
+use crate::plan::limits::{self, shown, Assignment, Limit, Setting};
 use nix::errno::Errno;
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -55,20 +55,34 @@ pub(super) fn inherit_cpuset(path: &Path, mount_point: &Path) -> Result<()> {
 }
 
 impl Group {
-    /// Applies the writes; the first failure names the field that asked for it.
-    pub fn apply(&self, writes: &[Write]) -> Result<()> {
-        for (i, write) in writes.iter().enumerate() {
-            let Some(dir) = self.dir_of(write) else {
-                let what = format!("no {} hierarchy", write.controller);
-                return Err(Error::new(Kind::Unsupported, what).at(write.field.clone()));
+    /// The files and values of limits, as this cgroup has them.
+    pub fn files(&self, limits: &[Limit]) -> Vec<Assignment> {
+        let hierarchies: Vec<Hierarchy> = self.dirs.iter().map(|d| d.hierarchy.clone()).collect();
+        let half = |l: &Limit| matches!(l.setting, Setting::CpuBandwidth { quota, period } if quota.is_none() || period.is_none());
+        // A file of v2 takes both halves of a bandwidth.
+        if limits.iter().any(half) && limits::has_v2(&hierarchies, "cpu") {
+            let mut whole = limits.to_vec();
+            limits::both_halves(&mut whole, self.bandwidth());
+            return limits::files(&whole, &hierarchies);
+        }
+        limits::files(limits, &hierarchies)
+    }
+
+    /// Applies them; the first failure names the field that asked for it.
+    pub fn apply(&self, files: &[Assignment]) -> Result<()> {
+        for (i, a) in files.iter().enumerate() {
+            let Some(dir) = self.dir_of(a) else {
+                let what = format!("no {} hierarchy", a.controller);
+                return Err(Error::new(Kind::Unsupported, what).at(a.field.clone()));
             };
-            match apply_one(dir, write) {
+            match apply_one(dir, a) {
                 Ok(()) => {}
                 // Two files that limit each other (memory and memory+swap, quota and period) are accepted only in
                 // one order, which depends on the values in force: try the partner first.
                 Err(e) if matches!(e.errno, Some(Errno::EINVAL | Errno::EBUSY)) => {
-                    let partner = writes[i + 1..].iter().find(|w| pair(&write.file, &w.file));
-                    let retried = partner.map(|p| apply_one(dir, p).and_then(|()| apply_one(dir, write)));
+                    let is_partner = |f: &&Assignment| f.choices.iter().any(|(file, _)| a.partner == Some(file));
+                    let partner = files[i + 1..].iter().find(is_partner);
+                    let retried = partner.map(|p| apply_one(dir, p).and_then(|()| apply_one(dir, a)));
                     retried.unwrap_or(Err(e))?;
                 }
                 Err(e) => return Err(e),
@@ -123,196 +137,102 @@ fn attach(dir: &Dir, rules: &Rules) -> Result<()> {
     Ok(())
 }
 
-fn pair(a: &str, b: &str) -> bool {
-    const PAIRS: [(&str, &str); 3] = [
-        ("memory.limit_in_bytes", "memory.memsw.limit_in_bytes"),
-        ("cpu.cfs_period_us", "cpu.cfs_quota_us"),
-        ("cpu.rt_period_us", "cpu.rt_runtime_us"),
-    ];
-    PAIRS.contains(&(a, b))
+/// The text of a file, empty if there is none.
+fn text(dir: &Dir, file: &str) -> String {
+    read_at(dir.as_fd(), file).unwrap_or_default()
 }
 
-fn apply_one(dir: &Dir, write: &Write) -> Result<()> {
-    let file = file_of(dir, write);
-    let value = value_for(dir, file, write);
+fn apply_one(dir: &Dir, a: &Assignment) -> Result<()> {
+    let Some((file, value)) = chosen(dir, a) else { return Ok(()) };
     let call = || format!("write({}/{file}, {value})", dir.path.display());
-    match write_at(dir.as_fd(), file, &value) {
-        Err(Errno::ENOENT) if write.optional => Ok(()),
+    match write_at(dir.as_fd(), file, value) {
+        Err(Errno::ENOENT) if a.optional => Ok(()),
         Err(Errno::ENOENT) => {
-            let enabled = read_at(dir.as_fd(), "cgroup.controllers").unwrap_or_default();
+            let enabled = text(dir, "cgroup.controllers");
             let delegated = !dir.hierarchy.v2
-                || write.controller.is_empty()
-                || enabled.split_whitespace().any(|c| c == write.controller);
+                || a.controller.is_empty()
+                || enabled.split_whitespace().any(|c| c == a.controller);
             let what = if delegated {
                 format!("this kernel has no {file} ({})", dir.path.display())
             } else {
                 let above = dir.path.parent().unwrap_or(&dir.path).display();
-                let name = write.controller;
+                let name = a.controller;
                 format!("the controller {name} is not delegated: it is not in {above}/cgroup.subtree_control")
             };
-            Err(Error::new(Kind::Unsupported, what).at(write.field.clone()))
+            Err(Error::new(Kind::Unsupported, what).at(a.field.clone()))
         }
-        Err(Errno::EBUSY) if file == "memory.limit_in_bytes" => {
-            let usage = read_at(dir.as_fd(), "memory.usage_in_bytes").unwrap_or_default();
-            let what = format!("unable to set memory limit to {value} (current usage: {})", usage.trim());
-            Err(Error { errno: Some(Errno::EBUSY), ..Error::new(Kind::System, what) }.at(write.field.clone()))
-        }
-        Err(e) => Err(refused(e, dir, file, &value, call()).at(write.field.clone())),
+        Err(e) => Err(refused(e, dir, file, value, call()).at(a.field.clone())),
         Ok(()) => Ok(()),
     }
 }
 
 /// What the kernel means by the errno of a limit that it refuses.
 fn refused(e: Errno, dir: &Dir, file: &str, value: &str, call: String) -> Error {
-    let other = |file: &str| read_at(dir.as_fd(), file).unwrap_or_default().trim().to_string();
-    let why = match (file, e) {
-        ("cpuset.cpus" | "cpuset.mems", Errno::ERANGE | Errno::EINVAL) => {
-            let (what, list) = match file {
-                "cpuset.cpus" => ("CPUs", "/sys/devices/system/cpu/online"),
-                _ => ("memory nodes", "/sys/devices/system/node/online"),
-            };
-            let here = read(Path::new(list)).unwrap_or_default();
-            // The errno would be read as a riddle ("math result not representable").
-            let what = format!(
-                "{value:?} is no part of the {what} that can be had, of {} on this host: {call}: {e:?}",
-                here.trim()
-            );
-            return Error::new(Kind::System, what);
-        }
-        ("memory.memsw.limit_in_bytes", Errno::EINVAL) => {
-            let limit = other("memory.limit_in_bytes");
-            format!("memory plus swap must not be below the limit of memory, {limit}")
-        }
-        ("memory.limit_in_bytes", Errno::EINVAL) => {
-            let limit = other("memory.memsw.limit_in_bytes");
-            format!("memory must not be above the limit of memory plus swap, {limit}")
-        }
-        _ => return Error::call(e, call),
-    };
-    Error::call(e, format!("{why}: {call}"))
+    if shown::is_below_usage(file, e) {
+        let usage = shown::memory_used(dir.hierarchy.v2, |file| text(dir, file));
+        let what = format!("unable to set memory limit to {value} (current usage: {usage})");
+        return Error { errno: Some(e), ..Error::new(Kind::System, what) };
+    }
+    if let Some((what, list)) = shown::chosen_from(file, e) {
+        let here = read(Path::new(list)).unwrap_or_default();
+        // The errno would be read as a riddle ("math result not representable").
+        let what = format!(
+            "{value:?} is no part of the {what} that can be had, of {} on this host: {call}: {e:?}",
+            here.trim()
+        );
+        return Error::new(Kind::System, what);
+    }
+    match shown::refused(file, e, |file| text(dir, file)) {
+        Some(why) => Error::call(e, format!("{why}: {call}")),
+        None => Error::call(e, call),
+    }
 }
 
-/// `a|b`: the first one that exists.
-fn file_of<'a>(dir: &Dir, write: &'a Write) -> &'a str {
-    let mut names = write.file.split('|');
-    names.clone().find(|f| exists_at(dir.as_fd(), f)).or(names.next()).unwrap_or(&write.file)
+/// The first choice whose file exists, or the first.
+fn chosen<'a>(dir: &Dir, a: &'a Assignment) -> Option<&'a (String, String)> {
+    let exists = |(file, _): &&(String, String)| a.choices.len() == 1 || exists_at(dir.as_fd(), file);
+    a.choices.iter().find(exists).or(a.choices.first())
 }
 
-/// The file of a write and what would undo it, for [`write_at`] as it is; none if the file cannot be read, or takes other
-/// words than it shows.
-pub(super) fn previous(dir: &Dir, write: &Write) -> Option<(String, String)> {
-    let file = file_of(dir, write);
-    if file.starts_with("cgroup.") || file.ends_with(".pressure") {
+/// The file of an assignment and what would undo it, for [`write_at`] as it is; none if that cannot be known.
+pub(super) fn previous(dir: &Dir, a: &Assignment) -> Option<(String, String)> {
+    let (file, value) = chosen(dir, a)?;
+    if !shown::can_be_put_back(file) {
         return None;
     }
-    let text = read_at(dir.as_fd(), file).ok()?;
-    // Files with an entry for each device or interface take one at a time, and show none that has no limit.
-    let key = write.value.split_once(' ').map(|(key, _)| key).filter(|_| file != "cpu.max");
-    let value = match key {
-        // These two show more than they take.
-        None if file == "memory.oom_control" => text.split_whitespace().nth(1)?.to_string(),
-        None if text.starts_with("default ") => text.lines().next()?.to_string(),
-        None => text.trim().to_string(),
-        Some(key) => match text.lines().find(|l| l.split(' ').next() == Some(key)) {
-            Some(line) => line.to_string(),
-            None => match file {
-                "io.max" => format!("{key} rbps=max wbps=max riops=max wiops=max"),
-                "io.weight" | "io.bfq.weight" | "blkio.bfq.weight_device" => format!("{key} default"),
-                "io.latency" => format!("{key} target=0"),
-                _ => format!("{key} 0"),
-            },
-        },
-    };
-    Some((file.to_string(), value))
-}
-
-/// Values that depend on the file: weights by its scale, and the half of cpu.max that stays.
-fn value_for(dir: &Dir, file: &str, write: &Write) -> String {
-    let value = write.value.as_str();
-    match file {
-        // blockIO's weights, for whichever file there is; a `unified` one is written as it is.
-        "io.weight" if write.file != file => {
-            let (device, weight) = value.rsplit_once(' ').map_or(("", value), |(d, w)| (d, w));
-            let weight = weight.parse::<u64>().map_or(100, crate::plan::weights::io_weight);
-            format!("{device} {weight}").trim().to_string()
-        }
-        "cpu.max" if value.contains("keep") => {
-            let now = read_at(dir.as_fd(), "cpu.max").unwrap_or_default();
-            let mut now = now.split_whitespace();
-            let (quota, period) = (now.next().unwrap_or("max"), now.next().unwrap_or("100000"));
-            let (q, p) = value.split_once(' ').unwrap_or(("keep", "keep"));
-            format!("{} {}", if q == "keep" { quota } else { q }, if p == "keep" { period } else { p })
-        }
-        _ => value.to_string(),
-    }
+    let now = read_at(dir.as_fd(), file).ok()?;
+    shown::previous(file, value, &now).map(|before| (file.clone(), before))
 }
 
 impl Group {
     /// CPU quota (`None` for none) and period in force, in microseconds.
     pub fn bandwidth(&self) -> (Option<u64>, u64) {
         let Some(dir) = self.dir("cpu") else { return (None, 100_000) };
-        let text = if dir.hierarchy.v2 {
-            read_at(dir.as_fd(), "cpu.max").unwrap_or_default()
-        } else {
-            ["cpu.cfs_quota_us", "cpu.cfs_period_us"].map(|f| read_at(dir.as_fd(), f).unwrap_or_default()).join(" ")
-        };
-        let mut words = text.split_whitespace().map(|w| w.parse().ok());
-        (words.next().flatten(), words.next().flatten().unwrap_or(100_000))
+        shown::bandwidth(dir.hierarchy.v2, |file| text(dir, file))
     }
 
-    /// The same writes with quota and period both, where one of them was to stay as it is.
-    pub fn both_halves(&self, mut writes: Vec<Write>) -> Vec<Write> {
-        let (quota, period) = self.bandwidth();
-        let [quota_file, period_file] = ["cpu.cfs_quota_us", "cpu.cfs_period_us"];
-        let given = |writes: &[Write], file: &str| writes.iter().find(|w| w.file == file).cloned();
-        for w in writes.iter_mut().filter(|w| w.file == "cpu.max") {
-            let quota = quota.map_or("max".to_string(), |q| q.to_string());
-            w.value = w
-                .value
-                .split(' ')
-                .zip([quota, period.to_string()])
-                .map(|(v, now)| if v == "keep" { now } else { v.into() })
-                .collect::<Vec<_>>()
-                .join(" ");
-        }
-        match (given(&writes, quota_file), given(&writes, period_file)) {
-            (Some(w), None) => writes.push(Write { file: period_file.into(), value: period.to_string(), ..w }),
-            (None, Some(w)) => {
-                let value = quota.map_or("-1".to_string(), |q| q.to_string());
-                writes.push(Write { file: quota_file.into(), value, ..w });
-            }
-            _ => {}
-        }
-        writes
-    }
-
-    /// The directory that a write goes to.
-    pub(super) fn dir_of(&self, w: &Write) -> Option<&Dir> {
-        if w.controller.is_empty() {
+    /// The directory that an assignment goes to.
+    pub(super) fn dir_of(&self, a: &Assignment) -> Option<&Dir> {
+        if a.controller.is_empty() {
             self.unified()
         } else {
-            self.dir(w.controller)
+            self.dir(a.controller)
         }
     }
 
     /// `checkBeforeUpdate` (config-linux.md): a limit below the usage would call the OOM killer.
-    pub fn refuse_below_usage(&self, writes: &[Write]) -> Result<()> {
+    pub fn refuse_below_usage(&self, limits: &[Limit]) -> Result<()> {
         let Some(dir) = self.dir("memory") else { return Ok(()) };
-        let (limit, usage) = if dir.hierarchy.v2 {
-            ("memory.max", "memory.current")
-        } else {
-            ("memory.limit_in_bytes", "memory.usage_in_bytes")
-        };
-        let Some(w) = writes.iter().find(|w| w.file == limit) else {
+        let max = limits.iter().find_map(|l| match l.setting {
+            Setting::MemoryMax(limits::Amount::Is(n)) => Some((l, n)),
+            _ => None,
+        });
+        let Some((limit, new)) = max else { return Ok(()) };
+        let used = shown::memory_used(dir.hierarchy.v2, |file| text(dir, file));
+        if new >= used {
             return Ok(());
-        };
-        let used = read_at(dir.as_fd(), usage).ok().and_then(|t| t.trim().parse::<i64>().ok()).unwrap_or(0);
-        match w.value.parse::<i64>() {
-            Ok(new) if new >= 0 && new < used => Err(Error::invalid(
-                w.field.clone(),
-                format!("rejecting memory limit {new}: usage is {used} (checkBeforeUpdate)"),
-            )),
-            _ => Ok(()),
         }
+        let what = format!("rejecting memory limit {new}: usage is {used} (checkBeforeUpdate)");
+        Err(Error::invalid(limit.field.clone(), what))
     }
 }

@@ -4,6 +4,7 @@ use super::files::read;
 use crate::dbus::{Connection, Failure, Value};
 use crate::error::{Error, Kind, Named, Result};
 use crate::plan::cgroup::Cgroup;
+use crate::plan::limits;
 use crate::plan::unit::{self, Unit};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -108,7 +109,7 @@ impl Manager {
         self.check_numbers()?;
         self.watch_jobs()?;
         let mut properties = base(unit, &record.description, pid, v2);
-        properties.extend(own(unit::limits(&plan.writes, (None, 100_000))));
+        properties.extend(own(limits::systemd::properties(&plan.limits, &plan.hierarchies, (None, 100_000))));
         if let Some(devices) = plan.devices.as_ref().filter(|_| !self.user) {
             let text = read(Path::new("/proc/devices")).unwrap_or_default();
             properties.extend(own(unit::devices(devices, |kind, major| device_group(&text, kind, major))));
