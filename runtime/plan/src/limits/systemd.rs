@@ -1,6 +1,7 @@
 //! Properties of a systemd unit (systemd.resource-control(5), org.freedesktop.systemd1(5)).
 
-use super::{Amount, Device, Limit, Rate, Setting};
+use super::setting::{Amount, Device, Rate, Setting};
+use super::Limit;
 use crate::gvariant::Value;
 use crate::hierarchy::Hierarchy;
 
@@ -82,7 +83,7 @@ fn property(s: &Setting, v2: bool, weighed: bool) -> Option<(&'static str, Value
         Setting::Cpus(list) => bits(list).map(|b| ("AllowedCPUs", b)),
         Setting::MemoryNodes(list) => bits(list).map(|b| ("AllowedMemoryNodes", b)),
         Setting::IoWeight(None, weight) if v2 => Some(("IOWeight", Value::U64(weight.io()))),
-        Setting::IoWeight(None, super::Weight::Blkio(n)) => Some(("BlockIOWeight", Value::U64(*n))),
+        Setting::IoWeight(None, super::setting::Weight::Blkio(n)) => Some(("BlockIOWeight", Value::U64(*n))),
         _ => None,
     }
 }
@@ -120,7 +121,8 @@ fn bits(text: &str) -> Option<Value> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{unified, Weight};
+    use super::super::setting::Weight;
+    use super::super::unified;
     use super::*;
 
     fn hosts() -> [Vec<Hierarchy>; 2] {
@@ -185,7 +187,10 @@ mod tests {
         );
         let weight = Setting::IoWeight(Some(Device("8:0".into())), Weight::Blkio(10));
         let converted = crate::weights::io_weight(10);
-        assert_eq!(limits(&[weight.clone()], true, (None, 1)), [("IODeviceWeight", list(per("8:0", converted)))]);
+        assert_eq!(
+            limits(std::slice::from_ref(&weight), true, (None, 1)),
+            [("IODeviceWeight", list(per("8:0", converted)))]
+        );
         assert_eq!(limits(&[weight], false, (None, 1)), []);
         let whole = Setting::IoWeight(None, Weight::Blkio(500));
         assert_eq!(limits(&[whole], false, (None, 1)), [("BlockIOWeight", Value::U64(500))]);

@@ -1,7 +1,7 @@
 //! What a file of cgroup v2 means that a document names itself (`linux.resources.unified`). It is written as it is given;
 //! systemd is told what it means.
 
-use super::{Amount, Device, Rate, Setting, Weight};
+use super::setting::{Amount, Device, Rate, Setting, Weight};
 
 /// A number as the files of cgroup v2 take it: `max`, `16M`, `0x20`, `020` (memparse and kstrtoull of the kernel). `None` for
 /// what the kernel will refuse.

@@ -1,6 +1,6 @@
 //! Files of cgroup v1 (Documentation/admin-guide/cgroup-v1).
 
-use super::{row, Amount, Rate, Row, Setting, Weight};
+use super::setting::{row, Amount, Rate, Row, Setting, Weight};
 
 /// -1 is no limit.
 fn number(a: Amount) -> String {

@@ -1,6 +1,6 @@
 //! Files of cgroup v2 (Documentation/admin-guide/cgroup-v2.rst).
 
-use super::{row, Amount, Rate, Row, Setting};
+use super::setting::{row, Amount, Rate, Row, Setting};
 
 fn number(a: Amount) -> String {
     match a {
@@ -31,7 +31,7 @@ pub fn rows(s: &Setting) -> Vec<Row> {
         Setting::IoWeight(device, weight) => {
             let of = |n: u64| device.as_ref().map_or(n.to_string(), |d| format!("{} {n}", d.0));
             let mut choices = vec![("io.weight".to_string(), of(weight.io()))];
-            if let super::Weight::Blkio(n) = weight {
+            if let super::setting::Weight::Blkio(n) = weight {
                 // The scale of config.json, which the BFQ scheduler has as well.
                 choices.insert(0, ("io.bfq.weight".to_string(), of(*n)));
             }
