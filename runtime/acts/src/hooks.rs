@@ -75,42 +75,22 @@ pub fn run_all(list: &[Hook], name: &str, state: &StateDocument, setting: &Setti
 
 fn one(hook: &Hook, state: &StateDocument, setting: &Setting) -> Result<()> {
     crate::log::step(|| format!("runs the hook {}", hook.path));
-    let call = || format!("exec({})", hook.path);
     // Files in memory, not pipes: a hook that reads nothing or prints much can neither block us nor kill us.
     let input = memory_file(&state.json())?;
     let (mut output, mut failure) = (memory_file(b"")?, memory_file(b"")?);
-    let mut command = Command::new(text::os(&hook.path));
-    if let Some((argv0, rest)) = hook.args.split_first() {
-        command.arg0(text::os(argv0)).args(rest.iter().map(|a| text::os(a)));
-    }
-    command.env_clear();
-    let own = hook.env.as_ref().map(|env| env.0.as_slice());
-    for (name, value) in own.or(setting.env).unwrap_or_default().iter().filter_map(|e| e.split_once('=')) {
-        command.env(text::os(name), text::os(value));
-    }
-    // What the caller's tracing system needs to put a hook's own spans where they belong (W3C "Trace Context").
-    if let Some(parent) =
-        std::env::var_os("TRACEPARENT").filter(|_| !command.get_envs().any(|(k, _)| k == "TRACEPARENT"))
-    {
-        command.env("TRACEPARENT", parent);
-    }
-    if let Some(dir) = setting.cwd {
-        command.current_dir(dir);
-    }
+    let mut command = command(hook, setting);
     let clone = |f: &std::fs::File| f.try_clone().call(|| "dup");
     // The path is the host's: hooks that run in the container's namespaces have other mounts, and other rights.
     let own = if setting.cwd.is_some() { outputs(state.annotations)? } else { [None, None] };
     let to = |n: usize| clone(own[n].as_ref().or(setting.output[n]).unwrap_or(&output));
     command.stdin(Stdio::from(input)).stdout(to(0)?).stderr(to(1)?);
-    // A group of its own, so that a timeout ends what the hook has started as well.
-    command.process_group(0);
-    conex_sys::signal::unblocked(&mut command);
     let (pid, pidfd) = match clone3(0, None).call(|| "clone3(hook)")? {
         Forked::Child => {
             let confined = setting.confine.map_or(Ok(()), |confine| confine());
             let e = confined.err().unwrap_or_else(|| {
                 let e = command.exec();
-                Error::call(Errno::from_raw(e.raw_os_error().unwrap_or(libc::EINVAL)), call())
+                let errno = Errno::from_raw(e.raw_os_error().unwrap_or(libc::EINVAL));
+                Error::call(errno, format!("exec({})", hook.path))
             });
             let _ = failure.write_all(e.to_string().as_bytes());
             exit_now(127)
@@ -123,21 +103,48 @@ fn one(hook: &Hook, state: &StateDocument, setting: &Setting) -> Result<()> {
     if !failed.is_empty() {
         return Err(Error::new(Kind::System, failed));
     }
-    let printed = beginning(&mut output);
-    let printed = if printed.is_empty() { printed } else { format!(", output: {printed}") };
-    let how = match status {
+    outcome(hook, status, &beginning(&mut output))
+}
+
+/// The program of a hook, with its arguments and environment.
+fn command(hook: &Hook, setting: &Setting) -> Command {
+    let mut command = Command::new(text::os(&hook.path));
+    if let Some((argv0, rest)) = hook.args.split_first() {
+        command.arg0(text::os(argv0)).args(rest.iter().map(|a| text::os(a)));
+    }
+    command.env_clear();
+    let own = hook.env.as_ref().map(|env| env.0.as_slice());
+    for (name, value) in own.or(setting.env).unwrap_or_default().iter().filter_map(|e| e.split_once('=')) {
+        command.env(text::os(name), text::os(value));
+    }
+    // What the caller's tracing system needs to put a hook's own spans where they belong (W3C "Trace Context").
+    let traced = command.get_envs().any(|(k, _)| k == "TRACEPARENT");
+    if let Some(parent) = std::env::var_os("TRACEPARENT").filter(|_| !traced) {
+        command.env("TRACEPARENT", parent);
+    }
+    if let Some(dir) = setting.cwd {
+        command.current_dir(dir);
+    }
+    // A group of its own, so that a timeout ends what the hook has started as well.
+    command.process_group(0);
+    conex_sys::signal::unblocked(&mut command);
+    command
+}
+
+/// What came of it, with what it has printed.
+fn outcome(hook: &Hook, status: Waited, printed: &str) -> Result<()> {
+    let call = format!("exec({})", hook.path);
+    let printed = if printed.is_empty() { String::new() } else { format!(", output: {printed}") };
+    let what = match status {
+        Waited::Exited(0) => return Ok(()),
         Waited::Running => {
             let seconds = hook.timeout.unwrap_or(0);
-            return Err(Error::whole(
-                Kind::System,
-                format!("{}: hook ran past specified timeout of {seconds}.0s{printed}", call()),
-            ));
+            format!("{call}: hook ran past specified timeout of {seconds}.0s{printed}")
         }
-        Waited::Exited(0) => return Ok(()),
-        Waited::Exited(code) => format!("exit status: {code}"),
-        Waited::Signaled(n) => format!("signal: {n}"),
+        Waited::Exited(code) => format!("error running hook: {call}: exit status: {code}{printed}"),
+        Waited::Signaled(n) => format!("error running hook: {call}: signal: {n}{printed}"),
     };
-    Err(Error::whole(Kind::System, format!("error running hook: {}: {how}{printed}", call())))
+    Err(Error::whole(Kind::System, what))
 }
 
 /// Where crun's annotations want standard output and error of hooks.

@@ -1,7 +1,7 @@
 //! A further process in a running container.
 
 use super::cgroup::Group;
-use super::{rlimits, Container};
+use super::container::{oom_score, rlimits, tell, Container};
 use crate::child::{process, Report};
 use crate::error::{Context, Error, Kind, Named, Result};
 use crate::identity::adopted;
@@ -266,10 +266,10 @@ fn converse(exec: &Exec, c: &mut Container, group: &Group) -> Result<()> {
         }
     }
     if let Some(score) = exec.process.oom_score_adj {
-        super::oom_score(pid, score, &exec.process.field)?;
+        oom_score(pid, score, &exec.process.field)?;
     }
     rlimits(pid, &exec.process.rlimits)?;
-    super::tell(c, &Message::Enter(group.tasks()?))?;
+    tell(c, &Message::Enter(group.tasks()?))?;
     loop {
         match c.next(Some(group).filter(|_| !exec.ignore_paused))? {
             None => return Err(Error::new(Kind::System, "the other side died during its preparation")),

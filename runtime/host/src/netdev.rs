@@ -1,6 +1,6 @@
 //! `linux.netDevices`: host interfaces that become the container's.
 
-use super::spawn::Home;
+use super::home::Home;
 use crate::acts::netlink;
 use crate::error::{Context, Named, Result};
 use crate::plan::{NetDevice, Plan};

@@ -106,7 +106,7 @@ pub fn mounts_at(path: &Path) -> usize {
 
 /// Takes back the mounts of a container without a mount namespace, all at once with the bind of its rootfs on itself;
 /// what the engine had mounted there before stays.
-fn unmount(rootfs: &Path, before: usize) -> crate::Result<()> {
+fn unmount(rootfs: &Path, before: usize) -> crate::error::Result<()> {
     use crate::error::Context;
     while mounts_at(rootfs) > before {
         nix::mount::umount2(rootfs, nix::mount::MntFlags::MNT_DETACH)

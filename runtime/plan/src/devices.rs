@@ -2,7 +2,7 @@
 
 use super::mount::{Kind, Mount};
 use crate::check::Check;
-use crate::oci::config::Linux;
+use crate::oci::config::{Device, Linux};
 use crate::text::clean;
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -52,37 +52,7 @@ pub(super) fn nodes(linux: &Linux, mounts: &[Mount], check: &mut Check) -> Nodes
     let mut places: HashMap<PathBuf, usize> =
         out.list.iter().enumerate().map(|(i, n)| (n.path.clone(), i)).collect();
     for (i, d) in linux.devices.iter().enumerate() {
-        let field = format!("linux.devices[{i}]");
-        let kind = match d.kind.as_str() {
-            "c" | "u" => libc::S_IFCHR,
-            "b" => libc::S_IFBLK,
-            "p" => libc::S_IFIFO,
-            other => {
-                check.bad(format!("{field}.type"), format!("{other:?}: expected c, u, b or p"));
-                continue;
-            }
-        };
-        if !d.path.starts_with('/') || clean(&crate::text::path(&d.path)).as_os_str().is_empty() {
-            check.bad(format!("{field}.path"), format!("{:?} is not the absolute path of a file", d.path));
-            continue;
-        }
-        if kind != libc::S_IFIFO && !(in_dev_range(d.major, 12) && in_dev_range(d.minor, 20)) {
-            check.bad(format!("{field}.major"), format!("{}:{} is no device number", d.major, d.minor));
-            continue;
-        }
-        if d.file_mode.is_some_and(|m| m & !0o177_777 != 0) {
-            check.bad(format!("{field}.fileMode"), "more than permission bits");
-        }
-        let node = Node {
-            path: clean(&crate::text::path(&d.path)),
-            // Some engines store the type bits as well (runc: & 07777).
-            mode: kind | (d.file_mode.unwrap_or(0o666) & 0o7777),
-            major: d.major as u32,
-            minor: d.minor as u32,
-            uid: d.uid.unwrap_or(0),
-            gid: d.gid.unwrap_or(0),
-            field,
-        };
+        let Some(node) = node(d, format!("linux.devices[{i}]"), check) else { continue };
         match places.get(&node.path) {
             Some(at) => out.list[*at] = node,
             None => {
@@ -92,6 +62,39 @@ pub(super) fn nodes(linux: &Linux, mounts: &[Mount], check: &mut Check) -> Nodes
         }
     }
     out
+}
+
+fn node(d: &Device, field: String, check: &mut Check) -> Option<Node> {
+    let kind = match d.kind.as_str() {
+        "c" | "u" => libc::S_IFCHR,
+        "b" => libc::S_IFBLK,
+        "p" => libc::S_IFIFO,
+        other => {
+            check.bad(format!("{field}.type"), format!("{other:?}: expected c, u, b or p"));
+            return None;
+        }
+    };
+    if !d.path.starts_with('/') || clean(&crate::text::path(&d.path)).as_os_str().is_empty() {
+        check.bad(format!("{field}.path"), format!("{:?} is not the absolute path of a file", d.path));
+        return None;
+    }
+    if kind != libc::S_IFIFO && !(in_dev_range(d.major, 12) && in_dev_range(d.minor, 20)) {
+        check.bad(format!("{field}.major"), format!("{}:{} is no device number", d.major, d.minor));
+        return None;
+    }
+    if d.file_mode.is_some_and(|m| m & !0o177_777 != 0) {
+        check.bad(format!("{field}.fileMode"), "more than permission bits");
+    }
+    Some(Node {
+        path: clean(&crate::text::path(&d.path)),
+        // Some engines store the type bits as well (runc: & 07777).
+        mode: kind | (d.file_mode.unwrap_or(0o666) & 0o7777),
+        major: d.major as u32,
+        minor: d.minor as u32,
+        uid: d.uid.unwrap_or(0),
+        gid: d.gid.unwrap_or(0),
+        field,
+    })
 }
 
 pub(super) fn in_dev_range(number: i64, bits: u32) -> bool {

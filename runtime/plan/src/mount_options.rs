@@ -125,8 +125,7 @@ pub(super) fn apply(
     out: &mut Mount,
     option: &str,
     field: &str,
-    m: &config::Mount,
-    ns: &Namespaces,
+    (m, ns): (&config::Mount, &Namespaces),
     check: &mut Check,
 ) {
     if option.is_empty() {

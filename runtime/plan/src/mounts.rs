@@ -46,10 +46,11 @@ pub(super) fn make(
         check.bad("annotations[\"run.oci.mount_context_type\"]", what);
     }
     let label = label.filter(|_| known).map(|l| (key.to_string(), l));
+    let common = Common { options, namespaces, label: label.as_ref() };
     let mut out = Vec::with_capacity(spec.mounts.len() + 1);
     for (i, m) in spec.mounts.iter().enumerate() {
         let field = format!("mounts[{i}]");
-        out.extend(one(m, &field, options, namespaces, label.as_ref(), check));
+        out.extend(one(m, &field, &common, check));
     }
     if let Some(dir) = &options.notify_dir {
         out.push(notify_mount(dir));
@@ -57,14 +58,15 @@ pub(super) fn make(
     out
 }
 
-fn one(
-    m: &config::Mount,
-    field: &str,
-    options: &Options,
-    namespaces: &Namespaces,
-    label: Option<&(String, String)>,
-    check: &mut Check,
-) -> Option<Mount> {
+/// What all mounts of a document have in common.
+struct Common<'a> {
+    options: &'a Options,
+    namespaces: &'a Namespaces,
+    label: Option<&'a (String, String)>,
+}
+
+fn one(m: &config::Mount, field: &str, common: &Common, check: &mut Check) -> Option<Mount> {
+    let Common { options, namespaces, label } = *common;
     let mut out = Mount {
         field: field.to_string(),
         destination: clean(&text::path(&m.destination)),
@@ -82,7 +84,7 @@ fn one(
         label: None,
     };
     for (i, option) in m.options.iter().enumerate() {
-        apply(&mut out, option, &format!("{field}.options[{i}]"), m, namespaces, check);
+        apply(&mut out, option, &format!("{field}.options[{i}]"), (m, namespaces), check);
     }
     target(m, &out, field, check);
     kind(&mut out, m, field, options, check)?;
@@ -176,6 +178,12 @@ fn kind(out: &mut Mount, m: &config::Mount, field: &str, options: &Options, chec
         Kind::Fs(fs) if fs == "cgroup" => out.kind = Kind::Cgroup(Vec::new()),
         _ => {}
     }
+    combinations(out, field, check);
+    Some(())
+}
+
+/// Options that need a mount of a certain kind.
+fn combinations(out: &Mount, field: &str, check: &mut Check) {
     let links = out.source_nofollow || out.destination_nofollow || out.copy_symlink;
     if links && !matches!(out.kind, Kind::Bind { .. }) {
         check.bad(
@@ -194,7 +202,6 @@ fn kind(out: &mut Mount, m: &config::Mount, field: &str, options: &Options, chec
     if out.tmpcopyup && !matches!(&out.kind, Kind::Fs(fs) if fs == "tmpfs") {
         check.bad(format!("{field}.options"), "tmpcopyup is for tmpfs only");
     }
-    Some(())
 }
 
 /// config.md: `uidMappings` on a mount without `idmap` or `ridmap` mean `idmap`; both lists or none.
@@ -273,6 +280,11 @@ fn view(h: &Hierarchy, unified: bool) -> CgroupView {
 mod tests {
     use super::*;
 
+    fn alone(m: &config::Mount, check: &mut Check) -> Option<Mount> {
+        let (options, namespaces) = (Options::default(), Namespaces::default());
+        one(m, "mounts[0]", &Common { options: &options, namespaces: &namespaces, label: None }, check)
+    }
+
     fn parse(options: &[&str]) -> (Mount, Check) {
         let m = config::Mount {
             destination: "/data".into(),
@@ -282,7 +294,7 @@ mod tests {
             ..config::Mount::default()
         };
         let mut check = Check::default();
-        let out = one(&m, "mounts[0]", &Options::default(), &Namespaces::default(), None, &mut check);
+        let out = alone(&m, &mut check);
         (out.unwrap(), check)
     }
 
@@ -338,7 +350,7 @@ mod tests {
                 ..config::Mount::default()
             };
             let mut check = Check::default();
-            one(&m, "mounts[0]", &Options::default(), &Namespaces::default(), None, &mut check);
+            alone(&m, &mut check);
             assert_eq!(check.errors[0].field, "mounts[0].destination", "{dest}");
         }
     }

@@ -134,7 +134,7 @@ pub(super) fn make(linux: &Linux, facts: &Facts, check: &mut Check) -> Namespace
         }
         match ns.path.as_deref().filter(|p| !p.is_empty()) {
             None => out.new |= flag,
-            Some(path) => join(&mut out, *flag, path, &field, facts, check),
+            Some(path) => out.join.extend(join(*flag, path, &field, facts, check)),
         }
     }
     // In the order in which they have to be joined; of each kind there is one at most.
@@ -152,17 +152,17 @@ pub(super) fn make(linux: &Linux, facts: &Facts, check: &mut Check) -> Namespace
     out
 }
 
-fn join(out: &mut Namespaces, flag: i32, path: &str, field: &str, facts: &Facts, check: &mut Check) {
+fn join(flag: i32, path: &str, field: &str, facts: &Facts, check: &mut Check) -> Option<Join> {
     let field = format!("{field}.path");
     if !path.starts_with('/') {
         check.bad(field, format!("{path:?} is not an absolute path"));
-        return;
+        return None;
     }
     if flag != libc::CLONE_NEWNS && facts.own_namespaces.iter().any(|own| *own == *crate::text::path(path)) {
         // The runtime's own: nothing to join, and above all not private. A sysctl or a host name would be the host's.
-        return;
+        return None;
     }
-    out.join.push(Join { flag, path: crate::text::path(path).into_owned(), field });
+    Some(Join { flag, path: crate::text::path(path).into_owned(), field })
 }
 
 fn user(linux: &Linux, out: &mut Namespaces, facts: &Facts, check: &mut Check) {

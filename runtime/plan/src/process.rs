@@ -136,31 +136,7 @@ pub fn one(
     check: &mut Check,
 ) -> Process {
     let at = |name: &str| format!("{field}.{name}");
-    if !Path::new(&process.cwd).is_absolute() {
-        check.bad(at("cwd"), format!("Cwd must be an absolute path, not {:?}", process.cwd));
-    }
-    match process.args.first() {
-        None => check.bad(at("args"), "args must not be empty"),
-        // As Go's look-up says it: the engines make 127 of this text.
-        Some(a) if a.is_empty() => check.bad(at("args[0]"), "exec: \"\": executable file not found in $PATH"),
-        Some(_) => {}
-    }
-    nul_free(&process.args, &at("args"), check);
-    nul_free(&process.env, &at("env"), check);
-    let apparmor = process.apparmor_profile.clone().filter(|p| !p.is_empty());
-    if apparmor.is_some() && !facts.apparmor {
-        check.unsupported(at("apparmorProfile"), "apparmor: config provided but apparmor not supported");
-    }
-    let selinux = process.selinux_label.clone().filter(|l| !l.is_empty());
-    if selinux.is_some() && !facts.selinux {
-        check.unsupported(
-            at("selinuxLabel"),
-            "selinux label is specified in config, but selinux is disabled or not supported",
-        );
-    }
-    if let Some(score) = process.oom_score_adj.filter(|s| !(-1000..=1000).contains(s)) {
-        check.bad(at("oomScoreAdj"), format!("{score} is outside -1000 to 1000"));
-    }
+    strings(process, field, facts, check);
     let console_size = process
         .console_size
         .as_ref()
@@ -175,8 +151,8 @@ pub fn one(
         env: env(&process.env, &at("env"), check),
         args: process.args.0.clone(),
         rlimits: rlimits(&process.rlimits, &at("rlimits"), check),
-        apparmor,
-        selinux,
+        apparmor: label(&process.apparmor_profile),
+        selinux: label(&process.selinux_label),
         capabilities: capabilities(
             process.capabilities.as_ref(),
             &at("capabilities"),
@@ -201,6 +177,39 @@ pub fn one(
         preserved: Vec::new(),
         detached: false,
         keep_groups: false,
+    }
+}
+
+/// An empty label is none.
+fn label(given: &Option<String>) -> Option<String> {
+    given.clone().filter(|l| !l.is_empty())
+}
+
+/// What is wrong with the plain values of a process object.
+fn strings(process: &config::Process, field: &str, facts: &Facts, check: &mut Check) {
+    let at = |name: &str| format!("{field}.{name}");
+    if !Path::new(&process.cwd).is_absolute() {
+        check.bad(at("cwd"), format!("Cwd must be an absolute path, not {:?}", process.cwd));
+    }
+    match process.args.first() {
+        None => check.bad(at("args"), "args must not be empty"),
+        // As Go's look-up says it: the engines make 127 of this text.
+        Some(a) if a.is_empty() => check.bad(at("args[0]"), "exec: \"\": executable file not found in $PATH"),
+        Some(_) => {}
+    }
+    nul_free(&process.args, &at("args"), check);
+    nul_free(&process.env, &at("env"), check);
+    if label(&process.apparmor_profile).is_some() && !facts.apparmor {
+        check.unsupported(at("apparmorProfile"), "apparmor: config provided but apparmor not supported");
+    }
+    if label(&process.selinux_label).is_some() && !facts.selinux {
+        check.unsupported(
+            at("selinuxLabel"),
+            "selinux label is specified in config, but selinux is disabled or not supported",
+        );
+    }
+    if let Some(score) = process.oom_score_adj.filter(|s| !(-1000..=1000).contains(s)) {
+        check.bad(at("oomScoreAdj"), format!("{score} is outside -1000 to 1000"));
     }
 }
 
@@ -336,25 +345,27 @@ fn capabilities(
     out
 }
 
+/// sched(7), sched_setattr(2).
+const POLICIES: [(&str, u32); 7] = [
+    ("SCHED_OTHER", 0),
+    ("SCHED_FIFO", 1),
+    ("SCHED_RR", 2),
+    ("SCHED_BATCH", 3),
+    ("SCHED_ISO", 4),
+    ("SCHED_IDLE", 5),
+    ("SCHED_DEADLINE", 6),
+];
+const FLAGS: [(&str, u64); 7] = [
+    ("SCHED_FLAG_RESET_ON_FORK", 1),
+    ("SCHED_FLAG_RECLAIM", 2),
+    ("SCHED_FLAG_DL_OVERRUN", 4),
+    ("SCHED_FLAG_KEEP_POLICY", 8),
+    ("SCHED_FLAG_KEEP_PARAMS", 16),
+    ("SCHED_FLAG_UTIL_CLAMP_MIN", 32),
+    ("SCHED_FLAG_UTIL_CLAMP_MAX", 64),
+];
+
 fn scheduler(s: &config::Scheduler, field: &str, check: &mut Check) -> Option<SchedAttr> {
-    const POLICIES: [(&str, u32); 7] = [
-        ("SCHED_OTHER", 0),
-        ("SCHED_FIFO", 1),
-        ("SCHED_RR", 2),
-        ("SCHED_BATCH", 3),
-        ("SCHED_ISO", 4),
-        ("SCHED_IDLE", 5),
-        ("SCHED_DEADLINE", 6),
-    ];
-    const FLAGS: [(&str, u64); 7] = [
-        ("SCHED_FLAG_RESET_ON_FORK", 1),
-        ("SCHED_FLAG_RECLAIM", 2),
-        ("SCHED_FLAG_DL_OVERRUN", 4),
-        ("SCHED_FLAG_KEEP_POLICY", 8),
-        ("SCHED_FLAG_KEEP_PARAMS", 16),
-        ("SCHED_FLAG_UTIL_CLAMP_MIN", 32),
-        ("SCHED_FLAG_UTIL_CLAMP_MAX", 64),
-    ];
     let Some((_, policy)) = POLICIES.iter().find(|(n, _)| *n == s.policy) else {
         check.bad(format!("{field}.policy"), format!("{:?} is no scheduling policy", s.policy));
         return None;

@@ -22,8 +22,8 @@ pub fn main(env: &mut Env) -> Result<i32> {
     crate::state::check_id(env.id())?;
     let bundle = bundle(env, &text::path(env.args.value("bundle").unwrap_or(".")))?;
     super::second::watched(env, &bundle)?;
-    let request = Request::new(env, env.id().to_string(), bundle, true)?;
-    let made = make(env, &request, Start::Later)?;
+    let request = Request::new(env, env.id().to_string(), bundle, true, Start::Later)?;
+    let made = make(env, &request)?;
     made.container.sync.send(&Message::Created)?;
     Ok(0)
 }
@@ -45,6 +45,7 @@ pub struct Request {
     pid_file: Option<PathBuf>,
     /// True if nobody will wait at a terminal here.
     detached: bool,
+    start: Start,
 }
 
 pub struct Made {
@@ -55,7 +56,7 @@ pub struct Made {
 }
 
 impl Request {
-    pub fn new(env: &Env, id: String, bundle: Bundle, detached: bool) -> Result<Request> {
+    pub fn new(env: &Env, id: String, bundle: Bundle, detached: bool, start: Start) -> Result<Request> {
         let path = |name: &str| {
             env.args.value(name).filter(|v| !v.is_empty()).map(|v| absolute(&text::path(v))).transpose()
         };
@@ -80,6 +81,7 @@ impl Request {
             pidfd_socket: path("pidfd-socket")?,
             pid_file: path("pid-file")?,
             detached,
+            start,
         };
         let terminal = request.bundle.spec.process.as_ref().is_some_and(|p| p.terminal);
         // Of a document with wrong types nobody knows whether it asks for a terminal; it is refused anyway.
@@ -115,7 +117,7 @@ pub fn absolute(path: &Path) -> Result<PathBuf> {
 }
 
 /// Plans and makes the container; on return its init waits for `Created`. Nothing is left behind on failure.
-pub fn make(env: &mut Env, request: &Request, start: Start) -> Result<Made> {
+pub fn make(env: &mut Env, request: &Request) -> Result<Made> {
     let facts = facts::read(&request.bundle.spec, &request.bundle.path);
     let plan = request
         .bundle
@@ -129,7 +131,7 @@ pub fn make(env: &mut Env, request: &Request, start: Start) -> Result<Made> {
     let entry = reserve(&store, &plan.id)?;
     crate::log::step(|| format!("has the state directory {}", entry.path.display()));
     let mut state = record(&plan, &request.bundle);
-    let made = keep(&entry, &mut state, &plan, request, &env.root, start);
+    let made = keep(&entry, &mut state, &plan, request, &env.root);
     match made {
         Ok(mut container) => {
             let warnings = std::mem::take(&mut container.warnings);
@@ -221,21 +223,14 @@ fn record(plan: &Plan, bundle: &Bundle) -> State {
     }
 }
 
-fn keep(
-    entry: &Entry,
-    state: &mut State,
-    plan: &Plan,
-    request: &Request,
-    root: &Path,
-    start: Start,
-) -> Result<Container> {
+fn keep(entry: &Entry, state: &mut State, plan: &Plan, request: &Request, root: &Path) -> Result<Container> {
     entry.save(state)?;
     entry.write_new("config.json", &request.bundle.text)?;
     entry.link(crate::state::BUNDLE, &plan.bundle)?;
     if let Some(dir) = &request.options.notify_dir {
         std::fs::create_dir(dir).call(|| format!("mkdir({})", dir.display()))?;
     }
-    let mut container = host::create(plan, entry, state, root, start)?;
+    let mut container = host::create(plan, entry, state, root, request.start)?;
     let delivered =
         deliver(&mut container, request.console_socket.as_deref(), request.pidfd_socket.as_deref(), "standard")
             .and_then(|()| {

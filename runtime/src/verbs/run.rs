@@ -19,7 +19,7 @@ pub fn main(env: &mut Env) -> Result<i32> {
     let (id, bundle) = target(env)?;
     crate::state::check_id(&id)?;
     super::second::watched(env, &bundle)?;
-    let request = Request::new(env, id, bundle, detached)?;
+    let request = Request::new(env, id, bundle, detached, Start::Now)?;
     let mut signals = None;
     if !detached {
         if !env.args.is_set("no-subreaper") {
@@ -27,7 +27,7 @@ pub fn main(env: &mut Env) -> Result<i32> {
         }
         signals = Some(foreground::catch_signals()?);
     }
-    let mut made = make(env, &request, Start::Now)?;
+    let mut made = make(env, &request)?;
     let released = match release(&mut made) {
         Ok(released) => released,
         Err(e) => return Err(host::undo::with(e, delete::destroy(&made.entry, &made.state, None))),
@@ -53,18 +53,7 @@ pub fn main(env: &mut Env) -> Result<i32> {
     drop(terminal);
     let end = waited.as_ref().map_or_else(|_| End::new(), |ended| tell(&state, ended));
     if env.args.is_set("keep") {
-        // Its parent alone has seen it. The container may have been deleted meanwhile.
-        let kept = Store::open(&env.root, false).and_then(|store| {
-            let Some(entry) = store.map(|store| store.find(&state.id)).transpose()? else { return Ok(()) };
-            let mut now = entry.load()?;
-            // The id may be another container's by now.
-            if now.init != state.init || end.is_empty() {
-                return Ok(());
-            }
-            now.end = Some(end);
-            entry.save(&now)
-        });
-        kept.unwrap_or_else(|e| crate::log::step(|| e.to_string()));
+        keep(env, &state, end).unwrap_or_else(|e| crate::log::step(|| e.to_string()));
     } else {
         // The program's status is what the caller asked for; what could not be tidied up is told beside it.
         for problem in delete::once_ended(&env.root, &state, &plan.hooks, end).unwrap_or_else(|e| vec![e]) {
@@ -72,6 +61,19 @@ pub fn main(env: &mut Env) -> Result<i32> {
         }
     }
     Ok(waited?.code())
+}
+
+/// Writes down how it ended: its parent alone has seen it. The container may have been deleted meanwhile.
+fn keep(env: &Env, state: &State, end: End) -> Result<()> {
+    let store = Store::open(&env.root, false)?;
+    let Some(entry) = store.map(|store| store.find(&state.id)).transpose()? else { return Ok(()) };
+    let mut now = entry.load()?;
+    // The id may be another container's by now.
+    if now.init != state.init || end.is_empty() {
+        return Ok(());
+    }
+    now.end = Some(end);
+    entry.save(&now)
 }
 
 /// `SIGKILL` and the like; a realtime signal by its number.

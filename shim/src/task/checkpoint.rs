@@ -28,7 +28,7 @@ impl Service {
             args.push("--no-pivot".as_ref());
         }
         let what = "OCI runtime restore failed";
-        if let Err(e) = self.begin(c, &c.init, what, args, &pid_file, &[c.id.as_ref()]).await {
+        if let Err(e) = self.begin(c, &c.init, (what, &pid_file), args).await {
             self.undo_create(c).await;
             *c.init.io.borrow_mut() = Rc::default();
             return Err(e);

@@ -154,7 +154,7 @@ impl Service {
         if c.options.no_new_keyring {
             args.push("--no-new-keyring".as_ref());
         }
-        self.begin(c, &c.init, "OCI runtime create failed", args, &pid_file, &[c.id.as_ref()]).await?;
+        self.begin(c, &c.init, ("OCI runtime create failed", &pid_file), args).await?;
         c.init.set(Stage::Created);
         Ok(())
     }
@@ -164,10 +164,8 @@ impl Service {
         self: &Rc<Self>,
         c: &'a Container,
         p: &Rc<Process>,
-        what: &str,
+        (what, pid_file): (&str, &'a Path),
         mut args: Vec<&'a OsStr>,
-        pid_file: &'a Path,
-        rest: &[&'a OsStr],
     ) -> Result<()> {
         let owner = Rc::new(Owner::new((&self.namespace, &self.events), (&c.id, &p.id), &c.bundle, &c.options));
         // What a client takes from an exec are data, not a log: they wait for it, as in a pipe.
@@ -187,7 +185,7 @@ impl Service {
         if let Some(path) = &socket_path {
             args.extend(["--console-socket".as_ref(), path.as_os_str()]);
         }
-        args.extend(rest);
+        args.push(c.id.as_ref());
         // Until its pid is known, nobody may reap what could be it.
         let _hold = self.reaper.hold();
         c.runtime.run(&self.reaper, what, &args, streams).await?;
@@ -260,7 +258,7 @@ impl Service {
             if p.leaf.get() {
                 args.extend([OsStr::new("--cgroup"), below.as_ref()]);
             }
-            self.begin(c, p, "OCI runtime exec failed", args, &pid_file, &[c.id.as_ref()]).await
+            self.begin(c, p, ("OCI runtime exec failed", &pid_file), args).await
         }
         .await;
         let _ = std::fs::remove_file(&spec);

@@ -68,7 +68,7 @@ pub fn put_back(list: &[Before]) -> Vec<Error> {
     refused.into_iter().filter_map(|b| write_back(b).err()).collect()
 }
 
-fn write_back(b: &Before) -> crate::Result<()> {
+fn write_back(b: &Before) -> crate::error::Result<()> {
     let flags = OFlag::O_DIRECTORY | OFlag::O_CLOEXEC | OFlag::O_RDONLY | OFlag::O_NOFOLLOW;
     let dir = match nix::fcntl::open(&b.dir, flags, Mode::empty()) {
         // Whoever made it has removed it.

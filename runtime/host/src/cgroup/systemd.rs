@@ -105,7 +105,8 @@ impl Manager {
     }
 
     /// Starts the container's unit with a process in it, and waits until systemd has moved it.
-    pub fn start(&mut self, plan: &Cgroup, unit: &Unit, record: &UnitRecord, pid: i32, v2: bool) -> Result<()> {
+    pub fn start(&mut self, plan: &Cgroup, unit: &Unit, record: &UnitRecord, pid: i32) -> Result<()> {
+        let v2 = plan.hierarchies.iter().all(|h| h.v2);
         self.check_numbers()?;
         self.watch_jobs()?;
         let mut properties = base(unit, &record.description, pid, v2);

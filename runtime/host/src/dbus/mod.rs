@@ -13,7 +13,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Mutex;
 use std::time::{Duration, Instant, SystemTime};
-use wire::Message;
+use wire::{Message, Method};
 
 /// A failed call. `name` is the error's name on the bus, empty if the connection itself failed.
 #[derive(Debug)]
@@ -40,6 +40,12 @@ static SILENT: Mutex<Option<(Instant, SystemTime)>> = Mutex::new(None);
 
 fn silence() -> std::sync::MutexGuard<'static, Option<(Instant, SystemTime)>> {
     SILENT.lock().unwrap_or_else(|e| e.into_inner())
+}
+
+/// A method of the bus itself.
+fn bus(member: &'static str) -> Method<'static> {
+    const BUS: &str = "org.freedesktop.DBus";
+    Method { to: Some(BUS), path: "/org/freedesktop/DBus", interface: BUS, member }
 }
 
 pub struct Connection {
@@ -79,8 +85,7 @@ impl Connection {
         };
         c.authenticate().map_err(|e| e.during(&format!("D-Bus at {}", path.display())))?;
         if !direct {
-            c.call_to("org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus", "Hello", &[])
-                .map_err(Error::from)?;
+            c.call_to(bus("Hello"), &[])?;
         }
         Ok(c)
     }
@@ -191,23 +196,17 @@ impl Connection {
         member: &str,
         arguments: &[Value],
     ) -> std::result::Result<Vec<Value>, Failure> {
-        self.call_to(self.destination, path, interface, member, arguments)
+        self.call_to(Method { to: Some(self.destination), path, interface, member }, arguments)
     }
 
-    fn call_to(
-        &mut self,
-        to: &str,
-        path: &str,
-        interface: &str,
-        member: &str,
-        arguments: &[Value],
-    ) -> std::result::Result<Vec<Value>, Failure> {
+    fn call_to(&mut self, method: Method, arguments: &[Value]) -> std::result::Result<Vec<Value>, Failure> {
+        let Method { interface, member, .. } = method;
         crate::log::step(|| format!("D-Bus: calls {member}"));
         self.serial += 1;
         let serial = self.serial;
         let during = |e: Error| e.during(&format!("D-Bus call {interface}.{member}"));
-        let to = (!self.direct).then_some(to);
-        self.send(&wire::call(serial, to, path, interface, member, arguments)).map_err(during)?;
+        let to = method.to.filter(|_| !self.direct);
+        self.send(&wire::call(serial, Method { to, ..method }, arguments)).map_err(during)?;
         let of_service = to == Some(self.destination) || self.direct;
         let deadline = if of_service { self.deadline() } else { Instant::now() + self.limit };
         let answered = || {
@@ -240,8 +239,7 @@ impl Connection {
             return Ok(());
         }
         let rule = format!("type='signal',sender='{}',interface='{interface}',member='{member}'", self.destination);
-        let bus = "org.freedesktop.DBus";
-        self.call_to(bus, "/org/freedesktop/DBus", bus, "AddMatch", &[Value::str(rule)])?;
+        self.call_to(bus("AddMatch"), &[Value::str(rule)])?;
         Ok(())
     }
 

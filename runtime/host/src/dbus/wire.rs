@@ -67,15 +67,19 @@ const REPLY_SERIAL: u8 = 5;
 const DESTINATION: u8 = 6;
 const SIGNATURE: u8 = 8;
 
+/// A method of an object of a peer.
+#[derive(Clone, Copy)]
+pub struct Method<'a> {
+    /// None without a bus.
+    pub to: Option<&'a str>,
+    pub path: &'a str,
+    pub interface: &'a str,
+    pub member: &'a str,
+}
+
 /// A method call that wants a reply.
-pub fn call(
-    serial: u32,
-    to: Option<&str>,
-    path: &str,
-    interface: &str,
-    member: &str,
-    arguments: &[Value],
-) -> Vec<u8> {
+pub fn call(serial: u32, method: Method, arguments: &[Value]) -> Vec<u8> {
+    let Method { to, path, interface, member } = method;
     let mut body = Vec::new();
     arguments.iter().for_each(|v| put(&mut body, v));
     let mut fields =
@@ -194,13 +198,9 @@ impl Reader<'_> {
         String::from_utf8(bytes.to_vec()).ok()
     }
 
-    fn value(&mut self, signature: &str, depth: u32) -> Option<Value> {
-        if depth > 32 {
-            return None;
-        }
-        let kind = *signature.as_bytes().first()?;
-        self.align(alignment(kind))?;
-        Some(match kind {
+    /// A value of a type with a fixed length; the inner `None` for another one.
+    fn number(&mut self, kind: u8) -> Option<Option<Value>> {
+        Some(Some(match kind {
             b'y' => Value::Byte(self.take::<1>()?[0]),
             b'b' => Value::Bool(u32::from_le_bytes(self.take()?) != 0),
             b'i' => Value::I32(i32::from_le_bytes(self.take()?)),
@@ -208,6 +208,20 @@ impl Reader<'_> {
             b'x' => Value::I64(i64::from_le_bytes(self.take()?)),
             b't' => Value::U64(u64::from_le_bytes(self.take()?)),
             b'd' => Value::Double(f64::from_le_bytes(self.take()?)),
+            _ => return Some(None),
+        }))
+    }
+
+    fn value(&mut self, signature: &str, depth: u32) -> Option<Value> {
+        if depth > 32 {
+            return None;
+        }
+        let kind = *signature.as_bytes().first()?;
+        self.align(alignment(kind))?;
+        if let Some(number) = self.number(kind)? {
+            return Some(number);
+        }
+        Some(match kind {
             b's' | b'o' => {
                 let length = u32::from_le_bytes(self.take()?) as usize;
                 let text = self.text(length)?;
@@ -260,7 +274,7 @@ mod tests {
     use super::*;
 
     fn round(values: &[Value]) {
-        let mut bytes = call(7, Some("a.b"), "/x", "i.f", "M", values);
+        let mut bytes = call(7, Method { to: Some("a.b"), path: "/x", interface: "i.f", member: "M" }, values);
         assert_eq!(length(bytes[..16].try_into().unwrap()), Some(bytes.len()));
         let back = decode(&bytes).unwrap();
         assert_eq!((back.kind, back.member.as_str(), back.body.as_slice()), (1, "M", values));

@@ -1,6 +1,6 @@
 //! Files of cgroup v1 (Documentation/admin-guide/cgroup-v1).
 
-use super::setting::{row, Amount, Rate, Row, Setting, Weight};
+use super::setting::{row, Amount, Device, Rate, Row, Setting, Weight};
 
 /// -1 is no limit.
 fn number(a: Amount) -> String {
@@ -49,25 +49,8 @@ pub fn rows(s: &Setting) -> Vec<Row> {
         Setting::MemoryNodes(list) => one("cpuset.mems", list),
         Setting::Pids(Amount::Max) => one("pids.max", "max"),
         Setting::Pids(a) => one("pids.max", number(*a)),
-        Setting::IoWeight(device, Weight::Blkio(n) | Weight::Io(n)) => {
-            let (suffix, value) = match device {
-                None => ("", n.to_string()),
-                Some(device) => ("_device", format!("{} {n}", device.0)),
-            };
-            let names = ["blkio.bfq.weight", "blkio.weight"];
-            let choices = names.map(|name| (format!("{name}{suffix}"), value.clone())).to_vec();
-            vec![Row { choices, field: None, partner: None }]
-        }
-        Setting::IoRate(device, rate, limit) => {
-            let key = match rate {
-                Rate::ReadBps => "read_bps",
-                Rate::WriteBps => "write_bps",
-                Rate::ReadIops => "read_iops",
-                Rate::WriteIops => "write_iops",
-            };
-            let limit = if let Amount::Is(n) = limit { *n } else { 0 };
-            one(format!("blkio.throttle.{key}_device"), format!("{} {limit}", device.0))
-        }
+        Setting::IoWeight(device, weight) => vec![io_weight(device.as_ref(), *weight)],
+        Setting::IoRate(device, rate, limit) => vec![io_rate(device, *rate, *limit)],
         Setting::Hugepages(size, n) => one(format!("hugetlb.{size}.limit_in_bytes"), n),
         Setting::HugepagesReserved(size, n) => one(format!("hugetlb.{size}.rsvd.limit_in_bytes"), n),
         Setting::NetworkClass(id) => one("net_cls.classid", id),
@@ -85,4 +68,24 @@ pub fn rows(s: &Setting) -> Vec<Row> {
         | Setting::IoLatency(..)
         | Setting::File { .. } => Vec::new(),
     }
+}
+
+fn io_weight(device: Option<&Device>, (Weight::Blkio(n) | Weight::Io(n)): Weight) -> Row {
+    let (suffix, value) = match device {
+        None => ("", n.to_string()),
+        Some(device) => ("_device", format!("{} {n}", device.0)),
+    };
+    let choices = ["blkio.bfq.weight", "blkio.weight"].map(|name| (format!("{name}{suffix}"), value.clone()));
+    Row { choices: choices.to_vec(), field: None, partner: None }
+}
+
+fn io_rate(device: &Device, rate: Rate, limit: Amount) -> Row {
+    let key = match rate {
+        Rate::ReadBps => "read_bps",
+        Rate::WriteBps => "write_bps",
+        Rate::ReadIops => "read_iops",
+        Rate::WriteIops => "write_iops",
+    };
+    let limit = if let Amount::Is(n) = limit { n } else { 0 };
+    row(format!("blkio.throttle.{key}_device"), format!("{} {limit}", device.0))
 }

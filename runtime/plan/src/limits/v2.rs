@@ -38,13 +38,7 @@ pub fn rows(s: &Setting) -> Vec<Row> {
             vec![Row { choices, field: None, partner: None }]
         }
         Setting::IoRate(device, rate, limit) => {
-            let key = match rate {
-                Rate::ReadBps => "rbps",
-                Rate::WriteBps => "wbps",
-                Rate::ReadIops => "riops",
-                Rate::WriteIops => "wiops",
-            };
-            one("io.max", format!("{} {key}={}", device.0, number(*limit)))
+            one("io.max", format!("{} {}={}", device.0, rate_key(*rate), number(*limit)))
         }
         Setting::Hugepages(size, n) => one(&format!("hugetlb.{size}.max"), n.to_string()),
         Setting::HugepagesReserved(size, n) => one(&format!("hugetlb.{size}.rsvd.max"), n.to_string()),
@@ -65,5 +59,14 @@ pub fn rows(s: &Setting) -> Vec<Row> {
         | Setting::IoLatency(..)
         | Setting::NetworkClass(_)
         | Setting::NetworkPriority { .. } => Vec::new(),
+    }
+}
+
+fn rate_key(rate: Rate) -> &'static str {
+    match rate {
+        Rate::ReadBps => "rbps",
+        Rate::WriteBps => "wbps",
+        Rate::ReadIops => "riops",
+        Rate::WriteIops => "wiops",
     }
 }

@@ -22,19 +22,23 @@ pub const NAME: &str = "_seccomp-agent";
 /// Where the end of what the agent hears may lie: no descriptor that is to be handed on is that high.
 const HIGH: i32 = 900;
 
+/// What is watched, and where it is written.
+pub(super) struct Order<'a> {
+    pub log: &'a Path,
+    /// The profile.
+    pub document: &'a [u8],
+    pub whose: &'a str,
+    /// Or becomes the command.
+    pub waits: bool,
+}
+
 /// Begins the agent, then runs `command`, which makes the container, and `waits` for its end; or becomes it, so that
 /// whoever called has the runtime itself, to kill or to wait for. Its exit status.
 ///
 /// # Errors
 /// The file cannot be written, or a program not be executed.
-pub(super) fn begin(
-    mut command: Command,
-    listener: UnixListener,
-    place: Place,
-    log: &Path,
-    document: &[u8],
-    (whose, waits): (&str, bool),
-) -> Result<i32> {
+pub(super) fn begin(mut command: Command, listener: UnixListener, place: Place, order: &Order) -> Result<i32> {
+    let Order { log, document, whose, waits } = *order;
     // Before anything runs: what cannot be kept is told at once.
     open(log).call(|| format!("open({}, O_CREAT|O_APPEND)", log.display()))?;
     let profile = place.dir.join("profile.json");

@@ -64,7 +64,8 @@ pub fn main(env: &Env) -> Result<i32> {
     hand_on(&mut command, env);
     if let Some(log) = log {
         let waits = env.verb == "run" && !a.is_set("detach");
-        return super::agent::begin(command, listener, place, &log, &text, (target, waits));
+        let order = super::agent::Order { log: &log, document: &text, whose: target, waits };
+        return super::agent::begin(command, listener, place, &order);
     }
     let mut child = command.spawn().call(|| format!("exec({})", env.program.display()))?;
     let watch = Arc::new(Watch::new(profile));

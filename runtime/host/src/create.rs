@@ -1,0 +1,353 @@
+//! The spine of `create`: its steps in their order.
+
+use crate::acts::hooks;
+use crate::cgroup::systemd::{Manager, UnitRecord};
+use crate::cgroup::{self, Dir, Group};
+use crate::container::{converse, explain, Container};
+use crate::error::{Context, Error, Named, Result};
+use crate::identity::identity;
+use crate::plan::Plan;
+use crate::spawn::spawn;
+use crate::state::{Entry, State};
+use crate::sync::{pair, Channel};
+use crate::{child, facts, listener, rdt, sources, undo};
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::sys::stat::Mode;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+/// How the container will be started.
+#[derive(Clone, Copy)]
+pub enum Start {
+    /// By `start`, over a socket in the state directory.
+    Later,
+    /// By the caller of [`create`], who goes on with [`Container::sync`].
+    Now,
+}
+
+/// Makes the container, up to the point where its program could be executed. On failure everything is undone.
+pub fn create(plan: &Plan, entry: &Entry, state: &mut State, root: &Path, start: Start) -> Result<Container> {
+    let mut making = Making { plan, entry, state, group: Group { dirs: Vec::new() }, warnings: Vec::new() };
+    let made = making.all(root, start);
+    if let Err(e) = made {
+        // Undo goes on after a failure and tells all of them.
+        let mut problems = undo::container(state, None);
+        problems.extend(undo::limits(state));
+        return Err(undo::with(e, problems));
+    }
+    made
+}
+
+/// A step with the cgroups.
+#[derive(Clone, Copy, PartialEq)]
+enum Step {
+    /// The record says what will be.
+    Record,
+    /// The directories of v2, or those of v1.
+    Directories { v2: bool },
+    /// systemd makes the unit with the child in it.
+    Unit,
+    /// Before a process is in it, or before the process goes on: between "deny all" and the device rules that follow, a
+    /// member could not make its nodes.
+    Limits,
+}
+
+/// The order of the steps, before and after the child is born.
+struct Order {
+    before: &'static [Step],
+    after: &'static [Step],
+}
+
+/// The child is born in its cgroup, whose limits hold already.
+const V2: Order = Order { before: &[Step::Directories { v2: true }, Step::Limits], after: &[] };
+/// Only the directory that the child is born in comes before it; those of v1 are made while it mounts.
+const V1_AND_V2: Order =
+    Order { before: &[Step::Directories { v2: true }], after: &[Step::Directories { v2: false }, Step::Limits] };
+/// A unit comes after the child, which systemd puts into it.
+const SYSTEMD: Order = Order { before: &[Step::Record], after: &[Step::Unit, Step::Limits] };
+
+/// A container that is being made.
+struct Making<'a> {
+    plan: &'a Plan,
+    entry: &'a Entry,
+    state: &'a mut State,
+    group: Group,
+    /// Limits that an unprivileged runtime could not apply.
+    warnings: Vec<Error>,
+}
+
+impl Making<'_> {
+    /// The whole, beside what the child does meanwhile ([`crate::child`]).
+    ///
+    /// ```text
+    /// 1  what will be made goes into the record
+    /// 2  cgroups, as far as they come before the child
+    /// 3  what the child inherits: sources, program, sockets
+    /// 4  the clone ─────────────────────────────▶ user, time and mount namespaces; root file system
+    /// 5  cgroups, as far as they come after it     mounts
+    /// 6  the conversation ◀─────────────────────▶ maps, cgroups entered, hooks, terminal, listener (crate::sync)
+    /// 7  ◀──────────────── Ready ────────────────  user, labels, program found; waits
+    ///    the record says who it is
+    /// ```
+    fn all(&mut self, root: &Path, start: Start) -> Result<Container> {
+        let mut manager = self.announce()?;
+        let order = self.order();
+        self.steps(order.before, &mut manager, 0)?;
+        let (ours, inherited) = self.inherited(root, start)?;
+        let mut c = spawn(self.plan, inherited, ours, &self.group)?;
+        crate::log::step(|| format!("made the process {}", c.pid));
+        let made = self
+            .steps(order.after, &mut manager, c.pid.as_raw())
+            .and_then(|()| converse(self.plan, &mut c, &self.group));
+        c.warnings = std::mem::take(&mut self.warnings);
+        match made.and_then(|()| self.ready(&c)) {
+            Ok(()) => Ok(c),
+            Err(e) => {
+                let e = explain(e, &c, &self.group);
+                c.end();
+                Err(e)
+            }
+        }
+    }
+
+    fn order(&self) -> Order {
+        match (&self.plan.cgroup.unit, self.plan.cgroup.hierarchies.as_slice()) {
+            (Some(_), _) => SYSTEMD,
+            (None, [only]) if only.v2 => V2,
+            (None, _) => V1_AND_V2,
+        }
+    }
+
+    /// Where everything will be; for a unit, systemd is asked, and named in the record.
+    fn announce(&mut self) -> Result<Option<Manager>> {
+        let (plan, state) = (self.plan, &mut *self.state);
+        let hierarchies = &plan.cgroup.hierarchies;
+        let mut manager = None;
+        let mut base = PathBuf::new();
+        if let Some(unit) = &plan.cgroup.unit {
+            let mut connected = Manager::connect(unit.user).at(|| "linux.cgroupsPath")?;
+            base = connected.control_group()?;
+            let description = format!("conex container {}, created {}", plan.id, state.created);
+            state.systemd_unit = Some(UnitRecord { name: unit.name.clone(), description, user: unit.user });
+            manager = Some(connected);
+        }
+        state.cgroups = cgroup::paths(&plan.cgroup, hierarchies, &base)?;
+        if !plan.rootfs.private {
+            state.rootfs_mounts = Some(undo::mounts_at(&plan.rootfs.path));
+        }
+        if let Some(rdt) = &plan.rdt {
+            state.rdt = rdt::to_make(rdt, &plan.id);
+            state.rdt_group = Some(rdt::group(rdt));
+        }
+        Ok(manager)
+    }
+
+    fn steps(&mut self, steps: &[Step], manager: &mut Option<Manager>, pid: i32) -> Result<()> {
+        for step in steps {
+            let made = match (step, manager.as_mut()) {
+                (Step::Limits, _) => {
+                    // Who is frozen would not run, nor be waited for without an end.
+                    self.group.check_thawed()?;
+                    self.limit()?;
+                    continue;
+                }
+                (Step::Directories { v2 }, _) => self.directories(*v2),
+                (Step::Unit, Some(manager)) => self.start_unit(manager, pid),
+                (Step::Record | Step::Unit, _) => self.entry.save(self.state).map(|()| Vec::new()),
+            };
+            match made {
+                Err(e) if forbidden(&e) => self.without_cgroup()?,
+                made => self.group.dirs.extend(made?),
+            }
+        }
+        // Before the child is born there.
+        if steps.contains(&Step::Limits) {
+            Ok(())
+        } else {
+            self.group.check_thawed()
+        }
+    }
+
+    /// It waits, and the record says who it is.
+    fn ready(&mut self, c: &Container) -> Result<()> {
+        self.state.init = Some(identity(c.pid.as_raw()));
+        // From now on the limits stay, whatever becomes of the container.
+        let before = std::mem::take(&mut self.state.cgroups_before);
+        let saved = self.entry.save(self.state);
+        // What the caller has still to do can fail.
+        self.state.cgroups_before = before;
+        saved
+    }
+
+    /// Everything that the child gets beside the plan, and our end of the channel.
+    fn inherited(&self, root: &Path, start: Start) -> Result<(Channel, child::Inherited)> {
+        let plan = self.plan;
+        let listener = match start {
+            Start::Later => Some(start_socket(self.entry)?),
+            Start::Now => None,
+        };
+        let flags = OFlag::O_DIRECTORY | OFlag::O_CLOEXEC | OFlag::O_RDONLY;
+        let program = plan.process.seccomp.as_ref().map(|filter| {
+            let dir = nix::fcntl::open(root, flags, Mode::empty()).ok();
+            crate::programs::program(dir.as_ref().map(|d| d.as_fd()), &filter.profile)
+        });
+        if let Some(maps) = &plan.namespaces.maps {
+            hand_over_stdio(plan, maps);
+        }
+        crate::log::step(|| format!("cgroups: {:?}", self.state.cgroups));
+        let inside = !plan.hooks.create_container.is_empty() || !plan.hooks.start_container.is_empty();
+        let (ours, theirs) = pair()?;
+        let inherited = child::Inherited {
+            sync: theirs,
+            sources: sources::open(plan)?,
+            joins: Vec::new(),
+            cgroups: self.state.cgroups.clone(),
+            start: listener,
+            program: program.transpose()?,
+            has_runtime_hooks: !plan.hooks.prestart.is_empty() || !plan.hooks.create_runtime.is_empty(),
+            cgroup_first: matches!(plan.cgroup.hierarchies.as_slice(), [only] if only.v2),
+            into_cgroup: None,
+            makes_time_namespace: plan.namespaces.creates(crate::plan::namespaces::CLONE_NEWTIME)
+                && !facts::host_root(),
+            hook_output: if inside { hooks::outputs(&plan.annotations)? } else { [None, None] },
+        };
+        Ok((ours, inherited))
+    }
+
+    /// From then on the unit's cgroups are the container's own; on v1 systemd has made only some of them.
+    fn start_unit(&mut self, manager: &mut Manager, pid: i32) -> Result<Vec<Dir>> {
+        let (plan, state) = (self.plan, &mut *self.state);
+        let (Some(unit), Some(record)) = (&plan.cgroup.unit, state.systemd_unit.clone()) else {
+            return Ok(Vec::new());
+        };
+        let hierarchies = &plan.cgroup.hierarchies;
+        manager.start(&plan.cgroup, unit, &record, pid)?;
+        let mut own = state.cgroups.clone();
+        own.extend(cgroup::missing(&state.cgroups, hierarchies));
+        own.sort();
+        own.dedup();
+        state.made_cgroups = own;
+        self.entry.save(state)?;
+        let mut made = state.cgroups.clone();
+        Group::create(&state.cgroups, hierarchies, &state.made_cgroups, &mut made).map(|group| group.dirs)
+    }
+
+    /// Records what will be made, then makes it. A parent that another container removes in between (it had made it, and
+    /// ended) is made again, under a new record.
+    fn directories(&mut self, v2: bool) -> Result<Vec<Dir>> {
+        let (entry, state, hierarchies) = (self.entry, &mut *self.state, &self.plan.cgroup.hierarchies);
+        let (paths, wanted): (Vec<_>, Vec<_>) =
+            state.cgroups.iter().cloned().zip(hierarchies.iter().cloned()).filter(|(_, h)| h.v2 == v2).unzip();
+        let (mut attempts, mut made) = (0, Vec::new());
+        loop {
+            let before = state.made_cgroups.len();
+            // The first pass, for v2, has looked for those of all hierarchies.
+            let look = v2 || attempts > 0;
+            for path in if look { cgroup::missing(&state.cgroups, hierarchies) } else { Vec::new() } {
+                if !state.made_cgroups.contains(&path) {
+                    state.made_cgroups.push(path);
+                }
+            }
+            state.made_cgroups.sort();
+            if v2 || state.made_cgroups.len() > before {
+                entry.save(state)?;
+            }
+            match Group::create(&paths, &wanted, &state.made_cgroups, &mut made) {
+                // ENODEV: it was opened before and written to after that.
+                Err(e) if matches!(e.errno, Some(Errno::ENOENT | Errno::ENODEV)) && attempts < 10 => attempts += 1,
+                Err(e) if e.errno == Some(Errno::EEXIST) => {
+                    // Somebody else's after all: undo must neither kill there nor remove it.
+                    state.made_cgroups.retain(|p| made.contains(p) || !paths.contains(p));
+                    entry.save(state)?;
+                    return Err(e);
+                }
+                other => return other.map(|group| group.dirs),
+            }
+        }
+    }
+
+    /// Goes on without a cgroup. Each limit that will not hold is named: as a warning, or as an error if the caller wants
+    /// none of them lost (`--rootless=false`).
+    fn without_cgroup(&mut self) -> Result<()> {
+        let (plan, state, warnings) = (self.plan, &mut *self.state, &mut self.warnings);
+        let told: std::collections::HashSet<String> = warnings.iter().map(|w| w.field.clone()).collect();
+        let mut fields: Vec<&String> =
+            plan.cgroup.limits.iter().map(|l| &l.field).filter(|f| !told.contains(*f)).collect();
+        fields.dedup();
+        let more = fields.split_off(fields.len().min(crate::check::MOST));
+        for field in fields {
+            let what = "not applied: this user may not make a cgroup, and none was delegated";
+            let problem = Error::unsupported(field.clone(), what);
+            if plan.cgroup.required {
+                return Err(problem);
+            }
+            warnings.push(problem);
+        }
+        if !more.is_empty() {
+            // Each would be looked up in the document.
+            warnings.push(Error::unsupported("linux.resources", format!("and {} more", more.len())));
+        }
+        // Where only some hierarchies are delegated, what was made in these.
+        let _ = cgroup::remove_at_once(&state.made_cgroups);
+        state.cgroups.clear();
+        state.made_cgroups.clear();
+        self.group.dirs.clear();
+        Ok(())
+    }
+
+    fn limit(&mut self) -> Result<()> {
+        let (plan, group, entry, state) = (self.plan, &self.group, self.entry, &mut *self.state);
+        if group.dirs.is_empty() {
+            return Ok(());
+        }
+        let files = group.files(&plan.cgroup.limits);
+        crate::log::step(|| format!("linux.resources: {} values", files.len()));
+        state.cgroups_before = group.before(&files, plan.cgroup.devices.as_ref(), &state.made_cgroups);
+        if !state.cgroups_before.is_empty() {
+            entry.save(state)?;
+        }
+        group.apply(&files)?;
+        if let Some(uid) = plan.cgroup.owner.filter(|_| facts::host_root()) {
+            group.give_to(uid)?;
+        }
+        match plan.cgroup.devices.as_ref().map_or(Ok(()), |d| group.devices(d)) {
+            // bpf(2) and devices.deny take host root. Without it nobody can make a device node either: the container gets
+            // the host's nodes bound, which the file permissions guard.
+            Err(e) if forbidden(&e) => Ok(()),
+            other => other,
+        }
+    }
+}
+
+/// An unprivileged runtime that was delegated no cgroup.
+fn forbidden(e: &Error) -> bool {
+    let refused = matches!(e.errno, Some(Errno::EACCES | Errno::EPERM | Errno::EROFS));
+    refused && !facts::host_root()
+}
+
+/// In a user namespace the child owns nothing of the host's, so the caller's pipes are given to the container's user
+/// from here: it could not reopen /dev/stdout otherwise. See [`child::console::hand_over_stdio`].
+fn hand_over_stdio(plan: &Plan, maps: &crate::plan::namespaces::Maps) {
+    use crate::plan::namespaces::Maps;
+    if plan.process.terminal || !plan.namespaces.creates(libc::CLONE_NEWUSER) || !facts::host_root() {
+        return;
+    }
+    if let Some(uid) = Maps::to_host(&maps.uid, plan.process.uid) {
+        child::console::give_stdio_to(uid, false);
+    }
+}
+
+/// The socket on which `start` reaches the waiting init. Only root can enter the directory.
+fn start_socket(entry: &Entry) -> Result<OwnedFd> {
+    use nix::sys::socket::*;
+    use std::os::fd::AsRawFd;
+    let fd = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None)
+        .call(|| "socket(AF_UNIX)")?;
+    entry.unlink("start.sock");
+    let path = entry.path.join("start.sock");
+    let (_dir, address) = listener::address(&path)?;
+    bind(fd.as_raw_fd(), &address).call(|| format!("bind({})", path.display()))?;
+    listen(&fd, Backlog::new(1).unwrap_or(Backlog::MAXCONN)).call(|| "listen(start.sock)")?;
+    Ok(fd)
+}
