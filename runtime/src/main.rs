@@ -50,14 +50,7 @@ fn run(global: &Args, rest: Vec<String>, log: Log) -> std::result::Result<i32, u
         print!("{}", cli::global_help());
         return Ok(0);
     }
-    // What people ask beyond what engines do.
-    let adhoc = match name.as_str() {
-        "run" => cli::given(argv, "rootfs") || cli::given(argv, "seccomp-log"),
-        "list" => ["all", "a", "stats"].iter().any(|f| cli::given(argv, f)),
-        _ => false,
-    };
-    // Somebody has to read the steps and draw them when this is done.
-    let adhoc = adhoc || global.value("trace").is_some_and(|to| !to.starts_with("fd:"));
+    let adhoc = adhoc(global, &name, argv);
     let Some(command) = cli::command(&name).filter(|_| !adhoc) else {
         if adhoc || cli::TOOLS.iter().any(|t| t.0 == name) {
             log.fail(&verbs::second::execute().to_string());
@@ -79,14 +72,8 @@ fn run(global: &Args, rest: Vec<String>, log: Log) -> std::result::Result<i32, u
             return Err(1);
         }
     };
-    let required = match global.value("rootless").unwrap_or("auto") {
-        "true" | "auto" => Ok(false),
-        "false" => Ok(true),
-        other => Err(Error::new(Kind::Invalid, format!("--rootless {other:?}: expected true, false or auto"))),
-    };
-    let asked = required.and_then(|required| driver(global).map(|driver| (required, driver)));
-    let mut env = match verbs::root(global).and_then(|root| asked.map(|asked| (root, asked))) {
-        Ok((root, (cgroup_required, cgroup_driver))) => Env { root, cgroup_driver, cgroup_required, log, args },
+    let mut env = match env(global, args) {
+        Ok((root, cgroup_driver, cgroup_required, args)) => Env { root, cgroup_driver, cgroup_required, log, args },
         Err(e) => {
             log.fail(&e.to_string());
             return Err(1);
@@ -103,6 +90,30 @@ fn run(global: &Args, rest: Vec<String>, log: Log) -> std::result::Result<i32, u
             Err(if command.name == "exec" { 255 } else { 1 })
         }
     }
+}
+
+/// What people ask beyond what engines do, which is conex-tools' work.
+fn adhoc(global: &Args, name: &str, argv: &[String]) -> bool {
+    let asked = match name {
+        "run" => cli::given(argv, "rootfs") || cli::given(argv, "seccomp-log"),
+        "list" => ["all", "a", "stats"].iter().any(|f| cli::given(argv, f)),
+        _ => false,
+    };
+    // Somebody has to read the steps and draw them when this is done.
+    asked || global.value("trace").is_some_and(|to| !to.starts_with("fd:"))
+}
+
+/// What the global flags say to every verb: root, driver, and whether no limit may be lost.
+fn env(global: &Args, args: Args) -> Result<(std::path::PathBuf, Driver, bool, Args)> {
+    let root = verbs::root(global)?;
+    let required = match global.value("rootless").unwrap_or("auto") {
+        "true" | "auto" => false,
+        "false" => true,
+        other => {
+            return Err(Error::new(Kind::Invalid, format!("--rootless {other:?}: expected true, false or auto")))
+        }
+    };
+    Ok((root, driver(global)?, required, args))
 }
 
 /// `--systemd-cgroup` is runc's flag, `--cgroup-manager` crun's, which Podman uses for `--cgroups=disabled`.

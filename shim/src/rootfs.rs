@@ -70,17 +70,7 @@ fn mount_one(m: &Mount, target: &Path) -> Result<()> {
     };
     let call = |what: &str| format!("mount({}, {}, {what}{})", m.source, target.display(), m.r#type);
     if m.r#type == "bind" || flags.contains(MsFlags::MS_BIND) {
-        let recursive = flags & MsFlags::MS_REC;
-        match &namespace {
-            Some(ns) => idmap::attach(&idmap::tree(source, !recursive.is_empty(), ns)?, target)?,
-            None => mount(Some(source), target, None::<&str>, MsFlags::MS_BIND | recursive, None::<&str>)
-                .call(|| call("MS_BIND, "))?,
-        }
-        let rest = flags & !(MsFlags::MS_BIND | MsFlags::MS_REC);
-        if !rest.is_empty() {
-            let again = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | rest;
-            mount(None::<&str>, target, None::<&str>, again, None::<&str>).call(|| call("MS_REMOUNT, "))?;
-        }
+        bind(source, target, flags, namespace.as_ref(), &call)?;
     } else {
         let kind = m.r#type.as_str();
         let text = data.join(",");
@@ -102,6 +92,28 @@ fn mount_one(m: &Mount, target: &Path) -> Result<()> {
         mount(None::<&str>, target, None::<&str>, propagation, None::<&str>).call(|| call("propagation, "))?;
     }
     Ok(())
+}
+
+/// A bind mount, whose flags take a second call.
+fn bind(
+    source: &Path,
+    target: &Path,
+    flags: MsFlags,
+    namespace: Option<&OwnedFd>,
+    call: &dyn Fn(&str) -> String,
+) -> Result<()> {
+    let recursive = flags & MsFlags::MS_REC;
+    match namespace {
+        Some(ns) => idmap::attach(&idmap::tree(source, !recursive.is_empty(), ns)?, target)?,
+        None => mount(Some(source), target, None::<&str>, MsFlags::MS_BIND | recursive, None::<&str>)
+            .call(|| call("MS_BIND, "))?,
+    }
+    let rest = flags & !(MsFlags::MS_BIND | MsFlags::MS_REC);
+    if rest.is_empty() {
+        return Ok(());
+    }
+    let again = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | rest;
+    mount(None::<&str>, target, None::<&str>, again, None::<&str>).call(|| call("MS_REMOUNT, "))
 }
 
 /// A loop device for the file that is the source.

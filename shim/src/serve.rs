@@ -80,6 +80,12 @@ async fn serve(args: &Args, listener: OwnedFd, saved: Option<(RawFd, Vec<Record>
     if let Some(path) = path {
         let _ = std::fs::remove_file(path);
     }
+    leave(&server).await;
+    Ok(())
+}
+
+/// What is still to be said.
+async fn leave(server: &Server) {
     // The answer to Shutdown, and the last events.
     let flushed = async {
         while !server.connections.open().iter().all(|c| c.is_flushed()) {
@@ -87,7 +93,7 @@ async fn serve(args: &Args, listener: OwnedFd, saved: Option<(RawFd, Vec<Record>
         }
     };
     let _ = tokio::time::timeout(Duration::from_secs(1), flushed).await;
-    events.drain(Duration::from_secs(5)).await;
+    server.service.events.drain(Duration::from_secs(5)).await;
     // Go's ttrpc client may take the end of a connection for its answer, although it has read the answer before
     // ("ttrpc: closed"): let it have the answer first.
     let left = async {
@@ -96,7 +102,6 @@ async fn serve(args: &Args, listener: OwnedFd, saved: Option<(RawFd, Vec<Record>
         }
     };
     let _ = tokio::time::timeout(Duration::from_millis(100), left).await;
-    Ok(())
 }
 
 enum Event {

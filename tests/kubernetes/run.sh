@@ -36,7 +36,7 @@ trap gone EXIT
 code=0
 (
 	for c in $cgroups; do echo $BASHPID >"$c/conex-test-kubernetes/cgroup.procs"; done
-	exec timeout -k 5 "${LIMIT:-2400}" unshare --net --ipc --uts --cgroup "$here/../forky/enter.sh" "$cache/kubernetes" \
+	exec timeout -k 5 "${LIMIT:-$((2400 + 4 * ${LOAD_SECONDS:-60}))}" unshare --net --ipc --uts --cgroup "$here/../forky/enter.sh" "$cache/kubernetes" \
 		env ${PARTS:+"PARTS=$PARTS"} ${LOAD_SECONDS:+"LOAD_SECONDS=$LOAD_SECONDS"} ${PROBES:+"PROBES=$PROBES"} \
 		${NODE_TESTS:+"NODE_TESTS=$NODE_TESTS"} ${CLASSES:+"CLASSES=$CLASSES"} /conex/tests/kubernetes/cluster.sh "/conex/$cache/kubernetes.tsv" "/conex/$cache/kubernetes.figures"
 ) || code=$?

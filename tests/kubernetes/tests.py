@@ -5,8 +5,8 @@ import re
 import subprocess
 import time
 
-from pods import Wrong, run, sh, sleeper, until, until_is
-from under_load import ALONE
+from pods import Wrong, figure, run, sh, sleeper, until, until_is
+from under_load import ALONE, LOAD_SECONDS, ready_since
 
 
 def phases(k):
@@ -81,6 +81,48 @@ def probes(k):
         until(lambda: k.status(name)["containerStatuses"][0]["restartCount"] > 0)
         out.append((name, k.status(name)["containerStatuses"][0]["ready"]))
     return out + [k.status(f"good-{kind}")["containerStatuses"][0]["restartCount"] for kind in ["exec", "http", "tcp"]]
+
+
+def all_probes(k):
+    """20 pods with a probe a second of every kind that pass, fail and time out: each stays as it is, and none is left out."""
+    web = "mkdir /tmp/w; echo hi >/tmp/w/index.html; httpd -f -p 80 -h /tmp/w"
+    silent = "while :; do nc -l -p 80 -e sleep 60; done"
+    counted = probe("exec", command=["sh", "-c", "printf x >>/tmp/n"])
+    patient = {"timeoutSeconds": 5}
+    kinds = {
+        "good-exec": (4, sleeper(readinessProbe=counted | patient)),
+        "good-http": (3, sh(web, readinessProbe=probe("http") | patient)),
+        "good-tcp": (3, sh(web, readinessProbe=probe("tcp") | patient)),
+        "bad-exec": (3, sleeper(readinessProbe=probe("exec", command=["sh", "-c", "printf x >>/tmp/n; false"]))),
+        "bad-http": (2, sleeper(readinessProbe=probe("http"))),
+        "bad-tcp": (2, sleeper(readinessProbe=probe("tcp"))),
+        "slow-exec": (2, sleeper(readinessProbe=probe("exec", command=["sleep", "60"]))),
+        "slow-http": (1, sh(silent, readinessProbe=probe("http"))),
+    }
+    names = [f"{kind}-{n}" for kind, (count, _) in kinds.items() for n in range(count)]
+    for name in names:
+        k.pod(name, kinds[name.rsplit("-", 1)[0]][1])
+    for name in names:
+        k.ready(name) if name.startswith("good") else k.phase(name, "Running")
+    time.sleep(5)
+    begun = time.monotonic()
+    before = {p["metadata"]["name"]: ready_since(p) for p in k.pods()}
+    time.sleep(LOAD_SECONDS)
+    after = {p["metadata"]["name"]: ready_since(p) for p in k.pods()}
+    if before != after:
+        raise Wrong(f"a pod has changed: {before} {after}")
+    if any(state[0] != str(name.startswith("good")) for name, state in after.items()):
+        raise Wrong(f"a probe that says the contrary: {after}")
+    if any(p["status"]["containerStatuses"][0]["restartCount"] for p in k.pods()):
+        raise Wrong("a container was restarted")
+    probed = [len(k.exec(name, "cat", "/tmp/n")) for name in names if name.startswith(("good-exec", "bad-exec"))]
+    seconds = time.monotonic() - begun
+    if min(probed) < 0.8 * seconds:
+        raise Wrong(f"{probed} probes in {seconds:.0f} s")
+    figure(f"20 pods, a probe a second of every kind, {LOAD_SECONDS} s\t{k.name}\t{min(probed)} exec probes of one pod at least")
+
+
+all_probes.long = True
 
 
 def crash_loop(k):
@@ -334,4 +376,4 @@ def failing(k):
 
 
 LIST = [cronjob, phases, deployment, daemonset, job, probes, crash_loop, out_of_memory, init_containers, shared_processes, debug_target,
-        static_pod, volumes, security, limits, lifecycle, streams, host_namespaces, services, failing, *ALONE]
+        static_pod, volumes, security, limits, lifecycle, streams, host_namespaces, services, failing, all_probes, *ALONE]

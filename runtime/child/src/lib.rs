@@ -8,6 +8,7 @@ pub mod console;
 pub mod devices;
 pub mod hooks;
 pub mod identity;
+pub mod join;
 pub mod mounts;
 pub mod paths;
 pub mod process;

@@ -2,21 +2,20 @@
 
 use super::cgroup::Group;
 use super::container::{oom_score, rlimits, tell, Container};
-use crate::child::{process, Report};
-use crate::error::{Context, Error, Kind, Named, Result};
+use crate::child::join;
+use crate::error::{Context, Error, Kind, Result};
 use crate::identity::adopted;
 use crate::plan::namespaces::KINDS;
 use crate::plan::process::Process;
 use crate::seccomp::Filter;
 use crate::state::State;
-use crate::sync::{pair, Channel, Message};
-use conex_sys::clone::{clone3, exit_now, Forked};
-use conex_sys::{proc, sched};
+use crate::sync::{pair, Message};
+use conex_sys::clone::Forked;
+use conex_sys::proc;
 use nix::fcntl::OFlag;
 use nix::sys::stat::{stat, Mode};
 use nix::unistd::Pid;
-use std::convert::Infallible;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
 pub struct Exec<'a> {
@@ -55,7 +54,9 @@ fn attempt(exec: &Exec, group: &Group, born: bool) -> Result<Container> {
     let Forked::Parent { pidfd, .. } = (match crate::acts::clone::clone_into(0, into).call(|| "clone3")? {
         Forked::Child => {
             drop(ours);
-            join(exec, flags, theirs, program);
+            let init = exec.state.init.unwrap_or_default();
+            let pidfd = exec.init.as_fd();
+            join::main(join::Joining { process: exec.process, init, pidfd, flags, sync: theirs, program });
         }
         parent => parent,
     }) else {
@@ -176,82 +177,6 @@ fn path_of_init(exec: &Exec) -> Option<PathBuf> {
     let path = text.lines().find_map(|l| l.strip_prefix("0::/")).filter(|p| !p.is_empty())?;
     // What was read can be another process's otherwise.
     crate::identity::alive(init).then(|| crate::text::path(path).into_owned())
-}
-
-/// The first hop: enters every namespace of the container in one call, not yet visible inside, and clones the
-/// process from there. When the clone appears in the container's PID namespace, it has the container's root and
-/// nothing of the host any more (CVE-2016-9962).
-fn join(exec: &Exec, flags: i32, sync: Channel, program: Option<Vec<conex_sys::seccomp::Insn>>) -> ! {
-    let mut report = Report::new(sync);
-    let result = (|| -> Result<Infallible> {
-        nix::sys::stat::umask(Mode::empty());
-        if let (Some(mask), _) = &exec.process.affinity {
-            affinity(mask, exec, "initial")?;
-        }
-        // Non-dumpable across the join: setns into a user namespace and the clone keep it.
-        proc::set_dumpable(false).call(|| "prctl(PR_SET_DUMPABLE, 0)")?;
-        let _ = nix::unistd::setsid();
-        if flags & libc::CLONE_NEWNS == 0 {
-            // The container shares our mount namespace: its root is only a chroot, which setns does not bring.
-            let init = exec.state.init.unwrap_or_default();
-            let path = format!("/proc/{}/root", init.pid);
-            let root = nix::fcntl::open(
-                path.as_str(),
-                OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC,
-                Mode::empty(),
-            )
-            .call(|| format!("open({path})"))?;
-            if !crate::identity::alive(init) {
-                return Err(Error::new(Kind::Status, "cannot exec in a stopped container"));
-            }
-            nix::unistd::fchdir(&root).call(|| "fchdir(root of the container)")?;
-            nix::unistd::chroot(".").call(|| "chroot(root of the container)")?;
-        }
-        if flags & libc::CLONE_NEWUSER != 0 && !exec.process.keep_groups {
-            // Inside, it may be denied.
-            let _ = proc::setgroups(&[]);
-        }
-        if flags != 0 {
-            proc::setns(exec.init.as_fd(), flags).call(|| format!("setns(init, {flags:#x})"))?;
-        }
-        if flags & libc::CLONE_NEWUSER != 0 {
-            crate::child::identity::become_root(exec.process.keep_groups)?;
-        }
-        // setns with the mount namespace has made its root ours.
-        nix::unistd::chdir("/").call(|| "chdir(/)")?;
-        // Nothing of the host's may be open in the process that becomes visible inside, not even its own cgroup's
-        // directory: the host sends it the files that it enters by, when it is one whom nobody may look into. The log of
-        // --debug is the exception, which nobody but who has CAP_SYS_PTRACE over this process could reach.
-        let mut keep = exec.process.preserved.clone();
-        keep.push(report.sync()?.as_fd().as_raw_fd());
-        keep.extend(crate::log::inside());
-        conex_sys::fd::close_all_but(&keep);
-        match clone3(libc::CLONE_PARENT as u64, None).call(|| "clone3(CLONE_PARENT)")? {
-            Forked::Parent { pidfd, .. } => {
-                report.sync()?.send(&Message::Hopped(pidfd))?;
-                exit_now(0);
-            }
-            Forked::Child => {
-                report.wait_for_cgroups()?;
-                let _ = nix::unistd::setsid();
-                if let (_, Some(mask)) = &exec.process.affinity {
-                    affinity(mask, exec, "final")?;
-                }
-                process::exec(exec.process, &mut report, program)
-            }
-        }
-    })();
-    let Err(e) = result;
-    if let Ok(sync) = report.sync() {
-        let _ = sync.send(&Message::Failed(e));
-    }
-    exit_now(1)
-}
-
-fn affinity(mask: &[u64], exec: &Exec, name: &str) -> Result<()> {
-    sched::sched_setaffinity(mask)
-        .call(|| format!("sched_setaffinity({mask:x?})"))
-        .at(|| format!("{}.execCPUAffinity.{name}", exec.process.field))
 }
 
 fn converse(exec: &Exec, c: &mut Container, group: &Group) -> Result<()> {

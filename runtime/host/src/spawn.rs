@@ -25,6 +25,37 @@ pub(super) fn spawn(
     group: &Group,
 ) -> Result<Container> {
     let ns = &plan.namespaces;
+    let home = enter(plan, &mut inherited)?;
+    let unified = group.unified();
+    let cgroup = unified.map(|d| d.as_fd());
+    let flags = if ns.hops == Hops::Two { 0 } else { ns.new & !(libc::CLONE_NEWCGROUP | CLONE_NEWTIME) };
+    if ns.hops == Hops::Two {
+        inherited.into_cgroup = cgroup.map(|c| c.try_clone_to_owned()).transpose().call(|| "dup")?;
+    }
+    let into = if ns.hops == Hops::Two { None } else { cgroup };
+    let forked = crate::acts::clone::clone_into(flags as u64, into);
+    if let Ok(Forked::Child) = forked {
+        drop(ours);
+        child::main(plan, inherited);
+    }
+    let back = home.back();
+    let Forked::Parent { pid, pidfd } = forked.call(|| format!("clone3({flags:#x})")).at(|| "linux.namespaces")?
+    else {
+        return Err(Error::new(Kind::System, "clone3 returned twice"));
+    };
+    // Only the child keeps its end; end of stream must mean its death.
+    drop(inherited);
+    let mut c = Container { pid, pidfd, sync: ours, terminal: None, warnings: Vec::new() };
+    if let Err(e) = back.and_then(|()| if ns.hops == Hops::Two { meet_second_hop(&mut c) } else { Ok(()) }) {
+        c.end();
+        return Err(e);
+    }
+    Ok(c)
+}
+
+/// Enters what the child is to be born in; what only it can enter goes along. The way back is what is returned.
+fn enter(plan: &Plan, inherited: &mut child::Inherited) -> Result<Home> {
+    let ns = &plan.namespaces;
     let mut home = Home(Vec::new());
     let mut entered = Vec::new();
     for join in &ns.join {
@@ -55,31 +86,7 @@ pub(super) fn spawn(
             .call(|| namespaces::setns(&join.path, join.flag))
             .map_err(|e| namespaces::not_one(e, join.flag).at(join.field.clone()))?;
     }
-    let unified = group.unified();
-    let cgroup = unified.map(|d| d.as_fd());
-    let flags = if ns.hops == Hops::Two { 0 } else { ns.new & !(libc::CLONE_NEWCGROUP | CLONE_NEWTIME) };
-    if ns.hops == Hops::Two {
-        inherited.into_cgroup = cgroup.map(|c| c.try_clone_to_owned()).transpose().call(|| "dup")?;
-    }
-    let into = if ns.hops == Hops::Two { None } else { cgroup };
-    let forked = crate::acts::clone::clone_into(flags as u64, into);
-    if let Ok(Forked::Child) = forked {
-        drop(ours);
-        child::main(plan, inherited);
-    }
-    let back = home.back();
-    let Forked::Parent { pid, pidfd } = forked.call(|| format!("clone3({flags:#x})")).at(|| "linux.namespaces")?
-    else {
-        return Err(Error::new(Kind::System, "clone3 returned twice"));
-    };
-    // Only the child keeps its end; end of stream must mean its death.
-    drop(inherited);
-    let mut c = Container { pid, pidfd, sync: ours, terminal: None, warnings: Vec::new() };
-    if let Err(e) = back.and_then(|()| if ns.hops == Hops::Two { meet_second_hop(&mut c) } else { Ok(()) }) {
-        c.end();
-        return Err(e);
-    }
-    Ok(c)
+    Ok(home)
 }
 
 fn meet_second_hop(c: &mut Container) -> Result<()> {

@@ -22,14 +22,7 @@ pub fn main(env: &mut Env) -> Result<i32> {
     if !matches!(status, Status::Running | Status::Created | Status::Paused) {
         return Err(Error::new(Kind::Status, format!("container not running: it is {}", status.name())));
     }
-    for name in ["l3-cache-schema", "mem-bw-schema"] {
-        let Some(schema) = env.args.value(name) else { continue };
-        let Some(group) = &state.rdt_group else {
-            return Err(Error::new(Kind::Unsupported, format!("--{name}: the container is in no resctrl group")));
-        };
-        let lines: Vec<&str> = schema.lines().filter(|l| !l.is_empty()).collect();
-        rdt::update(group, &lines, &format!("--{name}"))?;
-    }
+    schemata(env, &state)?;
     let (resources, bad, text) = match env.args.value("resources").map(str::to_string) {
         Some(file) => from_file(env, &file)?,
         None => (from_flags(env)?, Vec::new(), Vec::new()),
@@ -75,6 +68,19 @@ pub fn main(env: &mut Env) -> Result<i32> {
         env.log.warn(w.to_string());
     }
     Ok(0)
+}
+
+/// The lines of resctrl that flags give.
+fn schemata(env: &Env, state: &State) -> Result<()> {
+    for name in ["l3-cache-schema", "mem-bw-schema"] {
+        let Some(schema) = env.args.value(name) else { continue };
+        let Some(group) = &state.rdt_group else {
+            return Err(Error::new(Kind::Unsupported, format!("--{name}: the container is in no resctrl group")));
+        };
+        let lines: Vec<&str> = schema.lines().filter(|l| !l.is_empty()).collect();
+        rdt::update(group, &lines, &format!("--{name}"))?;
+    }
+    Ok(())
 }
 
 /// The unit of a container, told before the files are written: what systemd rounds or cannot express is set right

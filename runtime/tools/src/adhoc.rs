@@ -45,6 +45,36 @@ pub fn main(env: &Env) -> Result<i32> {
     Err(Error::new(Kind::System, format!("execve({}): {e}", env.program.display())))
 }
 
+/// What `--memory` and `--cpus` give, as members of `linux.resources`.
+fn limits(env: &Env) -> Result<String> {
+    let mut out = String::new();
+    if let Some(text) = env.args.value("memory") {
+        out += &format!(",\n\t\t\t\"memory\": {{\"limit\": {}}}", update::size("memory", text)?);
+    }
+    if let Some(text) = env.args.value("cpus") {
+        let quota = update::cpu_quota(text)?;
+        out += &format!(",\n\t\t\t\"cpu\": {{\"quota\": {quota}, \"period\": 100000}}");
+    }
+    Ok(out)
+}
+
+/// What `--env` gives.
+fn variables(env: &Env) -> Result<Vec<String>> {
+    let mut out = Vec::new();
+    for variable in env.args.values("env") {
+        match variable.split_once('=') {
+            Some((name, _)) if !name.is_empty() => out.push(variable.clone()),
+            // Docker: a name alone takes the caller's value, if there is one.
+            None if !variable.is_empty() => {
+                let value = std::env::var_os(&*text::os(variable));
+                out.extend(value.map(|v| format!("{variable}={}", text::of_path(Path::new(&v)))));
+            }
+            _ => return Err(Error::new(Kind::Invalid, format!("--env {variable:?}: expected NAME=value or NAME"))),
+        }
+    }
+    Ok(out)
+}
+
 /// The id, the root directory and the document that the command line asks for.
 ///
 /// # Errors
@@ -71,28 +101,12 @@ fn describe(env: &Env) -> Result<(String, std::path::PathBuf, Vec<u8>)> {
         capabilities: USUAL,
         ..Template::default()
     };
-    for variable in a.values("env") {
-        match variable.split_once('=') {
-            Some((name, _)) if !name.is_empty() => t.env.push(variable.clone()),
-            // Docker: a name alone takes the caller's value, if there is one.
-            None if !variable.is_empty() => {
-                let value = std::env::var_os(&*text::os(variable));
-                t.env.extend(value.map(|v| format!("{variable}={}", text::of_path(Path::new(&v)))));
-            }
-            _ => return Err(bad(format!("--env {variable:?}: expected NAME=value or NAME"))),
-        }
-    }
+    t.env.extend(variables(env)?);
     for text in a.values("volume") {
         let (source, destination, readonly) = volume(text)?;
         t.mounts += &bind(&source, &destination, readonly);
     }
-    if let Some(text) = a.value("memory") {
-        t.resources += &format!(",\n\t\t\t\"memory\": {{\"limit\": {}}}", update::size("memory", text)?);
-    }
-    if let Some(text) = a.value("cpus") {
-        let quota = update::cpu_quota(text)?;
-        t.resources += &format!(",\n\t\t\t\"cpu\": {{\"quota\": {quota}, \"period\": 100000}}");
-    }
+    t.resources += &limits(env)?;
     if let Some(user) = a.value("user") {
         (t.uid, t.gid) = exec::parse_user(user, 0)?;
     }

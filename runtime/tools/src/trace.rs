@@ -40,23 +40,7 @@ pub fn main(env: &Env, target: &str, argv: &[OsString]) -> Result<i32> {
             )))
         }
     };
-    // Before anything runs: a timeline that cannot be kept is told at once.
-    let mut out = match form {
-        Form::Text => None,
-        _ => {
-            let path = conex::text::path(target).into_owned();
-            Some(
-                std::fs::OpenOptions::new()
-                    .write(true)
-                    .create(true)
-                    .truncate(true)
-                    .mode(0o644)
-                    .open(&path)
-                    .call(|| format!("open({}, O_CREAT)", path.display()))
-                    .map_err(|e| e.at("--trace"))?,
-            )
-        }
-    };
+    let mut out = if matches!(form, Form::Text) { None } else { Some(opened(target)?) };
     let memory =
         nix::sys::memfd::memfd_create(c"trace", nix::sys::memfd::MFdFlags::MFD_CLOEXEC).call(|| "memfd_create")?;
     // Two processes write to it, each at its end.
@@ -90,6 +74,14 @@ pub fn main(env: &Env, target: &str, argv: &[OsString]) -> Result<i32> {
         eprintln!("conex: --trace: write({target}): {e}");
     }
     Ok(ended.code().unwrap_or_else(|| 128 + ended.signal().unwrap_or(0)))
+}
+
+/// Before anything runs: a timeline that cannot be kept is told at once.
+fn opened(target: &str) -> Result<std::fs::File> {
+    let path = conex::text::path(target).into_owned();
+    let mut options = std::fs::OpenOptions::new();
+    options.write(true).create(true).truncate(true).mode(0o644);
+    options.open(&path).call(|| format!("open({}, O_CREAT)", path.display())).map_err(|e| e.at("--trace"))
 }
 
 /// Waits for conex. A signal from a process is passed on; what a terminal sends reaches both by itself.

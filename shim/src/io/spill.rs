@@ -41,22 +41,9 @@ impl Stream {
         to: BorrowedFd<'_>,
         refused: bool,
     ) -> std::io::Result<bool> {
-        if self.ring.borrow().is_none() {
-            let fields = [("id", self.owner.id.as_str()), ("stream", &self.name)];
-            let made = Ring::new(&self.owner.bundle, self.capacity);
-            let made = made.and_then(|ring| ring.push(&self.pending.borrow()).map(|()| ring));
-            let ring = match made {
-                Ok(ring) => ring,
-                Err(e) => {
-                    log::error(&format!("output cannot be kept: {}", e.message), &fields);
-                    // As without it, and tried again.
-                    return sleep(AGAIN).await.map(|()| true);
-                }
-            };
-            self.pending.take();
-            *self.ring.borrow_mut() = Some(ring);
-            crate::marks::touch_process(&self.owner.id, &self.owner.exec);
-            log::warn("output is kept: nobody reads it", &fields);
+        if self.ring.borrow().is_none() && !self.begin_ring() {
+            // As without it, and tried again.
+            return sleep(AGAIN).await.map(|()| true);
         }
         let now = Instant::now();
         let progress = now.checked_sub(PATIENCE).unwrap_or(now);
@@ -100,6 +87,26 @@ impl Stream {
                 }
             };
             either(more, room).await?;
+        }
+    }
+
+    /// False if output cannot be kept, which is said in the log.
+    fn begin_ring(&self) -> bool {
+        let fields = [("id", self.owner.id.as_str()), ("stream", &self.name)];
+        let made = Ring::new(&self.owner.bundle, self.capacity);
+        let made = made.and_then(|ring| ring.push(&self.pending.borrow()).map(|()| ring));
+        match made {
+            Ok(ring) => {
+                self.pending.take();
+                *self.ring.borrow_mut() = Some(ring);
+                crate::marks::touch_process(&self.owner.id, &self.owner.exec);
+                log::warn("output is kept: nobody reads it", &fields);
+                true
+            }
+            Err(e) => {
+                log::error(&format!("output cannot be kept: {}", e.message), &fields);
+                false
+            }
         }
     }
 

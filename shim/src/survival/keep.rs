@@ -95,23 +95,7 @@ pub fn main(args: &Args) -> Result<()> {
     std::env::remove_var(crate::cgroup::NAME);
     let listener = fd::adopt(LISTENER);
     fd::set_cloexec(LISTENER).call(|| "fcntl(F_SETFD)".into())?;
-    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-    let (ours, theirs) =
-        socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags).call(|| "socketpair".into())?;
-    let mut keeper = Keeper {
-        socket: ours,
-        theirs,
-        listener,
-        kept: BTreeMap::new(),
-        next: BTreeMap::new(),
-        anew: false,
-        server: 0,
-        waiting: VecDeque::new(),
-        recent: VecDeque::new(),
-        starts: Vec::new(),
-        unsettled: 0,
-        settled: true,
-    };
+    let mut keeper = Keeper::new(listener)?;
     let mut signals = SigSet::empty();
     for s in [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
         signals.add(s);
@@ -152,6 +136,26 @@ pub fn main(args: &Args) -> Result<()> {
 }
 
 impl Keeper {
+    fn new(listener: OwnedFd) -> Result<Keeper> {
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        let (socket, theirs) =
+            socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags).call(|| "socketpair".into())?;
+        Ok(Keeper {
+            socket,
+            theirs,
+            listener,
+            kept: BTreeMap::new(),
+            next: BTreeMap::new(),
+            anew: false,
+            server: 0,
+            waiting: VecDeque::new(),
+            recent: VecDeque::new(),
+            starts: Vec::new(),
+            unsettled: 0,
+            settled: true,
+        })
+    }
+
     /// Reaps what has ended. False if the server ended as it should.
     fn reap(&mut self, args: &Args) -> Result<bool> {
         loop {
@@ -346,14 +350,7 @@ impl Keeper {
         for (name, value) in std::env::vars_os() {
             env.push(variable(&name, &value)?);
         }
-        let own = std::env::args_os().next().unwrap_or_default();
-        let mut line = vec![own.to_string_lossy().into_owned()];
-        line.extend(["-namespace", &args.namespace, "-id", &args.id, "-address", &args.address].map(String::from));
-        if args.debug {
-            line.push("-debug".into());
-        }
-        line.push("serve".into());
-        let line = line.into_iter().map(c).collect::<Result<Vec<_>>>()?;
+        let line = command_line(args).into_iter().map(c).collect::<Result<Vec<_>>>()?;
         let mut attributes = PosixSpawnAttr::init().call(failed)?;
         attributes.set_flags(PosixSpawnFlags::POSIX_SPAWN_SETSIGMASK).call(failed)?;
         attributes.set_sigmask(&delicate()).call(failed)?;
@@ -367,4 +364,16 @@ impl Keeper {
         }
         Ok(())
     }
+}
+
+/// Of a server, as `start` calls it.
+fn command_line(args: &Args) -> Vec<String> {
+    let own = std::env::args_os().next().unwrap_or_default();
+    let mut line = vec![own.to_string_lossy().into_owned()];
+    line.extend(["-namespace", &args.namespace, "-id", &args.id, "-address", &args.address].map(String::from));
+    if args.debug {
+        line.push("-debug".into());
+    }
+    line.push("serve".into());
+    line
 }

@@ -22,23 +22,18 @@ impl Service {
         };
         let (service, c, p) = (self.clone(), c.clone(), p.clone());
         tokio::task::spawn_local(async move {
-            let mut seen = true;
             let waited = match pidfd {
-                Some(fd) => service.reaper.seen(p.pid.get(), fd).await.map(|(exit, zombie)| (exit, Some(zombie))),
-                None => match p.reaped.get() {
-                    Some(exit) => Ok((exit, None)),
-                    // It ended while there was no server, and is reaped.
-                    None => {
-                        let told = service.reaper.told(p.pid.get()).await;
-                        // The number is free for others.
-                        service.reaper.forget(p.pid.get());
-                        seen = told.is_some();
-                        Ok((told.unwrap_or_else(Exit::unseen), None))
-                    }
-                },
+                Some(fd) => {
+                    let ended = service.reaper.seen(p.pid.get(), fd).await;
+                    ended.map(|(exit, zombie)| (exit, Some(zombie), true))
+                }
+                None => {
+                    let told = service.told_end(&p).await;
+                    Ok((told.unwrap_or_else(Exit::unseen), None, told.is_some()))
+                }
             };
-            let (exit, zombie) = match waited {
-                Ok(seen) => seen,
+            let (exit, zombie, seen) = match waited {
+                Ok(waited) => waited,
                 Err(e) => {
                     log::error("cannot wait for a process", &[("id", &c.id), ("error", &e.message)]);
                     return;
@@ -61,18 +56,23 @@ impl Service {
             }
             p.exit.set(Some(exit));
             p.set(Stage::Stopped);
-            let event = events::TaskExit {
-                container_id: c.id.clone(),
-                id: if p.id.is_empty() { c.id.clone() } else { p.id.clone() },
-                pid: p.pid.get() as u32,
-                exit_status: exit.status,
-                exited_at: Some(crate::report::events::timestamp(exit.at)),
-            };
-            service.events.publish("/tasks/exit", "TaskExit", &event);
+            service.events.publish("/tasks/exit", "TaskExit", &event(&c, &p, exit));
             service.told_process(&c.id, &p.id).await;
             log::info("exited", &[("id", &c.id), ("exec", &p.id), ("status", &exit.status.to_string())]);
         });
         Ok(())
+    }
+
+    /// The end of a process that is reaped already, if anybody tells it.
+    async fn told_end(&self, p: &Process) -> Option<Exit> {
+        if let Some(exit) = p.reaped.get() {
+            return Some(exit);
+        }
+        // It ended while there was no server.
+        let told = self.reaper.told(p.pid.get()).await;
+        // The number is free for others.
+        self.reaper.forget(p.pid.get());
+        told
     }
 
     /// Returns how often the kernel has killed something in it for want of memory.
@@ -98,6 +98,16 @@ impl Service {
             tell_oom(&self.events, &c.id);
         }
         c.oom.borrow_mut().take().map_or(0, |watch| watch.told())
+    }
+}
+
+fn event(c: &Container, p: &Process, exit: Exit) -> events::TaskExit {
+    events::TaskExit {
+        container_id: c.id.clone(),
+        id: if p.id.is_empty() { c.id.clone() } else { p.id.clone() },
+        pid: p.pid.get() as u32,
+        exit_status: exit.status,
+        exited_at: Some(crate::report::events::timestamp(exit.at)),
     }
 }
 

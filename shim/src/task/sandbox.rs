@@ -28,16 +28,7 @@ impl Service {
                 let created_at = s.created.get().map(timestamp);
                 StartSandboxResponse { pid: self.sandbox_pid(), created_at }.encode_to_vec()
             }
-            "Platform" => {
-                let architecture = match std::env::consts::ARCH {
-                    "x86_64" => "amd64",
-                    "aarch64" => "arm64",
-                    other => other,
-                };
-                let platform =
-                    Platform { os: "linux".into(), architecture: architecture.into(), ..Platform::default() };
-                PlatformResponse { platform: Some(platform) }.encode_to_vec()
-            }
+            "Platform" => PlatformResponse { platform: Some(platform()) }.encode_to_vec(),
             "StopSandbox" => {
                 self.stop_sandbox(decode::<StopSandboxRequest>(payload)?.timeout_secs).await?;
                 Vec::new()
@@ -132,4 +123,13 @@ impl Service {
         self.sandbox.stop();
         Ok(())
     }
+}
+
+fn platform() -> Platform {
+    let architecture = match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    };
+    Platform { os: "linux".into(), architecture: architecture.into(), ..Platform::default() }
 }

@@ -212,6 +212,17 @@ impl Reader<'_> {
         }))
     }
 
+    fn array(&mut self, element: &str, depth: u32) -> Option<Value> {
+        let length = u32::from_le_bytes(self.take()?) as usize;
+        self.align(alignment(*element.as_bytes().first()?))?;
+        let end = self.at.checked_add(length).filter(|end| *end <= self.bytes.len())?;
+        let mut list = Vec::new();
+        while self.at < end {
+            list.push(self.value(element, depth + 1)?);
+        }
+        Some(Value::Array(element.into(), list))
+    }
+
     fn value(&mut self, signature: &str, depth: u32) -> Option<Value> {
         if depth > 32 {
             return None;
@@ -242,17 +253,7 @@ impl Reader<'_> {
                 split(&inner).filter(|(_, rest)| rest.is_empty())?;
                 Value::Variant(Box::new(self.value(&inner, depth + 1)?))
             }
-            b'a' => {
-                let length = u32::from_le_bytes(self.take()?) as usize;
-                let element = &signature[1..];
-                self.align(alignment(*element.as_bytes().first()?))?;
-                let end = self.at.checked_add(length).filter(|end| *end <= self.bytes.len())?;
-                let mut list = Vec::new();
-                while self.at < end {
-                    list.push(self.value(element, depth + 1)?);
-                }
-                Value::Array(element.into(), list)
-            }
+            b'a' => self.array(&signature[1..], depth)?,
             b'(' | b'{' => {
                 let mut fields = Vec::new();
                 // An empty structure takes no bytes: an array of them would never end.

@@ -45,13 +45,7 @@ pub fn main(env: &Env) -> Result<i32> {
     }
     // What `run` refuses is refused here as well: with a listener it would go on.
     profile.check_needed(&document)?;
-    let log = match document["annotations"].as_object_mut().and_then(|list| list.remove(SECCOMP_LOG)) {
-        Some(path) if annotated => {
-            let path = path.as_str().filter(|p| p.starts_with('/')).map(PathBuf::from);
-            Some(path.ok_or_else(|| bad("must be the absolute path of a file"))?)
-        }
-        _ => None,
-    };
+    let log = annotated_log(&mut document, annotated).map_err(|e| bad(&e))?;
     let place = Place::new()?;
     document["linux"]["seccomp"]["syscalls"] = asking(&profile);
     document["linux"]["seccomp"]["listenerPath"] = json!(place.socket);
@@ -85,6 +79,17 @@ fn hand_on(command: &mut std::process::Command, env: &Env) {
         }
     }
     command.args(env.args.rest.iter().map(|a| conex::text::os(a).into_owned()));
+}
+
+/// The file that the annotation names; taken from the document, so that the runtime does not begin all this again.
+fn annotated_log(document: &mut Value, annotated: bool) -> std::result::Result<Option<PathBuf>, String> {
+    match document["annotations"].as_object_mut().and_then(|list| list.remove(SECCOMP_LOG)) {
+        Some(path) if annotated => {
+            let path = path.as_str().filter(|p| p.starts_with('/')).map(PathBuf::from);
+            path.map(Some).ok_or_else(|| "must be the absolute path of a file".into())
+        }
+        _ => Ok(None),
+    }
 }
 
 /// Rules under which each call goes on that the profile allows whatever its arguments are, and each other one asks.
