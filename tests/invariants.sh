@@ -22,6 +22,7 @@ forbid 'only main and delete print' '\b(e?println|e?print)!' 'shim/src/' ':!shim
 forbid 'only main ends the program' 'process::exit' 'runtime/src/' 'runtime/plan/' 'runtime/acts/' 'runtime/child/' 'runtime/host/'
 # The compiler keeps the crates apart (plan, acts, child, host, verbs); inside one there is no circle of modules either.
 python3 tests/circles.py --files runtime/*/src runtime/src shim/src || bad=1
+python3 tests/names.py docs/architecture.md CONTRIBUTING.md || bad=1
 if git ls-files '*.rs' | xargs wc -l | awk '$2 != "total" && $1 > 500 {print; found = 1} END {exit !found}'; then
 	echo "files over 500 lines (the table of system calls is data)"
 fi
