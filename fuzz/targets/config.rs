@@ -35,7 +35,9 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
                 if let Some(rules) = &plan.cgroup.devices {
                     let _ = (rules.program(), rules.v1_lines());
                 }
-                let _ = plan::unit::limits(&plan.cgroup.writes, (None, 100_000));
+                let cgroup = &plan.cgroup;
+                let _ = plan::limits::systemd::properties(&cgroup.limits, &cgroup.hierarchies, (None, 100_000));
+                let _ = plan::limits::files(&cgroup.limits, &cgroup.hierarchies);
             }
             Err(errors) => {
                 assert!(!errors.is_empty() && errors.len() < 50);

@@ -22,8 +22,11 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
     if let Ok(resources) = parse::<Resources>(data, "r.json") {
         for facts in &hosts {
             let mut check = Check::default();
-            let writes = plan::cgroup::writes(&resources, &facts.cgroup, &mut check);
-            let _ = (check.finish(), plan::unit::limits(&writes, (Some(50_000), 100_000)));
+            let mut limits = plan::resources::limits(&resources, &facts.cgroup, &mut check);
+            let hierarchies = &facts.cgroup.hierarchies;
+            let _ = (check.finish(), plan::limits::systemd::properties(&limits, hierarchies, (Some(50_000), 100_000)));
+            plan::limits::both_halves(&mut limits, (None, 1));
+            let _ = plan::limits::files(&limits, hierarchies);
         }
     }
     if let Ok(state) = serde_json::from_slice::<State>(data) {

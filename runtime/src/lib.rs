@@ -12,6 +12,7 @@ pub mod verbs;
 
 pub use conex_acts as acts;
 pub use conex_acts::{identity, log, root, sync};
+pub use conex_cgroup as cgroup;
 pub use conex_child as child;
 pub use conex_host as host;
 pub use conex_host::{bundle, dbus, end, state};

@@ -2,7 +2,7 @@
 
 use crate::log;
 use crate::status::{Call, Result};
-use conex_acts::hierarchy::{hierarchies, Hierarchy};
+use conex_cgroup::hierarchy::{hierarchies, Hierarchy};
 use std::path::{Path, PathBuf};
 
 /// Names the cgroup to the keeper, which is the last one in it.

@@ -4,7 +4,7 @@
 #![forbid(unsafe_code)]
 
 pub mod clone;
-pub mod hierarchy;
+pub mod enter;
 pub mod hooks;
 pub mod identity;
 pub mod log;
@@ -14,11 +14,7 @@ pub mod sync;
 pub mod tree;
 
 use conex_plan as plan;
-use plan::error::Result;
 use plan::{error, oci, text};
-use std::path::Path;
 
-/// A file of the kernel's, some of whose words are names that anybody chose.
-pub fn read_text(path: impl AsRef<Path>) -> std::io::Result<String> {
-    std::fs::read(path).map(|bytes| text::from_bytes(&bytes).into_owned())
-}
+pub use conex_cgroup::hierarchy;
+pub use conex_cgroup::hierarchy::read_text;

@@ -138,7 +138,7 @@ impl Log {
 
     /// # Errors
     /// The file cannot be written.
-    pub fn check(&self) -> crate::Result<()> {
+    pub fn check(&self) -> crate::error::Result<()> {
         use crate::error::Context;
         if let Some(fd) = self.trace.filter(|fd| conex_sys::fd::is_open(*fd)) {
             self.steps_to(conex_sys::fd::borrow(fd), true);

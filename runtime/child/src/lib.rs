@@ -142,7 +142,7 @@ impl Report {
     fn step(&self, name: &str, wanted: fn(&Message) -> bool) -> Result<bool> {
         let accept = |m: Message| if wanted(&m) || matches!(m, Message::Enter(_)) { Ok(m) } else { Err(m) };
         let Message::Enter(tasks) = self.sync()?.expect(name, accept)? else { return Ok(true) };
-        crate::acts::hierarchy::enter(&tasks)?;
+        crate::acts::enter::enter(&tasks)?;
         self.entered.set(true);
         Ok(false)
     }

@@ -1,11 +1,12 @@
 //! `conex events`: statistics at an interval, and out-of-memory kills as they happen.
 
 use super::env::Env;
-use crate::error::{Context, Error, Kind, Result};
+use crate::error::{Error, Kind, Result};
 use crate::host::cgroup::stats::Stats;
 use crate::host::cgroup::Group;
 use crate::identity::alive;
 use crate::state::{State, Status};
+use conex_cgroup::oom;
 use nix::errno::Errno;
 use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 use std::os::fd::{AsFd, OwnedFd};
@@ -169,31 +170,12 @@ fn report_kills(state: &State, group: &Group, seen: &mut u64) -> Result<()> {
     Ok(())
 }
 
-/// A descriptor that becomes readable when the kernel kills for want of memory: an eventfd of memory.oom_control on
-/// v1, inotify on memory.events on v2.
+/// Readable when the kernel may have killed for want of memory.
 fn watch_oom(group: &Group) -> Result<OwnedFd> {
-    use nix::sys::eventfd::{EfdFlags, EventFd};
-    use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
-    use std::os::fd::AsRawFd;
-    let idle = || EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK).call(|| "eventfd2");
-    let Some(dir) = group.dir("memory") else {
-        return idle().map(OwnedFd::from);
-    };
-    if dir.hierarchy.v2 {
-        let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK).call(|| "inotify_init1")?;
-        let path = dir.path.join("memory.events");
-        inotify
-            .add_watch(&path, AddWatchFlags::IN_MODIFY)
-            .call(|| format!("inotify_add_watch({})", path.display()))?;
-        return inotify.as_fd().try_clone_to_owned().call(|| "dup");
+    match group.dir("memory") {
+        Some(dir) => oom::Watch::new(&dir.path, dir.hierarchy.v2).map(|watch| watch.wake),
+        None => oom::idle(),
     }
-    let event = idle()?;
-    let path = dir.path.join("memory.oom_control");
-    let control = std::fs::File::open(&path).call(|| format!("open({})", path.display()))?;
-    let line = format!("{} {}", event.as_fd().as_raw_fd(), control.as_raw_fd());
-    let register = dir.path.join("cgroup.event_control");
-    std::fs::write(&register, line).call(|| format!("write({})", register.display()))?;
-    Ok(event.into())
 }
 
 /// Go's time.ParseDuration for the units that make sense here.

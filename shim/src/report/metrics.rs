@@ -2,6 +2,7 @@
 //! io.containerd.cgroups.v2.Metrics elsewhere (microseconds). A file that is missing counts as 0, `max` as 2^64-1.
 
 use crate::status::{not_found, Result};
+use conex_cgroup::figures::{self, key, number as parse};
 use conex_proto::{any, cgroups1 as v1, cgroups2 as v2, Any};
 use std::path::{Path, PathBuf};
 
@@ -28,20 +29,8 @@ fn text(dir: &Path, file: &str) -> String {
     std::fs::read_to_string(dir.join(file)).unwrap_or_default()
 }
 
-fn parse(text: &str) -> u64 {
-    match text.trim() {
-        "max" | "-1" => u64::MAX,
-        t => t.parse().unwrap_or(0),
-    }
-}
-
 fn number(dir: &Path, file: &str) -> u64 {
     parse(&text(dir, file))
-}
-
-/// The value of a key in a file of `key value` lines.
-fn key(text: &str, name: &str) -> u64 {
-    text.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix(' ')).map_or(0, parse)
 }
 
 /// name, then 8 counters each way (proc_pid_net(5), dev).
@@ -58,16 +47,8 @@ fn network<T>(pid: i32, make: impl Fn(String, [u64; 8]) -> T) -> Vec<T> {
     out
 }
 
-/// Sizes as the hugetlb files spell them.
-fn hugetlb<T>(dir: &Path, limit: &str, make: impl Fn(&str) -> T) -> Vec<T> {
-    let Ok(list) = std::fs::read_dir(dir) else { return Vec::new() };
-    let mut sizes: Vec<String> = list
-        .flatten()
-        .filter_map(|e| e.file_name().to_str()?.strip_prefix("hugetlb.")?.strip_suffix(limit).map(str::to_string))
-        .filter(|s| !s.contains('.'))
-        .collect();
-    sizes.sort();
-    sizes.iter().map(|s| make(s)).collect()
+fn hugetlb<T>(dir: &Path, end: &str, make: impl Fn(&str) -> T) -> Vec<T> {
+    figures::hugepage_sizes(dir, end).iter().map(|s| make(s)).collect()
 }
 
 fn rdma<T>(text: &str, make: impl Fn(String, u32, u32) -> T) -> Vec<T> {
@@ -185,41 +166,21 @@ fn memory(dir: &Path) -> v2::MemoryStat {
     }
 }
 
-/// `some avg10=0.00 avg60=0.00 avg300=0.00 total=0`, and the same for `full`.
 fn psi(dir: &Path, file: &str) -> Option<v2::PsiStats> {
     let text = std::fs::read_to_string(dir.join(file)).ok()?;
-    let line = |name: &str| {
-        let rest = text.lines().find_map(|l| l.strip_prefix(name))?;
-        let field = |key: &str| rest.split_whitespace().find_map(|w| w.strip_prefix(key)?.strip_prefix('='));
-        let share = |key: &str| field(key).and_then(|v| v.parse().ok()).unwrap_or(0.0);
-        Some(v2::PsiData {
-            avg10: share("avg10"),
-            avg60: share("avg60"),
-            avg300: share("avg300"),
-            total: field("total").map_or(0, parse),
-        })
+    let line = |kind: &str| {
+        let figures::Pressure { avg10, avg60, avg300, total } = figures::pressure(&text, kind)?;
+        Some(v2::PsiData { avg10, avg60, avg300, total })
     };
     Some(v2::PsiStats { some: line("some"), full: line("full") })
 }
 
-/// `8:0 rbytes=1 wbytes=2 rios=3 wios=4 …`
 fn io(text: &str) -> Vec<v2::IoEntry> {
-    let mut out = Vec::new();
-    for line in text.lines() {
-        let mut words = line.split_whitespace();
-        let Some((major, minor)) = words.next().and_then(|d| d.split_once(':')) else { continue };
-        let rest: Vec<&str> = words.collect();
-        let k = |name: &str| rest.iter().find_map(|w| w.strip_prefix(name)?.strip_prefix('=')).map_or(0, parse);
-        out.push(v2::IoEntry {
-            major: parse(major),
-            minor: parse(minor),
-            rbytes: k("rbytes"),
-            wbytes: k("wbytes"),
-            rios: k("rios"),
-            wios: k("wios"),
-        });
-    }
-    out
+    let entry = |io: figures::Io| {
+        let figures::Io { major, minor, rbytes, wbytes, rios, wios } = io;
+        v2::IoEntry { major, minor, rbytes, wbytes, rios, wios }
+    };
+    figures::io(text).map(entry).collect()
 }
 
 fn legacy<'a>(has: &impl Fn(&str) -> Option<&'a PathBuf>, pid: i32) -> v1::Metrics {
@@ -374,26 +335,15 @@ fn legacy_blkio(dir: &Path) -> v1::BlkIoStat {
     }
 }
 
-/// `8:0 Read 1234`, or `8:0 1234`.
 fn blkio_entries(text: &str) -> Vec<v1::BlkIoEntry> {
-    let mut out = Vec::new();
-    for line in text.lines() {
-        let words: Vec<&str> = line.split_whitespace().collect();
-        let Some((major, minor)) = words.first().and_then(|d| d.split_once(':')) else { continue };
-        let (op, value) = match words[1..] {
-            [op, value] => (op, value),
-            [value] => ("", value),
-            _ => continue,
-        };
-        out.push(v1::BlkIoEntry {
-            op: op.to_string(),
-            device: device(words[0]),
-            major: parse(major),
-            minor: parse(minor),
-            value: parse(value),
-        });
-    }
-    out
+    let entry = |b: figures::Block| v1::BlkIoEntry {
+        op: b.op.to_string(),
+        device: device(&format!("{}:{}", b.major, b.minor)),
+        major: b.major,
+        minor: b.minor,
+        value: b.value,
+    };
+    figures::blocks(text).map(entry).collect()
 }
 
 /// The node of a block device, by its numbers.

@@ -1,14 +1,8 @@
-//! The OOM killer at work in a container: memory.oom_control with an eventfd on cgroup v1, memory.events with inotify
-//! on v2. The counter `oom_kill` decides, not the wake-up: v1 wakes as well when the cgroup is removed, v2 for every
-//! other event.
+//! The OOM killer at work in a container, told as events ([`conex_cgroup::oom`]).
 
-use crate::status::{Call, Result};
-use nix::sys::eventfd::{EfdFlags, EventFd};
-use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use crate::status::{unknown, Call, Result};
+use conex_cgroup::oom;
 use std::cell::Cell;
-use std::fs::File;
-use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::rc::Rc;
 use tokio::task::AbortHandle;
@@ -19,7 +13,7 @@ pub struct Watch {
 }
 
 struct Counter {
-    file: File,
+    watch: oom::Watch,
     told: Cell<u64>,
 }
 
@@ -36,27 +30,12 @@ impl Watch {
     /// # Errors
     /// The kernel refuses the watch.
     pub fn begin(cgroups: &[PathBuf], told: Option<u64>, tell: impl Fn() + 'static) -> Result<Option<Watch>> {
-        let v1 = cgroups.iter().map(|c| c.join("memory.oom_control")).find(|p| p.exists());
-        let v2 = cgroups.iter().map(|c| c.join("memory.events")).find(|p| p.exists());
-        let Some(path) = v1.as_ref().or(v2.as_ref()) else { return Ok(None) };
-        let file = File::open(path).call(|| format!("open({})", path.display()))?;
-        let wake: OwnedFd = if v1.is_some() {
-            let event =
-                EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK).call(|| "eventfd2".into())?;
-            let control = path.with_file_name("cgroup.event_control");
-            std::fs::write(&control, format!("{} {}", event.as_raw_fd(), file.as_raw_fd()))
-                .call(|| format!("write({})", control.display()))?;
-            event.into()
-        } else {
-            let inotify =
-                Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK).call(|| "inotify_init1".into())?;
-            inotify
-                .add_watch(path, AddWatchFlags::IN_MODIFY)
-                .call(|| format!("inotify_add_watch({})", path.display()))?;
-            inotify.into()
-        };
+        let has = |v2: bool| cgroups.iter().find(|c| c.join(oom::file(v2)).exists()).map(|dir| (dir, v2));
+        let Some((dir, v2)) = has(false).or_else(|| has(true)) else { return Ok(None) };
+        let watch = oom::Watch::new(dir, v2).map_err(|e| unknown(e.to_string()))?;
+        let wake = watch.wake.try_clone().call(|| "dup".into())?;
         let wake = conex_sys::ready::readable(wake).call(|| "epoll_ctl".into())?;
-        let counter = Rc::new(Counter { file, told: Cell::new(0) });
+        let counter = Rc::new(Counter { watch, told: Cell::new(0) });
         counter.told.set(told.unwrap_or_else(|| counter.value()));
         let watched = counter.clone();
         let task = tokio::task::spawn_local(async move {
@@ -87,13 +66,9 @@ impl Watch {
 }
 
 impl Counter {
-    /// `oom_kill` of the file, or what it last was when the cgroup is gone.
+    /// What the kernel has counted, or what it last was when the cgroup is gone.
     fn value(&self) -> u64 {
-        let mut buffer = [0u8; 512];
-        let Ok(n) = self.file.read_at(&mut buffer, 0) else { return self.told.get() };
-        let text = String::from_utf8_lossy(&buffer[..n]);
-        let found = text.lines().find_map(|l| l.strip_prefix("oom_kill ")?.trim().parse().ok());
-        found.unwrap_or(self.told.get())
+        self.watch.kills().unwrap_or(self.told.get())
     }
 
     fn grown(&self) -> bool {

@@ -2,6 +2,8 @@
 
 use super::files::{exists_at, read, read_at};
 use super::group::{Dir, Group};
+use conex_cgroup::figures::{self, key, pairs, Block};
+use conex_cgroup::oom;
 use serde::Serialize;
 use serde_json::{json, Map, Value};
 
@@ -21,21 +23,8 @@ fn text(dir: &Dir, file: &str) -> String {
     read_at(dir.as_fd(), file).unwrap_or_default()
 }
 
-/// A file of one number; `max` is the largest, a missing file 0.
 fn number(dir: &Dir, file: &str) -> u64 {
-    match text(dir, file).trim() {
-        "max" => u64::MAX,
-        t => t.parse().unwrap_or(0),
-    }
-}
-
-/// A flat-keyed file as (key, value) pairs.
-fn pairs(text: &str) -> impl Iterator<Item = (&str, u64)> {
-    text.lines().filter_map(|l| l.split_once(' ')).filter_map(|(k, v)| Some((k, v.trim().parse().ok()?)))
-}
-
-fn key(text: &str, name: &str) -> u64 {
-    pairs(text).find(|(k, _)| *k == name).map_or(0, |(_, v)| v)
+    figures::number(&text(dir, file))
 }
 
 impl Group {
@@ -55,8 +44,7 @@ impl Group {
     /// How often the kernel has killed something here for want of memory.
     pub fn oom_kills(&self) -> u64 {
         let Some(dir) = self.dir("memory") else { return 0 };
-        let file = if dir.hierarchy.v2 { "memory.events" } else { "memory.oom_control" };
-        key(&text(dir, file), "oom_kill")
+        oom::kills(&text(dir, oom::file(dir.hierarchy.v2)))
     }
 
     /// By whose limit: the nearest cgroup, from this one on up, that has a limit of memory and has run into it, and the
@@ -204,7 +192,7 @@ impl Group {
         let Some(dir) = self.dir("blkio") else { return json!({}) };
         let list = |names: [&str; 2]| -> Vec<Value> {
             let file = names.iter().find(|f| exists_at(dir.as_fd(), f)).unwrap_or(&names[0]);
-            text(dir, file).lines().filter_map(blkio_v1_line).collect()
+            figures::blocks(&text(dir, file)).map(entry).collect()
         };
         json!({
             "ioServiceBytesRecursive": list(["blkio.throttle.io_service_bytes_recursive", "blkio.throttle.io_service_bytes"]),
@@ -222,24 +210,13 @@ impl Group {
         let Some(dir) = self.dir("hugetlb") else {
             return Map::new();
         };
-        let Ok(files) = std::fs::read_dir(&dir.path) else {
-            return Map::new();
-        };
         let (usage, max, failures) = if dir.hierarchy.v2 {
             ("current", "max", "events")
         } else {
             ("usage_in_bytes", "max_usage_in_bytes", "failcnt")
         };
-        files
-            .flatten()
-            .filter_map(|e| {
-                e.file_name()
-                    .to_str()?
-                    .strip_prefix("hugetlb.")?
-                    .strip_suffix(&format!(".{usage}"))
-                    .map(str::to_string)
-            })
-            .filter(|size| !size.contains('.'))
+        figures::hugepage_sizes(&dir.path, &format!(".{usage}"))
+            .into_iter()
             .map(|size| {
                 let at = |what: &str| format!("hugetlb.{size}.{what}");
                 let failcnt = if dir.hierarchy.v2 {
@@ -255,70 +232,31 @@ impl Group {
     }
 }
 
-/// `8:0 Read 4096`; the total line has no device.
-pub fn blkio_v1_line(line: &str) -> Option<Value> {
-    let mut parts = line.split_whitespace();
-    let (major, minor) = parts.next()?.split_once(':')?;
-    let (op, value) = match (parts.next()?, parts.next()) {
-        (op, Some(value)) => (op, value),
-        (value, None) => ("", value),
-    };
-    blkio_entry(major, minor, op, value.parse().ok()?)
+fn entry(b: Block) -> Value {
+    json!({"major": b.major, "minor": b.minor, "op": b.op, "value": b.value})
 }
 
-fn blkio_entry(major: &str, minor: &str, op: &str, value: u64) -> Option<Value> {
-    let (major, minor) = (major.parse::<u64>().ok()?, minor.parse::<u64>().ok()?);
-    Some(json!({"major": major, "minor": minor, "op": op, "value": value}))
-}
-
-/// io.stat: `8:0 rbytes=1 wbytes=2 rios=3 wios=4 …`.
 fn blkio_v2(dir: &Dir) -> Value {
     let (mut bytes, mut operations) = (Vec::new(), Vec::new());
-    for line in text(dir, "io.stat").lines() {
-        let mut parts = line.split_whitespace();
-        let Some((major, minor)) = parts.next().and_then(|d| d.split_once(':')) else {
-            continue;
-        };
-        for (key, value) in parts.filter_map(|p| p.split_once('=')) {
-            let (list, op) = match key {
-                "rbytes" => (&mut bytes, "Read"),
-                "wbytes" => (&mut bytes, "Write"),
-                "rios" => (&mut operations, "Read"),
-                "wios" => (&mut operations, "Write"),
-                _ => continue,
-            };
-            list.extend(value.parse().ok().and_then(|v| blkio_entry(major, minor, op, v)));
-        }
+    for io in figures::io(&text(dir, "io.stat")) {
+        let one = |op, value| entry(Block { major: io.major, minor: io.minor, op, value });
+        bytes.extend([one("Read", io.rbytes), one("Write", io.wbytes)]);
+        operations.extend([one("Read", io.rios), one("Write", io.wios)]);
     }
     json!({"ioServiceBytesRecursive": bytes, "ioServicedRecursive": operations, "psi": psi(dir, "io.pressure")})
 }
 
-/// `some avg10=0.00 avg60=0.00 avg300=0.00 total=0` (Linux 4.20); null where the kernel has no PSI.
+/// Null where the kernel has no PSI.
 fn psi(dir: &Dir, file: &str) -> Value {
-    psi_of(&text(dir, file))
-}
-
-pub fn psi_of(text: &str) -> Value {
-    let mut out = Map::new();
-    for line in text.lines() {
-        let mut parts = line.split_whitespace();
-        let Some(kind) = parts.next() else { continue };
-        let values: Map<String, Value> = parts
-            .filter_map(|p| p.split_once('='))
-            .filter_map(|(k, v)| {
-                // Averages have two decimals.
-                let number = match v.contains('.') {
-                    true => json!(crate::text::decimal(v, 100)? as f64 / 100.0),
-                    false => json!(v.parse::<u64>().ok()?),
-                };
-                Some((k.to_string(), number))
-            })
-            .collect();
-        out.insert(kind.to_string(), Value::Object(values));
-    }
-    if out.is_empty() {
+    let text = text(dir, file);
+    let one = |kind: &str| {
+        let p = figures::pressure(&text, kind)?;
+        Some((kind.to_string(), json!({"avg10": p.avg10, "avg60": p.avg60, "avg300": p.avg300, "total": p.total})))
+    };
+    let found: Map<String, Value> = ["some", "full"].into_iter().filter_map(one).collect();
+    if found.is_empty() {
         Value::Null
     } else {
-        Value::Object(out)
+        Value::Object(found)
     }
 }

@@ -1,9 +1,7 @@
 //! The cgroup hierarchies of the host, and what mountinfo says.
 
-use crate::error::{Context, Result};
-pub use crate::plan::hierarchy::Hierarchy;
+pub use conex_plan::hierarchy::Hierarchy;
 use nix::sys::statfs::{statfs, CGROUP2_SUPER_MAGIC, CGROUP_SUPER_MAGIC};
-use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 /// The hierarchies in the order in which they are mounted; on a pure v2 host only one.
@@ -12,7 +10,7 @@ pub fn hierarchies() -> Vec<Hierarchy> {
     if statfs(unified).is_ok_and(|s| s.filesystem_type() == CGROUP2_SUPER_MAGIC) {
         return vec![v2(unified.to_path_buf())];
     }
-    let text = crate::read_text("/proc/self/mountinfo").unwrap_or_default();
+    let text = read_text("/proc/self/mountinfo").unwrap_or_default();
     // In a container a mount can be covered by a later one: its path leads elsewhere.
     parse_mountinfo(&text, |path| {
         let magic = statfs(path).map(|s| s.filesystem_type());
@@ -74,7 +72,7 @@ pub fn parse_mountinfo(text: &str, reachable: impl Fn(&Path) -> bool) -> Vec<Hie
 /// mountinfo writes space, tab, newline and backslash as octal.
 pub fn unescape(text: &str) -> std::ffi::OsString {
     let mut out = Vec::new();
-    let bytes = crate::text::bytes(text);
+    let bytes = conex_plan::text::bytes(text);
     let mut i = 0;
     while i < bytes.len() {
         let octal = bytes.get(i + 1..i + 4).and_then(|d| std::str::from_utf8(d).ok());
@@ -92,12 +90,9 @@ pub fn unescape(text: &str) -> std::ffi::OsString {
     std::os::unix::ffi::OsStringExt::from_vec(out)
 }
 
-/// Moves the calling process, which has one thread, into the cgroups of these `tasks` files.
-pub fn enter(tasks: &[(String, OwnedFd)]) -> Result<()> {
-    tasks.iter().try_for_each(|(path, fd)| {
-        let written = nix::unistd::write(fd, b"0").map(drop);
-        written.call(|| format!("write({path}/tasks, 0)")).map_err(|e| e.at("linux.cgroupsPath"))
-    })
+/// A file of the kernel's, some of whose words are names that anybody chose.
+pub fn read_text(path: impl AsRef<Path>) -> std::io::Result<String> {
+    std::fs::read(path).map(|bytes| conex_plan::text::from_bytes(&bytes).into_owned())
 }
 
 #[cfg(test)]
