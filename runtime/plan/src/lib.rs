@@ -137,10 +137,9 @@ fn decide(spec: &Spec, options: &Options, facts: &Facts, check: &mut Check) -> O
     let namespaces = namespaces::make(&linux, facts, check);
     let rootfs = rootfs(spec, options, facts, namespaces.private(libc::CLONE_NEWNS), check);
     let process = process::make(spec, options, facts, &namespaces, check);
-    let mut mounts = mounts::make(spec, options, &namespaces, facts, check);
+    let mounts = mounts::make(spec, options, &namespaces, facts, check);
     let devices = devices::nodes(&linux, &mounts, check);
     let mut cgroup = cgroup::make(&linux, &spec.annotations.0, options, facts, check);
-    mounts::resolve_cgroup(&mut mounts, &namespaces, facts);
     if let (Some(cgroup), Some(process)) = (&mut cgroup, &process) {
         cgroup.owner = cgroup_owner(&mounts, &namespaces, process.uid);
     }

@@ -1,6 +1,6 @@
 //! What each mount option means to the kernel.
 
-use super::mount::{Idmap, Kind, Mount};
+use super::mount;
 use super::namespaces::{Maps, Namespaces};
 use crate::check::Check;
 use crate::oci::config::{self, IdMapping};
@@ -121,8 +121,26 @@ pub(super) fn is_super(name: &str) -> bool {
     OPTIONS.iter().any(|(n, effect)| *n == name && matches!(effect, Super))
 }
 
+/// What the options of one mount ask for.
+#[derive(Debug, Default)]
+pub(super) struct Asked {
+    /// A bind mount, recursive or not. mount(2): MS_BIND and MS_REMOUNT are bits, whose order says nothing.
+    pub bind: Option<bool>,
+    pub remount: bool,
+    /// The other fields are those of [`mount::Mount`].
+    pub attr: MountAttr,
+    pub recursive: MountAttr,
+    pub propagation: Vec<u64>,
+    pub data: Vec<(String, Option<String>)>,
+    pub tmpcopyup: bool,
+    pub source_nofollow: bool,
+    pub destination_nofollow: bool,
+    pub copy_symlink: bool,
+    pub idmap: Option<mount::Idmap>,
+}
+
 pub(super) fn apply(
-    out: &mut Mount,
+    out: &mut Asked,
     option: &str,
     field: &str,
     (m, ns): (&config::Mount, &Namespaces),
@@ -137,15 +155,10 @@ pub(super) fn apply(
             Set(_) | Clear(_) | Atime(_) => set(&mut out.attr, effect),
             Propagation(flag) => out.propagation.push(*flag),
             Super => out.data.push((option.to_string(), None)),
-            // mount(2): MS_BIND and MS_REMOUNT are bits, whose order says nothing. Together they mean what MS_REMOUNT says.
-            Bind(_) if out.kind == Kind::Remount => {}
-            Bind(recursive) => {
-                let already = matches!(out.kind, Kind::Bind { recursive: true });
-                out.kind = Kind::Bind { recursive: *recursive || already };
-            }
-            Remount => out.kind = Kind::Remount,
+            Bind(recursive) => out.bind = Some(*recursive || out.bind == Some(true)),
+            Remount => out.remount = true,
             CopyUp => out.tmpcopyup = true,
-            Idmap(recursive) => out.idmap = Some(self::Idmap { recursive: *recursive, maps: maps_of(m, ns) }),
+            Idmap(recursive) => out.idmap = Some(mount::Idmap { recursive: *recursive, maps: maps_of(m, ns) }),
             SourceNoFollow => out.source_nofollow = true,
             DestinationNoFollow => out.destination_nofollow = true,
             CopySymlink => out.copy_symlink = true,
@@ -169,7 +182,7 @@ pub(super) fn apply(
     }
     if let ("idmap" | "ridmap", Some(value)) = (key, &value) {
         match custom_maps(value, ns) {
-            Ok(maps) => out.idmap = Some(self::Idmap { recursive: key == "ridmap", maps }),
+            Ok(maps) => out.idmap = Some(mount::Idmap { recursive: key == "ridmap", maps }),
             Err(why) => check.bad(field, format!("{option:?}: {why}")),
         }
         return;

@@ -1,7 +1,7 @@
 //! Mounts, and which targets are allowed.
 
 use super::mount::{CgroupView, Idmap, Kind, Mount};
-use super::mount_options::{apply, is_super, maps_of};
+use super::mount_options::{apply, is_super, maps_of, Asked};
 use super::namespaces::Namespaces;
 use super::Options;
 use crate::check::Check;
@@ -46,7 +46,7 @@ pub(super) fn make(
         check.bad("annotations[\"run.oci.mount_context_type\"]", what);
     }
     let label = label.filter(|_| known).map(|l| (key.to_string(), l));
-    let common = Common { options, namespaces, label: label.as_ref() };
+    let common = Common { options, namespaces, label: label.as_ref(), hierarchies: &facts.cgroup.hierarchies };
     let mut out = Vec::with_capacity(spec.mounts.len() + 1);
     for (i, m) in spec.mounts.iter().enumerate() {
         let field = format!("mounts[{i}]");
@@ -63,43 +63,73 @@ struct Common<'a> {
     options: &'a Options,
     namespaces: &'a Namespaces,
     label: Option<&'a (String, String)>,
+    hierarchies: &'a [Hierarchy],
 }
 
 fn one(m: &config::Mount, field: &str, common: &Common, check: &mut Check) -> Option<Mount> {
-    let Common { options, namespaces, label } = *common;
-    let mut out = Mount {
-        field: field.to_string(),
-        destination: clean(&text::path(&m.destination)),
-        kind: Kind::Fs(m.kind.clone().unwrap_or_default()),
-        source: m.source.clone().unwrap_or_default(),
-        attr: MountAttr::default(),
-        recursive: MountAttr::default(),
-        propagation: Vec::new(),
-        data: Vec::new(),
-        tmpcopyup: false,
-        source_nofollow: false,
-        destination_nofollow: false,
-        copy_symlink: false,
-        idmap: None,
-        label: None,
-    };
+    let mut asked = Asked::default();
     for (i, option) in m.options.iter().enumerate() {
-        apply(&mut out, option, &format!("{field}.options[{i}]"), (m, namespaces), check);
+        apply(&mut asked, option, &format!("{field}.options[{i}]"), (m, common.namespaces), check);
     }
-    target(m, &out, field, check);
-    kind(&mut out, m, field, options, check)?;
-    idmap(&mut out, m, field, namespaces, check);
-    if let (Some(label), Kind::Fs(fs)) = (label, &out.kind) {
-        if !matches!(fs.as_str(), "proc" | "sysfs" | "mqueue") {
-            out.label = Some(label.clone());
-        }
-    }
-    Some(out)
+    let kind = kind(&asked, m, common);
+    let destination = clean(&text::path(&m.destination));
+    target(m, &destination, &kind, field, check);
+    usable(&asked, &kind, m, field, check)?;
+    combinations(&asked, &kind, m, field, check);
+    idmap(&mut asked, &kind, m, (field, common.namespaces), check);
+    let source = m.source.clone().unwrap_or_default();
+    let labelled = matches!(&kind, Kind::Fs(fs) if !matches!(fs.as_str(), "proc" | "sysfs" | "mqueue"))
+        && !is_cgroup(&asked, m);
+    Some(Mount {
+        field: field.to_string(),
+        destination,
+        source: match kind {
+            // config.md: a relative source is relative to the bundle.
+            Kind::Bind { .. } => text::of_path(&common.options.bundle.join(text::path(&source))),
+            _ => source,
+        },
+        kind,
+        attr: asked.attr,
+        recursive: asked.recursive,
+        propagation: asked.propagation,
+        data: asked.data,
+        tmpcopyup: asked.tmpcopyup,
+        source_nofollow: asked.source_nofollow,
+        destination_nofollow: asked.destination_nofollow,
+        copy_symlink: asked.copy_symlink,
+        idmap: asked.idmap,
+        label: common.label.filter(|_| labelled).cloned(),
+    })
 }
 
-fn target(m: &config::Mount, out: &Mount, field: &str, check: &mut Check) {
+/// A file system `cgroup`, however this host has it.
+fn is_cgroup(asked: &Asked, m: &config::Mount) -> bool {
+    !asked.remount && asked.bind.is_none() && m.kind.as_deref() == Some("cgroup")
+}
+
+/// What will be mounted. Bind and remount together mean what remount says.
+///
+/// v1 and hybrid: the hierarchies are bound from the host's mounts, never mounted afresh: a fresh mount of a v1
+/// hierarchy makes the kernel walk every cgroup of the default tree.
+fn kind(asked: &Asked, m: &config::Mount, common: &Common) -> Kind {
+    if asked.remount {
+        return Kind::Remount;
+    }
+    if let Some(recursive) = asked.bind {
+        return Kind::Bind { recursive };
+    }
+    if !is_cgroup(asked, m) {
+        return Kind::Fs(m.kind.clone().unwrap_or_default());
+    }
+    let unified = common.hierarchies.iter().all(|h| h.v2);
+    match unified && common.namespaces.private(libc::CLONE_NEWCGROUP) {
+        true => Kind::Fs("cgroup2".into()),
+        false => Kind::Cgroup(common.hierarchies.iter().map(|h| view(h, unified)).collect()),
+    }
+}
+
+fn target(m: &config::Mount, dest: &Path, kind: &Kind, field: &str, check: &mut Check) {
     let field = format!("{field}.destination");
-    let dest = &out.destination;
     if m.destination.is_empty() {
         check.bad(field, "required");
         return;
@@ -113,14 +143,15 @@ fn target(m: &config::Mount, out: &Mount, field: &str, check: &mut Check) {
         return;
     }
     let below_proc = dest.starts_with("proc") && dest != Path::new("proc");
-    let is_bind = matches!(out.kind, Kind::Bind { .. });
-    let real = match &out.kind {
+    let is_bind = matches!(kind, Kind::Bind { .. });
+    let source = m.source.as_deref().unwrap_or("");
+    let real = match kind {
         Kind::Fs(fs) => fs == "proc" || fs == "procfs",
         // A bind of the host's own /proc, for containers in the host's PID namespace.
-        Kind::Bind { .. } => Path::new(&out.source) == Path::new("/proc"),
+        Kind::Bind { .. } => Path::new(source) == Path::new("/proc"),
         _ => false,
     };
-    if dest == Path::new("proc") && !real && !matches!(out.kind, Kind::Remount) {
+    if dest == Path::new("proc") && !real && !matches!(kind, Kind::Remount) {
         check.bad(field, "only procfs may be mounted on /proc");
     } else if below_proc && !(is_bind && PROC_ALLOWED.iter().any(|p| dest == Path::new(p))) {
         check.bad(field, format!("\"/{}\" cannot be mounted because it is inside /proc", dest.display()));
@@ -138,74 +169,63 @@ const CGROUP2_OPTIONS: [&str; 7] = [
     "pids_localevents",
 ];
 
-fn kind(out: &mut Mount, m: &config::Mount, field: &str, options: &Options, check: &mut Check) -> Option<()> {
-    match &out.kind {
+/// Whether it can be mounted at all: what is missing, or of no use there.
+fn usable(asked: &Asked, kind: &Kind, m: &config::Mount, field: &str, check: &mut Check) -> Option<()> {
+    match kind {
         Kind::Bind { .. } => {
-            if out.source.is_empty() {
+            if m.source.as_deref().unwrap_or("").is_empty() {
                 check.bad(format!("{field}.source"), "required for a bind mount");
                 return None;
             }
-            // config.md: a relative source is relative to the bundle.
-            out.source = text::of_path(&options.bundle.join(text::path(&out.source)));
             // mount(2): the kernel ignores options of the file system with a bind mount. One that restricts or redirects
             // would be lost so; the flags of a superblock do neither.
-            let data: std::collections::HashSet<&str> = out.data.iter().map(|(name, _)| name.as_str()).collect();
+            let data: std::collections::HashSet<&str> = asked.data.iter().map(|(name, _)| name.as_str()).collect();
             let names = m.options.iter().map(|o| o.split('=').next().unwrap_or(o));
             for (i, name) in names.enumerate().filter(|(_, name)| data.contains(name)) {
                 let field = format!("{field}.options[{i}]");
-                if is_super(name) {
-                    check.warn(
-                        field,
-                        format!("{name:?} is ignored: a bind mount takes no option of the file system"),
-                    );
-                } else {
-                    check.bad(field, format!("{name:?}: a bind mount takes no option of the file system"));
+                let what = "a bind mount takes no option of the file system";
+                match is_super(name) {
+                    true => check.warn(field, format!("{name:?} is ignored: {what}")),
+                    false => check.bad(field, format!("{name:?}: {what}")),
                 }
             }
+            Some(())
         }
         Kind::Fs(fs) if fs.is_empty() => {
             check.bad(format!("{field}.type"), "required unless the mount is a bind mount (options bind, rbind)");
-            return None;
+            None
         }
         Kind::Fs(fs) if fs == "bind" => {
             // runc fails here with "no such device" because the option is missing; say what is.
-            check.bad(
-                format!("{field}.type"),
-                "\"bind\" is no file system (no such device): add bind or rbind to options",
-            );
-            return None;
+            let what = "\"bind\" is no file system (no such device): add bind or rbind to options";
+            check.bad(format!("{field}.type"), what);
+            None
         }
-        Kind::Fs(fs) if fs == "cgroup" => out.kind = Kind::Cgroup(Vec::new()),
-        _ => {}
+        _ => Some(()),
     }
-    combinations(out, field, check);
-    Some(())
 }
 
 /// Options that need a mount of a certain kind.
-fn combinations(out: &Mount, field: &str, check: &mut Check) {
-    let links = out.source_nofollow || out.destination_nofollow || out.copy_symlink;
-    if links && !matches!(out.kind, Kind::Bind { .. }) {
-        check.bad(
-            format!("{field}.options"),
-            "src-nofollow, dest-nofollow and copy-symlink are for bind mounts only",
-        );
+fn combinations(asked: &Asked, kind: &Kind, m: &config::Mount, field: &str, check: &mut Check) {
+    let field = format!("{field}.options");
+    let links = asked.source_nofollow || asked.destination_nofollow || asked.copy_symlink;
+    if links && !matches!(kind, Kind::Bind { .. }) {
+        check.bad(field.clone(), "src-nofollow, dest-nofollow and copy-symlink are for bind mounts only");
     }
-    if matches!(out.kind, Kind::Cgroup(_)) {
+    if is_cgroup(asked, m) {
         // Options of cgroup2's superblock, which the host has set: engines repeat them (containerd for privileged pods).
         let hosts = |name: &str| is_super(name) || CGROUP2_OPTIONS.contains(&name);
-        for (name, _) in out.data.iter().filter(|(name, _)| !hosts(name)) {
-            check
-                .bad(format!("{field}.options"), format!("{name:?}: the host's cgroups are bound, with no option"));
+        for (name, _) in asked.data.iter().filter(|(name, _)| !hosts(name)) {
+            check.bad(field.clone(), format!("{name:?}: the host's cgroups are bound, with no option"));
         }
     }
-    if out.tmpcopyup && !matches!(&out.kind, Kind::Fs(fs) if fs == "tmpfs") {
-        check.bad(format!("{field}.options"), "tmpcopyup is for tmpfs only");
+    if asked.tmpcopyup && !matches!(kind, Kind::Fs(fs) if fs == "tmpfs") {
+        check.bad(field, "tmpcopyup is for tmpfs only");
     }
 }
 
 /// config.md: `uidMappings` on a mount without `idmap` or `ridmap` mean `idmap`; both lists or none.
-fn idmap(out: &mut Mount, m: &config::Mount, field: &str, ns: &Namespaces, check: &mut Check) {
+fn idmap(out: &mut Asked, kind: &Kind, m: &config::Mount, (field, ns): (&str, &Namespaces), check: &mut Check) {
     let lists = [("uidMappings", &m.uid_mappings), ("gidMappings", &m.gid_mappings)];
     let given = lists.iter().filter(|(_, l)| !l.is_empty()).count();
     if given == 1 {
@@ -219,7 +239,7 @@ fn idmap(out: &mut Mount, m: &config::Mount, field: &str, ns: &Namespaces, check
         super::namespaces::mapping_list(&format!("{field}.{name}"), list, ns.page, check);
     }
     let Some(map) = &out.idmap else { return };
-    if !matches!(out.kind, Kind::Bind { .. }) {
+    if !matches!(kind, Kind::Bind { .. }) {
         check.bad(format!("{field}.options"), "only a bind mount can be idmapped");
     } else if map.maps.uid.is_empty() && !ns.joins(libc::CLONE_NEWUSER) {
         check.bad(
@@ -248,24 +268,6 @@ fn notify_mount(dir: &Path) -> Mount {
     }
 }
 
-/// Fills in what a `cgroup` mount means on this host.
-///
-/// v1 and hybrid: the hierarchies are bound from the host's mounts, never mounted afresh: a fresh mount of a v1
-/// hierarchy makes the kernel walk every cgroup of the default tree.
-pub(super) fn resolve_cgroup(mounts: &mut [Mount], namespaces: &Namespaces, facts: &Facts) {
-    for m in mounts {
-        if !matches!(m.kind, Kind::Cgroup(_)) {
-            continue;
-        }
-        let unified = facts.cgroup.hierarchies.iter().all(|h| h.v2);
-        if unified && namespaces.private(libc::CLONE_NEWCGROUP) {
-            m.kind = Kind::Fs("cgroup2".into());
-            continue;
-        }
-        m.kind = Kind::Cgroup(facts.cgroup.hierarchies.iter().map(|h| view(h, unified)).collect());
-    }
-}
-
 fn view(h: &Hierarchy, unified: bool) -> CgroupView {
     let name = match h.mount_point.file_name() {
         Some(name) if !unified => name.to_string_lossy().into_owned(),
@@ -282,7 +284,12 @@ mod tests {
 
     fn alone(m: &config::Mount, check: &mut Check) -> Option<Mount> {
         let (options, namespaces) = (Options::default(), Namespaces::default());
-        one(m, "mounts[0]", &Common { options: &options, namespaces: &namespaces, label: None }, check)
+        one(
+            m,
+            "mounts[0]",
+            &Common { options: &options, namespaces: &namespaces, label: None, hierarchies: &[] },
+            check,
+        )
     }
 
     fn parse(options: &[&str]) -> (Mount, Check) {
