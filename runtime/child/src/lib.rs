@@ -34,6 +34,11 @@ use std::os::fd::{AsFd, OwnedFd};
 /// Everything that the host hands to the child beside the plan; the memory is shared by the fork.
 pub struct Inherited {
     pub sync: Channel,
+    pub rest: Rest,
+}
+
+/// All of it but the channel.
+pub struct Rest {
     /// Sources opened on the host's side, by index of the mount.
     pub sources: Vec<Option<mounts::Source>>,
     /// The namespaces that only the child can join: the user namespace of a second hop, the mount namespace.
@@ -57,25 +62,9 @@ pub struct Inherited {
 /// The child's whole life; never returns. What goes wrong is sent to the host, or to `start`.
 pub fn main(plan: &Plan, inherited: Inherited) -> ! {
     close_the_rest(plan, &inherited);
-    let mut report = Report::new(inherited.sync);
-    let result = init(
-        plan,
-        &mut report,
-        inherited.sources,
-        Rest {
-            joins: inherited.joins,
-            cgroups: inherited.cgroups,
-            start: inherited.start,
-            program: inherited.program,
-            has_runtime_hooks: inherited.has_runtime_hooks,
-            cgroup_first: inherited.cgroup_first,
-            into_cgroup: inherited.into_cgroup,
-            makes_time_namespace: inherited.makes_time_namespace,
-            hook_output: inherited.hook_output,
-            umask: nix::sys::stat::Mode::empty(),
-        },
-    );
-    let Err(error) = result;
+    let Inherited { sync, rest } = inherited;
+    let mut report = Report::new(sync);
+    let Err(error) = init(plan, &mut report, rest);
     report.fail(error);
     exit_now(1)
 }
@@ -84,31 +73,18 @@ pub fn main(plan: &Plan, inherited: Inherited) -> ! {
 /// state directory, which a killed runtime would otherwise leave with this process.
 fn close_the_rest(plan: &Plan, inherited: &Inherited) {
     use std::os::fd::AsRawFd;
+    let Inherited { sync, rest } = inherited;
     let mut keep = plan.process.preserved.clone();
     keep.extend(crate::log::inside());
-    keep.push(inherited.sync.as_fd().as_raw_fd());
-    keep.extend(inherited.sources.iter().flatten().filter_map(|source| match source {
+    keep.push(sync.as_fd().as_raw_fd());
+    keep.extend(rest.sources.iter().flatten().filter_map(|source| match source {
         mounts::Source::Tree(fd) => Some(fd.as_raw_fd()),
         mounts::Source::Link(_) | mounts::Source::Inside(_) => None,
     }));
-    keep.extend(inherited.joins.iter().map(|(fd, _, _)| fd.as_raw_fd()));
-    keep.extend(inherited.start.iter().chain(&inherited.into_cgroup).map(AsRawFd::as_raw_fd));
-    keep.extend(inherited.hook_output.iter().flatten().map(AsRawFd::as_raw_fd));
+    keep.extend(rest.joins.iter().map(|(fd, _, _)| fd.as_raw_fd()));
+    keep.extend(rest.start.iter().chain(&rest.into_cgroup).map(AsRawFd::as_raw_fd));
+    keep.extend(rest.hook_output.iter().flatten().map(AsRawFd::as_raw_fd));
     conex_sys::fd::close_all_but(&keep);
-}
-
-struct Rest {
-    joins: Vec<(OwnedFd, i32, String)>,
-    cgroups: Vec<std::path::PathBuf>,
-    start: Option<OwnedFd>,
-    program: Option<Vec<conex_sys::seccomp::Insn>>,
-    has_runtime_hooks: bool,
-    cgroup_first: bool,
-    into_cgroup: Option<OwnedFd>,
-    makes_time_namespace: bool,
-    hook_output: [Option<std::fs::File>; 2],
-    /// The caller's.
-    umask: nix::sys::stat::Mode,
 }
 
 /// To whom an error goes: the host until the container is created, then whoever starts it.
@@ -160,14 +136,9 @@ impl Report {
     }
 }
 
-fn init(
-    plan: &Plan,
-    report: &mut Report,
-    sources: Vec<Option<mounts::Source>>,
-    mut rest: Rest,
-) -> Result<Infallible> {
+fn init(plan: &Plan, report: &mut Report, mut rest: Rest) -> Result<Infallible> {
     // What is made below has exactly the mode that is asked for.
-    rest.umask = nix::sys::stat::umask(nix::sys::stat::Mode::empty());
+    let umask = nix::sys::stat::umask(nix::sys::stat::Mode::empty());
     // Nobody may look into this process before it has become the container's (CVE-2016-9962): whoever lives in a PID
     // namespace that is joined sees it from now on. An unprivileged host could not write the id maps of a process
     // that is not dumpable; its new user namespace holds nobody yet.
@@ -206,7 +177,7 @@ fn init(
     }
     // Before the parameters of the kernel: what they say of the same name holds (runc).
     names(plan)?;
-    let proc_root = root_file_system(plan, &root, report, sources, &rest)?;
+    let proc_root = root_file_system(plan, &root, report, &mut rest, umask)?;
     if !rest.cgroup_first {
         cgroup_namespace(plan, report)?;
     }
@@ -294,9 +265,10 @@ fn root_file_system(
     plan: &Plan,
     root: &Root,
     report: &Report,
-    mut sources: Vec<Option<mounts::Source>>,
-    rest: &Rest,
+    rest: &mut Rest,
+    umask: nix::sys::stat::Mode,
 ) -> Result<Option<procfs::Procfs>> {
+    let mut sources = std::mem::take(&mut rest.sources);
     let mut late = Vec::new();
     let mut procfs = None;
     for (i, m) in plan.mounts.iter().enumerate() {
@@ -330,7 +302,7 @@ fn root_file_system(
         report.sync()?.send(&Message::Rooted)?;
         report.wait("the createRuntime hooks", |m| matches!(m, Message::Go))?;
     }
-    hooks::create_container(plan, root.as_fd(), rest.umask, &rest.hook_output)?;
+    hooks::create_container(plan, root.as_fd(), umask, &rest.hook_output)?;
     sysctls(plan, &mut procfs)?;
     let procfs = process::needs_procfs(&plan.process).then(|| procfs::Procfs::or_new(procfs)).transpose()?;
     working_directory(root, &plan.process)?;

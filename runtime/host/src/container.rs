@@ -1,16 +1,16 @@
 //! A container's process from its birth to `Ready`: the host's half of the conversation.
 
-use crate::acts::hooks;
+use crate::acts::hooks::StateDocument;
 use crate::cgroup::Group;
 use crate::error::{Context, Error, Kind, Named, Result};
-use crate::plan::Plan;
+use crate::plan::process::Process;
 use crate::sync::{Channel, Message};
-use crate::{freezer, listener, netdev, rdt, userns};
+use crate::{freezer, listener};
 use conex_sys::proc;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags};
 use nix::unistd::Pid;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// A container whose init waits behind `Created`.
 pub struct Container {
@@ -53,78 +53,65 @@ pub fn tell(c: &Container, message: &Message) -> Result<()> {
     }
 }
 
-/// A dead child without a word was killed: say by what.
-pub fn explain(e: Error, c: &Container, group: &Group) -> Error {
-    if !e.what.starts_with("the other side died") {
-        return e;
+/// `who`, a dead child without a word, was killed: say by what. Without its descriptor its end was taken already.
+pub fn explain(mut e: Error, who: &str, pidfd: Option<BorrowedFd>, group: &Group) -> Error {
+    let Some(when) = e.what.strip_prefix("the other side died ").map(str::to_string) else { return e };
+    let ended = pidfd.and_then(|fd| {
+        // Its end of the channel is closed a moment before it can be waited for.
+        let _ = nix::poll::poll(&mut [PollFd::new(fd, PollFlags::POLLIN)], 2000u16);
+        match proc::wait_pidfd(fd, true) {
+            Ok(proc::Waited::Signaled(n)) => Some(format!("killed by signal {n}")),
+            Ok(proc::Waited::Exited(n)) => Some(format!("exited with {n}")),
+            _ => None,
+        }
+    });
+    if let Some(how) = ended {
+        e.what = format!("{who} {how} {when}");
     }
-    // Its end of the channel is closed a moment before it can be waited for.
-    let mut fds = [PollFd::new(c.pidfd.as_fd(), PollFlags::POLLIN)];
-    let _ = nix::poll::poll(&mut fds, 2000u16);
-    let how = match proc::wait_pidfd(c.pidfd.as_fd(), true) {
-        Ok(proc::Waited::Signaled(n)) => format!("killed by signal {n}"),
-        Ok(proc::Waited::Exited(n)) => format!("exited with {n}"),
-        _ => return e,
-    };
-    let oom = if group.oom_kills() > 0 {
-        " (possibly OOM-killed: linux.resources.memory.limit may be too low)"
-    } else {
-        ""
-    };
-    Error::new(
-        Kind::System,
-        format!("container init {how} {}{oom}", e.what.trim_start_matches("the other side died ")),
-    )
+    if group.oom_kills() > 0 {
+        e.what += " (possibly OOM-killed: linux.resources.memory.limit may be too low)";
+    }
+    e
 }
 
-/// Our half of the conversation drawn in [`crate::sync`], up to `Ready`.
-pub fn converse(plan: &Plan, c: &mut Container, group: &Group) -> Result<()> {
+/// Hands the descriptor of a filter that asks to the agent that the profile names.
+pub fn notified(process: &Process, c: &Container, number: i32, document: &StateDocument) -> Result<()> {
+    let agent = process.seccomp.as_ref().and_then(|filter| filter.listener.as_ref());
+    agent
+        .map_or(Ok(()), |agent| listener::seccomp(agent, number, c.pidfd.as_fd(), &document.json(), c.pid.as_raw()))
+}
+
+/// What a message means that only one side of create and exec understands.
+pub type Meaning<'a> = dyn FnMut(&mut Container, Message) -> Result<()> + 'a;
+
+/// The host's half of every conversation, from a process that is there to its `Ready`. `watched`: whose freezing is looked for
+/// while nothing is heard.
+pub fn handshake(
+    c: &mut Container,
+    process: &Process,
+    group: &Group,
+    watched: Option<&Group>,
+    meaning: &mut Meaning,
+) -> Result<()> {
     let pid = c.pid.as_raw();
-    group.join(pid)?;
-    if let Some(score) = plan.process.oom_score_adj {
-        oom_score(pid, score, &plan.process.field)?;
+    if let Some(score) = process.oom_score_adj {
+        oom_score(pid, score, &process.field)?;
     }
-    if let Some(rdt) = &plan.rdt {
-        rdt::join(rdt, &plan.id, pid)?;
-    }
-    netdev::move_all(plan, pid)?;
-    rlimits(pid, &plan.process.rlimits)?;
+    rlimits(pid, &process.rlimits)?;
     tell(c, &Message::Enter(group.tasks()?))?;
-    let document = |status| hooks::StateDocument {
-        id: &plan.id,
-        status,
-        pid,
-        bundle: &plan.bundle,
-        annotations: &plan.annotations,
-    };
     loop {
-        match c.next(Some(group))? {
+        match c.next(watched)? {
             None => return Err(Error::new(Kind::System, "the other side died during its preparation")),
             Some(Message::Failed(e)) => return Err(e),
-            Some(Message::NeedMaps) => {
-                if let Some(maps) = &plan.namespaces.maps {
-                    userns::write_maps(c.pid, maps, !nix::unistd::geteuid().is_root())?;
-                }
-                tell(c, &Message::Mapped)?;
-            }
-            Some(Message::Rooted) => {
-                // The deprecated hook predates the status: the OCI's validation suite and crun have it "created".
-                let setting = hooks::Setting { cwd: Some(&plan.bundle), ..hooks::Setting::default() };
-                hooks::run(&plan.hooks.prestart, "prestart", &document("created"), &setting)?;
-                hooks::run(&plan.hooks.create_runtime, "createRuntime", &document("creating"), &setting)?;
-                tell(c, &Message::Go)?;
-            }
             Some(Message::Terminal(fd)) => c.terminal = Some(fd),
-            Some(Message::Notify(number)) => {
-                if let Some(l) = plan.process.seccomp.as_ref().and_then(|f| f.listener.as_ref()) {
-                    listener::seccomp(l, number, c.pidfd.as_fd(), &document("creating").json(), pid)?;
-                }
-            }
-            Some(Message::Ready) => break,
-            Some(other) => return Err(Error::new(Kind::System, format!("unexpected message {other:?}"))),
+            Some(Message::Ready) => return Ok(()),
+            Some(other) => meaning(c, other)?,
         }
     }
-    Ok(())
+}
+
+pub fn unexpected(message: &Message) -> Error {
+    Error::new(Kind::System, format!("unexpected message {message:?}"))
 }
 
 /// Written by the host: a process that is not dumpable cannot open its own file as another user.

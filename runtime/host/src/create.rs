@@ -3,14 +3,14 @@
 use crate::acts::hooks;
 use crate::cgroup::systemd::{Manager, UnitRecord};
 use crate::cgroup::{self, Dir, Group};
-use crate::container::{converse, explain, Container};
+use crate::container::{explain, handshake, notified, tell, unexpected, Container};
 use crate::error::{Context, Error, Named, Result};
 use crate::identity::identity;
 use crate::plan::Plan;
 use crate::spawn::spawn;
 use crate::state::{Entry, State};
-use crate::sync::{pair, Channel};
-use crate::{child, facts, listener, rdt, sources, undo};
+use crate::sync::{pair, Channel, Message};
+use crate::{child, facts, listener, netdev, rdt, sources, undo, userns};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
@@ -97,18 +97,50 @@ impl Making<'_> {
         let (ours, inherited) = self.inherited(root, start)?;
         let mut c = spawn(self.plan, inherited, ours, &self.group)?;
         crate::log::step(|| format!("made the process {}", c.pid));
-        let made = self
-            .steps(order.after, &mut manager, c.pid.as_raw())
-            .and_then(|()| converse(self.plan, &mut c, &self.group));
+        let made = self.steps(order.after, &mut manager, c.pid.as_raw()).and_then(|()| self.converse(&mut c));
         c.warnings = std::mem::take(&mut self.warnings);
         match made.and_then(|()| self.ready(&c)) {
             Ok(()) => Ok(c),
             Err(e) => {
-                let e = explain(e, &c, &self.group);
+                let e = explain(e, "container init", Some(c.pidfd.as_fd()), &self.group);
                 c.end();
                 Err(e)
             }
         }
+    }
+
+    /// Our half of the conversation drawn in [`crate::sync`], up to `Ready`.
+    fn converse(&self, c: &mut Container) -> Result<()> {
+        let (plan, pid) = (self.plan, c.pid.as_raw());
+        self.group.join(pid)?;
+        if let Some(rdt) = &plan.rdt {
+            rdt::join(rdt, &plan.id, pid)?;
+        }
+        netdev::move_all(plan, pid)?;
+        let document = |status| hooks::StateDocument {
+            id: &plan.id,
+            status,
+            pid,
+            bundle: &plan.bundle,
+            annotations: &plan.annotations,
+        };
+        handshake(c, &plan.process, &self.group, Some(&self.group), &mut |c, message| match message {
+            Message::NeedMaps => {
+                if let Some(maps) = &plan.namespaces.maps {
+                    userns::write_maps(c.pid, maps, !nix::unistd::geteuid().is_root())?;
+                }
+                tell(c, &Message::Mapped)
+            }
+            Message::Rooted => {
+                // The deprecated hook predates the status: the OCI's validation suite and crun have it "created".
+                let setting = hooks::Setting { cwd: Some(&plan.bundle), ..hooks::Setting::default() };
+                hooks::run(&plan.hooks.prestart, "prestart", &document("created"), &setting)?;
+                hooks::run(&plan.hooks.create_runtime, "createRuntime", &document("creating"), &setting)?;
+                tell(c, &Message::Go)
+            }
+            Message::Notify(number) => notified(&plan.process, c, number, &document("creating")),
+            other => Err(unexpected(&other)),
+        })
     }
 
     fn order(&self) -> Order {
@@ -198,8 +230,7 @@ impl Making<'_> {
         crate::log::step(|| format!("cgroups: {:?}", self.state.cgroups));
         let inside = !plan.hooks.create_container.is_empty() || !plan.hooks.start_container.is_empty();
         let (ours, theirs) = pair()?;
-        let inherited = child::Inherited {
-            sync: theirs,
+        let rest = child::Rest {
             sources: sources::open(plan)?,
             joins: Vec::new(),
             cgroups: self.state.cgroups.clone(),
@@ -212,7 +243,7 @@ impl Making<'_> {
                 && !facts::host_root(),
             hook_output: if inside { hooks::outputs(&plan.annotations)? } else { [None, None] },
         };
-        Ok((ours, inherited))
+        Ok((ours, child::Inherited { sync: theirs, rest }))
     }
 
     /// From then on the unit's cgroups are the container's own; on v1 systemd has made only some of them.

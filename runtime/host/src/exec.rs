@@ -1,7 +1,7 @@
 //! A further process in a running container.
 
 use super::cgroup::Group;
-use super::container::{oom_score, rlimits, tell, Container};
+use super::container::{explain, handshake, notified, unexpected, Container};
 use crate::child::join;
 use crate::error::{Context, Error, Kind, Result};
 use crate::identity::adopted;
@@ -81,7 +81,7 @@ fn attempt(exec: &Exec, group: &Group, born: bool) -> Result<Container> {
         }
     };
     let _ = proc::wait_pidfd(pidfd.as_fd(), false);
-    let pidfd = hopped.map_err(|e| explain(e, group))?;
+    let pidfd = hopped.map_err(|e| explain(e, "the process", None, group))?;
     let mut c = Container { pid: Pid::from_raw(0), pidfd, sync: ours, terminal: None, warnings: Vec::new() };
     let talked = adopted(c.pidfd.as_fd()).and_then(|pid| {
         c.pid = pid;
@@ -90,17 +90,11 @@ fn attempt(exec: &Exec, group: &Group, born: bool) -> Result<Container> {
     match talked {
         Ok(()) => Ok(c),
         Err(e) => {
+            let e = explain(e, "the process", Some(c.pidfd.as_fd()), group);
             c.end();
-            Err(explain(e, group))
+            Err(e)
         }
     }
-}
-
-fn explain(mut e: Error, group: &Group) -> Error {
-    if e.what.starts_with("the other side died") && group.oom_kills() > 0 {
-        e.what += " (possibly OOM-killed)";
-    }
-    e
 }
 
 fn compiled(root: &std::path::Path, filter: &Filter) -> Result<Vec<conex_sys::seccomp::Insn>> {
@@ -190,34 +184,19 @@ fn converse(exec: &Exec, c: &mut Container, group: &Group) -> Result<()> {
             return Err(e);
         }
     }
-    if let Some(score) = exec.process.oom_score_adj {
-        oom_score(pid, score, &exec.process.field)?;
-    }
-    rlimits(pid, &exec.process.rlimits)?;
-    tell(c, &Message::Enter(group.tasks()?))?;
-    loop {
-        match c.next(Some(group).filter(|_| !exec.ignore_paused))? {
-            None => return Err(Error::new(Kind::System, "the other side died during its preparation")),
-            Some(Message::Failed(e)) => return Err(e),
-            Some(Message::Terminal(fd)) => c.terminal = Some(fd),
-            Some(Message::Notify(number)) => {
-                if let Some(l) = exec.process.seccomp.as_ref().and_then(|f| f.listener.as_ref()) {
-                    let s = exec.state;
-                    let document = crate::acts::hooks::StateDocument {
-                        id: &s.id,
-                        status: "running",
-                        pid: s.init.map_or(0, |i| i.pid),
-                        bundle: &s.bundle,
-                        annotations: &s.annotations,
-                    };
-                    super::listener::seccomp(l, number, c.pidfd.as_fd(), &document.json(), pid)?;
-                }
-            }
-            Some(Message::Ready) => break,
-            Some(other) => return Err(Error::new(Kind::System, format!("unexpected message {other:?}"))),
-        }
-    }
-    Ok(())
+    let s = exec.state;
+    let document = crate::acts::hooks::StateDocument {
+        id: &s.id,
+        status: "running",
+        pid: s.init.map_or(0, |i| i.pid),
+        bundle: &s.bundle,
+        annotations: &s.annotations,
+    };
+    let watched = Some(group).filter(|_| !exec.ignore_paused);
+    handshake(c, exec.process, group, watched, &mut |c, message| match message {
+        Message::Notify(number) => notified(exec.process, c, number, &document),
+        other => Err(unexpected(&other)),
+    })
 }
 
 /// A user may not move a process between two subtrees that are both his; his manager may.

@@ -30,7 +30,7 @@ pub(super) fn spawn(
     let cgroup = unified.map(|d| d.as_fd());
     let flags = if ns.hops == Hops::Two { 0 } else { ns.new & !(libc::CLONE_NEWCGROUP | CLONE_NEWTIME) };
     if ns.hops == Hops::Two {
-        inherited.into_cgroup = cgroup.map(|c| c.try_clone_to_owned()).transpose().call(|| "dup")?;
+        inherited.rest.into_cgroup = cgroup.map(|c| c.try_clone_to_owned()).transpose().call(|| "dup")?;
     }
     let into = if ns.hops == Hops::Two { None } else { cgroup };
     let forked = crate::acts::clone::clone_into(flags as u64, into);
@@ -71,7 +71,7 @@ fn enter(plan: &Plan, inherited: &mut child::Inherited) -> Result<Home> {
             if let (libc::CLONE_NEWUSER, Some(maps)) = (join.flag, &ns.maps) {
                 userns::check_same(&fd, maps, &join.field)?;
             }
-            inherited.joins.push((fd, join.flag, join.field.clone()));
+            inherited.rest.joins.push((fd, join.flag, join.field.clone()));
         } else {
             home.remember(join.flag)?;
             entered.push((fd, join));
