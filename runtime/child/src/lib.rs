@@ -15,7 +15,7 @@ pub mod process;
 pub mod procfs;
 mod refused;
 
-use crate::plan::mount::Kind;
+use crate::plan::mount::Action;
 use crate::plan::namespaces::{self, Hops, CLONE_NEWTIME};
 use crate::plan::Plan;
 use crate::root::Root;
@@ -273,12 +273,12 @@ fn root_file_system(
     let mut procfs = None;
     for (i, m) in plan.mounts.iter().enumerate() {
         let source = sources.get_mut(i).and_then(Option::take);
-        if matches!(m.kind, Kind::Cgroup(_)) {
+        if matches!(m.kind, Action::Cgroup(_)) {
             // The directories to bind are made while this process mounts.
             report.wait_for_cgroups()?;
         }
         crate::log::step(|| format!("{}: {} on /{}", m.field, m.kind.name(), m.destination.display()));
-        let cgroups = if matches!(m.kind, Kind::Cgroup(_)) { made(&rest.cgroups) } else { &rest.cgroups };
+        let cgroups = if matches!(m.kind, Action::Cgroup(_)) { made(&rest.cgroups) } else { &rest.cgroups };
         let mounted = mounts::mount(root, m, source, cgroups).at(|| m.field.clone())?;
         let Some(mounted) = mounted else { continue };
         if let Some(attr) = mounted.late {

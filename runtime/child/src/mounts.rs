@@ -1,8 +1,8 @@
 //! One planned mount: built detached, attributes set, then attached to a target descriptor.
 
 use crate::acts::tree::{self, by_fd, cwd, Tree};
-use crate::error::{Context, Error, Kind as ErrorKind, Named, Result};
-use crate::plan::mount::{CgroupView, Kind, Mount};
+use crate::error::{Context, Error, Kind, Named, Result};
+use crate::plan::mount::{Action, CgroupView, Mount};
 use crate::root::Root;
 use crate::text;
 use conex_sys::fd::{openat2, RESOLVE_IN_ROOT, RESOLVE_NO_SYMLINKS};
@@ -35,7 +35,7 @@ pub fn mount(root: &Root, m: &Mount, source: Option<Source>, cgroups: &[PathBuf]
     let mut late = None;
     let mut is_proc = false;
     let fd = match &m.kind {
-        Kind::Bind { recursive } => match source {
+        Action::Bind { recursive } => match source {
             Some(Source::Link(to)) => {
                 return copy_link(root, &m.destination, &to)
                     .at(|| format!("{}.destination", m.field))
@@ -43,9 +43,9 @@ pub fn mount(root: &Root, m: &Mount, source: Option<Source>, cgroups: &[PathBuf]
             }
             other => bind(root, m, other, *recursive)?,
         },
-        Kind::Remount => remount(root, m)?,
-        Kind::Cgroup(views) => cgroup(root, m, views, cgroups)?,
-        Kind::Fs(kind) => {
+        Action::Remount => remount(root, m)?,
+        Action::Cgroup(views) => cgroup(root, m, views, cgroups)?,
+        Action::Fs(kind) => {
             let mut attr = m.attr;
             // Read-only comes after the device nodes.
             if m.destination == Path::new("dev") && attr.set & ATTR_RDONLY != 0 {
@@ -150,7 +150,7 @@ fn target(root: &Root, m: &Mount, kind: &str) -> Result<OwnedFd> {
     match no_symlinks(root, &m.destination, OFlag::O_DIRECTORY) {
         Err(e @ (Errno::ELOOP | Errno::ENOTDIR)) => {
             let what = format!("{kind} must be mounted on an ordinary directory, not through a symlink");
-            Err(Error { errno: Some(e), ..Error::new(ErrorKind::System, what) }.at(field()))
+            Err(Error { errno: Some(e), ..Error::new(Kind::System, what) }.at(field()))
         }
         other => other.call(|| format!("openat2(rootfs, {:?}, RESOLVE_NO_SYMLINKS)", m.destination)).at(field),
     }
@@ -246,7 +246,7 @@ fn word(kind: &str, key: &str, value: &str) -> Result<String> {
                 "{key}={value:?} has a comma, which mount(2) parts the options at, and it is this call \
                 that takes the source and options of this mount"
             );
-            Err(Error::new(ErrorKind::Unsupported, what))
+            Err(Error::new(Kind::Unsupported, what))
         }
     }
 }
@@ -390,7 +390,7 @@ fn cgroup(root: &Root, m: &Mount, views: &[CgroupView], cgroups: &[PathBuf]) -> 
     }
     let attrs = m.attr.set & (ATTR_NOSUID | ATTR_NODEV | ATTR_NOEXEC);
     let base = Mount {
-        kind: Kind::Fs("tmpfs".into()),
+        kind: Action::Fs("tmpfs".into()),
         source: "tmpfs".into(),
         data: vec![("mode".into(), Some("755".into()))],
         attr: MountAttr { set: attrs, ..MountAttr::default() },

@@ -3,7 +3,7 @@
 use super::userns;
 use crate::child::mounts::Source;
 use crate::error::{Context, Error, Named, Result};
-use crate::plan::mount::{Kind, Mount};
+use crate::plan::mount::{Action, Mount};
 use crate::plan::Plan;
 use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
@@ -16,7 +16,7 @@ pub(super) fn open(plan: &Plan) -> Result<Vec<Option<Source>>> {
     let in_userns = plan.namespaces.private(libc::CLONE_NEWUSER) && nix::unistd::geteuid().is_root();
     let mut out = Vec::with_capacity(plan.mounts.len());
     for (i, m) in plan.mounts.iter().enumerate() {
-        let Kind::Bind { recursive } = m.kind else {
+        let Action::Bind { recursive } = m.kind else {
             out.push(None);
             continue;
         };

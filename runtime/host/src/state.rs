@@ -3,7 +3,7 @@
 //! The record is on disk before the first side effect, with everything that undo needs (cgroup, owner), so that
 //! whatever is killed at whatever moment, `delete --force` and a `create` of the same id can clean up.
 
-use crate::cgroup::before::Before;
+use crate::cgroup::snapshot::Before;
 use crate::cgroup::systemd::UnitRecord;
 use crate::error::{Context, Error, Kind, Result};
 use crate::identity::{alive, Identity};

@@ -78,7 +78,7 @@ pub fn limits(state: &State) -> Vec<Error> {
     if Group::open(&dirs).dirs.iter().any(|d| d.processes() > 0) {
         return Vec::new();
     }
-    cgroup::before::put_back(&state.cgroups_before)
+    cgroup::snapshot::put_back(&state.cgroups_before)
 }
 
 /// Kills what is left in the cgroups that were made for this container. One that was there before is left alone:

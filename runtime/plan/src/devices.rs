@@ -1,6 +1,6 @@
 //! Device nodes below /dev.
 
-use super::mount::{Kind, Mount};
+use super::mount::{Action, Mount};
 use crate::check::Check;
 use crate::oci::config::{Device, Linux};
 use crate::text::clean;
@@ -33,7 +33,7 @@ const DEFAULTS: [(&str, u32, u32); 6] =
     [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
 
 pub(super) fn nodes(linux: &Linux, mounts: &[Mount], check: &mut Check) -> Nodes {
-    let dev_is_bind = mounts.iter().any(|m| m.destination == *"dev" && matches!(m.kind, Kind::Bind { .. }));
+    let dev_is_bind = mounts.iter().any(|m| m.destination == *"dev" && matches!(m.kind, Action::Bind { .. }));
     let mut out = Nodes { defaults: !dev_is_bind, list: Vec::new() };
     if out.defaults {
         out.list = DEFAULTS

@@ -242,7 +242,7 @@ fn rootfs(spec: &Spec, options: &Options, facts: &Facts, private: bool, check: &
 fn cgroup_owner(mounts: &[mount::Mount], namespaces: &namespaces::Namespaces, uid: u32) -> Option<u32> {
     use conex_sys::mount::ATTR_RDONLY;
     let writable = |m: &&mount::Mount| {
-        matches!(&m.kind, mount::Kind::Fs(kind) if kind == "cgroup2")
+        matches!(&m.kind, mount::Action::Fs(kind) if kind == "cgroup2")
             && (m.attr.set | m.recursive.set) & ATTR_RDONLY == 0
     };
     mounts.iter().find(writable)?;

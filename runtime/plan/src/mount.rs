@@ -9,7 +9,7 @@ pub struct Mount {
     pub field: String,
     /// Inside the rootfs, cleaned and relative to it.
     pub destination: PathBuf,
-    pub kind: Kind,
+    pub kind: Action,
     pub source: String,
     /// Per-mount attributes to set and clear, on the mount itself and on everything below it.
     pub attr: MountAttr,
@@ -30,7 +30,7 @@ pub struct Mount {
 }
 
 #[derive(Debug, Clone, PartialEq)]
-pub enum Kind {
+pub enum Action {
     Bind {
         recursive: bool,
     },
@@ -40,13 +40,13 @@ pub enum Kind {
     Remount,
 }
 
-impl Kind {
+impl Action {
     pub fn name(&self) -> &str {
         match self {
-            Kind::Fs(name) => name,
-            Kind::Bind { .. } => "bind",
-            Kind::Remount => "remount",
-            Kind::Cgroup(_) => "cgroup",
+            Action::Fs(name) => name,
+            Action::Bind { .. } => "bind",
+            Action::Remount => "remount",
+            Action::Cgroup(_) => "cgroup",
         }
     }
 }

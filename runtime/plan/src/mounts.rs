@@ -1,6 +1,6 @@
 //! Mounts, and which targets are allowed.
 
-use super::mount::{CgroupView, Idmap, Kind, Mount};
+use super::mount::{Action, CgroupView, Idmap, Mount};
 use super::mount_options::{apply, is_super, maps_of, Asked};
 use super::namespaces::Namespaces;
 use super::Options;
@@ -78,14 +78,14 @@ fn one(m: &config::Mount, field: &str, common: &Common, check: &mut Check) -> Op
     combinations(&asked, &kind, m, field, check);
     idmap(&mut asked, &kind, m, (field, common.namespaces), check);
     let source = m.source.clone().unwrap_or_default();
-    let labelled = matches!(&kind, Kind::Fs(fs) if !matches!(fs.as_str(), "proc" | "sysfs" | "mqueue"))
+    let labelled = matches!(&kind, Action::Fs(fs) if !matches!(fs.as_str(), "proc" | "sysfs" | "mqueue"))
         && !is_cgroup(&asked, m);
     Some(Mount {
         field: field.to_string(),
         destination,
         source: match kind {
             // config.md: a relative source is relative to the bundle.
-            Kind::Bind { .. } => text::of_path(&common.options.bundle.join(text::path(&source))),
+            Action::Bind { .. } => text::of_path(&common.options.bundle.join(text::path(&source))),
             _ => source,
         },
         kind,
@@ -111,24 +111,24 @@ fn is_cgroup(asked: &Asked, m: &config::Mount) -> bool {
 ///
 /// v1 and hybrid: the hierarchies are bound from the host's mounts, never mounted afresh: a fresh mount of a v1
 /// hierarchy makes the kernel walk every cgroup of the default tree.
-fn kind(asked: &Asked, m: &config::Mount, common: &Common) -> Kind {
+fn kind(asked: &Asked, m: &config::Mount, common: &Common) -> Action {
     if asked.remount {
-        return Kind::Remount;
+        return Action::Remount;
     }
     if let Some(recursive) = asked.bind {
-        return Kind::Bind { recursive };
+        return Action::Bind { recursive };
     }
     if !is_cgroup(asked, m) {
-        return Kind::Fs(m.kind.clone().unwrap_or_default());
+        return Action::Fs(m.kind.clone().unwrap_or_default());
     }
     let unified = common.hierarchies.iter().all(|h| h.v2);
     match unified && common.namespaces.private(libc::CLONE_NEWCGROUP) {
-        true => Kind::Fs("cgroup2".into()),
-        false => Kind::Cgroup(common.hierarchies.iter().map(|h| view(h, unified)).collect()),
+        true => Action::Fs("cgroup2".into()),
+        false => Action::Cgroup(common.hierarchies.iter().map(|h| view(h, unified)).collect()),
     }
 }
 
-fn target(m: &config::Mount, dest: &Path, kind: &Kind, field: &str, check: &mut Check) {
+fn target(m: &config::Mount, dest: &Path, kind: &Action, field: &str, check: &mut Check) {
     let field = format!("{field}.destination");
     if m.destination.is_empty() {
         check.bad(field, "required");
@@ -143,15 +143,15 @@ fn target(m: &config::Mount, dest: &Path, kind: &Kind, field: &str, check: &mut 
         return;
     }
     let below_proc = dest.starts_with("proc") && dest != Path::new("proc");
-    let is_bind = matches!(kind, Kind::Bind { .. });
+    let is_bind = matches!(kind, Action::Bind { .. });
     let source = m.source.as_deref().unwrap_or("");
     let real = match kind {
-        Kind::Fs(fs) => fs == "proc" || fs == "procfs",
+        Action::Fs(fs) => fs == "proc" || fs == "procfs",
         // A bind of the host's own /proc, for containers in the host's PID namespace.
-        Kind::Bind { .. } => Path::new(source) == Path::new("/proc"),
+        Action::Bind { .. } => Path::new(source) == Path::new("/proc"),
         _ => false,
     };
-    if dest == Path::new("proc") && !real && !matches!(kind, Kind::Remount) {
+    if dest == Path::new("proc") && !real && !matches!(kind, Action::Remount) {
         check.bad(field, "only procfs may be mounted on /proc");
     } else if below_proc && !(is_bind && PROC_ALLOWED.iter().any(|p| dest == Path::new(p))) {
         check.bad(field, format!("\"/{}\" cannot be mounted because it is inside /proc", dest.display()));
@@ -170,9 +170,9 @@ const CGROUP2_OPTIONS: [&str; 7] = [
 ];
 
 /// Whether it can be mounted at all: what is missing, or of no use there.
-fn usable(asked: &Asked, kind: &Kind, m: &config::Mount, field: &str, check: &mut Check) -> Option<()> {
+fn usable(asked: &Asked, kind: &Action, m: &config::Mount, field: &str, check: &mut Check) -> Option<()> {
     match kind {
-        Kind::Bind { .. } => {
+        Action::Bind { .. } => {
             if m.source.as_deref().unwrap_or("").is_empty() {
                 check.bad(format!("{field}.source"), "required for a bind mount");
                 return None;
@@ -191,11 +191,11 @@ fn usable(asked: &Asked, kind: &Kind, m: &config::Mount, field: &str, check: &mu
             }
             Some(())
         }
-        Kind::Fs(fs) if fs.is_empty() => {
+        Action::Fs(fs) if fs.is_empty() => {
             check.bad(format!("{field}.type"), "required unless the mount is a bind mount (options bind, rbind)");
             None
         }
-        Kind::Fs(fs) if fs == "bind" => {
+        Action::Fs(fs) if fs == "bind" => {
             // runc fails here with "no such device" because the option is missing; say what is.
             let what = "\"bind\" is no file system (no such device): add bind or rbind to options";
             check.bad(format!("{field}.type"), what);
@@ -206,10 +206,10 @@ fn usable(asked: &Asked, kind: &Kind, m: &config::Mount, field: &str, check: &mu
 }
 
 /// Options that need a mount of a certain kind.
-fn combinations(asked: &Asked, kind: &Kind, m: &config::Mount, field: &str, check: &mut Check) {
+fn combinations(asked: &Asked, kind: &Action, m: &config::Mount, field: &str, check: &mut Check) {
     let field = format!("{field}.options");
     let links = asked.source_nofollow || asked.destination_nofollow || asked.copy_symlink;
-    if links && !matches!(kind, Kind::Bind { .. }) {
+    if links && !matches!(kind, Action::Bind { .. }) {
         check.bad(field.clone(), "src-nofollow, dest-nofollow and copy-symlink are for bind mounts only");
     }
     if is_cgroup(asked, m) {
@@ -219,13 +219,13 @@ fn combinations(asked: &Asked, kind: &Kind, m: &config::Mount, field: &str, chec
             check.bad(field.clone(), format!("{name:?}: the host's cgroups are bound, with no option"));
         }
     }
-    if asked.tmpcopyup && !matches!(kind, Kind::Fs(fs) if fs == "tmpfs") {
+    if asked.tmpcopyup && !matches!(kind, Action::Fs(fs) if fs == "tmpfs") {
         check.bad(field, "tmpcopyup is for tmpfs only");
     }
 }
 
 /// config.md: `uidMappings` on a mount without `idmap` or `ridmap` mean `idmap`; both lists or none.
-fn idmap(out: &mut Asked, kind: &Kind, m: &config::Mount, (field, ns): (&str, &Namespaces), check: &mut Check) {
+fn idmap(out: &mut Asked, kind: &Action, m: &config::Mount, (field, ns): (&str, &Namespaces), check: &mut Check) {
     let lists = [("uidMappings", &m.uid_mappings), ("gidMappings", &m.gid_mappings)];
     let given = lists.iter().filter(|(_, l)| !l.is_empty()).count();
     if given == 1 {
@@ -239,7 +239,7 @@ fn idmap(out: &mut Asked, kind: &Kind, m: &config::Mount, (field, ns): (&str, &N
         super::namespaces::mapping_list(&format!("{field}.{name}"), list, ns.page, check);
     }
     let Some(map) = &out.idmap else { return };
-    if !matches!(kind, Kind::Bind { .. }) {
+    if !matches!(kind, Action::Bind { .. }) {
         check.bad(format!("{field}.options"), "only a bind mount can be idmapped");
     } else if map.maps.uid.is_empty() && !ns.joins(libc::CLONE_NEWUSER) {
         check.bad(
@@ -253,7 +253,7 @@ fn notify_mount(dir: &Path) -> Mount {
     Mount {
         field: "NOTIFY_SOCKET".into(),
         destination: "run/notify".into(),
-        kind: Kind::Bind { recursive: false },
+        kind: Action::Bind { recursive: false },
         source: text::of_path(dir),
         attr: MountAttr { set: ATTR_NOSUID | ATTR_NODEV | ATTR_NOEXEC | ATTR_RDONLY, ..MountAttr::default() },
         recursive: MountAttr::default(),
@@ -315,7 +315,7 @@ mod tests {
     #[test]
     fn recursive_forms() {
         let (m, _) = parse(&["rbind", "rro", "rnoatime", "rprivate"]);
-        assert_eq!(m.kind, Kind::Bind { recursive: true });
+        assert_eq!(m.kind, Action::Bind { recursive: true });
         assert_eq!(m.recursive.set, ATTR_RDONLY | ATTR_NOATIME);
         assert_eq!(m.propagation, [(libc::MS_PRIVATE | libc::MS_REC) as u64]);
     }
@@ -324,7 +324,7 @@ mod tests {
     fn flags_are_bits() {
         for order in [["remount", "bind", "ro"], ["bind", "ro", "remount"], ["ro", "remount", "rbind"]] {
             let (m, check) = parse(&order);
-            assert!(m.kind == Kind::Remount && m.attr.set == ATTR_RDONLY && check.errors.is_empty(), "{order:?}");
+            assert!(m.kind == Action::Remount && m.attr.set == ATTR_RDONLY && check.errors.is_empty(), "{order:?}");
         }
     }
 

@@ -5,7 +5,7 @@ use crate::bundle;
 use crate::check::Check;
 use crate::dbus::Value;
 use crate::error::{Context, Error, Kind, Result};
-use crate::host::cgroup::before::put_back;
+use crate::host::cgroup::snapshot::put_back;
 use crate::host::cgroup::systemd::Manager;
 use crate::host::cgroup::Group;
 use crate::host::facts;

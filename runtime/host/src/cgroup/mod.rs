@@ -1,10 +1,10 @@
 //! The container's cgroup in every hierarchy of the host: made, limited, joined, removed.
 
-pub mod before;
 pub mod files;
 pub mod group;
 pub mod limits;
 mod processes;
+pub mod snapshot;
 pub mod stats;
 pub mod systemd;
 
