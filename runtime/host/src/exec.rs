@@ -30,7 +30,16 @@ pub struct Exec<'a> {
     pub sub_cgroups: Vec<(Vec<String>, PathBuf)>,
 }
 
-/// Starts the process, up to where its program could be executed.
+/// Starts the process, up to where its program could be executed; beside it what the child does ([`crate::child::join`]).
+///
+/// ```text
+/// 1  the cgroup: the container's own, a part of it, or init's
+/// 2  the clone, born in it ─────────────────▶ init's namespaces, as their root; closes everything; clones
+/// 3  ◀──────────────── Hopped{pidfd} ────────  the first process ends
+/// 4  who that is: a child of ours; cgroups     (appears inside)
+/// 5  the conversation ◀─────────────────────▶ cgroups entered, terminal, listener (crate::sync)
+/// 6  ◀──────────────── Ready ────────────────  user, labels, program found; waits
+/// ```
 pub fn spawn(exec: &Exec) -> Result<Container> {
     // Born in the v2 cgroup, nobody has to move it there (see [`Group::tasks`]). Its initial affinity, though, lasts until
     // it joins; and a cgroup that has reached its pids limit takes what is moved into it, but no fork: for a moment there
