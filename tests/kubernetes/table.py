@@ -32,6 +32,11 @@ for what, values in figures.items():
     for name, value in values:
         print(f"  - {name}: {value}")
 print("""
+For ten minutes instead of one (`LOAD_SECONDS=600`), on 2026-11-27: 20 pods with an exec probe a second took 48 % of a CPU more than
+idle with runc, 11 % with conex under containerd's shim, 8 % with conex's shim; a pod's shims had 4.80, 4.82 and 0.51 MiB (PSS). 20
+pods of each class at the same time with a probe a second of every kind (`PARTS=all_probes`: exec, HTTP and TCP that pass, fail and
+time out) stayed as they were; each was probed 612 times at least. No pod that passes was found unready, nothing restarted.
+
 `PROBES=100000 PARTS=many_probes` lets 300 containers be probed by exec once a second: on 2026-11-26 100,609 probes in 818 s on
 two cores that were busy with other tests as well, with conex's shim; none failed, none hung, no pod was found unready. What is
 asked of the shim beside this: docs/kubernetes-node-tests.md, Kubernetes' own node tests.""")
