@@ -173,7 +173,7 @@ fn report_kills(state: &State, group: &Group, seen: &mut u64) -> Result<()> {
 /// Readable when the kernel may have killed for want of memory.
 fn watch_oom(group: &Group) -> Result<OwnedFd> {
     match group.dir("memory") {
-        Some(dir) => oom::Watch::new(&dir.path, dir.hierarchy.v2).map(|watch| watch.wake),
+        Some(dir) => oom::Counter::watch(&dir.path, dir.hierarchy.v2).map(|(_, wake)| wake),
         None => oom::idle(),
     }
 }

@@ -13,7 +13,7 @@ pub struct Watch {
 }
 
 struct Counter {
-    watch: oom::Watch,
+    kills: oom::Counter,
     told: Cell<u64>,
 }
 
@@ -32,10 +32,9 @@ impl Watch {
     pub fn begin(cgroups: &[PathBuf], told: Option<u64>, tell: impl Fn() + 'static) -> Result<Option<Watch>> {
         let has = |v2: bool| cgroups.iter().find(|c| c.join(oom::file(v2)).exists()).map(|dir| (dir, v2));
         let Some((dir, v2)) = has(false).or_else(|| has(true)) else { return Ok(None) };
-        let watch = oom::Watch::new(dir, v2).map_err(|e| unknown(e.to_string()))?;
-        let wake = watch.wake.try_clone().call(|| "dup".into())?;
+        let (kills, wake) = oom::Counter::watch(dir, v2).map_err(|e| unknown(e.to_string()))?;
         let wake = conex_sys::ready::readable(wake).call(|| "epoll_ctl".into())?;
-        let counter = Rc::new(Counter { watch, told: Cell::new(0) });
+        let counter = Rc::new(Counter { kills, told: Cell::new(0) });
         counter.told.set(told.unwrap_or_else(|| counter.value()));
         let watched = counter.clone();
         let task = tokio::task::spawn_local(async move {
@@ -68,7 +67,7 @@ impl Watch {
 impl Counter {
     /// What the kernel has counted, or what it last was when the cgroup is gone.
     fn value(&self) -> u64 {
-        self.watch.kills().unwrap_or(self.told.get())
+        self.kills.kills().unwrap_or(self.told.get())
     }
 
     fn grown(&self) -> bool {
