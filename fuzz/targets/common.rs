@@ -25,7 +25,7 @@ pub fn hosts() -> [Facts; 4] {
         of_a_user: rootless,
         cgroup: CgroupFacts { hierarchies: hierarchies.clone(), hugepage_sizes: vec!["2MB".into()] },
         root: Some(true),
-        own_namespaces: vec!["/proc/1/ns/net".into(), "/proc/self/ns/pid".into()],
+        own_namespaces: vec![("/proc/1/ns/net".into(), "net"), ("/proc/self/ns/pid".into(), "pid")],
         setgroups_denied: rootless,
         initial_userns: !rootless,
         page: 4096,

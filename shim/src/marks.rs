@@ -45,6 +45,7 @@ pub struct Changes {
     /// All of it is due.
     pub whole: Cell<bool>,
     pub wake: Notify,
+    pub keeper: RefCell<Option<Rc<dyn Keeper>>>,
 }
 
 thread_local! {
@@ -55,6 +56,18 @@ thread_local! {
 /// the keeper has let go of it as well.
 pub fn touch_process(container: &str, exec: &str) {
     touch(Part::Process(container.to_string(), exec.to_string()));
+}
+
+/// The keeper of this process, if it has one.
+pub fn keeper() -> Option<Rc<dyn Keeper>> {
+    CHANGED.with(|c| c.keeper.borrow().clone())
+}
+
+/// Returns when the keeper knows what has changed: whoever takes on what would be lost with this process waits for that.
+pub async fn told() {
+    if let Some(keeper) = keeper() {
+        keeper.told(false).await;
+    }
 }
 
 /// An event waits, or has been taken.

@@ -25,6 +25,13 @@ fn the_hosts_own_namespace_is_not_private() {
     b.push("linux.namespaces", json!({"type": "uts", "path": "/proc/1/ns/uts"}));
     b.run().fails_with("hostname");
     assert_eq!(std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap(), name);
+    // Its own, but of another kind: no entry is left out for that.
+    let mut b = Box::sh("true");
+    b.drop_namespace("network");
+    b.drop_namespace("ipc");
+    b.push("linux.namespaces", json!({"type": "network", "path": "/proc/self/ns/net"}));
+    b.push("linux.namespaces", json!({"type": "ipc", "path": "/proc/self/ns/net"}));
+    b.run().fails_with("linux.namespaces");
 }
 
 #[test]

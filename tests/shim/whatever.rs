@@ -133,7 +133,19 @@ fn whatever_happens() {
                 let read = || std::fs::read_to_string(file.as_ref().unwrap()).unwrap();
                 // What the disk had no room for is tried again once a second.
                 let lines = std::fs::read_to_string(b.rootfs().join("tmp/count")).unwrap();
-                until(|| read().lines().count().to_string() == lines.trim(), "the whole log");
+                let whole = || read().lines().count().to_string() == lines.trim();
+                let begun = std::time::Instant::now();
+                while !whole() {
+                    let (late, log) = (begun.elapsed() > Duration::from_secs(20), shim.log());
+                    assert!(
+                        !late,
+                        "seed {seed}: {} of {} lines: {log}\n{}",
+                        read().lines().count(),
+                        lines.trim(),
+                        read()
+                    );
+                    std::thread::sleep(Duration::from_millis(50));
+                }
                 read()
             }
         };
@@ -149,5 +161,51 @@ fn whatever_happens() {
         }
         shim.finish(&b.id);
         b.assert_gone();
+    }
+}
+
+/// The server is killed at the moment at which it begins to keep what a full disk does not take: its keeper knows of that before
+/// anything is taken from the container.
+#[test]
+fn a_server_killed_as_it_begins_to_keep_output() {
+    if !is_ours() {
+        return;
+    }
+    let mut state = 1;
+    let rounds: u64 = std::env::var("CONEX_MOMENTS").ok().and_then(|n| n.parse().ok()).unwrap_or(15);
+    for round in 0..rounds {
+        let b =
+            Box::sh("i=0; while [ ! -e /tmp/go ]; do echo $i; i=$((i+1)); done; echo $i >/tmp/count; sleep 100");
+        let shim = Shim::start(&b);
+        let disk = Disk::new(&b);
+        let log = disk.0.join("log");
+        let stdout = format!("file://{}", log.display());
+        shim.create(&b, &Stdio { stdout, ..Stdio::default() });
+        shim.start_task(&b.id, "");
+        let server = Pid::from_raw(shim.pid(&b.id));
+        // The container fills its disk itself.
+        until(|| shim.log().contains("output is kept"), "the ring");
+        std::thread::sleep(Duration::from_micros(random(&mut state, 1500)));
+        kill(server, Signal::SIGKILL).unwrap();
+        let shim = reconnect(shim);
+        let text = std::fs::read_to_string(&log).unwrap();
+        // The disk takes no more, and the ring holds what follows: what is in the file then goes on there.
+        std::fs::write(b.rootfs().join("tmp/go"), "").unwrap();
+        assert!(std::process::Command::new("mount")
+            .args(["-o", "remount,size=64m"])
+            .arg(&disk.0)
+            .status()
+            .unwrap()
+            .success());
+        let said = || std::fs::read_to_string(b.rootfs().join("tmp/count")).ok()?.trim().parse::<usize>().ok();
+        until(|| said().is_some(), "the end of the writing");
+        let count = said().unwrap();
+        let whole = || std::fs::read_to_string(&log).unwrap();
+        until(|| whole().lines().last() == Some(&(count - 1).to_string()), "the last line");
+        let want = (0..count).map(|n| format!("{n}\n")).collect::<String>();
+        let now = whole();
+        let lost = now.lines().zip(want.lines()).find(|(a, b)| a != b);
+        assert!(now == want, "round {round}: {} bytes before the kill, then {lost:?}: {}", text.len(), shim.log());
+        shim.finish(&b.id);
     }
 }

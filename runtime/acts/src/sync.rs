@@ -252,7 +252,9 @@ fn decode(bytes: &[u8], mut fds: Vec<OwnedFd>) -> Result<Message> {
 
 /// An error as bytes, for memory that both sides have: the length comes first, and is never 0.
 pub fn last_words(e: &Error) -> Vec<u8> {
-    let (bytes, _) = encode(&Message::Failed(e.clone()));
+    // In UTF-8 a character has up to four bytes.
+    let what = e.what.chars().take(conex_sys::exec::Words::SIZE / 8).collect();
+    let (bytes, _) = encode(&Message::Failed(Error { what, ..e.clone() }));
     [&(bytes.len() as u32).to_le_bytes(), bytes.as_slice()].concat()
 }
 

@@ -60,6 +60,7 @@ pub fn io(text: &str) -> impl Iterator<Item = Io> + '_ {
         let (major, minor) = words.next()?.split_once(':')?;
         let mut out =
             Io { major: major.parse().ok()?, minor: minor.parse().ok()?, rbytes: 0, wbytes: 0, rios: 0, wios: 0 };
+        let mut known = false;
         for (key, value) in words.filter_map(|w| w.split_once('=')) {
             let place = match key {
                 "rbytes" => &mut out.rbytes,
@@ -69,8 +70,9 @@ pub fn io(text: &str) -> impl Iterator<Item = Io> + '_ {
                 _ => continue,
             };
             *place = number(value);
+            known = true;
         }
-        Some(out)
+        known.then_some(out)
     })
 }
 

@@ -4,18 +4,26 @@
 //! has ended. So the filter is asked before it is loaded, and where it will not let the process speak, its last words go
 //! through memory.
 
-use crate::error::{Context, Error, Result};
+use crate::error::{Error, Result};
 use crate::plan::process::Process;
-use crate::seccomp::{bpf, ACTION_MASK, RET_ALLOW, RET_LOG, RET_NOTIFY};
+use crate::seccomp::{bpf, ACTION_MASK, RET_ALLOW, RET_ERRNO, RET_LOG, RET_NOTIFY, RET_TRACE};
 use crate::sync::{Channel, Message};
 use conex_sys::exec::{Execve, Words};
 use conex_sys::seccomp::Insn;
 use std::os::fd::{AsFd, AsRawFd};
 
+fn action(program: &[Insn], call: libc::c_long, registers: [u64; 6]) -> u32 {
+    bpf::run(program, bpf::NATIVE, call as u32, registers) & ACTION_MASK
+}
+
 /// True if the filter lets a call through. Nobody traces this process, so that the kernel answers a traced call with ENOSYS.
 fn allows(program: &[Insn], call: libc::c_long, registers: [u64; 6]) -> bool {
-    let action = bpf::run(program, bpf::NATIVE, call as u32, registers) & ACTION_MASK;
-    matches!(action, RET_ALLOW | RET_LOG | RET_NOTIFY)
+    matches!(action(program, call, registers), RET_ALLOW | RET_LOG | RET_NOTIFY)
+}
+
+/// True if the process lives on, whatever it is answered.
+fn survives(program: &[Insn], call: libc::c_long, registers: [u64; 6]) -> bool {
+    allows(program, call, registers) || matches!(action(program, call, registers), RET_ERRNO | RET_TRACE)
 }
 
 /// Asks the filter about the calls that are still to be made under it, with their arguments: rules on the name alone were
@@ -37,9 +45,14 @@ pub(super) fn judge(p: &Process, program: &[Insn], execve: &Execve) -> Result<()
         });
         calls.extend(ambient);
     }
-    match calls.into_iter().find(|(_, call, registers)| !allows(program, *call, *registers)) {
+    // The ambient set is looked at in any case, and cleared; an error is no obstacle where there is none.
+    let ambient = |of: i32, cap: u64| [libc::PR_CAP_AMBIENT as u64, of as u64, cap, 0, 0, 0];
+    let looks = [ambient(libc::PR_CAP_AMBIENT_IS_SET, 0), ambient(libc::PR_CAP_AMBIENT_CLEAR_ALL, 0)];
+    let killed = !p.no_new_privileges && looks.iter().any(|r| !survives(program, libc::SYS_prctl, *r));
+    let denied = calls.into_iter().find(|(_, call, registers)| !allows(program, *call, *registers));
+    match denied.map(|(name, _, _)| name).or(killed.then_some("prctl")) {
         None => Ok(()),
-        Some((name, _, _)) => {
+        Some(name) => {
             let what = format!(
                 "denies {name} by a rule on its arguments, which the runtime still calls under it to start the program: \
                 allow it"
@@ -56,7 +69,8 @@ pub(super) fn words(program: &[Insn], channel: &Channel) -> Result<Option<Words>
     if allows(program, libc::SYS_sendmsg, [fd, somewhere, libc::MSG_NOSIGNAL as u64, 0, 0, 0]) {
         return Ok(None);
     }
-    let (words, fd) = Words::new().call(|| "memfd_create, mmap")?;
+    // Without that memory a failure has no words, and is known by the process's end alone.
+    let Ok((words, fd)) = Words::new() else { return Ok(None) };
     channel.send(&Message::Words(fd))?;
     Ok(Some(words))
 }

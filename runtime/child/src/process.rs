@@ -288,14 +288,11 @@ fn install(filter: &Filter, program: &[Insn]) -> Result<()> {
     .at(|| "linux.seccomp")
 }
 
-/// Capabilities, seccomp and execve, in the order that no_new_privs allows.
-fn finish(
-    p: &Process,
-    program: Option<&[Insn]>,
-    hooked: Option<(&Plan, &[Option<std::fs::File>; 2])>,
-    channel: &Channel,
-    image: &Image,
-) -> Result<Infallible> {
+/// Says what comes now.
+///
+/// # Errors
+/// There is no program.
+fn last_step(p: &Process, program: Option<&[Insn]>, image: &Image) -> Result<()> {
     if p.args.is_empty() {
         return Err(Error::invalid(
             p.field.clone(),
@@ -309,6 +306,18 @@ fn finish(
             image.path.to_string_lossy()
         )
     });
+    Ok(())
+}
+
+/// Capabilities, seccomp and execve, in the order that no_new_privs allows.
+fn finish(
+    p: &Process,
+    program: Option<&[Insn]>,
+    hooked: Option<(&Plan, &[Option<std::fs::File>; 2])>,
+    channel: &Channel,
+    image: &Image,
+) -> Result<Infallible> {
+    last_step(p, program, image)?;
     let filter = p.seccomp.as_ref().filter(|f| f.listener.is_none()).zip(program);
     let execve = Execve::new(&image.path, &image.args, &image.env);
     let mut words = None;
@@ -328,22 +337,28 @@ fn finish(
     let hooks = |confine: &dyn Fn() -> Result<()>| {
         hooked.map_or(Ok(()), |(plan, output)| hooks::start_container(plan, &image.environment, output, confine))
     };
-    if !p.no_new_privileges {
-        // Loading takes CAP_SYS_ADMIN, so it comes before the capabilities go.
-        if filter.is_some() {
-            identity::raise_admin(p)?;
+    let ready = || -> Result<()> {
+        if !p.no_new_privileges {
+            // Loading takes CAP_SYS_ADMIN, so it comes before the capabilities go.
+            if filter.is_some() {
+                identity::raise_admin(p)?;
+            }
+            hooks(&first)?;
+            clean(p, keep);
+            first()?;
+        } else {
+            identity::finish(p)?;
+            hooks(&|| limits(p).and_then(|()| load()))?;
+            limits(p)?;
+            clean(p, keep);
+            load()?;
         }
-        hooks(&first)?;
-        clean(p, keep);
-        first()?;
-    } else {
-        identity::finish(p)?;
-        hooks(&|| limits(p).and_then(|()| load()))?;
-        limits(p)?;
-        clean(p, keep);
-        load()?;
-    }
-    let e = super::refused::error(execve.run(), p, &image.path, &image.args, &image.env);
+        Ok(())
+    };
+    let e = match ready() {
+        Ok(()) => super::refused::error(execve.run(), p, &image.path, &image.args, &image.env),
+        Err(e) => e,
+    };
     if let Some(words) = words {
         words.write(&crate::sync::last_words(&e));
     }

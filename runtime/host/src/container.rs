@@ -94,9 +94,6 @@ pub fn handshake(
     meaning: &mut Meaning,
 ) -> Result<()> {
     let pid = c.pid.as_raw();
-    if let Some(score) = process.oom_score_adj {
-        oom_score(pid, score, &process.field)?;
-    }
     rlimits(pid, &process.rlimits)?;
     tell(c, &Message::Enter(group.tasks()?))?;
     loop {
@@ -115,7 +112,8 @@ pub fn unexpected(message: &Message) -> Error {
 }
 
 /// Written by the host: a process that is not dumpable cannot open its own file as another user.
-pub fn oom_score(pid: i32, score: i32, field: &str) -> Result<()> {
+pub fn oom_score(pid: i32, process: &Process) -> Result<()> {
+    let (Some(score), field) = (process.oom_score_adj, &process.field) else { return Ok(()) };
     let path = format!("/proc/{pid}/oom_score_adj");
     match std::fs::write(&path, score.to_string()) {
         // Lowering takes CAP_SYS_RESOURCE; what is already so needs none.

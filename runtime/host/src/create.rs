@@ -3,7 +3,7 @@
 use crate::acts::hooks;
 use crate::cgroup::systemd::{Manager, UnitRecord};
 use crate::cgroup::{self, Dir, Group};
-use crate::container::{explain, handshake, notified, tell, unexpected, Container};
+use crate::container::{explain, handshake, notified, oom_score, tell, unexpected, Container};
 use crate::error::{Context, Error, Named, Result};
 use crate::identity::identity;
 use crate::plan::Plan;
@@ -113,6 +113,7 @@ impl Making<'_> {
     fn converse(&self, c: &mut Container) -> Result<()> {
         let (plan, pid) = (self.plan, c.pid.as_raw());
         self.group.join(pid)?;
+        oom_score(pid, &plan.process)?;
         if let Some(rdt) = &plan.rdt {
             rdt::join(rdt, &plan.id, pid)?;
         }
@@ -224,6 +225,7 @@ impl Making<'_> {
             let dir = nix::fcntl::open(root, flags, Mode::empty()).ok();
             crate::programs::program(dir.as_ref().map(|d| d.as_fd()), &filter.profile)
         });
+        let program = program.transpose()?;
         if let Some(maps) = &plan.namespaces.maps {
             hand_over_stdio(plan, maps);
         }
@@ -235,7 +237,7 @@ impl Making<'_> {
             joins: Vec::new(),
             cgroups: self.state.cgroups.clone(),
             start: listener,
-            program: program.transpose()?,
+            program,
             has_runtime_hooks: !plan.hooks.prestart.is_empty() || !plan.hooks.create_runtime.is_empty(),
             cgroup_first: matches!(plan.cgroup.hierarchies.as_slice(), [only] if only.v2),
             into_cgroup: None,
@@ -322,7 +324,8 @@ impl Making<'_> {
         // Where only some hierarchies are delegated, what was made in these.
         let _ = cgroup::remove_at_once(&state.made_cgroups);
         state.cgroups.clear();
-        state.made_cgroups.clear();
+        // What the child was born in goes with the container.
+        state.made_cgroups.retain(|dir| dir.exists());
         self.group.dirs.clear();
         Ok(())
     }

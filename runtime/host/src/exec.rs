@@ -1,7 +1,7 @@
 //! A further process in a running container.
 
 use super::cgroup::Group;
-use super::container::{explain, handshake, notified, unexpected, Container};
+use super::container::{explain, handshake, notified, oom_score, unexpected, Container};
 use crate::child::join;
 use crate::error::{Context, Error, Kind, Result};
 use crate::identity::adopted;
@@ -193,6 +193,7 @@ fn converse(exec: &Exec, c: &mut Container, group: &Group) -> Result<()> {
             return Err(e);
         }
     }
+    oom_score(pid, exec.process)?;
     let s = exec.state;
     let document = crate::acts::hooks::StateDocument {
         id: &s.id,

@@ -27,7 +27,7 @@ pub fn read(spec: &Spec, bundle: &Path) -> Facts {
             hugepage_sizes: if huge { hugepages() } else { Vec::new() },
         },
         root,
-        own_namespaces: own.map(|(path, _)| path).collect(),
+        own_namespaces: own.collect(),
         setgroups_denied: (rootless || !initial_userns())
             && std::fs::read("/proc/self/setgroups").is_ok_and(|b| b.starts_with(b"deny")),
         initial_userns: initial_userns(),

@@ -13,7 +13,7 @@ use std::io::{Read, Write};
 use std::os::fd::BorrowedFd;
 
 /// Changes whenever the compiler's output may.
-const VERSION: &str = env!("CARGO_PKG_VERSION");
+const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " format 1");
 
 /// The program for a profile, from the cache below `root` or compiled and stored there. A cache that cannot be
 /// read or written costs time only.

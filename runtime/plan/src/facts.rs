@@ -22,7 +22,7 @@ pub struct Facts {
     /// nothing.
     pub root: Option<bool>,
     /// Those of [`crate::questions::Questions::namespaces`] that are the runtime's own.
-    pub own_namespaces: Vec<PathBuf>,
+    pub own_namespaces: Vec<(PathBuf, &'static str)>,
     /// True if this process's user namespace denies setgroups(2) (user_namespaces(7)).
     pub setgroups_denied: bool,
     /// True for root that is root of the host's ids, not of a user namespace.

@@ -158,7 +158,9 @@ fn join(flag: i32, path: &str, field: &str, facts: &Facts, check: &mut Check) ->
         check.bad(field, format!("{path:?} is not an absolute path"));
         return None;
     }
-    if flag != libc::CLONE_NEWNS && facts.own_namespaces.iter().any(|own| *own == *crate::text::path(path)) {
+    let kind = KINDS.iter().find(|k| k.2 == flag).map_or("", |k| k.1);
+    let own = |(own, file): &(PathBuf, &str)| *own == *crate::text::path(path) && *file == kind;
+    if flag != libc::CLONE_NEWNS && facts.own_namespaces.iter().any(own) {
         // The runtime's own: nothing to join, and above all not private. A sysctl or a host name would be the host's.
         return None;
     }

@@ -191,7 +191,7 @@ fn cpu(c: &Cpu, out: &mut Out) {
     for (setting, field) in [
         (first, "idle"),
         (weight, "shares"),
-        (bandwidth, "quota"),
+        (bandwidth, if quota.is_some() { "quota" } else { "period" }),
         (c.burst.map(Setting::CpuBurst), "burst"),
         (realtime_period.filter(|_| !v2).map(Setting::RealtimePeriod), "realtimePeriod"),
         (runtime.filter(|_| !v2).map(Setting::RealtimeRuntime), "realtimeRuntime"),

@@ -5,12 +5,13 @@
 use crate::status::{unknown, Call, Result};
 use std::cell::Cell;
 use std::fs::File;
-use std::os::fd::OwnedFd;
+use std::io::{Seek, SeekFrom};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
-/// Where the bytes begin; before them seven numbers, little endian: capacity, start, length, lost lines, lost bytes,
-/// whether a line is begun, and [`MAGIC`].
+/// Where the bytes begin; before them eight numbers, little endian: capacity, start, length, lost lines, lost bytes,
+/// whether a line is begun, [`MAGIC`], and whether the position of the file is the end of what is in the ring ([`Ring::take`]).
 const DATA: u64 = 64;
 
 const MAGIC: u64 = u64::from_le_bytes(*b"conexout");
@@ -31,6 +32,13 @@ struct State {
     lost: Lost,
     /// The reader has the beginning of the oldest line, as far as is known: its rest stays.
     begun: bool,
+}
+
+impl State {
+    /// Behind the newest byte, within the capacity.
+    fn end(&self) -> u64 {
+        (self.start + self.length) % self.capacity
+    }
 }
 
 /// What had to go since the last time it was asked for.
@@ -67,6 +75,7 @@ impl Ring {
         let state = State { capacity: capacity.clamp(1, MOST), begun: true, ..State::default() };
         let ring = Ring { file, state: Cell::new(state) };
         ring.set(state)?;
+        ring.seek(0)?;
         Ok(ring)
     }
 
@@ -92,7 +101,21 @@ impl Ring {
         {
             return Err(unknown(format!("ring: {state:?}")));
         }
-        Ok(Ring { file, state: Cell::new(state) })
+        let ring = Ring { file, state: Cell::new(state) };
+        ring.catch_up(number(7) == 1)?;
+        Ok(ring)
+    }
+
+    /// What has come in without being counted, when the earlier server was killed. An older build kept no position.
+    fn catch_up(&self, positioned: bool) -> Result<()> {
+        let mut state = self.state.get();
+        let at = (&self.file).stream_position().call(|| "lseek(ring)".into())?.checked_sub(DATA);
+        if let Some(at) = at.filter(|at| positioned && *at <= state.capacity) {
+            let more = (at % state.capacity + state.capacity - state.end()) % state.capacity;
+            state.length += if more <= self.room() { more } else { 0 };
+        }
+        self.set(state)?;
+        self.seek(state.end())
     }
 
     pub fn file(&self) -> &File {
@@ -132,6 +155,36 @@ impl Ring {
         Ok(state.lost)
     }
 
+    /// Moves what a pipe has to the end, at most so many bytes, and says how many; 0 at its end. The kernel moves them and the
+    /// position of the file, which all who have this descriptor share, in one call: nothing is lost with a server that is
+    /// killed before it has counted them.
+    ///
+    /// # Errors
+    /// `EINVAL` for a source that is no pipe, `ENOSPC` if the ring is too small for that many bytes.
+    pub fn take(&self, from: BorrowedFd, most: u64) -> nix::Result<usize> {
+        use nix::errno::Errno;
+        use nix::fcntl::{splice, SpliceFFlags};
+        if self.state.get().capacity < 2 * most {
+            return Err(Errno::ENOSPC);
+        }
+        if self.room() < most {
+            self.drop_lines(most - self.room()).map_err(|_| Errno::EIO)?;
+        }
+        let mut state = self.state.get();
+        let until_the_wrap = state.capacity - state.end();
+        let most = most.min(until_the_wrap).min(self.room()) as usize;
+        self.seek(state.end()).map_err(|_| Errno::EIO)?;
+        let n = splice(from, None, &self.file, None, most, SpliceFFlags::SPLICE_F_NONBLOCK)?;
+        state.length += n as u64;
+        self.set(state).map_err(|_| Errno::EIO)?;
+        Ok(n)
+    }
+
+    /// Places the file at a byte of the ring.
+    fn seek(&self, at: u64) -> Result<()> {
+        (&self.file).seek(SeekFrom::Start(DATA + at)).map(drop).call(|| "lseek(ring)".into())
+    }
+
     /// Appends; the oldest lines make room.
     pub fn push(&self, bytes: &[u8]) -> Result<()> {
         let missing = (bytes.len() as u64).saturating_sub(self.room());
@@ -145,7 +198,9 @@ impl Ring {
         lost.add(count(&bytes[..cut]), cut as u64);
         let bytes = &bytes[cut..];
         self.write(state, state.length, bytes)?;
-        self.set(State { length: state.length + bytes.len() as u64, lost, ..state })
+        let state = State { length: state.length + bytes.len() as u64, lost, ..state };
+        self.seek(state.end())?;
+        self.set(state)
     }
 
     /// The oldest bytes, as many as fit; they stay.
@@ -239,7 +294,7 @@ impl Ring {
         let mut head = [0u8; DATA as usize];
         let lost = state.lost;
         let numbers =
-            [state.capacity, state.start, state.length, lost.lines, lost.bytes, u64::from(state.begun), MAGIC];
+            [state.capacity, state.start, state.length, lost.lines, lost.bytes, u64::from(state.begun), MAGIC, 1];
         for (i, n) in numbers.iter().enumerate() {
             head[i * 8..i * 8 + 8].copy_from_slice(&n.to_le_bytes());
         }
@@ -327,5 +382,39 @@ mod tests {
         ring.push(b"de").unwrap();
         assert_eq!((ring.take_lost().unwrap().bytes, all(&ring)), (2, b"56789abcde".to_vec()));
         assert!(Ring::resume(std::fs::File::open("/proc/version").unwrap().into()).is_err());
+    }
+
+    #[test]
+    fn what_came_in_uncounted_is_there_again() {
+        use std::io::Write;
+        use std::os::fd::AsFd;
+        let (read, write) = nix::unistd::pipe().unwrap();
+        let mut write = File::from(write);
+        let ring = Ring::new(Path::new("/no/such"), 300).unwrap();
+        let resumed = |ring: &Ring| Ring::resume(ring.file().try_clone().unwrap().into()).unwrap();
+        ring.push(&[b'a'; 250]).unwrap();
+        ring.consume(&[b'a'; 240]).unwrap();
+        for round in 0..40 {
+            let text = format!("line {round}\n");
+            write.write_all(text.as_bytes()).unwrap();
+            let before = ring.state.get();
+            let mut got = 0;
+            while got < text.len() {
+                got += ring.take(read.as_fd(), 100).unwrap();
+            }
+            let after = ring.state.get();
+            // As if the server had been killed before it counted the last part; and as if after it.
+            let again = resumed(&ring);
+            assert_eq!(again.state.get(), after);
+            ring.set(before).unwrap();
+            let again = resumed(&ring);
+            assert_eq!(again.state.get().length, after.length, "{round}");
+            ring.set(after).unwrap();
+            let mut head = vec![0u8; 300];
+            while ring.length() > 20 {
+                let n = ring.peek(&mut head[..20]).unwrap();
+                ring.consume(&head[..n]).unwrap();
+            }
+        }
     }
 }

@@ -41,9 +41,13 @@ impl Stream {
         to: BorrowedFd<'_>,
         refused: bool,
     ) -> std::io::Result<bool> {
-        if self.ring.borrow().is_none() && !self.begin_ring() {
-            // As without it, and tried again.
-            return sleep(AGAIN).await.map(|()| true);
+        if self.ring.borrow().is_none() {
+            if !self.begin_ring() {
+                // As without it, and tried again.
+                return sleep(AGAIN).await.map(|()| true);
+            }
+            // What is taken from the pipe now would be lost with a server whose keeper does not know of the ring.
+            crate::marks::told().await;
         }
         let now = Instant::now();
         let progress = now.checked_sub(PATIENCE).unwrap_or(now);
@@ -122,6 +126,13 @@ impl Stream {
 
     /// From the source into the ring. False at its end.
     fn keep(&self, from: BorrowedFd) -> std::io::Result<bool> {
+        let taken = self.ring.borrow().as_ref().map(|ring| ring.take(from, PART as u64));
+        match taken {
+            Some(Ok(n)) => return Ok(n > 0),
+            Some(Err(Errno::EAGAIN | Errno::EINTR)) => return Ok(true),
+            // A terminal, a small ring, or a disk that has no room for it.
+            Some(Err(_)) | None => {}
+        }
         let mut buffer = vec![0u8; PART];
         match nix::unistd::read(from, &mut buffer) {
             Ok(0) | Err(Errno::EIO) => Ok(false),

@@ -135,7 +135,7 @@ pub async fn begin(service: &Rc<Service>, listener: RawFd) -> Result<Option<Rc<S
     let Some(number) = number.filter(is_ours) else { return Ok(None) };
     fd::set_cloexec(number).call(|| "fcntl(F_SETFD)".into())?;
     let store = Rc::new(Store::new(service, number, listener));
-    let _ = service.keeper.set(store.clone());
+    CHANGED.with(|c| *c.keeper.borrow_mut() = Some(store.clone()));
     let socket = fd::adopt(number);
     let hearing = store.clone();
     CHANGED.with(|c| c.heard.set(true));

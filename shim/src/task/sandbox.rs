@@ -72,7 +72,7 @@ impl Service {
 
     /// The process whose namespaces are the pod's for good: the keeper, which servers come and go below.
     fn sandbox_pid(&self) -> u32 {
-        match self.keeper.get().is_some_and(|keeper| keeper.is_there()) {
+        match crate::marks::keeper().is_some_and(|keeper| keeper.is_there()) {
             true => nix::unistd::getppid().as_raw() as u32,
             false => std::process::id(),
         }
@@ -84,8 +84,8 @@ impl Service {
             return Err(status::exists(format!("sandbox {}", self.sandbox.id.borrow())));
         }
         let entered = crate::pod::enter(crate::pod::config(r.options.as_ref())?, &r.netns_path)?;
-        if let Some(keeper) = self.keeper.get() {
-            if let Err(e) = keeper.clone().enter(&entered.new).await {
+        if let Some(keeper) = crate::marks::keeper() {
+            if let Err(e) = keeper.enter(&entered.new).await {
                 entered.undo();
                 return Err(e);
             }

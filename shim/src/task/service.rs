@@ -1,13 +1,12 @@
 //! ttrpc in, call of the task, ttrpc out.
 
-use crate::marks::Keeper;
 use crate::reap::{Exit, Reaper};
 use crate::report::events::{timestamp, Publisher};
 use crate::status::{self, Result};
 use crate::task::container::Container;
 use conex_proto::task::*;
 use prost::Message;
-use std::cell::{Cell, OnceCell, RefCell};
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use tokio::sync::Notify;
@@ -23,7 +22,6 @@ pub struct Service {
     pub busy: Cell<u32>,
     pub shutdown: Notify,
     pub sandbox: crate::task::pod::Sandbox,
-    pub keeper: OnceCell<Rc<dyn Keeper>>,
 }
 
 /// `time.Time{}` of Go, the first of January of the year 1, in seconds since the epoch.
@@ -65,7 +63,6 @@ impl Service {
             busy: Cell::new(0),
             shutdown: Notify::new(),
             sandbox: crate::task::pod::Sandbox::default(),
-            keeper: OnceCell::new(),
         }
     }
 
@@ -95,15 +92,13 @@ impl Service {
     /// The keeper hears of a change of a process or of its container.
     pub async fn told_process(&self, container: &str, exec: &str) {
         crate::marks::touch_process(container, exec);
-        if let Some(keeper) = self.keeper.get() {
-            keeper.clone().told(false).await;
-        }
+        crate::marks::told().await;
     }
 
     /// The same of the whole state.
     pub async fn told(&self) {
-        if let Some(keeper) = self.keeper.get() {
-            keeper.clone().told(true).await;
+        if let Some(keeper) = crate::marks::keeper() {
+            keeper.told(true).await;
         }
     }
 

@@ -223,16 +223,18 @@ impl Group {
     /// `checkBeforeUpdate` (config-linux.md): a limit below the usage would call the OOM killer.
     pub fn refuse_below_usage(&self, limits: &[Limit]) -> Result<()> {
         let Some(dir) = self.dir("memory") else { return Ok(()) };
-        let max = limits.iter().find_map(|l| match l.setting {
-            Setting::MemoryMax(limits::Amount::Is(n)) => Some((l, n)),
-            _ => None,
-        });
-        let Some((limit, new)) = max else { return Ok(()) };
+        let max = |s: &Setting| if let Setting::MemoryMax(limits::Amount::Is(n)) = s { Some(*n) } else { None };
         let used = shown::memory_used(dir.hierarchy.v2, |file| text(dir, file));
-        if new >= used {
-            return Ok(());
-        }
-        let what = format!("rejecting memory limit {new}: usage is {used} (checkBeforeUpdate)");
-        Err(Error::invalid(limit.field.clone(), what))
+        let below = limits.iter().find_map(|l| {
+            let given = match &l.setting {
+                Setting::File { means, .. } => means.iter().find_map(max),
+                s => max(s),
+            };
+            given.filter(|new| *new < used).map(|new| (l, new))
+        });
+        below.map_or(Ok(()), |(limit, new)| {
+            let what = format!("rejecting memory limit {new}: usage is {used} (checkBeforeUpdate)");
+            Err(Error::invalid(limit.field.clone(), what))
+        })
     }
 }
