@@ -13,12 +13,14 @@ use std::io::{Read, Write};
 use std::os::fd::BorrowedFd;
 
 /// Changes whenever the compiler's output may.
-const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " format 1");
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+/// Of the file itself.
+const FORM: u32 = 1;
 
 /// The program for a profile, from the cache below `root` or compiled and stored there. A cache that cannot be
 /// read or written costs time only.
 pub fn program(root: Option<BorrowedFd>, profile: &Profile) -> Result<Vec<Insn>> {
-    let key = format!("conex-seccomp {VERSION} {SUM}\n{profile:?}\n").into_bytes();
+    let key = format!("conex-seccomp {VERSION} {SUM} {FORM}\n{profile:?}\n").into_bytes();
     let name = format!("seccomp-{:016x}", hash(&key));
     if let Some(found) = root.and_then(|root| load(root, &name, &key)) {
         return Ok(found);
