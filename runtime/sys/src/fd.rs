@@ -180,6 +180,14 @@ fn memfd(name: &str, base: libc::c_uint, newer: libc::c_uint) -> Result<OwnedFd>
     Err(Errno::EINVAL)
 }
 
+/// How much a pipe or a terminal has to be read (ioctl_tty(2), FIONREAD).
+pub fn readable(fd: BorrowedFd) -> Result<usize> {
+    let mut n: libc::c_int = 0;
+    // SAFETY: the kernel writes one int.
+    check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::FIONREAD, &mut n) } as libc::c_long)?;
+    Ok(n.max(0) as usize)
+}
+
 /// Seals of a memfd that make its content final.
 pub const SEALS: i32 = libc::F_SEAL_SEAL | libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_WRITE;
 
