@@ -48,6 +48,7 @@ impl Stream {
             }
             // What is taken from the pipe now would be lost with a server whose keeper does not know of the ring.
             crate::marks::told().await;
+            log::warn("output is kept: nobody reads it", &[("id", &self.owner.id), ("stream", &self.name)]);
         }
         let now = Instant::now();
         let progress = now.checked_sub(PATIENCE).unwrap_or(now);
@@ -104,7 +105,6 @@ impl Stream {
                 self.pending.take();
                 *self.ring.borrow_mut() = Some(ring);
                 crate::marks::touch_process(&self.owner.id, &self.owner.exec);
-                log::warn("output is kept: nobody reads it", &fields);
                 true
             }
             Err(e) => {
