@@ -14,7 +14,7 @@ fn link_small(script: &str) {
 }
 
 /// `CONEX_PLAIN=1`: a program as any other, with its unwind tables and the C library's entry. What it lacks is for size and speed
-/// alone, so that every test passes with it.
+/// alone.
 fn plain() -> bool {
     println!("cargo:rerun-if-env-changed=CONEX_PLAIN");
     std::env::var_os("CONEX_PLAIN").is_some_and(|v| !v.is_empty())
