@@ -14,6 +14,7 @@ forbid() { # what, pattern, paths…
 forbid 'no unsafe outside runtime/sys' '\bunsafe\b *(\{|fn|impl)' '*.rs' ':!runtime/sys'
 # `run --seccomp-log` answers in threads, in the second program, which clones nothing itself.
 forbid 'no thread in the runtime' 'thread::spawn|thread::Builder|thread::scope' 'runtime/' ':!runtime/tools/src/seccomp/watch.rs' ':!runtime/tools/src/seccomp/agent.rs' ':!runtime/tools/src/seccomp/judge.rs'
+forbid 'plan has no side effect' 'std::fs::|File::|Command::|nix::(unistd|mount|fcntl|sys)::' 'runtime/plan/src/'
 forbid 'child never parses config.json' 'serde_json|oci::config::Spec' 'runtime/child/'
 forbid 'only main and log print' '\b(e?println|e?print)!' 'runtime/*/src/' 'runtime/src/' ':!runtime/src/main.rs' ':!runtime/*build.rs' ':!runtime/acts/src/log.rs' ':!runtime/tools/'
 forbid 'the shim never forks or enters a namespace, but for a pod that it is itself' '\b(fork|clone3|setns|unshare)\(' 'shim/' ':!shim/src/pod.rs'

@@ -34,19 +34,16 @@ fn survives(program: &[Insn], call: libc::c_long, registers: [u64; 6]) -> bool {
 pub(super) fn judge(p: &Process, program: &[Insn], execve: &Execve) -> Result<()> {
     // Any address on the stack: what it points to does not exist yet.
     let somewhere = (&raw const p).cast::<u8>() as u64;
+    let ambient = |what: i32, cap: u64| [libc::PR_CAP_AMBIENT as u64, what as u64, cap, 0, 0, 0];
     let mut calls = vec![("execve", libc::SYS_execve, execve.registers())];
     if !p.no_new_privileges {
         // The capabilities go after the filter has come.
         calls.push(("capget", libc::SYS_capget, [somewhere, somewhere, 0, 0, 0, 0]));
         calls.push(("capset", libc::SYS_capset, [somewhere, somewhere, 0, 0, 0, 0]));
-        const RAISE: u64 = libc::PR_CAP_AMBIENT_RAISE as u64;
-        let ambient = p.capabilities.ambient.iter().map(|cap| {
-            ("prctl", libc::SYS_prctl, [libc::PR_CAP_AMBIENT as u64, RAISE, u64::from(cap.index()), 0, 0, 0])
-        });
-        calls.extend(ambient);
+        let raise = |cap: u8| ambient(libc::PR_CAP_AMBIENT_RAISE, u64::from(cap));
+        calls.extend(p.capabilities.ambient.iter().map(|cap| ("prctl", libc::SYS_prctl, raise(cap.index()))));
     }
     // The ambient set is looked at in any case, and cleared; an error is no obstacle where there is none.
-    let ambient = |of: i32, cap: u64| [libc::PR_CAP_AMBIENT as u64, of as u64, cap, 0, 0, 0];
     let looks = [ambient(libc::PR_CAP_AMBIENT_IS_SET, 0), ambient(libc::PR_CAP_AMBIENT_CLEAR_ALL, 0)];
     let killed = !p.no_new_privileges && looks.iter().any(|r| !survives(program, libc::SYS_prctl, *r));
     let denied = calls.into_iter().find(|(_, call, registers)| !allows(program, *call, *registers));

@@ -1,6 +1,6 @@
 //! config.json → Spec → Plan: every check, default and look-up, with no side effect.
 //!
-//! This crate makes no system call (clippy.toml keeps it so). What it must know of a host is a value ([`facts::Facts`]), and
+//! This crate makes no system call (clippy.toml and tests/invariants.sh list what it may not use). What it must know of a host is a value ([`facts::Facts`]), and
 //! what a document makes it ask about a path is a question that it returns ([`questions::questions`]).
 //!
 //! [`make`] collects all problems of a document, each with the path of the value, before anything has happened.

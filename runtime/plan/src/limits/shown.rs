@@ -15,11 +15,8 @@ pub fn memory_used(v2: bool, read: impl Fn(&str) -> String) -> u64 {
     read(if v2 { "memory.current" } else { "memory.usage_in_bytes" }).trim().parse().unwrap_or(0)
 }
 
-/// What would undo writing `value` to a file that shows `text`; none if it takes other words than it shows.
+/// What would undo writing `value` to a file that shows `text`, and that [`can_be_put_back`].
 pub fn previous(file: &str, value: &str, text: &str) -> Option<String> {
-    if !can_be_put_back(file) {
-        return None;
-    }
     // Files with an entry for each device or interface take one at a time, and show none that has no limit.
     let key = value.split_once(' ').map(|(key, _)| key).filter(|_| file != "cpu.max");
     Some(match key {
