@@ -4,7 +4,8 @@
 use conex::cli;
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
-    let words: Vec<String> = data.split(|b| *b == 0).map(|w| conex::text::from_bytes(w).into_owned()).collect();
+    let words: Vec<String> =
+        data.split(|b| *b == 0).map(|w| conex::text::from_bytes(w).into_owned()).collect();
     let Ok((global, rest)) = cli::parse_global(&words) else { return };
     let _ = (global.value("root"), global.is_set("debug"));
     let Some(command) = rest.first().and_then(|name| cli::command(name)) else { return };

@@ -1,7 +1,7 @@
 //! Four hosts: v1, hybrid, v2 with systemd, and v2 for an unprivileged user.
 
-use conex::plan::hierarchy::Hierarchy;
 use conex::plan::facts::{CgroupFacts, Facts};
+use conex::plan::hierarchy::Hierarchy;
 
 pub fn hosts() -> [Facts; 4] {
     let h = |mount: &str, controllers: &[&str], v2| Hierarchy {
@@ -10,11 +10,16 @@ pub fn hosts() -> [Facts; 4] {
         v2,
     };
     let v1 = [
-        "cpu", "cpuacct", "cpuset", "memory", "pids", "devices", "freezer", "blkio", "net_cls", "net_prio", "rdma",
+        "cpu", "cpuacct", "cpuset", "memory", "pids", "devices", "freezer", "blkio", "net_cls",
+        "net_prio", "rdma",
     ];
     let v1: Vec<_> = v1.iter().map(|c| h(&format!("/sys/fs/cgroup/{c}"), &[c], false)).collect();
     let hybrid = [v1.clone(), vec![h("/sys/fs/cgroup/unified", &["hugetlb"], true)]].concat();
-    let v2 = vec![h("/sys/fs/cgroup", &["cpu", "cpuset", "memory", "io", "pids", "hugetlb", "rdma", "misc"], true)];
+    let v2 = vec![h(
+        "/sys/fs/cgroup",
+        &["cpu", "cpuset", "memory", "io", "pids", "hugetlb", "rdma", "misc"],
+        true,
+    )];
     let facts = |hierarchies: &Vec<Hierarchy>, rootless, systemd| Facts {
         rootless,
         capabilities: caps::all(),
@@ -23,12 +28,20 @@ pub fn hosts() -> [Facts; 4] {
         resctrl: !rootless,
         systemd,
         of_a_user: rootless,
-        cgroup: CgroupFacts { hierarchies: hierarchies.clone(), hugepage_sizes: vec!["2MB".into()] },
+        cgroup: CgroupFacts {
+            hierarchies: hierarchies.clone(),
+            hugepage_sizes: vec!["2MB".into()],
+        },
         root: Some(true),
         own_namespaces: vec![("/proc/1/ns/net".into(), "net"), ("/proc/self/ns/pid".into(), "pid")],
         setgroups_denied: rootless,
         initial_userns: !rootless,
         page: 4096,
     };
-    [facts(&v1, false, false), facts(&hybrid, false, false), facts(&v2, false, true), facts(&v2, true, false)]
+    [
+        facts(&v1, false, false),
+        facts(&hybrid, false, false),
+        facts(&v2, false, true),
+        facts(&v2, true, false),
+    ]
 }

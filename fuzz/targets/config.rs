@@ -14,7 +14,9 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
         Err(e) => return drop(e.to_string()),
     };
     for e in parsed.bad.iter().chain(&parsed.unknown) {
-        assert!(bundle::show::block(Level::Error, data, "config.json", e, true).contains("config.json"));
+        assert!(
+            bundle::show::block(Level::Error, data, "config.json", e, true).contains("config.json")
+        );
     }
     let spec = parsed.value;
     for (i, facts) in common::hosts().iter().enumerate() {
@@ -36,7 +38,11 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
                     let _ = (rules.program(), rules.v1_lines());
                 }
                 let cgroup = &plan.cgroup;
-                let _ = plan::limits::systemd::properties(&cgroup.limits, &cgroup.hierarchies, (None, 100_000));
+                let _ = plan::limits::systemd::properties(
+                    &cgroup.limits,
+                    &cgroup.hierarchies,
+                    (None, 100_000),
+                );
                 let _ = plan::limits::files(&cgroup.limits, &cgroup.hierarchies);
             }
             Err(errors) => {

@@ -10,7 +10,11 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
     }
     let _ = wire::decode(data);
     if let Ok(value) = gvariant::parse(&String::from_utf8_lossy(data)) {
-        let bytes = wire::call(1, wire::Method { to: Some("a.b"), path: "/x", interface: "i.f", member: "M" }, &[value.clone()]);
+        let bytes = wire::call(
+            1,
+            wire::Method { to: Some("a.b"), path: "/x", interface: "i.f", member: "M" },
+            &[value.clone()],
+        );
         assert_eq!(wire::length(bytes.first_chunk::<16>().unwrap()), Some(bytes.len()));
         assert_eq!(wire::decode(&bytes).unwrap().body, [value]);
     }

@@ -24,7 +24,10 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
             let mut check = Check::default();
             let mut limits = plan::resources::limits(&resources, &facts.cgroup, &mut check);
             let hierarchies = &facts.cgroup.hierarchies;
-            let _ = (check.finish(), plan::limits::systemd::properties(&limits, hierarchies, (Some(50_000), 100_000)));
+            let _ = (
+                check.finish(),
+                plan::limits::systemd::properties(&limits, hierarchies, (Some(50_000), 100_000)),
+            );
             plan::limits::both_halves(&mut limits, (None, 1));
             let _ = plan::limits::files(&limits, hierarchies);
         }

@@ -14,7 +14,16 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
         assert!(h.v2 || !h.controllers.is_empty() || h.mount_point.as_os_str().len() < data.len());
     }
     assert!(unescape(&text).as_bytes().len() <= data.len());
-    let _ = (figures::blocks(&text).count(), figures::io(&text).count(), figures::key(&text, "max"));
-    let _ = (figures::pressure(&text, "some"), conex::text::bit_set(&text), namespaces::sysctl_namespace(&text));
-    let _ = (unified::number("memory.max", &text), unified::means("io.max", &text), conex::verbs::kill::signal(&text));
+    let _ =
+        (figures::blocks(&text).count(), figures::io(&text).count(), figures::key(&text, "max"));
+    let _ = (
+        figures::pressure(&text, "some"),
+        conex::text::bit_set(&text),
+        namespaces::sysctl_namespace(&text),
+    );
+    let _ = (
+        unified::number("memory.max", &text),
+        unified::means("io.max", &text),
+        conex::verbs::kill::signal(&text),
+    );
 });

@@ -22,7 +22,10 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
                 let _ = events::timestamp(save::time(time)).encode_to_vec();
             }
         }
-        assert_eq!(Document::decode(&*document.encode_to_vec()).unwrap().records.len(), document.records.len());
+        assert_eq!(
+            Document::decode(&*document.encode_to_vec()).unwrap().records.len(),
+            document.records.len()
+        );
     }
     let _ = store::parse(&String::from_utf8_lossy(data));
     let fd = conex_sys::fd::memfd_data("ring").unwrap();

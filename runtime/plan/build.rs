@@ -16,5 +16,7 @@ fn sum(dir: &str) -> u64 {
     for file in files {
         bytes.extend(std::fs::read(&file).unwrap_or_else(|e| panic!("{}: {e}", file.display())));
     }
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x100_0000_01b3))
+    bytes
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x100_0000_01b3))
 }

@@ -33,7 +33,9 @@ impl Args {
     /// A number, or an error that names the flag.
     pub fn number<T: std::str::FromStr>(&self, name: &str) -> Result<Option<T>> {
         let Some(text) = self.value(name) else { return Ok(None) };
-        text.parse().map(Some).map_err(|_| usage(format!("invalid value {text:?} for flag --{name}: not a number")))
+        text.parse()
+            .map(Some)
+            .map_err(|_| usage(format!("invalid value {text:?} for flag --{name}: not a number")))
     }
     /// The log that the global flags ask for; an empty value is none.
     ///
@@ -66,7 +68,9 @@ pub fn parse(argv: &[String], table: &'static [Flag], reorder: bool) -> Result<A
             out.rest.extend(list.cloned());
             break;
         }
-        let Some(name) = arg.strip_prefix("--").or_else(|| arg.strip_prefix('-')).filter(|n| !n.is_empty()) else {
+        let Some(name) =
+            arg.strip_prefix("--").or_else(|| arg.strip_prefix('-')).filter(|n| !n.is_empty())
+        else {
             out.rest.push(arg.clone());
             if !reorder {
                 out.rest.extend(list.cloned());
@@ -81,7 +85,8 @@ pub fn parse(argv: &[String], table: &'static [Flag], reorder: bool) -> Result<A
         let Some(flag) = table.iter().find(|f| f.name == name || f.short == Some(name)) else {
             let known = table.iter().map(|f| f.name);
             let dashes = if arg.starts_with("--") { "--" } else { "-" };
-            let meant = text::closest(name, known).map_or(String::new(), |n| format!("; did you mean --{n}?"));
+            let meant = text::closest(name, known)
+                .map_or(String::new(), |n| format!("; did you mean --{n}?"));
             return Err(usage(format!("unknown flag {dashes}{name}{meant}")));
         };
         let given = match (flag.value, joined) {
@@ -92,9 +97,10 @@ pub fn parse(argv: &[String], table: &'static [Flag], reorder: bool) -> Result<A
                 _ => return Err(usage(format!("invalid boolean value {v:?} for -{name}"))),
             },
             (Some(_), Some(v)) => v,
-            (Some(_), None) => {
-                list.next().cloned().ok_or_else(|| usage(format!("flag needs an argument: -{name}")))?
-            }
+            (Some(_), None) => list
+                .next()
+                .cloned()
+                .ok_or_else(|| usage(format!("flag needs an argument: -{name}")))?,
         };
         out.flags.entry(flag.name).or_default().push(given);
     }
@@ -162,7 +168,8 @@ pub fn wrong_usage(command: &Command, e: &Error) -> String {
 
 pub fn global_help() -> String {
     let mut out = String::from("NAME:\n   conex - a low-level OCI container runtime\n\nUSAGE:\n   conex [global options] command [command options] [arguments...]\n\nCOMMANDS:\n");
-    let mut all: Vec<_> = COMMANDS.iter().map(|c| (c.name, c.help)).chain(TOOLS.iter().copied()).collect();
+    let mut all: Vec<_> =
+        COMMANDS.iter().map(|c| (c.name, c.help)).chain(TOOLS.iter().copied()).collect();
     all.sort_unstable();
     for (name, help) in all {
         out += &format!("   {name:<12}{help}\n");
@@ -222,7 +229,10 @@ mod tests {
     #[test]
     fn unknown_flags_and_missing_values() {
         let c = command("start").unwrap();
-        assert!(parse(&words("--nope ID"), c.flags, true).unwrap_err().what.contains("unknown flag --nope"));
+        assert!(parse(&words("--nope ID"), c.flags, true)
+            .unwrap_err()
+            .what
+            .contains("unknown flag --nope"));
         let c = command("create").unwrap();
         assert!(parse(&words("ID --bundle"), c.flags, true).is_err());
     }

@@ -73,7 +73,9 @@ fn run(global: &Args, rest: Vec<String>, log: Log) -> std::result::Result<i32, u
         }
     };
     let mut env = match env(global, args) {
-        Ok((root, cgroup_driver, cgroup_required, args)) => Env { root, cgroup_driver, cgroup_required, log, args },
+        Ok((root, cgroup_driver, cgroup_required, args)) => {
+            Env { root, cgroup_driver, cgroup_required, log, args }
+        }
         Err(e) => {
             log.fail(&e.to_string());
             return Err(1);
@@ -110,7 +112,10 @@ fn env(global: &Args, args: Args) -> Result<(std::path::PathBuf, Driver, bool, A
         "true" | "auto" => false,
         "false" => true,
         other => {
-            return Err(Error::new(Kind::Invalid, format!("--rootless {other:?}: expected true, false or auto")))
+            return Err(Error::new(
+                Kind::Invalid,
+                format!("--rootless {other:?}: expected true, false or auto"),
+            ))
         }
     };
     Ok((root, driver(global)?, required, args))
@@ -130,7 +135,8 @@ fn driver(global: &Args) -> Result<Driver> {
         Some("cgroupfs") => Ok(Driver::Cgroupfs),
         Some("disabled") => Ok(Driver::Disabled),
         Some(other) => {
-            let what = format!("--cgroup-manager {other:?}: expected cgroupfs, systemd or disabled");
+            let what =
+                format!("--cgroup-manager {other:?}: expected cgroupfs, systemd or disabled");
             Err(Error::new(Kind::Invalid, what))
         }
     }
@@ -147,7 +153,11 @@ fn message(name: &str, e: &Error) -> String {
 
 fn version() -> String {
     let commit = conex::REVISION;
-    format!("conex version {}\ncommit: {commit}\nspec: {}\n", env!("CARGO_PKG_VERSION"), conex::oci::SPEC_VERSION)
+    format!(
+        "conex version {}\ncommit: {commit}\nspec: {}\n",
+        env!("CARGO_PKG_VERSION"),
+        conex::oci::SPEC_VERSION
+    )
 }
 
 /// A caller may have closed 0, 1 or 2; the next file to be opened would take that number and be mistaken for it.

@@ -51,7 +51,9 @@ impl Args {
                 "bundle" => &mut out.bundle,
                 _ => return Err(format!("flag provided but not defined: -{name}")),
             };
-            *place = value.or_else(|| list.next()).ok_or_else(|| format!("flag needs an argument: -{name}"))?;
+            *place = value
+                .or_else(|| list.next())
+                .ok_or_else(|| format!("flag needs an argument: -{name}"))?;
         }
         Ok(out)
     }
@@ -63,7 +65,12 @@ impl Args {
 /// Says which value is not one.
 pub fn check_name(what: &str, name: &str) -> Result<(), String> {
     let plain = |c: char| c.is_ascii_alphanumeric() || "_-.+".contains(c);
-    if name.is_empty() || name.len() > 1024 || name == "." || name == ".." || !name.chars().all(plain) {
+    if name.is_empty()
+        || name.len() > 1024
+        || name == "."
+        || name == ".."
+        || !name.chars().all(plain)
+    {
         return Err(format!("{what} {name:?} is not an identifier"));
     }
     Ok(())
@@ -82,7 +89,10 @@ mod tests {
         let a =
             parse("-namespace k8s.io -address /run/c.sock -publish-binary /usr/bin/containerd -id x -debug start")
                 .unwrap();
-        assert_eq!((a.namespace.as_str(), a.id.as_str(), a.action.as_str()), ("k8s.io", "x", "start"));
+        assert_eq!(
+            (a.namespace.as_str(), a.id.as_str(), a.action.as_str()),
+            ("k8s.io", "x", "start")
+        );
         assert!(a.debug);
         assert_eq!(parse("--namespace=a --id=b delete").unwrap().action, "delete");
         assert!(!parse("-debug=false").unwrap().debug);

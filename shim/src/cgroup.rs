@@ -1,7 +1,7 @@
 //! The shim's own cgroup: `shim_cgroup` of `containerd.runc.v1.Options`.
 
 use crate::log;
-use crate::status::{Call, Result};
+use crate::status::{During, Result};
 use conex_cgroup::hierarchy::{hierarchies, Hierarchy};
 use std::path::{Path, PathBuf};
 
@@ -33,7 +33,8 @@ pub fn place(pid: i32, cgroup: &str) -> Result<()> {
         let mut tries = 0;
         loop {
             let entered = make(&dir, &h.mount_point).and_then(|()| {
-                std::fs::write(&file, pid.to_string()).call(|| format!("write({}, {pid})", file.display()))
+                std::fs::write(&file, pid.to_string())
+                    .during(|| format!("write({}, {pid})", file.display()))
             });
             match entered {
                 // The last shim in it has just taken it away, or its parent.
@@ -57,14 +58,16 @@ fn make(dir: &Path, top: &Path) -> Result<()> {
             }
         }
         Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
-        other => other.call(|| format!("mkdir({})", dir.display()))?,
+        other => other.during(|| format!("mkdir({})", dir.display()))?,
     }
     for name in ["cpuset.cpus", "cpuset.mems"] {
         let file = dir.join(name);
         // Not of v2, where empty means all.
-        if std::fs::read_to_string(&file).is_ok_and(|t| t.trim().is_empty()) && !dir.join("cgroup.type").exists() {
+        if std::fs::read_to_string(&file).is_ok_and(|t| t.trim().is_empty())
+            && !dir.join("cgroup.type").exists()
+        {
             let text = std::fs::read_to_string(parent.join(name)).unwrap_or_default();
-            std::fs::write(&file, text.trim()).call(|| format!("write({})", file.display()))?;
+            std::fs::write(&file, text.trim()).during(|| format!("write({})", file.display()))?;
         }
     }
     Ok(())

@@ -4,7 +4,7 @@ use crate::args::{check_name, Args};
 use crate::report::events::timestamp;
 use crate::rootfs;
 use crate::runtime::Runtime;
-use crate::status::{unknown, Call, Result};
+use crate::status::{unknown, During, Result};
 use conex_proto::task::{DeleteRequest, DeleteResponse, ShutdownRequest};
 use prost::Message;
 use std::path::PathBuf;
@@ -14,25 +14,33 @@ use std::time::{Duration, SystemTime};
 pub async fn main(args: &Args, reaper: &std::rc::Rc<crate::reap::Reaper>) -> Result<Vec<u8>> {
     check_name("id", &args.id).map_err(unknown)?;
     let bundle = match args.bundle.as_str() {
-        "" => std::env::current_dir().call(|| "getcwd".into())?,
+        "" => std::env::current_dir().during(|| "getcwd".into())?,
         b => PathBuf::from(b),
     };
-    let runtime = std::fs::read(bundle.join("options.json")).ok().and_then(|t| serde_json::from_slice(&t).ok());
+    let runtime = std::fs::read(bundle.join("options.json"))
+        .ok()
+        .and_then(|t| serde_json::from_slice(&t).ok());
     // Without it the shim died before it could make anything.
     if let Some(runtime) = runtime {
         let runtime = Runtime { bundle: bundle.clone(), ..runtime };
         let line: [&std::ffi::OsStr; 3] = ["delete".as_ref(), "--force".as_ref(), args.id.as_ref()];
-        let removed = runtime.run(reaper, "delete", &line, crate::runtime::Streams::default()).await;
-        if let Err(e) =
-            removed.as_ref().map(drop).or_else(|e| if e.code == crate::status::NOT_FOUND { Ok(()) } else { Err(e) })
-        {
+        let removed =
+            runtime.run(reaper, "delete", &line, crate::runtime::Streams::default()).await;
+        if let Err(e) = removed.as_ref().map(drop).or_else(|e| {
+            if e.code == crate::status::NOT_FOUND {
+                Ok(())
+            } else {
+                Err(e)
+            }
+        }) {
             // containerd logs it, and goes on: what follows must happen all the same.
             eprintln!("{}", e.message);
         }
     }
     release(&bundle, &args.id).await;
     rootfs::unmount(&bundle.join("rootfs"));
-    let pid = std::fs::read_to_string(bundle.join("init.pid")).ok().and_then(|t| t.trim().parse().ok());
+    let pid =
+        std::fs::read_to_string(bundle.join("init.pid")).ok().and_then(|t| t.trim().parse().ok());
     Ok(DeleteResponse {
         pid: pid.unwrap_or(0),
         exit_status: 128 + libc::SIGKILL as u32,

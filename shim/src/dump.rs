@@ -13,7 +13,13 @@ pub fn write(server: &Server) {
             ("connections", &server.connections.open().len().to_string()),
             (
                 "requests",
-                &server.connections.open().iter().map(|c| c.pending.borrow().len()).sum::<usize>().to_string(),
+                &server
+                    .connections
+                    .open()
+                    .iter()
+                    .map(|c| c.pending.borrow().len())
+                    .sum::<usize>()
+                    .to_string(),
             ),
             ("events", &service.events.waiting().len().to_string()),
             ("descriptors", &descriptors.to_string()),

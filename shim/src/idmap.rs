@@ -1,6 +1,6 @@
 //! Mounts of a rootfs with mapped ids: `uidmap=0:100000:65536[,…]`, `gidmap=…` (mount_setattr(2), Linux 5.12).
 
-use crate::status::{invalid, Call, Result};
+use crate::status::{invalid, During, Result};
 use conex_plan::namespaces::Maps;
 use conex_plan::oci::config::IdMapping;
 use conex_sys::mount::{mount_setattr, move_mount, open_tree_clone, MountAttr, ATTR_IDMAP};
@@ -21,9 +21,9 @@ pub fn namespace(options: &[String]) -> Result<Option<OwnedFd>> {
     let maps = Maps { uid: list("uidmap=")?, gid: list("gidmap=")? };
     match (maps.uid.is_empty(), maps.gid.is_empty()) {
         (true, true) => Ok(None),
-        (false, false) => {
-            conex_host::userns::namespace_with(&maps).call(|| "user namespace of the mapping".into()).map(Some)
-        }
+        (false, false) => conex_host::userns::namespace_with(&maps)
+            .during(|| "user namespace of the mapping".into())
+            .map(Some),
         _ => Err(invalid("mount options: uidmap and gidmap must be given together")),
     }
 }
@@ -40,20 +40,22 @@ fn mapping(text: &str, key: &str) -> Result<IdMapping> {
 
 /// A detached copy of the mount at `path`, with mapped ids.
 pub fn tree(path: &Path, recursive: bool, namespace: &OwnedFd) -> Result<OwnedFd> {
-    let root = open("/", OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()).call(|| "open(/)".into())?;
-    let tree =
-        open_tree_clone(root.as_fd(), path, recursive, true).call(|| format!("open_tree({})", path.display()))?;
-    let attr = MountAttr { set: ATTR_IDMAP, userns: namespace.as_raw_fd() as u64, ..MountAttr::default() };
+    let root =
+        open("/", OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()).during(|| "open(/)".into())?;
+    let tree = open_tree_clone(root.as_fd(), path, recursive, true)
+        .during(|| format!("open_tree({})", path.display()))?;
+    let attr =
+        MountAttr { set: ATTR_IDMAP, userns: namespace.as_raw_fd() as u64, ..MountAttr::default() };
     mount_setattr(tree.as_fd(), recursive, &attr)
-        .call(|| format!("mount_setattr({}, MOUNT_ATTR_IDMAP)", path.display()))?;
+        .during(|| format!("mount_setattr({}, MOUNT_ATTR_IDMAP)", path.display()))?;
     Ok(tree)
 }
 
 /// Attaches a detached mount.
 pub fn attach(tree: &OwnedFd, target: &Path) -> Result<()> {
     let at = open(target, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())
-        .call(|| format!("open({})", target.display()))?;
-    move_mount(tree.as_fd(), at.as_fd()).call(|| format!("move_mount({})", target.display()))
+        .during(|| format!("open({})", target.display()))?;
+    move_mount(tree.as_fd(), at.as_fd()).during(|| format!("move_mount({})", target.display()))
 }
 
 /// The options of an overlay with each lower layer replaced by a mapped copy, which the descriptors keep alive until

@@ -11,15 +11,20 @@ fn main() {
     // Whatever containerd's is, nobody else writes what is made from here on, by the runtime neither.
     let umask = nix::sys::stat::umask(Mode::S_IWGRP | Mode::S_IWOTH);
     nix::sys::stat::umask(umask | Mode::S_IWGRP | Mode::S_IWOTH);
-    let given = std::env::args_os().skip(1).map(|a| conex_plan::text::from_bytes(a.as_bytes()).into_owned());
+    let given = std::env::args_os()
+        .skip(1)
+        .map(|a| conex_plan::text::from_bytes(a.as_bytes()).into_owned());
     let args = match Args::parse(given) {
         Ok(args) => args,
         Err(e) => fail(&e),
     };
     if args.version {
         let name = env!("CARGO_BIN_NAME");
-        let text =
-            format!("{name}:\n  Version:  {}\n  Revision: {}\n", env!("CARGO_PKG_VERSION"), conex_plan::REVISION);
+        let text = format!(
+            "{name}:\n  Version:  {}\n  Revision: {}\n",
+            env!("CARGO_PKG_VERSION"),
+            conex_plan::REVISION
+        );
         answer(Ok(text.into_bytes()));
         return;
     }

@@ -1,7 +1,7 @@
 //! The namespaces of a pod that has no pause process: the shim itself is in them, so that they live as long as it does
 //! and containerd finds them at /proc/<shim>/ns. Its tasks then join them, or inherit them from the runtime.
 
-use crate::status::{invalid, unimplemented, Call, Result};
+use crate::status::{invalid, unimplemented, During, Result};
 use conex_proto::cri::{NamespaceMode, NamespaceOption, PodSandboxConfig};
 use conex_proto::Any;
 use conex_sys::proc::{setns, unshare};
@@ -36,21 +36,28 @@ pub fn enter(config: Option<PodSandboxConfig>, netns: &str) -> Result<Entered> {
     let uts = options.network != NODE;
     let ipc = options.ipc != NODE;
     let sysctls = checked(&linux.sysctls, network, ipc)?;
-    let names: Vec<&str> =
-        [(network, "net"), (uts, "uts"), (ipc, "ipc")].into_iter().filter(|n| n.0).map(|n| n.1).collect();
+    let names: Vec<&str> = [(network, "net"), (uts, "uts"), (ipc, "ipc")]
+        .into_iter()
+        .filter(|n| n.0)
+        .map(|n| n.1)
+        .collect();
     let old = own_namespaces(&names)?;
     let change = || {
         if network {
-            let file = std::fs::File::open(netns).call(|| format!("open({netns})"))?;
-            setns(file.as_fd(), libc::CLONE_NEWNET).call(|| format!("setns({netns}, CLONE_NEWNET)"))?;
+            let file = std::fs::File::open(netns).during(|| format!("open({netns})"))?;
+            setns(file.as_fd(), libc::CLONE_NEWNET)
+                .during(|| format!("setns({netns}, CLONE_NEWNET)"))?;
         }
-        let own = if uts { libc::CLONE_NEWUTS } else { 0 } | if ipc { libc::CLONE_NEWIPC } else { 0 };
-        unshare(own).call(|| format!("unshare({own:#x})"))?;
+        let own =
+            if uts { libc::CLONE_NEWUTS } else { 0 } | if ipc { libc::CLONE_NEWIPC } else { 0 };
+        unshare(own).during(|| format!("unshare({own:#x})"))?;
         if uts && !config.hostname.is_empty() {
-            nix::unistd::sethostname(&config.hostname).call(|| format!("sethostname({:?})", config.hostname))?;
+            nix::unistd::sethostname(&config.hostname)
+                .during(|| format!("sethostname({:?})", config.hostname))?;
         }
         for (path, value) in sysctls {
-            std::fs::write(&path, value).call(|| format!("linux.sysctls: write({path}, {value:?})"))?;
+            std::fs::write(&path, value)
+                .during(|| format!("linux.sysctls: write({path}, {value:?})"))?;
         }
         own_namespaces(&names)
     };
@@ -81,7 +88,9 @@ impl Entered {
 /// Enters all of them or none.
 pub fn join_all(namespaces: &[OwnedFd]) -> Result<()> {
     let old = own_namespaces(&["net", "uts", "ipc"])?;
-    join(namespaces).call(|| "setns".into()).inspect_err(|_| Entered { old, new: Vec::new() }.undo())
+    join(namespaces)
+        .during(|| "setns".into())
+        .inspect_err(|_| Entered { old, new: Vec::new() }.undo())
 }
 
 /// Enters them, whatever kinds they are.
@@ -92,7 +101,7 @@ fn join(namespaces: &[OwnedFd]) -> nix::Result<()> {
 fn own_namespaces(names: &[&str]) -> Result<Vec<OwnedFd>> {
     let open = |name: &&str| {
         let path = format!("/proc/thread-self/ns/{name}");
-        std::fs::File::open(&path).map(OwnedFd::from).call(|| format!("open({path})"))
+        std::fs::File::open(&path).map(OwnedFd::from).during(|| format!("open({path})"))
     };
     names.iter().map(open).collect()
 }

@@ -5,7 +5,7 @@
 //! looked, so neither a process that ends within the runtime's call nor a reused pid can be mistaken. Everything else
 //! that is left to this process is reaped here.
 
-use crate::status::{Call, Result};
+use crate::status::{During, Result};
 use conex_sys::proc::{self, Waited};
 use nix::errno::Errno;
 use nix::sys::wait::{waitid, waitpid, Id, WaitPidFlag};
@@ -152,7 +152,11 @@ impl Reaper {
             let status = match proc::pidfd_exit_status(pidfd.as_fd()) {
                 Ok(Some(wait)) if libc::WIFSIGNALED(wait) => 128 + libc::WTERMSIG(wait) as u32,
                 Ok(Some(wait)) => libc::WEXITSTATUS(wait) as u32,
-                _ if conex_acts::identity::proc_stat(pid).is_some_and(|(letter, _)| letter == 'Z') => continue,
+                _ if conex_acts::identity::proc_stat(pid)
+                    .is_some_and(|(letter, _)| letter == 'Z') =>
+                {
+                    continue
+                }
                 _ => break,
             };
             return Exit { status, at: SystemTime::now() };
@@ -169,16 +173,17 @@ impl Reaper {
     /// The same, but the process is reaped only with the second value: should this server be killed before somebody else
     /// knows of the end, the next parent finds the zombie.
     pub async fn seen(self: &Rc<Self>, pid: i32, pidfd: OwnedFd) -> Result<(Exit, Zombie)> {
-        let fd = conex_sys::ready::readable(pidfd).call(|| format!("epoll_ctl(pidfd of {pid})"))?;
+        let fd =
+            conex_sys::ready::readable(pidfd).during(|| format!("epoll_ctl(pidfd of {pid})"))?;
         let exit = |status| Exit { status, at: SystemTime::now() };
         let exit = loop {
-            let mut guard = fd.readable().await.call(|| "epoll_wait".to_string())?;
+            let mut guard = fd.readable().await.during(|| "epoll_wait".to_string())?;
             match proc::peek_pidfd(fd.get_ref().as_fd()) {
                 Ok(Waited::Running) => guard.clear_ready(),
                 Ok(Waited::Exited(code)) => break exit(code as u32),
                 Ok(Waited::Signaled(n)) => break exit(128 + n as u32),
                 Err(Errno::ECHILD) => break self.of_another(pid, fd.get_ref()).await,
-                Err(e) => return Err(e).call(|| format!("waitid(pidfd of {pid})")),
+                Err(e) => return Err(e).during(|| format!("waitid(pidfd of {pid})")),
             }
         };
         Ok((exit, Zombie { pid, pidfd: fd.into_inner(), reaper: self.clone() }))
@@ -202,7 +207,7 @@ impl Drop for Zombie {
 
 /// A pidfd of a child of ours, or of a process known by its start time.
 pub fn pidfd(pid: i32) -> Result<OwnedFd> {
-    proc::pidfd_open(Pid::from_raw(pid)).call(|| format!("pidfd_open({pid})"))
+    proc::pidfd_open(Pid::from_raw(pid)).during(|| format!("pidfd_open({pid})"))
 }
 
 thread_local! {

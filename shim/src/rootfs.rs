@@ -1,7 +1,7 @@
 //! The mounts that containerd asks for below a bundle's rootfs.
 
 use crate::idmap;
-use crate::status::{invalid, Call, Result};
+use crate::status::{invalid, During, Result};
 use conex_proto::types::Mount;
 use nix::fcntl::OFlag;
 use nix::mount::{mount, umount2, MntFlags, MsFlags};
@@ -16,11 +16,12 @@ pub fn mount_all(mounts: &[Mount], rootfs: &Path) -> Result<()> {
     if mounts.is_empty() {
         return Ok(());
     }
-    std::fs::create_dir_all(rootfs).call(|| format!("mkdir({})", rootfs.display()))?;
+    std::fs::create_dir_all(rootfs).during(|| format!("mkdir({})", rootfs.display()))?;
     for (i, m) in mounts.iter().enumerate() {
         let target = target(rootfs, &m.target);
         if let Err(mut e) = mount_one(m, &target) {
-            e.message = format!("failed to mount rootfs component {i} ({}): {}", m.r#type, e.message);
+            e.message =
+                format!("failed to mount rootfs component {i} ({}): {}", m.r#type, e.message);
             unmount(rootfs);
             return Err(e);
         }
@@ -30,7 +31,8 @@ pub fn mount_all(mounts: &[Mount], rootfs: &Path) -> Result<()> {
 
 /// Where a mount goes: the rootfs, or a place below it that cannot lead out of it.
 pub fn target(rootfs: &Path, below: &str) -> PathBuf {
-    let parts = Path::new(below).components().filter(|c| matches!(c, std::path::Component::Normal(_)));
+    let parts =
+        Path::new(below).components().filter(|c| matches!(c, std::path::Component::Normal(_)));
     let mut out = rootfs.to_path_buf();
     out.extend(parts);
     out
@@ -55,20 +57,24 @@ fn mount_one(m: &Mount, target: &Path) -> Result<()> {
             Some((f, true)) if is_propagation(f) => propagation |= f,
             Some((f, true)) => flags |= f,
             Some((f, false)) => flags &= !f,
-            None if option == "loop" || option.starts_with("uidmap=") || option.starts_with("gidmap=") => {}
+            None if option == "loop"
+                || option.starts_with("uidmap=")
+                || option.starts_with("gidmap=") => {}
             None if option.starts_with("X-containerd.") || option == "defaults" => {}
             None => data.push(option.clone()),
         }
     }
     let namespace = idmap::namespace(&m.options)?;
     // Both must live until the mount is made.
-    let device = if m.options.iter().any(|o| o == "loop") { Some(loop_device(m, flags)?) } else { None };
+    let device =
+        if m.options.iter().any(|o| o == "loop") { Some(loop_device(m, flags)?) } else { None };
     let source = device.as_ref().map_or(Path::new(&m.source), |d| Path::new(&d.1));
     let _layers = match &namespace {
         Some(ns) if m.r#type == "overlay" => idmap::layers(&mut data, ns)?,
         _ => Vec::new(),
     };
-    let call = |what: &str| format!("mount({}, {}, {what}{})", m.source, target.display(), m.r#type);
+    let call =
+        |what: &str| format!("mount({}, {}, {what}{})", m.source, target.display(), m.r#type);
     if m.r#type == "bind" || flags.contains(MsFlags::MS_BIND) {
         bind(source, target, flags, namespace.as_ref(), &call)?;
     } else {
@@ -79,17 +85,21 @@ fn mount_one(m: &Mount, target: &Path) -> Result<()> {
         let length = short.as_ref().map_or(text.len(), |(_, t)| t.len());
         if length >= PAGE {
             // The kernel would cut it off without a word.
-            return Err(invalid(format!("options of {length} bytes: mount(2) takes less than {PAGE}")));
+            return Err(invalid(format!(
+                "options of {length} bytes: mount(2) takes less than {PAGE}"
+            )));
         }
         match short {
             Some((dir, text)) => {
                 from(&dir, || mount(Some(source), target, Some(kind), flags, Some(text.as_str())))?
             }
-            None => mount(Some(source), target, Some(kind), flags, Some(text.as_str())).call(|| call(""))?,
+            None => mount(Some(source), target, Some(kind), flags, Some(text.as_str()))
+                .during(|| call(""))?,
         }
     }
     if !propagation.is_empty() {
-        mount(None::<&str>, target, None::<&str>, propagation, None::<&str>).call(|| call("propagation, "))?;
+        mount(None::<&str>, target, None::<&str>, propagation, None::<&str>)
+            .during(|| call("propagation, "))?;
     }
     Ok(())
 }
@@ -105,28 +115,37 @@ fn bind(
     let recursive = flags & MsFlags::MS_REC;
     match namespace {
         Some(ns) => idmap::attach(&idmap::tree(source, !recursive.is_empty(), ns)?, target)?,
-        None => mount(Some(source), target, None::<&str>, MsFlags::MS_BIND | recursive, None::<&str>)
-            .call(|| call("MS_BIND, "))?,
+        None => {
+            mount(Some(source), target, None::<&str>, MsFlags::MS_BIND | recursive, None::<&str>)
+                .during(|| call("MS_BIND, "))?
+        }
     }
     let rest = flags & !(MsFlags::MS_BIND | MsFlags::MS_REC);
     if rest.is_empty() {
         return Ok(());
     }
     let again = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | rest;
-    mount(None::<&str>, target, None::<&str>, again, None::<&str>).call(|| call("MS_REMOUNT, "))
+    mount(None::<&str>, target, None::<&str>, again, None::<&str>).during(|| call("MS_REMOUNT, "))
 }
 
 /// A loop device for the file that is the source.
 fn loop_device(m: &Mount, flags: MsFlags) -> Result<(OwnedFd, String)> {
     let read_only = flags.contains(MsFlags::MS_RDONLY);
     let access = if read_only { OFlag::O_RDONLY } else { OFlag::O_RDWR };
-    let file = nix::fcntl::open(m.source.as_str(), access | OFlag::O_CLOEXEC, nix::sys::stat::Mode::empty())
-        .call(|| format!("open({})", m.source))?;
-    conex_sys::loopdev::attach(file.as_fd(), read_only).call(|| format!("ioctl(LOOP_CONFIGURE, {})", m.source))
+    let file = nix::fcntl::open(
+        m.source.as_str(),
+        access | OFlag::O_CLOEXEC,
+        nix::sys::stat::Mode::empty(),
+    )
+    .during(|| format!("open({})", m.source))?;
+    conex_sys::loopdev::attach(file.as_fd(), read_only)
+        .during(|| format!("ioctl(LOOP_CONFIGURE, {})", m.source))
 }
 
 fn is_propagation(f: MsFlags) -> bool {
-    f.intersects(MsFlags::MS_PRIVATE | MsFlags::MS_SHARED | MsFlags::MS_SLAVE | MsFlags::MS_UNBINDABLE)
+    f.intersects(
+        MsFlags::MS_PRIVATE | MsFlags::MS_SHARED | MsFlags::MS_SLAVE | MsFlags::MS_UNBINDABLE,
+    )
 }
 
 /// The options of mount(8) that are flags, and whether they set or clear.
@@ -188,11 +207,11 @@ pub fn shorter(kind: &str, text: &str) -> Option<(PathBuf, String)> {
 
 /// Calls with another working directory; there is one thread, and it does not pause here.
 fn from(dir: &Path, call: impl FnOnce() -> nix::Result<()>) -> Result<()> {
-    let here = std::fs::File::open(".").call(|| "open(.)".into())?;
-    nix::unistd::chdir(dir).call(|| format!("chdir({})", dir.display()))?;
+    let here = std::fs::File::open(".").during(|| "open(.)".into())?;
+    nix::unistd::chdir(dir).during(|| format!("chdir({})", dir.display()))?;
     let result = call();
-    nix::unistd::fchdir(&here).call(|| "fchdir".into())?;
-    result.call(|| format!("mount(overlay) in {}", dir.display()))
+    nix::unistd::fchdir(&here).during(|| "fchdir".into())?;
+    result.during(|| format!("mount(overlay) in {}", dir.display()))
 }
 
 #[cfg(test)]
@@ -201,18 +220,23 @@ mod tests {
 
     #[test]
     fn a_target_stays_below() {
-        for (below, want) in [("", "/r"), ("a/b", "/r/a/b"), ("/a", "/r/a"), ("../../etc", "/r/etc")] {
+        for (below, want) in
+            [("", "/r"), ("a/b", "/r/a/b"), ("/a", "/r/a"), ("../../etc", "/r/etc")]
+        {
             assert_eq!(target(Path::new("/r"), below), Path::new(want));
         }
     }
 
     #[test]
     fn many_layers_are_named_from_their_common_directory() {
-        let layers: Vec<String> = (0..120).map(|i| format!("/var/lib/containerd/snapshots/{i}/fs")).collect();
+        let layers: Vec<String> =
+            (0..120).map(|i| format!("/var/lib/containerd/snapshots/{i}/fs")).collect();
         let text = format!("workdir=/w,upperdir=/u,lowerdir={}", layers.join(":"));
         let (dir, short) = shorter("overlay", &text).unwrap();
         assert_eq!(dir, Path::new("/var/lib/containerd/snapshots"));
-        assert!(short.starts_with("workdir=/w,upperdir=/u,lowerdir=0/fs:1/fs:") && short.len() < 2000);
+        assert!(
+            short.starts_with("workdir=/w,upperdir=/u,lowerdir=0/fs:1/fs:") && short.len() < 2000
+        );
         assert!(shorter("overlay", "lowerdir=/a:/b").is_none());
     }
 }

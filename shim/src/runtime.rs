@@ -1,7 +1,7 @@
 //! Any OCI runtime as a command line: the one place where it is executed.
 
 use crate::reap::Reaper;
-use crate::status::{self, Call, Failure, Result};
+use crate::status::{self, During, Failure, Result};
 use conex_sys::fd::memfd_data;
 use serde::{Deserialize, Serialize};
 use std::cell::Cell;
@@ -105,7 +105,9 @@ impl Runtime {
             Ok((0, output)) => Ok(output),
             Ok((code, output)) => {
                 let told = message.or(Some(output.trim().to_string()).filter(|o| !o.is_empty()));
-                let told = told.unwrap_or_else(|| format!("{} exited with status {code}", self.binary.display()));
+                let told = told.unwrap_or_else(|| {
+                    format!("{} exited with status {code}", self.binary.display())
+                });
                 Err(classify(what, &told))
             }
         }
@@ -122,11 +124,11 @@ pub async fn execute(
 ) -> Result<(u32, String)> {
     let capture = streams.stdout.is_none();
     // A file in memory, not a pipe: nothing has to be read while the runtime runs.
-    let mut output = std::fs::File::from(memfd_data("output").call(|| "memfd_create".into())?);
+    let mut output = std::fs::File::from(memfd_data("output").during(|| "memfd_create".into())?);
     let shared = || output.try_clone().map(Stdio::from);
     command.stdin(streams.stdin.map_or_else(Stdio::null, Stdio::from));
     if capture {
-        command.stdout(shared().call(|| "dup".into())?).stderr(shared().call(|| "dup".into())?);
+        command.stdout(shared().during(|| "dup".into())?).stderr(shared().during(|| "dup".into())?);
     } else {
         command.stdout(streams.stdout.map_or_else(Stdio::null, Stdio::from));
         command.stderr(streams.stderr.map_or_else(Stdio::null, Stdio::from));
@@ -164,8 +166,9 @@ fn not_executed(command: &Command, e: &std::io::Error) -> Failure {
     if e.kind() == std::io::ErrorKind::NotFound && !program.contains('/') {
         return status::unknown(format!("exec: {program:?}: executable file not found in $PATH"));
     }
-    let why =
-        e.raw_os_error().map_or_else(|| e.to_string(), |n| nix::errno::Errno::from_raw(n).desc().to_lowercase());
+    let why = e
+        .raw_os_error()
+        .map_or_else(|| e.to_string(), |n| nix::errno::Errno::from_raw(n).desc().to_lowercase());
     status::unknown(format!("fork/exec {program}: {why}"))
 }
 
@@ -177,9 +180,9 @@ fn default_binary() -> PathBuf {
 
 /// What a file holds, as the stdin of a runtime.
 pub fn input(text: &[u8]) -> Result<OwnedFd> {
-    let fd = memfd_data("input").call(|| "memfd_create".into())?;
+    let fd = memfd_data("input").during(|| "memfd_create".into())?;
     let mut file = std::fs::File::from(fd);
-    file.write_all(text).and_then(|()| file.rewind()).call(|| "write(memfd)".into())?;
+    file.write_all(text).and_then(|()| file.rewind()).during(|| "write(memfd)".into())?;
     Ok(file.into())
 }
 

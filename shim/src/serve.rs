@@ -3,7 +3,7 @@
 use crate::args::Args;
 use crate::report::events::Publisher;
 use crate::rpc::server::{self, Connections};
-use crate::status::{Call, Result};
+use crate::status::{During, Result};
 use crate::survival::{document, resume, store, upgrade, Server};
 use crate::task::service::Service;
 use crate::{dump, log};
@@ -20,32 +20,41 @@ const LISTENER: i32 = 3;
 
 /// Runs a future on this thread, with what it spawns.
 pub fn block_on<T>(future: impl std::future::Future<Output = T>) -> Result<T> {
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().build().call(|| "epoll_create1".into())?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .during(|| "epoll_create1".into())?;
     Ok(tokio::task::LocalSet::new().block_on(&runtime, future))
 }
 
 pub fn main(args: &Args) -> Result<()> {
-    conex_sys::proc::set_child_subreaper().call(|| "prctl(PR_SET_CHILD_SUBREAPER)".into())?;
-    let bundle = std::env::current_dir().call(|| "getcwd".into())?;
+    conex_sys::proc::set_child_subreaper().during(|| "prctl(PR_SET_CHILD_SUBREAPER)".into())?;
+    let bundle = std::env::current_dir().during(|| "getcwd".into())?;
     log::open(&bundle, args.debug);
     let saved = document::inherited()?;
     let number = saved.as_ref().map_or(LISTENER, |s| s.0);
     if !conex_sys::fd::is_open(number) {
-        return Err(crate::status::unknown("no listener as descriptor 3: the server is started by `start`"));
+        return Err(crate::status::unknown(
+            "no listener as descriptor 3: the server is started by `start`",
+        ));
     }
     let listener = conex_sys::fd::adopt(number);
-    conex_sys::fd::set_cloexec(number).call(|| "fcntl(F_SETFD)".into())?;
+    conex_sys::fd::set_cloexec(number).during(|| "fcntl(F_SETFD)".into())?;
     block_on(serve(args, listener, saved))?
 }
 
 async fn serve(args: &Args, listener: OwnedFd, saved: Option<(RawFd, Vec<Record>)>) -> Result<()> {
     let number = listener.as_raw_fd();
     let listener = StdListener::from(listener);
-    listener.set_nonblocking(true).call(|| "fcntl(O_NONBLOCK)".into())?;
-    let path = listener.local_addr().ok().and_then(|a| a.as_pathname().map(std::path::Path::to_path_buf));
-    let listener = Rc::new(UnixListener::from_std(listener).call(|| "epoll_ctl(listener)".into())?);
-    let events = Rc::new(Publisher::new(&std::env::var("TTRPC_ADDRESS").unwrap_or_default(), &args.namespace));
+    listener.set_nonblocking(true).during(|| "fcntl(O_NONBLOCK)".into())?;
+    let path =
+        listener.local_addr().ok().and_then(|a| a.as_pathname().map(std::path::Path::to_path_buf));
+    let listener =
+        Rc::new(UnixListener::from_std(listener).during(|| "epoll_ctl(listener)".into())?);
+    let events = Rc::new(Publisher::new(
+        &std::env::var("TTRPC_ADDRESS").unwrap_or_default(),
+        &args.namespace,
+    ));
     let service = Rc::new(Service::new(&args.namespace, events.clone(), crate::reap::reaper()));
     let sending = events.clone();
     tokio::task::spawn_local(async move { sending.run().await });
@@ -122,7 +131,7 @@ struct Signals {
 
 impl Signals {
     fn new() -> Result<Signals> {
-        let open = |kind| signal(kind).call(|| "sigaction".into());
+        let open = |kind| signal(kind).during(|| "sigaction".into());
         Ok(Signals {
             child: open(SignalKind::child())?,
             dump: open(SignalKind::user_defined1())?,

@@ -1,7 +1,7 @@
 //! `start`: makes the socket, starts the server behind it, tells containerd where it is.
 
 use crate::args::{check_name, Args};
-use crate::status::{unknown, Call, Result};
+use crate::status::{unknown, During, Result};
 use crate::task::container::Config;
 use conex_proto::bootstrap::{BootstrapParams, BootstrapResult};
 use conex_proto::{runc, Any};
@@ -31,9 +31,9 @@ pub fn main(args: &Args) -> Result<Vec<u8>> {
     check_name("namespace", &args.namespace).map_err(unknown)?;
     check_name("id", &args.id).map_err(unknown)?;
     let mut stdin = Vec::new();
-    std::io::stdin().take(10 << 20).read_to_end(&mut stdin).call(|| "read(stdin)".into())?;
+    std::io::stdin().take(10 << 20).read_to_end(&mut stdin).during(|| "read(stdin)".into())?;
     let params = Params::read(&stdin, args)?;
-    let bundle = std::env::current_dir().call(|| "getcwd".into())?;
+    let bundle = std::env::current_dir().during(|| "getcwd".into())?;
     let group = group(&bundle).unwrap_or_else(|| args.id.clone());
     let path = socket_path(&params.socket_dir, &args.address, &args.namespace, &group);
     let version = match bind(&path)? {
@@ -52,16 +52,18 @@ pub fn main(args: &Args) -> Result<Vec<u8>> {
         None => version_of(&path, params.bootstrap),
     };
     let address = format!("unix://{}", path.display());
-    std::fs::write(bundle.join("address"), &address).call(|| "write(address)".into())?;
+    std::fs::write(bundle.join("address"), &address).during(|| "write(address)".into())?;
     let protocol = "ttrpc".to_string();
     if params.bootstrap {
-        return Ok(BootstrapResult { version, address, protocol, ..BootstrapResult::default() }.encode_to_vec());
+        return Ok(BootstrapResult { version, address, protocol, ..BootstrapResult::default() }
+            .encode_to_vec());
     }
     if std::env::var_os("MAX_SHIM_VERSION").is_none() {
         // containerd 1.6 and before know no JSON: the address alone.
         return Ok(address.into_bytes());
     }
-    Ok(format!(r#"{{"version":{version},"address":{address:?},"protocol":"{protocol}"}}"#).into_bytes())
+    Ok(format!(r#"{{"version":{version},"address":{address:?},"protocol":"{protocol}"}}"#)
+        .into_bytes())
 }
 
 impl Params {
@@ -88,7 +90,8 @@ impl Params {
                 }
             }
         } else if !stdin.is_empty() {
-            let any = Any::decode(stdin).call(|| "stdin: neither options nor bootstrap parameters".into())?;
+            let any = Any::decode(stdin)
+                .during(|| "stdin: neither options nor bootstrap parameters".into())?;
             out.options = crate::task::life::options(Some(&any))?;
         }
         Ok(out)
@@ -117,11 +120,16 @@ fn bind(path: &Path) -> Result<Option<OwnedFd>> {
     use nix::sys::socket::*;
     if let Some(dir) = path.parent() {
         let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
-        made.call(|| format!("mkdir({})", dir.display()))?;
+        made.during(|| format!("mkdir({})", dir.display()))?;
     }
-    let fd = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK, None)
-        .call(|| "socket(AF_UNIX)".into())?;
-    let address = UnixAddr::new(path).call(|| format!("socket address {}", path.display()))?;
+    let fd = socket(
+        AddressFamily::Unix,
+        SockType::Stream,
+        SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
+        None,
+    )
+    .during(|| "socket(AF_UNIX)".into())?;
+    let address = UnixAddr::new(path).during(|| format!("socket address {}", path.display()))?;
     for attempt in 0..2 {
         // 0600 from the first moment: no chmod between bind and it.
         let before = nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o177));
@@ -136,20 +144,21 @@ fn bind(path: &Path) -> Result<Option<OwnedFd>> {
                 // Left behind by a shim that was killed.
                 let _ = std::fs::remove_file(path);
             }
-            Err(e) => return Err(e).call(|| format!("bind({})", path.display())),
+            Err(e) => return Err(e).during(|| format!("bind({})", path.display())),
         }
     }
-    listen(&fd, Backlog::MAXALLOWABLE).call(|| "listen".into())?;
+    listen(&fd, Backlog::MAXALLOWABLE).during(|| "listen".into())?;
     Ok(Some(fd))
 }
 
 fn spawn(args: &Args, params: &Params, bundle: &Path, listener: OwnedFd) -> Result<()> {
-    let exe = std::env::current_exe().call(|| "readlink(/proc/self/exe)".into())?;
+    let exe = std::env::current_exe().during(|| "readlink(/proc/self/exe)".into())?;
     // Nobody sees whether it can be executed later.
-    nix::unistd::access(&exe, nix::unistd::AccessFlags::X_OK).call(|| format!("access({})", exe.display()))?;
+    nix::unistd::access(&exe, nix::unistd::AccessFlags::X_OK)
+        .during(|| format!("access({})", exe.display()))?;
     if std::env::var_os("SCHED_CORE").is_some_and(|v| !v.is_empty()) {
         // A core scheduling domain of the pod's own (prctl(2), Linux 5.14), inherited by everything in it.
-        conex_sys::sched::new_core_cookie().call(|| "prctl(PR_SCHED_CORE)".into())?;
+        conex_sys::sched::new_core_cookie().during(|| "prctl(PR_SCHED_CORE)".into())?;
     }
     let mut command = Command::new(exe);
     command.args(["-namespace", &args.namespace, "-id", &args.id, "-address", &args.address]);
@@ -164,20 +173,21 @@ fn spawn(args: &Args, params: &Params, bundle: &Path, listener: OwnedFd) -> Resu
     }
     command.arg("keep").current_dir(bundle).process_group(0);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    conex_sys::fd::pass(&mut command, vec![listener]).call(|| "dup(listener)".into())?;
+    conex_sys::fd::pass(&mut command, vec![listener]).during(|| "dup(listener)".into())?;
     // This process first: what it starts inherits both.
     place(std::process::id() as i32, &params.options.shim_cgroup)?;
-    conex_sys::clone::spawn_unseen(command).call(|| "clone3".into())
+    conex_sys::clone::spawn_unseen(command).during(|| "clone3".into())
 }
 
 /// The shim's own cgroup, and an OOM score just above containerd's: it is killed before containerd, after containers.
 fn place(pid: i32, cgroup: &str) -> Result<()> {
     let parent = nix::unistd::getppid();
-    let score = std::fs::read_to_string(format!("/proc/{parent}/oom_score_adj")).unwrap_or_default();
+    let score =
+        std::fs::read_to_string(format!("/proc/{parent}/oom_score_adj")).unwrap_or_default();
     if let Ok(score) = score.trim().parse::<i32>() {
         let wanted = (score + 1).min(1000);
         std::fs::write(format!("/proc/{pid}/oom_score_adj"), wanted.to_string())
-            .call(|| format!("write(/proc/{pid}/oom_score_adj, {wanted})"))?;
+            .during(|| format!("write(/proc/{pid}/oom_score_adj, {wanted})"))?;
     }
     match cgroup {
         "" => Ok(()),
@@ -193,15 +203,25 @@ fn version_of(path: &Path, bootstrap: bool) -> i32 {
     }
     let ask = async {
         let stream = tokio::net::UnixStream::connect(path).await?;
-        let request =
-            Request { service: "containerd.task.v3.Task".into(), method: "Connect".into(), ..Request::default() };
+        let request = Request {
+            service: "containerd.task.v3.Task".into(),
+            method: "Connect".into(),
+            ..Request::default()
+        };
         crate::report::events::exchange(&stream, 1, &request).await
     };
-    let answered = tokio::runtime::Builder::new_current_thread().enable_all().build().and_then(|runtime| {
-        runtime.block_on(async { tokio::time::timeout(std::time::Duration::from_secs(2), ask).await? })
-    });
+    let answered =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().and_then(|runtime| {
+            runtime.block_on(async {
+                tokio::time::timeout(std::time::Duration::from_secs(2), ask).await?
+            })
+        });
     match answered {
-        Ok(response) if response.status.as_ref().is_some_and(|s| s.code == crate::status::UNIMPLEMENTED) => 2,
+        Ok(response)
+            if response.status.as_ref().is_some_and(|s| s.code == crate::status::UNIMPLEMENTED) =>
+        {
+            2
+        }
         _ => 3,
     }
 }
@@ -215,7 +235,10 @@ mod tests {
         // sha256("/run/containerd/containerd.sock/k8s.io/x"), by sha256sum.
         let path = socket_path(Path::new("/s"), "/run/containerd/containerd.sock", "k8s.io", "x");
         assert_eq!(path.file_name().unwrap().len(), 64);
-        assert_eq!(path, socket_path(Path::new("/s"), "/run/containerd/containerd.sock/", "k8s.io", "x"));
+        assert_eq!(
+            path,
+            socket_path(Path::new("/s"), "/run/containerd/containerd.sock/", "k8s.io", "x")
+        );
     }
 
     #[test]

@@ -44,12 +44,12 @@ impl fmt::Display for Failure {
 }
 
 /// A call of this program itself that failed, with its arguments.
-pub trait Call<T> {
-    fn call(self, what: impl FnOnce() -> String) -> Result<T>;
+pub trait During<T> {
+    fn during(self, what: impl FnOnce() -> String) -> Result<T>;
 }
 
-impl<T, E: fmt::Display> Call<T> for std::result::Result<T, E> {
-    fn call(self, what: impl FnOnce() -> String) -> Result<T> {
+impl<T, E: fmt::Display> During<T> for std::result::Result<T, E> {
+    fn during(self, what: impl FnOnce() -> String) -> Result<T> {
         self.map_err(|e| unknown(format!("{}: {e}", what())))
     }
 }

@@ -9,7 +9,8 @@ struct Profile(String);
 
 impl Profile {
     fn load(test: &str) -> Option<Profile> {
-        let enabled = std::fs::read("/sys/module/apparmor/parameters/enabled").is_ok_and(|b| b.starts_with(b"Y"));
+        let enabled = std::fs::read("/sys/module/apparmor/parameters/enabled")
+            .is_ok_and(|b| b.starts_with(b"Y"));
         let usable = std::path::Path::new("/sys/kernel/security/apparmor/profiles").exists();
         if !enabled || !usable {
             skip(test, "AppArmor");
@@ -18,7 +19,8 @@ impl Profile {
         let name = format!("conex-{}-{test}", std::process::id());
         let rules =
             "file, capability, network, signal, ptrace, mount, umount, pivot_root, unix, deny /denied/** rwklx,";
-        let text = format!("profile {name} flags=(attach_disconnected,mediate_deleted) {{ {rules} }}\n");
+        let text =
+            format!("profile {name} flags=(attach_disconnected,mediate_deleted) {{ {rules} }}\n");
         finish(Command::new("apparmor_parser").args(["-K", "--replace"]), text.as_bytes()).ok();
         Some(Profile(name))
     }

@@ -10,8 +10,10 @@ fn prints(b: &Box, want: &str) {
 
 #[test]
 fn process_identity() {
-    let mut b = Box::sh("id -u; id -g; id -G; umask; pwd; grep -E 'NoNewPrivs|Groups' /proc/self/status");
-    *b.at("process.user") = json!({"uid": 1000, "gid": 7, "additionalGids": [8, 9], "umask": 0o077});
+    let mut b =
+        Box::sh("id -u; id -g; id -G; umask; pwd; grep -E 'NoNewPrivs|Groups' /proc/self/status");
+    *b.at("process.user") =
+        json!({"uid": 1000, "gid": 7, "additionalGids": [8, 9], "umask": 0o077});
     *b.at("process.cwd") = json!("/made/here");
     prints(&b, "1000\n7\n7 8 9\n0077\n/made/here\nGroups:\t8 9 \nNoNewPrivs:\t1\n");
 }
@@ -48,17 +50,22 @@ fn capabilities_of_root_and_of_a_user() {
         *b.at(&format!("process.capabilities.{set}")) = json!(["CAP_KILL"]);
     }
     let out = b.run().ok().out;
-    assert!(out.contains("CapEff:\t0000000000000020") && out.contains("CapAmb:\t0000000000000020"), "{out}");
+    assert!(
+        out.contains("CapEff:\t0000000000000020") && out.contains("CapAmb:\t0000000000000020"),
+        "{out}"
+    );
     b.at("process").as_object_mut().unwrap().remove("capabilities");
     let out = b.run().ok().out;
-    assert!(out.contains("CapEff:\t0000000000000000") && out.contains("CapBnd:\t0000000000000000"), "{out}");
+    assert!(
+        out.contains("CapEff:\t0000000000000000") && out.contains("CapBnd:\t0000000000000000"),
+        "{out}"
+    );
 }
 
 #[test]
 fn rlimits_scheduler_and_friends() {
     let mut b = Box::sh("ulimit -n; ulimit -Hn; ulimit -c; read -r line < /proc/self/stat; set -- $line; echo ${19}; cat /proc/self/oom_score_adj; cat /proc/self/personality");
-    *b.at("process.rlimits") =
-        json!([{"type": "RLIMIT_NOFILE", "soft": 100, "hard": 200}, {"type": "RLIMIT_CORE", "soft": 0, "hard": 0}]);
+    *b.at("process.rlimits") = json!([{"type": "RLIMIT_NOFILE", "soft": 100, "hard": 200}, {"type": "RLIMIT_CORE", "soft": 0, "hard": 0}]);
     *b.at("process.scheduler") = json!({"policy": "SCHED_BATCH", "nice": 5});
     *b.at("process.ioPriority") = json!({"class": "IOPRIO_CLASS_BE", "priority": 6});
     *b.at("process.oomScoreAdj") = json!(300);
@@ -85,7 +92,8 @@ fn a_tiny_descriptor_limit() {
 fn names_and_sysctls() {
     let mut b = Box::sh("hostname; cat /proc/sys/kernel/domainname /proc/sys/net/ipv4/ip_unprivileged_port_start /proc/sys/kernel/shm_rmid_forced");
     *b.at("domainname") = json!("example");
-    *b.at("linux.sysctl") = json!({"net.ipv4.ip_unprivileged_port_start": "7", "kernel/shm_rmid_forced": "1"});
+    *b.at("linux.sysctl") =
+        json!({"net.ipv4.ip_unprivileged_port_start": "7", "kernel/shm_rmid_forced": "1"});
     if is_conex() {
         prints(&b, "box\nexample\n7\n1\n");
     }
@@ -112,10 +120,17 @@ fn mounts_of_every_kind() {
         json!({"destination": "/ro", "source": "src", "options": ["rbind", "rro", "nosuid", "noatime"]}),
     );
     b.push("mounts", json!({"destination": "/t", "type": "tmpfs", "source": "tmpfs", "options": ["mode=0700", "", "noexec", "size=1m"]}));
-    b.push("mounts", json!({"destination": "/up", "type": "tmpfs", "source": "tmpfs", "options": ["tmpcopyup"]}));
+    b.push(
+        "mounts",
+        json!({"destination": "/up", "type": "tmpfs", "source": "tmpfs", "options": ["tmpcopyup"]}),
+    );
     // A directory of the image gives its mode to a tmpfs, one that is made for it does not.
     std::fs::create_dir(b.rootfs().join("old")).unwrap();
-    std::fs::set_permissions(b.rootfs().join("old"), std::os::unix::fs::PermissionsExt::from_mode(0o750)).unwrap();
+    std::fs::set_permissions(
+        b.rootfs().join("old"),
+        std::os::unix::fs::PermissionsExt::from_mode(0o750),
+    )
+    .unwrap();
     b.push("mounts", json!({"destination": "/old", "type": "tmpfs", "source": "tmpfs"}));
     b.push("mounts", json!({"destination": "/new", "type": "tmpfs", "source": "tmpfs"}));
     let script = b.at("process.args.2").as_str().unwrap().to_string();
@@ -125,7 +140,10 @@ fn mounts_of_every_kind() {
     assert!(out.starts_with("bound\ntouch: /ro/x: Read-only file system\n700\nkept\n"), "{out}");
     let line = |at: &str| out.lines().find(|l| l.starts_with(at)).unwrap().to_string();
     assert!([" ro,", "nosuid", "noatime"].iter().all(|o| line("/ro ").contains(o)), "{out}");
-    assert!(line("/t tmpfs").contains("noexec") && line("/t tmpfs").contains("size=1024k"), "{out}");
+    assert!(
+        line("/t tmpfs").contains("noexec") && line("/t tmpfs").contains("size=1024k"),
+        "{out}"
+    );
 }
 
 #[test]
@@ -208,7 +226,9 @@ fn namespaces_are_joined_by_path() {
         let _ = i;
     }
     let want: String = ["net", "pid", "ipc", "uts", "cgroup"]
-        .map(|f| format!("{}\n", std::fs::read_link(format!("/proc/{pid}/ns/{f}")).unwrap().display()))
+        .map(|f| {
+            format!("{}\n", std::fs::read_link(format!("/proc/{pid}/ns/{f}")).unwrap().display())
+        })
         .concat();
     prints(&b, &want);
 }
@@ -239,7 +259,10 @@ fn user_namespace() {
     std::fs::write(secret.join("file"), "through\n").unwrap();
     use std::os::unix::fs::PermissionsExt;
     std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0o755)).unwrap();
-    b.push("mounts", json!({"destination": "/src", "source": "closed", "options": ["rbind", "ro"]}));
+    b.push(
+        "mounts",
+        json!({"destination": "/src", "source": "closed", "options": ["rbind", "ro"]}),
+    );
     prints(&b, "0\n0 100000 65536\n1:3\nthrough\nbox\n");
     b.up();
     let text = std::fs::read_to_string(format!("/proc/{}/status", b.pid()).replace("//", "/"));
@@ -259,13 +282,24 @@ fn a_user_namespace_is_joined_by_path_and_by_exec() {
     a.up();
     let host_uid = |pid: i32| {
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-        status.lines().find(|l| l.starts_with("Uid:")).unwrap().split_whitespace().nth(1).unwrap().to_string()
+        status
+            .lines()
+            .find(|l| l.starts_with("Uid:"))
+            .unwrap()
+            .split_whitespace()
+            .nth(1)
+            .unwrap()
+            .to_string()
     };
     assert_eq!(host_uid(a.pid()), "100000");
-    let want = std::fs::read_link(format!("/proc/{}/ns/user", a.pid())).unwrap().display().to_string();
+    let want =
+        std::fs::read_link(format!("/proc/{}/ns/user", a.pid())).unwrap().display().to_string();
     assert_eq!(a.exec(&["readlink", "/proc/self/ns/user"]).ok().out.trim(), want);
     let mut b = Box::sh("readlink /proc/self/ns/user; id -u");
-    b.push("linux.namespaces", json!({"type": "user", "path": format!("/proc/{}/ns/user", a.pid())}));
+    b.push(
+        "linux.namespaces",
+        json!({"type": "user", "path": format!("/proc/{}/ns/user", a.pid())}),
+    );
     prints(&b, &format!("{want}\n0\n"));
     *b.at("linux.uidMappings") = json!([{"containerID": 0, "hostID": 5, "size": 1}]);
     *b.at("linux.gidMappings") = json!([{"containerID": 0, "hostID": 5, "size": 1}]);
@@ -283,7 +317,9 @@ fn time_namespace() {
 
 #[test]
 fn net_devices_move_with_their_addresses() {
-    let ip = |args: &[&str]| std::process::Command::new("ip").args(args).output().is_ok_and(|o| o.status.success());
+    let ip = |args: &[&str]| {
+        std::process::Command::new("ip").args(args).output().is_ok_and(|o| o.status.success())
+    };
     let name = format!("cx{}", std::process::id() % 100_000);
     let peer = format!("{name}p");
     if !ip(&["link", "add", &name, "type", "veth", "peer", "name", &peer]) {
@@ -337,7 +373,8 @@ fn every_field_that_oci_spec_knows_is_read() {
     // The cross-check of our own structs: what we parse equals what the field's crate parses.
     let text = include_str!("../data/docker-config.json");
     let theirs: oci_spec::runtime::Spec = serde_json::from_str(text).unwrap();
-    let ours: conex::oci::config::Spec = conex::bundle::parse(text.as_bytes(), "config.json").unwrap();
+    let ours: conex::oci::config::Spec =
+        conex::bundle::parse(text.as_bytes(), "config.json").unwrap();
     let (tp, op) = (theirs.process().as_ref().unwrap(), ours.process.as_ref().unwrap());
     assert_eq!(tp.args().as_ref().unwrap(), &op.args.0);
     assert_eq!(tp.env().as_ref().unwrap(), &op.env.0);

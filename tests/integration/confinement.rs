@@ -13,7 +13,8 @@ fn a_start_container_hook_is_confined_as_the_program() {
     let look = "ulimit -n; grep -E '^(Seccomp|CapEff|CapPrm|CapBnd|CapAmb|NoNewPrivs):' /proc/self/status; mkdir /made 2>&1 | grep -o permitted; umask; env | grep -vE '^(_|SHLVL|PWD|OLDPWD)=' | sort";
     for no_new_privileges in [true, false] {
         for own_env in [false, true] {
-            let mut b = Box::sh(&format!("{{ {look}; }} >/program; cat /hook; echo ==; cat /program"));
+            let mut b =
+                Box::sh(&format!("{{ {look}; }} >/program; cat /hook; echo ==; cat /program"));
             *b.at("process.noNewPrivileges") = json!(no_new_privileges);
             *b.at("process.rlimits") = json!([{"type": "RLIMIT_NOFILE", "soft": 77, "hard": 88}]);
             *b.at("process.env") = json!(["PATH=/bin", "WHO=program"]);
@@ -21,7 +22,8 @@ fn a_start_container_hook_is_confined_as_the_program() {
                 "defaultAction": "SCMP_ACT_ALLOW",
                 "syscalls": [{"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO", "errnoRet": 1}],
             });
-            let mut hook = json!({"path": "/bin/sh", "args": ["sh", "-c", format!("{{ {look}; }} >/hook")]});
+            let mut hook =
+                json!({"path": "/bin/sh", "args": ["sh", "-c", format!("{{ {look}; }} >/hook")]});
             if own_env {
                 hook["env"] = json!(["PATH=/bin", "WHO=hook"]);
             }
@@ -29,14 +31,23 @@ fn a_start_container_hook_is_confined_as_the_program() {
             let out = b.run().ok().out;
             let (hook, program) = out.split_once("==\n").unwrap();
             assert!(
-                program.contains("77\n") && program.contains("Seccomp:\t2") && program.contains("permitted"),
+                program.contains("77\n")
+                    && program.contains("Seccomp:\t2")
+                    && program.contains("permitted"),
                 "{out}"
             );
             // HOME is the runtime's addition to the program's environment.
             let without_home = |text: &str| {
-                text.lines().filter(|l| !l.starts_with("HOME=")).map(|l| format!("{l}\n")).collect::<String>()
+                text.lines()
+                    .filter(|l| !l.starts_with("HOME="))
+                    .map(|l| format!("{l}\n"))
+                    .collect::<String>()
             };
-            let want = if own_env { program.replace("WHO=program", "WHO=hook") } else { program.to_string() };
+            let want = if own_env {
+                program.replace("WHO=program", "WHO=hook")
+            } else {
+                program.to_string()
+            };
             assert_eq!(
                 without_home(hook),
                 without_home(&want),
@@ -71,14 +82,24 @@ fn nothing_is_made_for_everybody() {
     for mask in ["000", "022", "077"] {
         let mut b = Box::sh("true");
         let write = |name: &str| {
-            let script = format!("echo x >{}; mkdir {}.d", b.dir.join(name).display(), b.dir.join(name).display());
+            let script = format!(
+                "echo x >{}; mkdir {}.d",
+                b.dir.join(name).display(),
+                b.dir.join(name).display()
+            );
             json!([{"path": "/bin/sh", "args": ["sh", "-c", script], "env": ["PATH=/bin:/usr/bin"]}])
         };
         let hooks = ["prestart", "createRuntime", "createContainer", "poststart", "poststop"];
-        *b.at("hooks") = json!(hooks.iter().map(|h| (*h, write(h))).collect::<std::collections::BTreeMap<_, _>>());
+        *b.at("hooks") = json!(hooks
+            .iter()
+            .map(|h| (*h, write(h)))
+            .collect::<std::collections::BTreeMap<_, _>>());
         *b.at("process.cwd") = json!("/work/sub");
         std::fs::write(b.dir.join("file"), "").unwrap();
-        b.push("mounts", json!({"destination": "/made/by/mount", "type": "tmpfs", "source": "tmpfs"}));
+        b.push(
+            "mounts",
+            json!({"destination": "/made/by/mount", "type": "tmpfs", "source": "tmpfs"}),
+        );
         b.push(
             "mounts",
             json!({"destination": "/made/by/file", "source": b.dir.join("file"), "options": ["bind"]}),
@@ -100,7 +121,11 @@ fn nothing_is_made_for_everybody() {
         let caller = u32::from_str_radix(mask, 8).unwrap();
         for hook in hooks {
             assert_eq!(mode(b.dir.join(hook)), 0o666 & !caller, "{hook} with umask {mask}");
-            assert_eq!(mode(b.dir.join(format!("{hook}.d"))), 0o777 & !caller, "{hook} with umask {mask}");
+            assert_eq!(
+                mode(b.dir.join(format!("{hook}.d"))),
+                0o777 & !caller,
+                "{hook} with umask {mask}"
+            );
         }
         assert_eq!(
             mode(b.dir.join("pid")) & !(if is_conex() { 0o644 } else { 0o666 } & !caller),
@@ -127,16 +152,22 @@ fn what_verbs_write_is_the_owners() {
         return;
     }
     let mut b = Box::sh("sleep 100");
-    *b.at("linux.seccomp") =
-        json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["swapon"], "action": "SCMP_ACT_ERRNO"}]});
+    *b.at("linux.seccomp") = json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["swapon"], "action": "SCMP_ACT_ERRNO"}]});
     b.write_config();
     std::fs::create_dir(b.dir.join("other")).unwrap();
     let verb = |words: &str| {
-        let begin =
-            format!("umask 0; exec {} --root state --log log --debug --trace trace.json", runtime().display());
+        let begin = format!(
+            "umask 0; exec {} --root state --log log --debug --trace trace.json",
+            runtime().display()
+        );
         let line = format!("{begin} {words} >/dev/null 2>&1 </dev/null");
         assert!(
-            Command::new("/bin/sh").args(["-c", &line]).current_dir(&b.dir).status().unwrap().success(),
+            Command::new("/bin/sh")
+                .args(["-c", &line])
+                .current_dir(&b.dir)
+                .status()
+                .unwrap()
+                .success(),
             "{words}"
         );
     };
@@ -172,7 +203,9 @@ fn what_verbs_write_is_the_owners() {
     verb(&format!("delete --force {}", b.id));
     look(&b.state_root());
     assert!(open.is_empty(), "others may write {open:?}");
-    for part in [format!("state/{}/state.json", b.id), "state/.journal".into(), "state/.cache".into()] {
+    for part in
+        [format!("state/{}/state.json", b.id), "state/.journal".into(), "state/.cache".into()]
+    {
         assert!(seen.contains(&part), "{part} is not among {seen:?}");
     }
 }
@@ -189,7 +222,11 @@ fn a_missing_working_directory() {
         let r = b.verb("exec", &["--cwd", "/misspelt"], &["pwd"]);
         assert_eq!((r.code, r.out.as_str()), (255, ""), "{}", r.err);
         assert!(r.err.contains("chdir to cwd") && r.err.contains("/misspelt"), "{}", r.err);
-        assert!(r.err.contains("set in config.json failed: no such file or directory"), "{}", r.err);
+        assert!(
+            r.err.contains("set in config.json failed: no such file or directory"),
+            "{}",
+            r.err
+        );
         b.verb("exec", &["--cwd", "/also"], &["/no/such"]).fails_with("/also");
         for name in ["misspelt", "also"] {
             assert!(!b.rootfs().join(name).exists(), "{name} was made");
@@ -199,7 +236,10 @@ fn a_missing_working_directory() {
     // Where it cannot be made the error says so.
     let mut b = Box::sh("true");
     std::fs::create_dir(b.dir.join("vol")).unwrap();
-    b.push("mounts", json!({"destination": "/vol", "source": b.dir.join("vol"), "options": ["rbind", "ro"]}));
+    b.push(
+        "mounts",
+        json!({"destination": "/vol", "source": b.dir.join("vol"), "options": ["rbind", "ro"]}),
+    );
     *b.at("process.cwd") = json!("/vol/missing");
     let r = b.run();
     assert_ne!(r.code, 0);
@@ -276,7 +316,10 @@ fn a_damaged_record_does_not_kill_a_stranger() {
     for d in &dirs {
         let pids = std::fs::read_to_string(d.join("cgroup.procs")).unwrap_or_default();
         for pid in pids.lines().filter_map(|l| l.parse().ok()) {
-            let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
+            let _ = nix::sys::signal::kill(
+                nix::unistd::Pid::from_raw(pid),
+                nix::sys::signal::Signal::SIGKILL,
+            );
         }
         until(|| std::fs::remove_dir(d).is_ok() || !d.exists(), "the cgroup is removed");
     }
@@ -299,7 +342,8 @@ fn names_that_begin_with_a_dot_are_ours() {
 fn in_user_namespace(b: &Box, map: &str, line: &str) -> Ran {
     let mut c = Command::new("unshare");
     c.args(["--user", "sh", "-c", &format!("read x; {line}")]).current_dir(&b.dir);
-    let mut child = c.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child =
+        c.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let own = std::fs::metadata("/proc/self/ns/user").unwrap().ino();
     let path = format!("/proc/{}/ns/user", child.id());
     until(|| std::fs::metadata(&path).unwrap().ino() != own, "the user namespace");
@@ -323,7 +367,8 @@ fn a_user_namespace_with_the_maps_of_the_first() {
     }
     let b = Box::sh("echo inside");
     b.write_config();
-    let line = format!("exec {} --root {} run {}", runtime().display(), b.state_root().display(), b.id);
+    let line =
+        format!("exec {} --root {} run {}", runtime().display(), b.state_root().display(), b.id);
     let r = in_user_namespace(&b, "0 0 4294967295", &line).ok();
     assert_eq!(r.out, "inside\n", "{}", r.err);
     b.assert_gone();
@@ -350,7 +395,8 @@ fn the_groups_of_a_joined_user_namespace() {
         b.run().fails_with("linux.gidMappings").fails_with("differs");
         b.assert_gone();
     }
-    *b.at("linux.gidMappings") = json!([map(100), {"containerID": 100, "hostID": 200, "size": 100}]);
+    *b.at("linux.gidMappings") =
+        json!([map(100), {"containerID": 100, "hostID": 200, "size": 100}]);
     assert_eq!(b.run().ok().out, "joined\n");
     holder.kill().unwrap();
     holder.wait().unwrap();
@@ -370,18 +416,23 @@ fn setup_follows_no_symlink_in_a_shared_directory() {
     std::fs::write(&victim, "untouched").unwrap();
     // Every name that the process number could give.
     for pid in 1..4000 {
-        std::os::unix::fs::symlink(&victim, shared.join(format!("conex-setup-{pid}.toml"))).unwrap();
+        std::os::unix::fs::symlink(&victim, shared.join(format!("conex-setup-{pid}.toml")))
+            .unwrap();
     }
     let config = b.dir.join("config.toml");
     std::os::unix::fs::symlink(&victim, b.dir.join("config.toml.conex-new")).unwrap();
     std::os::unix::fs::symlink(&victim, b.dir.join("config.toml.before-conex")).unwrap();
     std::fs::write(&config, "version = 2\n").unwrap();
-    let mut c = b.command(&["setup", "--write", "--config", config.to_str().unwrap(), "containerd"]);
+    let mut c =
+        b.command(&["setup", "--write", "--config", config.to_str().unwrap(), "containerd"]);
     finish(c.env("TMPDIR", &shared), b"").ok();
     assert_eq!(std::fs::read_to_string(&victim).unwrap(), "untouched");
     assert!(std::fs::read_to_string(&config).unwrap().contains("conex"));
-    let left =
-        std::fs::read_dir(&shared).unwrap().flatten().filter(|e| !e.file_type().unwrap().is_symlink()).count();
+    let left = std::fs::read_dir(&shared)
+        .unwrap()
+        .flatten()
+        .filter(|e| !e.file_type().unwrap().is_symlink())
+        .count();
     assert_eq!(left, 0, "files are left in the temporary directory");
 }
 
@@ -394,9 +445,13 @@ fn a_joined_user_namespace_without_setgroups() {
     let mut holder = Command::new("unshare");
     let mut holder = holder.args(["--user", "--map-root-user", "sleep", "1000"]).spawn().unwrap();
     let pid = holder.id();
-    let denied = || std::fs::read_to_string(format!("/proc/{pid}/setgroups")).is_ok_and(|t| t == "deny\n");
+    let denied =
+        || std::fs::read_to_string(format!("/proc/{pid}/setgroups")).is_ok_and(|t| t == "deny\n");
     until(denied, "the user namespace");
-    until(|| std::fs::read_to_string(format!("/proc/{pid}/gid_map")).is_ok_and(|t| !t.is_empty()), "its maps");
+    until(
+        || std::fs::read_to_string(format!("/proc/{pid}/gid_map")).is_ok_and(|t| !t.is_empty()),
+        "its maps",
+    );
     let mut b = Box::sh("id -G; grep Groups: /proc/self/status; sleep 100");
     b.at("mounts").as_array_mut().unwrap().retain(|m| m["type"] != "sysfs");
     b.push("linux.namespaces", json!({"type": "user", "path": format!("/proc/{pid}/ns/user")}));

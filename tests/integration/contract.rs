@@ -7,7 +7,14 @@ use std::process::{Command, Stdio};
 #[test]
 fn version_lines() {
     let r = finish(Command::new(runtime()).arg("--version"), b"").ok();
-    assert_eq!(r.out.lines().filter(|l| l.contains("version")).filter(|l| !l.starts_with("libseccomp")).count(), 1);
+    assert_eq!(
+        r.out
+            .lines()
+            .filter(|l| l.contains("version"))
+            .filter(|l| !l.starts_with("libseccomp"))
+            .count(),
+        1
+    );
     assert_eq!(r.out.lines().filter(|l| l.starts_with("commit: ")).count(), 1);
     assert!(r.out.lines().any(|l| l.starts_with("spec: 1.")));
 }
@@ -19,8 +26,10 @@ fn a_failure_is_one_json_line_in_the_log_and_text_on_stderr() {
     b.write_config();
     let log = b.dir.join("log.json");
     for n in 1..=2 {
-        let r =
-            finish(&mut b.command(&["--log", log.to_str().unwrap(), "--log-format=json", "create", &b.id]), b"");
+        let r = finish(
+            &mut b.command(&["--log", log.to_str().unwrap(), "--log-format=json", "create", &b.id]),
+            b"",
+        );
         assert_eq!(r.code, 1);
         assert!(r.err.contains("executable file not found in $PATH"), "{}", r.err);
         let text = std::fs::read_to_string(&log).unwrap();
@@ -31,7 +40,10 @@ fn a_failure_is_one_json_line_in_the_log_and_text_on_stderr() {
             .collect();
         // Appended, never overwritten.
         assert_eq!(errors.len(), n, "{text}");
-        assert!(errors[0]["msg"].as_str().unwrap().contains("exec: \"nope\": executable file not found in $PATH"));
+        assert!(errors[0]["msg"]
+            .as_str()
+            .unwrap()
+            .contains("exec: \"nope\": executable file not found in $PATH"));
         assert!(errors[0]["time"].as_str().unwrap().contains('T'));
         if is_conex() {
             assert_eq!(text.lines().count(), n, "a warning beside the error breaks Podman: {text}");
@@ -48,7 +60,11 @@ fn warnings_come_with_success() {
     let mut b = Box::sh("true");
     b.push("process.capabilities.bounding", json!("CAP_NO_SUCH"));
     let r = b.run().ok();
-    assert!(r.err.contains("process.capabilities.bounding[3]") && r.err.contains("level=warning"), "{}", r.err);
+    assert!(
+        r.err.contains("process.capabilities.bounding[3]") && r.err.contains("level=warning"),
+        "{}",
+        r.err
+    );
 }
 
 #[test]
@@ -124,8 +140,12 @@ fn empty_environment() {
 fn standard_descriptors_closed_by_the_caller() {
     let b = Box::sh("ls -l /proc/self/fd");
     b.write_config();
-    let line =
-        format!("exec {} --root {} run {} <&- >&- 2>&-", runtime().display(), b.state_root().display(), b.id);
+    let line = format!(
+        "exec {} --root {} run {} <&- >&- 2>&-",
+        runtime().display(),
+        b.state_root().display(),
+        b.id
+    );
     let r = finish(Command::new("/bin/sh").args(["-c", &line]).current_dir(&b.dir), b"");
     assert_eq!(r.code, 0);
 }
@@ -134,7 +154,10 @@ fn standard_descriptors_closed_by_the_caller() {
 fn stdin_reaches_the_container() {
     let b = Box::sh("cat; echo end");
     b.write_config();
-    assert_eq!(finish(&mut b.command(&["run", &b.id]), b"from outside\n").ok().out, "from outside\nend\n");
+    assert_eq!(
+        finish(&mut b.command(&["run", &b.id]), b"from outside\n").ok().out,
+        "from outside\nend\n"
+    );
 }
 
 #[test]
@@ -240,7 +263,10 @@ fn a_foreground_terminal() {
     child.stdout.take().unwrap().read_to_string(&mut text).unwrap();
     child.wait().unwrap();
     assert!(
-        text.contains("21 99") && text.contains("got typed") && text.contains("code=5") && text.contains(" echo "),
+        text.contains("21 99")
+            && text.contains("got typed")
+            && text.contains("code=5")
+            && text.contains(" echo "),
         "{text}"
     );
 }
@@ -249,7 +275,8 @@ fn a_foreground_terminal() {
 fn signals_are_forwarded() {
     let b = Box::sh("trap 'echo term; exit 9' TERM; echo ready; while true; do sleep 0.05; done");
     b.write_config();
-    let mut child = b.command(&["run", &b.id]).stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut child =
+        b.command(&["run", &b.id]).stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
     use std::io::{BufRead, BufReader};
     let mut out = BufReader::new(child.stdout.take().unwrap()).lines();
     assert_eq!(out.next().unwrap().unwrap(), "ready");
@@ -261,9 +288,12 @@ fn signals_are_forwarded() {
 
 #[test]
 fn notify_socket_is_forwarded() {
-    let mut b = Box::sh("sleep 0.2; echo -n READY=1 | nc -u -w1 local:$NOTIFY_SOCKET 2>/dev/null; sleep 100");
+    let mut b = Box::sh(
+        "sleep 0.2; echo -n READY=1 | nc -u -w1 local:$NOTIFY_SOCKET 2>/dev/null; sleep 100",
+    );
     // busybox has no datagram client for Unix sockets: only the environment and the mount are checked.
-    *b.at("process.args") = json!(["/bin/sh", "-c", "echo $NOTIFY_SOCKET; ls -d /run/notify; sleep 100"]);
+    *b.at("process.args") =
+        json!(["/bin/sh", "-c", "echo $NOTIFY_SOCKET; ls -d /run/notify; sleep 100"]);
     b.write_config();
     let socket = b.dir.join("manager.sock");
     let _manager = std::os::unix::net::UnixDatagram::bind(&socket).unwrap();
@@ -282,7 +312,8 @@ fn man_pages_and_completions_are_current() {
     finish(c.arg(&dir), b"").ok();
     let top = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     for e in std::fs::read_dir(dir.join("completions")).unwrap().flatten() {
-        let kept = std::fs::read_to_string(top.join("completions").join(e.file_name())).unwrap_or_default();
+        let kept = std::fs::read_to_string(top.join("completions").join(e.file_name()))
+            .unwrap_or_default();
         assert!(
             kept == std::fs::read_to_string(e.path()).unwrap(),
             "{:?} is not current: make docs",
@@ -293,13 +324,17 @@ fn man_pages_and_completions_are_current() {
     // Written by hand: every verb has its page, every flag is in it and known to bash.
     let bash = std::fs::read_to_string(top.join("completions/conex.bash")).unwrap();
     let check = |page: &str, flags: &[conex::cli::Flag]| {
-        let text =
-            std::fs::read_to_string(top.join("docs/man").join(page)).unwrap_or_else(|e| panic!("{page}: {e}"));
+        let text = std::fs::read_to_string(top.join("docs/man").join(page))
+            .unwrap_or_else(|e| panic!("{page}: {e}"));
         let text = text.replace("\\-", "-");
         assert!(text.contains(".SH EXAMPLES\n.nf\nconex"), "{page} has no examples");
         for f in flags {
             assert!(text.contains(&format!("--{}", f.name)), "{page} does not name --{}", f.name);
-            assert!(bash.contains(&format!("--{}", f.name)), "conex.bash does not know --{}", f.name);
+            assert!(
+                bash.contains(&format!("--{}", f.name)),
+                "conex.bash does not know --{}",
+                f.name
+            );
         }
     };
     check("conex.8", conex::cli::GLOBAL);
@@ -307,7 +342,11 @@ fn man_pages_and_completions_are_current() {
         check(&format!("conex-{}.8", c.name), c.flags);
         assert!(bash.contains(c.name), "conex.bash does not know {}", c.name);
         let all = std::fs::read_to_string(top.join("docs/man/conex.8")).unwrap();
-        assert!(all.contains(&format!("conex\\-{}\\fR(8)", c.name)), "conex.8 does not name {}", c.name);
+        assert!(
+            all.contains(&format!("conex\\-{}\\fR(8)", c.name)),
+            "conex.8 does not name {}",
+            c.name
+        );
     }
 }
 
@@ -362,7 +401,8 @@ fn permission_to_execute_is_the_kernels() {
             *b.at("process.capabilities") = json!({});
             let r = b.run();
             // Go's own look-up says only that it found nothing.
-            let said = r.err.contains("permission denied") || !is_conex() && r.err.contains("not found in $PATH");
+            let said = r.err.contains("permission denied")
+                || !is_conex() && r.err.contains("not found in $PATH");
             assert!(r.code != 0 && said, "{program}: {}", r.err);
         }
     }
@@ -390,7 +430,10 @@ fn empty_words_are_as_if_absent() {
     *b.at("process.args") = json!([""]);
     let r = b.run();
     assert!(
-        r.code != 0 && r.err.replace("\\\"", "\"").contains("exec: \"\": executable file not found in $PATH"),
+        r.code != 0
+            && r.err
+                .replace("\\\"", "\"")
+                .contains("exec: \"\": executable file not found in $PATH"),
         "{}",
         r.err
     );
@@ -402,7 +445,9 @@ fn empty_words_are_as_if_absent() {
 fn the_callers_cpus_are_the_callers() {
     let all = std::fs::read_to_string("/proc/self/status").unwrap();
     let allowed = |text: &str| {
-        text.lines().find_map(|l| l.strip_prefix("Cpus_allowed_list:").map(|v| v.trim().to_string())).unwrap()
+        text.lines()
+            .find_map(|l| l.strip_prefix("Cpus_allowed_list:").map(|v| v.trim().to_string()))
+            .unwrap()
     };
     let all = allowed(&all);
     if !is_conex() || all == "0" {
@@ -412,7 +457,12 @@ fn the_callers_cpus_are_the_callers() {
     b.write_config();
     let pinned = |args: &[&str]| {
         let mut c = Command::new("taskset");
-        c.args(["-c", "0"]).arg(runtime()).arg("--root").arg(b.state_root()).args(args).current_dir(&b.dir);
+        c.args(["-c", "0"])
+            .arg(runtime())
+            .arg("--root")
+            .arg(b.state_root())
+            .args(args)
+            .current_dir(&b.dir);
         c
     };
     let out = std::fs::File::create(b.dir.join("out")).unwrap();
@@ -420,7 +470,11 @@ fn the_callers_cpus_are_the_callers() {
     assert!(c.stdin(Stdio::null()).stdout(out).stderr(Stdio::null()).status().unwrap().success());
     until(|| b.output().contains('\n'), "the container's word");
     assert_eq!(allowed(&b.output()), all);
-    let r = finish(&mut pinned(&["exec", &b.id, "grep", "Cpus_allowed_list", "/proc/self/status"]), b"").ok();
+    let r = finish(
+        &mut pinned(&["exec", &b.id, "grep", "Cpus_allowed_list", "/proc/self/status"]),
+        b"",
+    )
+    .ok();
     assert_eq!(allowed(&r.out), all);
     b.verb("delete", &["--force"], &[]).ok();
     b.assert_gone();

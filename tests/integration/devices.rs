@@ -40,7 +40,8 @@ fn prober() -> Box {
 fn expected(list: &[Value]) -> String {
     let letter = |yes| if yes { 'y' } else { 'n' };
     let matches = |rule: &Value, (kind, major, minor): (&str, u32, u32), access: char| {
-        let number = |key: &str, n: u32| rule[key].as_i64().is_none_or(|v| v == -1 || v == i64::from(n));
+        let number =
+            |key: &str, n: u32| rule[key].as_i64().is_none_or(|v| v == -1 || v == i64::from(n));
         matches!(rule["type"].as_str(), None | Some("a")) && rule["major"].is_null()
             || rule["type"] == kind
                 && number("major", major)
@@ -113,7 +114,11 @@ fn controller_and_program_do_what_the_document_says() {
                 cases += NODES.len() * 2;
             } else {
                 // The controller keeps no order. What it cannot hold is an error that names the rule.
-                assert!(r.err.contains("linux.resources.devices[") && r.err.contains("v1"), "{rules:?}: {}", r.err);
+                assert!(
+                    r.err.contains("linux.resources.devices[") && r.err.contains("v1"),
+                    "{rules:?}: {}",
+                    r.err
+                );
                 refused += 1;
             }
         }
@@ -164,7 +169,8 @@ fn a_device_denied_after_a_wildcard() {
         }
         b.assert_gone();
     }
-    if is_conex() && (v2() || std::path::Path::new("/sys/fs/cgroup/unified/cgroup.procs").exists()) {
+    if is_conex() && (v2() || std::path::Path::new("/sys/fs/cgroup/unified/cgroup.procs").exists())
+    {
         let r = b.run_by_program();
         assert_eq!(r.out, "random\n", "{}", r.err);
     }
@@ -195,7 +201,10 @@ fn a_rule_for_all_types() {
             only(&|major, _| if major == 250 { ['y', 'n'] } else { ['n', 'n'] }),
         ),
         (json!([allow]), all(['y', 'y'])),
-        (json!([allow, {"allow": false, "type": "a", "major": 250, "minor": 1, "access": "w"}]), all(['n', 'n'])),
+        (
+            json!([allow, {"allow": false, "type": "a", "major": 250, "minor": 1, "access": "w"}]),
+            all(['n', 'n']),
+        ),
         (json!([allow, {"allow": false, "type": "a", "access": "w"}]), all(['n', 'n'])),
     ];
     let controller = std::path::Path::new("/sys/fs/cgroup/devices").exists();

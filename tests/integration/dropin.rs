@@ -32,8 +32,10 @@ fn standard_output_of_any_kind_is_the_users() {
     let of = |flags: &[&str]| {
         let name = b.dir.join("another");
         std::fs::write(&name, "x").unwrap();
-        let (read, write) =
-            (std::fs::File::open(&name).unwrap(), std::fs::File::create(b.dir.join("written")).unwrap());
+        let (read, write) = (
+            std::fs::File::open(&name).unwrap(),
+            std::fs::File::create(b.dir.join("written")).unwrap(),
+        );
         let mut c = b.command(&[&["run"], flags, &[&b.id]].concat());
         assert!(c.stdin(read).stdout(write).stderr(Stdio::null()).status().unwrap().success());
         if !flags.is_empty() {
@@ -59,7 +61,8 @@ fn standard_output_of_any_kind_is_the_users() {
     b.up();
     for (flags, owner) in [(&["-d"][..], 1001), (&[], 0)] {
         let file = b.dir.join("of-an-exec");
-        let mut c = b.command(&[&["exec", "-u", "1001:1001"], flags, &[&b.id, "echo", "said"]].concat());
+        let mut c =
+            b.command(&[&["exec", "-u", "1001:1001"], flags, &[&b.id, "echo", "said"]].concat());
         c.stdin(Stdio::null()).stdout(std::fs::File::create(&file).unwrap()).stderr(Stdio::null());
         assert!(c.status().unwrap().success());
         until(|| std::fs::read_to_string(&file).unwrap() == "said\n", "what it says");
@@ -93,7 +96,8 @@ fn a_line_of_a_foreground_terminal_ends_as_anywhere() {
 fn a_window_that_changes_is_no_signal_for_the_program() {
     let b = Box::sh("trap 'echo winch' WINCH; trap 'echo hup' HUP; echo ready; n=0; while [ $n -lt 40 ]; do sleep 0.02; n=$((n+1)); done");
     b.write_config();
-    let mut child = b.command(&["run", &b.id]).stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut child =
+        b.command(&["run", &b.id]).stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
     let mut out = child.stdout.take().unwrap();
     let mut first = [0; 6];
     out.read_exact(&mut first).unwrap();
@@ -122,8 +126,11 @@ fn signals_to_a_run_with_a_terminal() {
         until(|| text().contains(word), word);
     }
     // The window's new size is the container's terminal's as well; the signal itself is not the program's.
-    conex_sys::tty::set_size(std::os::fd::AsFd::as_fd(&master), conex_sys::tty::Size { rows: 31, cols: 77 })
-        .unwrap();
+    conex_sys::tty::set_size(
+        std::os::fd::AsFd::as_fd(&master),
+        conex_sys::tty::Size { rows: 31, cols: 77 },
+    )
+    .unwrap();
     conex_sys::proc::kill(run, libc::SIGWINCH).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(0));
     assert!(text().trim_end().ends_with("31 77"), "{}", text());
@@ -143,7 +150,10 @@ fn what_a_kernel_parameter_says_of_a_name_holds() {
 fn a_source_of_any_length() {
     let mut b = Box::sh("grep -c ttttttttttt /proc/self/mounts");
     let source = "t".repeat(1000);
-    b.push("mounts", json!({"destination": "/mnt", "type": "tmpfs", "source": source, "options": ["size=1m"]}));
+    b.push(
+        "mounts",
+        json!({"destination": "/mnt", "type": "tmpfs", "source": source, "options": ["size=1m"]}),
+    );
     assert_eq!(b.run().ok().out, "1\n");
     // A comma is part of a value only where the file system's parser says so.
     if is_conex() {
@@ -170,7 +180,10 @@ fn an_overlay_of_directories_with_commas() {
         return;
     }
     let lower = format!("lowerdir={}:{}", dirs[0].display(), dirs[1].display());
-    b.push("mounts", json!({"destination": "/mnt", "type": "overlay", "source": "overlay", "options": [lower]}));
+    b.push(
+        "mounts",
+        json!({"destination": "/mnt", "type": "overlay", "source": "overlay", "options": [lower]}),
+    );
     assert_eq!(b.run().ok().out, "from below\n");
 }
 
@@ -182,8 +195,11 @@ fn kill_of_what_is_left() {
     b.create().ok();
     b.verb("start", &[], &[]).ok();
     b.wait_status("stopped");
-    let processes =
-        || b.cgroups().iter().any(|c| std::fs::read_to_string(c.join("cgroup.procs")).is_ok_and(|t| !t.is_empty()));
+    let processes = || {
+        b.cgroups()
+            .iter()
+            .any(|c| std::fs::read_to_string(c.join("cgroup.procs")).is_ok_and(|t| !t.is_empty()))
+    };
     assert!(processes());
     b.verb("kill", &[], &["KILL"]).ok();
     until(|| !processes(), "the rest is dead");
@@ -281,11 +297,13 @@ fn hooks_write_where_an_annotation_says() {
     let (out, err) = (b.dir.join("hooks.out"), b.dir.join("hooks.err"));
     *b.at("annotations") = json!({"run.oci.hooks.stdout": out, "run.oci.hooks.stderr": err});
     let hook = |word: &str| json!([{"path": "/bin/sh", "args": ["sh", "-c", format!("echo {word}; echo not {word} >&2")]}]);
-    *b.at("hooks") =
-        json!({"createRuntime": hook("runtime"), "poststart": hook("poststart"), "poststop": hook("poststop")});
+    *b.at("hooks") = json!({"createRuntime": hook("runtime"), "poststart": hook("poststart"), "poststop": hook("poststop")});
     b.run().ok();
     assert_eq!(std::fs::read_to_string(&out).unwrap(), "runtime\npoststart\npoststop\n");
-    assert_eq!(std::fs::read_to_string(&err).unwrap(), "not runtime\nnot poststart\nnot poststop\n");
+    assert_eq!(
+        std::fs::read_to_string(&err).unwrap(),
+        "not runtime\nnot poststart\nnot poststop\n"
+    );
     *b.at("annotations") = json!({"run.oci.hooks.stdout": "/no/such/directory/out"});
     b.run().fails_with("run.oci.hooks.stdout");
     *b.at("annotations") = json!({"run.oci.hooks.stdout": "relative"});
@@ -320,15 +338,23 @@ fn descriptors_by_their_numbers() {
             runtime().display(),
             b.state_root().display()
         );
-        finish(Command::new("sh").arg("-c").arg(line.replace("FLAG", flag)).current_dir(&b.dir), b"")
+        finish(
+            Command::new("sh").arg("-c").arg(line.replace("FLAG", flag)).current_dir(&b.dir),
+            b"",
+        )
     };
     assert_eq!(run("--preserve-fd 7", &format!("run FLAG {}", b.id)).out, "seven\n0\n");
     assert_eq!(run("--preserve-fd 7,5", &format!("run FLAG {}", b.id)).out, "seven\n1\n");
     // The runtime's own, for its log, is nobody's.
     let ran = run("--preserve-fd 500", &format!("--debug run FLAG {}", b.id));
-    assert!(ran.code == 1 && ran.err.contains("--preserve-fd: unable to stat preserved-fd 500"), "{}", ran.err);
+    assert!(
+        ran.code == 1 && ran.err.contains("--preserve-fd: unable to stat preserved-fd 500"),
+        "{}",
+        ran.err
+    );
     for wrong in ["7,9", "x", "1", "7,,5"] {
-        run(&format!("--preserve-fd {wrong}"), &format!("run FLAG {}", b.id)).fails_with("--preserve-fd");
+        run(&format!("--preserve-fd {wrong}"), &format!("run FLAG {}", b.id))
+            .fails_with("--preserve-fd");
     }
     b.assert_gone();
 }
@@ -347,15 +373,24 @@ fn every_step_with_debug() {
         let log = log.to_str().unwrap();
         let mut c = b.command(&["--debug", "--log", log, "--log-format", "json", verb, &b.id]);
         // The program keeps what it is given for as long as it waits.
-        assert!(c.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap().success());
+        assert!(c
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status()
+            .unwrap()
+            .success());
     };
     ["create", "start"].iter().for_each(|verb| call(verb));
     b.wait_status("stopped");
     call("delete");
     let text = std::fs::read_to_string(&log).unwrap();
-    let lines: Vec<serde_json::Value> = text.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    let lines: Vec<serde_json::Value> =
+        text.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
     let said: Vec<&str> = lines.iter().map(|l| l["msg"].as_str().unwrap()).collect();
-    let at = |part: &str| said.iter().position(|s| s.contains(part)).unwrap_or_else(|| panic!("{part}: {said:#?}"));
+    let at = |part: &str| {
+        said.iter().position(|s| s.contains(part)).unwrap_or_else(|| panic!("{part}: {said:#?}"))
+    };
     // The host says that it has made the process when that may be at work already.
     assert!(["host: has the state directory ", "host: made the process ", "host: runs the hook "]
         .map(at)
@@ -373,7 +408,10 @@ fn every_step_with_debug() {
     ];
     assert!(order.map(at).is_sorted(), "{said:#?}");
     // Microseconds, in UTC.
-    assert!(lines.iter().all(|l| l["level"] == "debug" && l["time"].as_str().unwrap().len() == 27), "{text}");
+    assert!(
+        lines.iter().all(|l| l["level"] == "debug" && l["time"].as_str().unwrap().len() == 27),
+        "{text}"
+    );
     // Nothing of it is the program's: not even its descriptor.
     let b = Box::sh("ls /proc/self/fd");
     b.write_config();
@@ -386,7 +424,10 @@ fn every_step_with_debug() {
     assert_eq!(joined.out, "0\n1\n2\n3\n");
     let steps = ["host: made the process that joins", "container: capabilities, limits"];
     assert!(steps.iter().all(|step| joined.err.contains(step)), "{}", joined.err);
-    assert!(ran.err.lines().count() > 20 && b.call(&["--debug", "state", "none"]).err.lines().count() == 1);
+    assert!(
+        ran.err.lines().count() > 20
+            && b.call(&["--debug", "state", "none"]).err.lines().count() == 1
+    );
     b.assert_gone();
 }
 
@@ -395,7 +436,10 @@ fn user_namespace() -> (std::process::Child, String) {
     let child = Command::new("unshare").args(["--user", "sleep", "1000"]).spawn().unwrap();
     let proc = format!("/proc/{}", child.id());
     let ours = std::fs::read_link("/proc/self/ns/user").unwrap();
-    until(|| std::fs::read_link(format!("{proc}/ns/user")).is_ok_and(|l| l != ours), "the namespace");
+    until(
+        || std::fs::read_link(format!("{proc}/ns/user")).is_ok_and(|l| l != ours),
+        "the namespace",
+    );
     for file in ["uid_map", "gid_map"] {
         std::fs::write(format!("{proc}/{file}"), "0 100000 65536").unwrap();
     }
@@ -439,7 +483,8 @@ fn a_source_on_an_earlier_mount() {
         let volume = b.dir.join("volume");
         std::fs::create_dir(&volume).unwrap();
         std::fs::write(volume.join("file"), "found\n").unwrap();
-        std::fs::set_permissions(&b.dir, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        std::fs::set_permissions(&b.dir, std::os::unix::fs::PermissionsExt::from_mode(0o755))
+            .unwrap();
         for dir in ["first", "second"] {
             std::fs::create_dir(b.rootfs().join(dir)).unwrap();
         }
@@ -483,16 +528,23 @@ fn a_terminal_that_never_ends() {
     }
     let b = Box::sh("sleep 1000");
     b.up();
-    for script in ["nohup yes >/dev/null 2>&1 & exit 4", "(exec setsid yes > $(tty)) & sleep 0.3; exit 4"] {
+    for script in
+        ["nohup yes >/dev/null 2>&1 & exit 4", "(exec setsid yes > $(tty)) & sleep 0.3; exit 4"]
+    {
         let begun = std::time::Instant::now();
-        let (mut child, terminal) = beside_a_terminal(&b, &["exec", "-t", &b.id, "sh", "-c", script]);
+        let (mut child, terminal) =
+            beside_a_terminal(&b, &["exec", "-t", &b.id, "sh", "-c", script]);
         let reader = std::thread::spawn(move || {
             let mut file = std::fs::File::from(terminal);
             let mut part = [0u8; 4096];
             while file.read(&mut part).is_ok_and(|n| n > 0) {}
         });
         let code = child.wait().unwrap().code();
-        assert!(code == Some(4) && begun.elapsed().as_secs() < 8, "{script}: {code:?} {:?}", begun.elapsed());
+        assert!(
+            code == Some(4) && begun.elapsed().as_secs() < 8,
+            "{script}: {code:?} {:?}",
+            begun.elapsed()
+        );
         drop(reader);
     }
 }

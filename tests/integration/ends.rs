@@ -28,9 +28,17 @@ fn every_end_is_told() {
         let ran = b.run();
         assert_eq!(ran.code, code, "{script}: {}", ran.err);
         let line = format!("conex: {}: ended by ", b.id);
-        assert_eq!(ran.err.contains(&line), sentence.contains(" ended it"), "{script}: {}", ran.err);
+        assert_eq!(
+            ran.err.contains(&line),
+            sentence.contains(" ended it"),
+            "{script}: {}",
+            ran.err
+        );
         let told = why(&b);
-        assert!(told.contains(sentence) && told.contains("It was deleted at 2"), "{script}: {told}");
+        assert!(
+            told.contains(sentence) && told.contains("It was deleted at 2"),
+            "{script}: {told}"
+        );
         b.assert_gone();
     }
     let b = Box::sh("true");
@@ -56,12 +64,17 @@ fn ends_that_nobody_has_seen() {
     // The same id once more: what came last counts, and the beginning of an id is enough.
     *b.at("process.args") = json!(["/bin/sh", "-c", "exit 5"]);
     b.run();
-    let json: Value = serde_json::from_str(&b.call(&["why", "--json", &b.id[..b.id.len() - 1]]).ok().out).unwrap();
+    let json: Value =
+        serde_json::from_str(&b.call(&["why", "--json", &b.id[..b.id.len() - 1]]).ok().out)
+            .unwrap();
     assert_eq!(
         (&json["id"], &json["status"], &json["end"]["exitCode"]),
         (&json!(b.id), &json!("stopped"), &json!(5))
     );
-    assert!(json["end"]["exitedAt"].as_str().unwrap() >= json["created"].as_str().unwrap(), "{json}");
+    assert!(
+        json["end"]["exitedAt"].as_str().unwrap() >= json["created"].as_str().unwrap(),
+        "{json}"
+    );
 }
 
 /// `run --keep` has seen how the container ended that it keeps.
@@ -76,8 +89,15 @@ fn a_kept_container_has_its_end() {
         b.write_config();
         assert_eq!(b.verb("run", &["--keep"], &[]).code, code);
         let state = b.state();
-        assert_eq!((&state["status"], &state["end"]["exitCode"]), (&json!("stopped"), &json!(code)), "{state}");
-        assert!(state["end"]["exitedAt"].as_str().unwrap() >= state["created"].as_str().unwrap(), "{state}");
+        assert_eq!(
+            (&state["status"], &state["end"]["exitCode"]),
+            (&json!("stopped"), &json!(code)),
+            "{state}"
+        );
+        assert!(
+            state["end"]["exitedAt"].as_str().unwrap() >= state["created"].as_str().unwrap(),
+            "{state}"
+        );
         let told = why(&b);
         let status = format!("exit status {code}");
         assert!(told.contains(&status), "{told}");
@@ -106,7 +126,11 @@ fn a_zombie_is_asked() {
     assert_eq!(state["end"]["exitCode"], 9, "{state}");
     let list = b.call(&["list", "--format", "json"]).ok().out;
     let list: Value = serde_json::from_str(&list).unwrap();
-    assert_eq!(list.as_array().unwrap().iter().find(|c| c["id"] == b.id).unwrap()["end"]["exitCode"], 9, "{list}");
+    assert_eq!(
+        list.as_array().unwrap().iter().find(|c| c["id"] == b.id).unwrap()["end"]["exitCode"],
+        9,
+        "{list}"
+    );
     let all = b.call(&["list", "--all"]).ok().out;
     assert!(all.lines().any(|l| l.starts_with(&b.id) && l.contains("stopped (9)")), "{all}");
     assert!(why(&b).contains("has ended: its program ended with exit status 9."), "{}", why(&b));
@@ -125,7 +149,8 @@ fn the_last_event() {
     b.up();
     let mut c = b.command(&["events", "--interval", "10ms", &b.id]);
     let out = b.dir.join("events");
-    let mut child = c.stdin(Stdio::null()).stdout(std::fs::File::create(&out).unwrap()).spawn().unwrap();
+    let mut child =
+        c.stdin(Stdio::null()).stdout(std::fs::File::create(&out).unwrap()).spawn().unwrap();
     // It watches.
     until(|| out.metadata().is_ok_and(|m| m.len() > 0), "statistics");
     std::fs::write(b.rootfs().join("go"), "").unwrap();
@@ -154,15 +179,22 @@ fn whose_limit_it_was() {
     assert_eq!(ran.code, 137, "{}", ran.err);
     let cgroup = "conex-test/";
     let line = "the limit is 16777216 bytes, of /sys/fs/cgroup/";
-    assert!(ran.err.contains("ended by SIGKILL; the kernel killed ") && ran.err.contains(line), "{}", ran.err);
+    assert!(
+        ran.err.contains("ended by SIGKILL; the kernel killed ") && ran.err.contains(line),
+        "{}",
+        ran.err
+    );
     assert!(ran.err.contains(&format!("{cgroup}{}", b.id)), "{}", ran.err);
     let told = why(&b);
     assert!(
-        told.contains("killed its first process for want of memory (137, SIGKILL): the limit of 16.0 MiB"),
+        told.contains(
+            "killed its first process for want of memory (137, SIGKILL): the limit of 16.0 MiB"
+        ),
         "{told}"
     );
     // A child alone.
-    let mut b = Box::sh(&format!("sh -c 'exec 2>/dev/null; {}'; exit 4", eat.replace('\'', "'\\''")));
+    let mut b =
+        Box::sh(&format!("sh -c 'exec 2>/dev/null; {}'; exit 4", eat.replace('\'', "'\\''")));
     *b.at("linux.resources.memory") = json!({"limit": 16 << 20, "swap": 16 << 20});
     let ran = b.run();
     assert_eq!(ran.code, 4, "{}", ran.err);
@@ -171,7 +203,11 @@ fn whose_limit_it_was() {
         "{}",
         ran.err
     );
-    assert!(why(&b).contains("exit status 4, after the kernel had killed 1 of its processes"), "{}", why(&b));
+    assert!(
+        why(&b).contains("exit status 4, after the kernel had killed 1 of its processes"),
+        "{}",
+        why(&b)
+    );
     b.assert_gone();
 }
 
@@ -188,12 +224,16 @@ fn a_call_that_a_profile_kills_for() {
     let ran = b.run();
     assert_eq!(ran.code, 159, "{}", ran.err);
     let told = why(&b);
-    let named = told.contains("for the call mkdir (SIGSYS") || told.contains("for the call mkdirat (SIGSYS");
+    let named = told.contains("for the call mkdir (SIGSYS")
+        || told.contains("for the call mkdirat (SIGSYS");
     // An audit daemon, or a kernel without audit, has kept it from the log.
     assert!(named || told.contains("SIGSYS ended it (exit status 159)"), "{told}");
-    let log = std::process::Command::new("dmesg").output().map(|o| String::from_utf8_lossy(&o.stdout).into_owned());
+    let log = std::process::Command::new("dmesg")
+        .output()
+        .map(|o| String::from_utf8_lossy(&o.stdout).into_owned());
     // Numbers of processes in the log are those of the first PID namespace.
-    let first = std::fs::read_link("/proc/self/ns/pid").unwrap().to_string_lossy() == "pid:[4026531836]";
+    let first =
+        std::fs::read_link("/proc/self/ns/pid").unwrap().to_string_lossy() == "pid:[4026531836]";
     assert!(named || !first || !log.unwrap_or_default().contains("type=1326"), "{told}");
 }
 
@@ -234,7 +274,10 @@ fn what_they_use_again_and_again() {
     let out = b.call(&["top", "--own", "-n", "2"]).ok().out;
     assert_eq!(out.lines().filter(|l| l.starts_with("ID ")).count(), 2, "{out}");
     let rows: Vec<&str> = out.lines().filter(|l| l.starts_with(&format!("{} ", b.id))).collect();
-    assert!(rows.len() == 2 && rows.iter().all(|r| r.contains(" %")) && !out.contains('\x1b'), "{out}");
+    assert!(
+        rows.len() == 2 && rows.iter().all(|r| r.contains(" %")) && !out.contains('\x1b'),
+        "{out}"
+    );
     b.call(&["top"]).fails_with("standard output is no terminal");
     b.call(&["top", "-n", "0"]).fails_with("--count takes a number from 1 on");
 }

@@ -27,7 +27,8 @@ fn which_rule_decides() {
   ]
 }"#;
     std::fs::write(&file, profile).unwrap();
-    let explain = |args: &[&str]| b.call(&[&["seccomp", "explain", file.to_str().unwrap()], args].concat());
+    let explain =
+        |args: &[&str]| b.call(&[&["seccomp", "explain", file.to_str().unwrap()], args].concat());
     if cfg!(target_arch = "x86_64") {
         for (args, lines) in [
             (
@@ -62,7 +63,8 @@ fn which_rule_decides() {
     }
     explain(&["raed"]).fails_with("no system call is named \\\"raed\\\"; did you mean");
     explain(&["read", "x"]).fails_with("is no number");
-    b.call(&["seccomp", "explian", "x", "read"]).fails_with("expected `seccomp explain PROFILE SYSCALL [ARGS]`");
+    b.call(&["seccomp", "explian", "x", "read"])
+        .fails_with("expected `seccomp explain PROFILE SYSCALL [ARGS]`");
     b.call(&["seccomp", "explain", "/no/such", "read"]).fails_with("/no/such");
     for (text, problem) in [
         ("[", "no JSON"),
@@ -93,7 +95,8 @@ fn a_profile_in_dockers_format() {
             {"names": ["bpf"], "action": "SCMP_ACT_ALLOW", "includes": {"arches": ["s390x"]}}]});
     std::fs::write(&file, profile.to_string()).unwrap();
     let first = |args: &[&str]| {
-        let out = b.call(&[&["seccomp", "explain", file.to_str().unwrap()], args].concat()).ok().out;
+        let out =
+            b.call(&[&["seccomp", "explain", file.to_str().unwrap()], args].concat()).ok().out;
         assert_eq!(out.lines().count(), 4, "{out}");
         out.lines().nth(1).unwrap().trim().to_string()
     };
@@ -130,10 +133,14 @@ fn denied_calls_are_told_at_the_end() {
         ran.err.lines().skip_while(|l| !l.starts_with("conex: seccomp:")).map(str::trim).collect();
     assert_eq!(told[0], "conex: seccomp: 4 calls denied:", "{}", ran.err);
     assert!(
-        told[1].starts_with("3  mkdir") && told[1].contains(": fails with EROFS (30), by syscalls[0]"),
+        told[1].starts_with("3  mkdir")
+            && told[1].contains(": fails with EROFS (30), by syscalls[0]"),
         "{told:?}"
     );
-    assert!(told[2].starts_with("1  sync: kills the process, by syscalls[1]") && told.len() == 3, "{told:?}");
+    assert!(
+        told[2].starts_with("1  sync: kills the process, by syscalls[1]") && told.len() == 3,
+        "{told:?}"
+    );
     assert_eq!(std::fs::read_dir(&place).unwrap().count(), 0, "a directory is left");
     // An allow-list.
     *b.at("process.args") = json!(["/bin/sh", "-c", "mkdir /tmp/b; umount /proc; exit 5"]);
@@ -142,8 +149,7 @@ fn denied_calls_are_told_at_the_end() {
         .filter_map(|l| l.trim().strip_prefix("(\"")?.split('"').next())
         .filter(|n| !matches!(*n, "umount2" | "umount" | "oldumount"))
         .collect();
-    *b.at("linux.seccomp") =
-        json!({"defaultAction": "SCMP_ACT_ERRNO", "syscalls": [{"names": names, "action": "SCMP_ACT_ALLOW"}]});
+    *b.at("linux.seccomp") = json!({"defaultAction": "SCMP_ACT_ERRNO", "syscalls": [{"names": names, "action": "SCMP_ACT_ALLOW"}]});
     b.write_config();
     let ran = b.call(&["run", "--seccomp-log", "-b", b.dir.to_str().unwrap(), &b.id]);
     assert_eq!(ran.code, 5, "{}", ran.err);
@@ -159,19 +165,29 @@ fn denied_calls_are_told_at_the_end() {
     b.write_config();
     for flag in ["--seccomp-log", "-seccomp-log", "--seccomp-log=true"] {
         let ran = b.call(&["run", flag, "-b", b.dir.to_str().unwrap(), &b.id]);
-        assert!(ran.code == 5 && ran.err.contains("seccomp: 0 calls denied"), "{flag}: {}", ran.err);
+        assert!(
+            ran.code == 5 && ran.err.contains("seccomp: 0 calls denied"),
+            "{flag}: {}",
+            ran.err
+        );
     }
     std::fs::remove_dir(b.rootfs().join("tmp/b")).unwrap();
     *b.at("linux.seccomp") = json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_TRACE"}]});
     b.write_config();
     let ran = b.call(&["run", "--seccomp-log", "-b", b.dir.to_str().unwrap(), &b.id]);
-    assert!(ran.err.contains("not implemented") && ran.err.contains("handed to the tracer"), "{}", ran.err);
-    *b.at("linux.seccomp") =
-        json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["execve"], "action": "SCMP_ACT_ERRNO"}]});
+    assert!(
+        ran.err.contains("not implemented") && ran.err.contains("handed to the tracer"),
+        "{}",
+        ran.err
+    );
+    *b.at("linux.seccomp") = json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["execve"], "action": "SCMP_ACT_ERRNO"}]});
     b.write_config();
-    b.call(&["run", "--seccomp-log", "-b", b.dir.to_str().unwrap(), &b.id]).fails_with("denies execve");
+    b.call(&["run", "--seccomp-log", "-b", b.dir.to_str().unwrap(), &b.id])
+        .fails_with("denies execve");
     let call = |b: &Box, flags: &[&str]| {
-        b.call(&[&["run", "--seccomp-log", "-b", b.dir.to_str().unwrap()], flags, &[&b.id]].concat())
+        b.call(
+            &[&["run", "--seccomp-log", "-b", b.dir.to_str().unwrap()], flags, &[&b.id]].concat(),
+        )
     };
     call(&b, &["-d"]).fails_with("only in the foreground");
     *b.at("linux.seccomp.listenerPath") = json!("/run/agent");
@@ -189,8 +205,9 @@ fn an_annotation_lists_what_was_denied() {
     if !is_conex() {
         return;
     }
-    let mut b =
-        Box::sh("mkdir /tmp/a 2>&1; while ! [ -e /tmp/go ]; do sleep 0.02; done; mkdir /tmp/b 2>&1; exit 6");
+    let mut b = Box::sh(
+        "mkdir /tmp/a 2>&1; while ! [ -e /tmp/go ]; do sleep 0.02; done; mkdir /tmp/b 2>&1; exit 6",
+    );
     *b.at("linux.seccomp") = json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [
         {"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO", "errnoRet": 30}]});
     let log = b.dir.join("denied");
@@ -212,14 +229,18 @@ fn an_annotation_lists_what_was_denied() {
         let lines = all.filter_map(|e| std::fs::read(e.path().join("cmdline")).ok());
         let place = place.display().to_string();
         lines
-            .filter(|l| String::from_utf8_lossy(l).contains(&place) && l.windows(6).any(|w| w == b"-agent"))
+            .filter(|l| {
+                String::from_utf8_lossy(l).contains(&place) && l.windows(6).any(|w| w == b"-agent")
+            })
             .count()
     };
     let call = |line: &str, by_path: bool| {
         // As an engine calls it: by its path, or by its name in PATH.
         let (program, path) = match by_path {
             true => (runtime().display().to_string(), "/usr/bin:/bin".to_string()),
-            false => ("conex".into(), format!("{}:/usr/bin:/bin", runtime().parent().unwrap().display())),
+            false => {
+                ("conex".into(), format!("{}:/usr/bin:/bin", runtime().parent().unwrap().display()))
+            }
         };
         let words = format!("exec {program} --root {} {line}", state.display());
         let mut c = Command::new("sh");
@@ -251,7 +272,11 @@ fn an_annotation_lists_what_was_denied() {
     std::fs::remove_file(b.rootfs().join("tmp/go")).unwrap();
     let mut c = Command::new("sh");
     let words = format!("exec {} --root {} run {}", runtime().display(), state.display(), id);
-    c.args(["-c", &words]).env("TMPDIR", &place).current_dir(&dir).stdout(Stdio::null()).stderr(Stdio::null());
+    c.args(["-c", &words])
+        .env("TMPDIR", &place)
+        .current_dir(&dir)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
     let mut run = c.spawn().unwrap();
     until(|| b.call(&["state", &id]).code == 0 && b.status() == "running", "it runs");
     conex_sys::proc::kill(nix::unistd::Pid::from_raw(run.id() as i32), libc::SIGTERM).unwrap();
@@ -264,7 +289,8 @@ fn an_annotation_lists_what_was_denied() {
         let mut c = Command::new("sh");
         let words = format!("exec {} --root {} create {id}", runtime().display(), state.display());
         c.args(["-c", &words]).env("TMPDIR", &place).current_dir(&dir);
-        let mut create = c.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let mut create =
+            c.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         std::thread::sleep(std::time::Duration::from_micros(n * 900));
         let _ = (create.kill(), create.wait());
         b.verb("delete", &["--force"], &[]).ok();
@@ -275,12 +301,19 @@ fn an_annotation_lists_what_was_denied() {
         std::fs::remove_dir_all(left.path()).unwrap();
     }
     // One that fails leaves nothing.
-    b.push("mounts", json!({"destination": "/none", "type": "bind", "source": "/no/such", "options": ["rbind"]}));
+    b.push(
+        "mounts",
+        json!({"destination": "/none", "type": "bind", "source": "/no/such", "options": ["rbind"]}),
+    );
     b.write_config();
     call(&format!("create {} </dev/null", b.id), true).fails_with("mounts[4]");
     // It gives the runtime's last word a second.
-    until(|| agents() == 0 && std::fs::read_dir(&place).unwrap().count() == 0, "the end of the agent");
-    for (file, part) in [("relative", "must be the absolute path"), ("/no/such/dir/file", "open(/no/such/dir/file")]
+    until(
+        || agents() == 0 && std::fs::read_dir(&place).unwrap().count() == 0,
+        "the end of the agent",
+    );
+    for (file, part) in
+        [("relative", "must be the absolute path"), ("/no/such/dir/file", "open(/no/such/dir/file")]
     {
         *b.at("annotations") = json!({"dev.conex.seccomp-log": file});
         b.write_config();

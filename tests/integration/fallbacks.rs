@@ -12,20 +12,25 @@ fn everything() -> Box {
     std::fs::write(b.rootfs().join("up/kept"), "kept\n").unwrap();
     std::os::unix::fs::symlink("/etc", b.rootfs().join("link")).unwrap();
     b.push("mounts", json!({"destination": "/bound", "source": "file", "options": ["bind"]}));
-    b.push("mounts", json!({"destination": "/ro", "source": ".", "options": ["bind", "ro", "nosuid"]}));
+    b.push(
+        "mounts",
+        json!({"destination": "/ro", "source": ".", "options": ["bind", "ro", "nosuid"]}),
+    );
     b.push(
         "mounts",
         json!({"destination": "/link/sub", "type": "tmpfs", "source": "tmpfs", "options": ["size=1m"]}),
     );
-    b.push("mounts", json!({"destination": "/up", "type": "tmpfs", "source": "tmpfs", "options": ["tmpcopyup"]}));
+    b.push(
+        "mounts",
+        json!({"destination": "/up", "type": "tmpfs", "source": "tmpfs", "options": ["tmpcopyup"]}),
+    );
     b.push(
         "mounts",
         json!({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": ["ro"]}),
     );
     b.push("linux.maskedPaths", json!("/sys/firmware"));
     *b.at("linux.sysctl") = json!({"net.ipv4.ip_unprivileged_port_start": "7"});
-    *b.at("linux.seccomp") =
-        json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["ptrace"], "action": "SCMP_ACT_ERRNO"}]});
+    *b.at("linux.seccomp") = json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["ptrace"], "action": "SCMP_ACT_ERRNO"}]});
     *b.at("process.user") = json!({"uid": 5, "gid": 5});
     b
 }
@@ -76,7 +81,8 @@ fn exec_kill_and_delete_without_the_newer_calls() {
     }
     let b = everything();
     b.write_config();
-    let all = "openat2,clone3,close_range,mount_setattr,open_tree,move_mount,fsopen,fsconfig,fsmount";
+    let all =
+        "openat2,clone3,close_range,mount_setattr,open_tree,move_mount,fsopen,fsconfig,fsmount";
     let mut long = everything();
     *long.at("process.args") = json!(["/bin/sh", "-c", "exec sleep 100 >/dev/null 2>&1"]);
     long.write_config();
@@ -116,7 +122,12 @@ fn calls_without_a_fallback_are_named() {
         ("setns", vec!["exec", &b.id, "true"], "setns"),
     ] {
         let r = masked(&b, names, &args);
-        assert!(r.code != 0 && r.err.contains(call) && r.err.contains("ENOSYS"), "{names}: {} {}", r.code, r.err);
+        assert!(
+            r.code != 0 && r.err.contains(call) && r.err.contains("ENOSYS"),
+            "{names}: {} {}",
+            r.code,
+            r.err
+        );
         assert_eq!(b.status(), "running", "{names}");
     }
 }
@@ -136,21 +147,37 @@ fn restrictions_hold_without_the_newer_calls() {
         "mounts",
         json!({"destination": "/bound", "type": "bind", "source": source, "options": with(&["bind"])}),
     );
-    b.push("mounts", json!({"destination": "/new", "type": "tmpfs", "source": "tmpfs", "options": with(&[])}));
+    b.push(
+        "mounts",
+        json!({"destination": "/new", "type": "tmpfs", "source": "tmpfs", "options": with(&[])}),
+    );
     b.push("mounts", json!({"destination": "/plain", "type": "tmpfs", "source": "tmpfs"}));
     b.push("mounts", json!({"destination": "/plain", "options": with(&["remount"])}));
     // What is in force stays in force when something else is changed.
     b.push("mounts", json!({"destination": "/new", "options": ["remount", "bind", "exec"]}));
     b.write_config();
-    for names in ["", "mount_setattr", "open_tree,move_mount,fsopen,fsconfig,fsmount,fspick,mount_setattr"] {
-        let r = if names.is_empty() { b.verb("run", &[], &[]) } else { masked(&b, names, &["run", &b.id]) };
+    for names in
+        ["", "mount_setattr", "open_tree,move_mount,fsopen,fsconfig,fsmount,fspick,mount_setattr"]
+    {
+        let r = if names.is_empty() {
+            b.verb("run", &[], &[])
+        } else {
+            masked(&b, names, &["run", &b.id])
+        };
         assert_eq!(r.code, 0, "{names}: {}", r.err);
         for (place, missing) in [("/bound", ""), ("/new", "noexec"), ("/plain", "")] {
-            let line =
-                r.out.lines().rfind(|l| l.split(' ').nth(4) == Some(place)).unwrap_or_else(|| panic!("{}", r.out));
+            let line = r
+                .out
+                .lines()
+                .rfind(|l| l.split(' ').nth(4) == Some(place))
+                .unwrap_or_else(|| panic!("{}", r.out));
             let flags: Vec<&str> = line.split(' ').nth(5).unwrap().split(',').collect();
             for word in words {
-                assert_eq!(flags.contains(&word), word != missing, "{names}: {word} of {place}: {line}");
+                assert_eq!(
+                    flags.contains(&word),
+                    word != missing,
+                    "{names}: {word} of {place}: {line}"
+                );
             }
         }
     }

@@ -56,9 +56,11 @@ fn a_cgroup_with_processes_below_is_in_use() {
 fn delete_force_ends_a_create_whose_hook_hangs() {
     let mut b = Box::sh("true");
     let mark = b.dir.join("hook");
-    *b.at("hooks.createRuntime") = shell_hook(format!("echo $$ > {}; exec sleep 100", mark.display()));
+    *b.at("hooks.createRuntime") =
+        shell_hook(format!("echo $$ > {}; exec sleep 100", mark.display()));
     b.write_config();
-    let mut creating = b.command(&["create", &b.id]).stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
+    let mut creating =
+        b.command(&["create", &b.id]).stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
     until(|| mark.exists(), "the hook runs");
     let started = std::time::Instant::now();
     b.verb("delete", &["--force"], &[]).ok();
@@ -66,7 +68,8 @@ fn delete_force_ends_a_create_whose_hook_hangs() {
     assert!(!creating.wait().unwrap().success());
     b.assert_gone();
     let pid: i32 = std::fs::read_to_string(&mark).unwrap().trim().parse().unwrap();
-    let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
+    let _ =
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
 }
 
 #[test]
@@ -99,9 +102,13 @@ fn a_failing_poststop_does_not_hide_the_exit_status() {
 fn hooks_block_no_signals() {
     let mut b = Box::sh("true");
     let out = b.dir.join("mask");
-    *b.at("hooks.createRuntime") = shell_hook(format!("grep SigBlk /proc/self/status > {}", out.display()));
+    *b.at("hooks.createRuntime") =
+        shell_hook(format!("grep SigBlk /proc/self/status > {}", out.display()));
     b.run().ok();
-    assert_eq!(std::fs::read_to_string(out).unwrap().split_whitespace().nth(1), Some("0000000000000000"));
+    assert_eq!(
+        std::fs::read_to_string(out).unwrap().split_whitespace().nth(1),
+        Some("0000000000000000")
+    );
 }
 
 #[test]
@@ -117,7 +124,11 @@ fn run_relays_signals_before_the_service_is_ready() {
         .spawn()
         .unwrap();
     until(|| b.output().contains("up"), "the container runs");
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(run.id() as i32), nix::sys::signal::Signal::SIGTERM).unwrap();
+    nix::sys::signal::kill(
+        nix::unistd::Pid::from_raw(run.id() as i32),
+        nix::sys::signal::Signal::SIGTERM,
+    )
+    .unwrap();
     assert_eq!(run.wait().unwrap().code(), Some(9));
     drop(manager);
 }
@@ -133,7 +144,8 @@ fn readiness_reaches_the_manager() {
         let manager = std::os::unix::net::UnixDatagram::bind(&socket).unwrap();
         manager.set_read_timeout(Some(std::time::Duration::from_secs(10))).unwrap();
         let mut c = b.command(if detach { &["run", "-d"] } else { &["run"] });
-        let mut run = c.arg(&b.id).env("NOTIFY_SOCKET", &socket).stdout(Stdio::null()).spawn().unwrap();
+        let mut run =
+            c.arg(&b.id).env("NOTIFY_SOCKET", &socket).stdout(Stdio::null()).spawn().unwrap();
         let inside = b.state_root().join(&b.id).join("notify/notify.sock");
         until(|| inside.exists(), "the notify socket");
         let client = std::os::unix::net::UnixDatagram::unbound().unwrap();
@@ -193,7 +205,10 @@ fn a_file_mounted_on_a_directory_is_told() {
     let mut b = Box::sh("true");
     let file = b.dir.join("file");
     std::fs::write(&file, "x").unwrap();
-    b.push("mounts", json!({"destination": "/etc", "type": "bind", "source": file, "options": ["bind"]}));
+    b.push(
+        "mounts",
+        json!({"destination": "/etc", "type": "bind", "source": file, "options": ["bind"]}),
+    );
     let r = b.run().fails_with("not a directory");
     if is_conex() {
         r.fails_with("].destination: ");
@@ -207,7 +222,11 @@ fn a_memory_limit_too_low_to_start_is_told() {
     for _ in 0..10 {
         let mut b = Box::sh("true");
         *b.at("linux.resources") = json!({"memory": {"limit": 4096}});
-        b.run().fails_with(if is_conex() { "linux.resources.memory.limit may be too low" } else { "memory limit" });
+        b.run().fails_with(if is_conex() {
+            "linux.resources.memory.limit may be too low"
+        } else {
+            "memory limit"
+        });
         b.assert_gone();
     }
 }
@@ -227,13 +246,20 @@ fn delete_of_what_cannot_be_killed() {
     std::fs::create_dir_all(&foreign).unwrap();
     std::fs::write(foreign.join("cgroup.procs"), b.pid().to_string()).unwrap();
     std::fs::write(foreign.join("freezer.state"), "FROZEN").unwrap();
-    until(|| std::fs::read_to_string(foreign.join("freezer.state")).unwrap() == "FROZEN\n", "frozen");
+    until(
+        || std::fs::read_to_string(foreign.join("freezer.state")).unwrap() == "FROZEN\n",
+        "frozen",
+    );
     let begun = std::time::Instant::now();
     let ran = b.verb("delete", &["--force"], &[]);
     let took = begun.elapsed().as_secs_f64();
     assert!(ran.code == 1 && took < 13.0, "{took} s: {}", ran.err);
     if is_conex() {
-        assert!(took > 9.0 && ran.err.contains("still running 10 seconds after SIGKILL"), "{took} s: {}", ran.err);
+        assert!(
+            took > 9.0 && ran.err.contains("still running 10 seconds after SIGKILL"),
+            "{took} s: {}",
+            ran.err
+        );
     }
     std::fs::write(foreign.join("freezer.state"), "THAWED").unwrap();
     b.verb("delete", &["--force"], &[]).ok();

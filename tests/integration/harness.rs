@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 pub fn runtime() -> PathBuf {
-    std::env::var_os("CONEX").map_or_else(|| panic!("CONEX must name the runtime's binary"), PathBuf::from)
+    std::env::var_os("CONEX")
+        .map_or_else(|| panic!("CONEX must name the runtime's binary"), PathBuf::from)
 }
 
 /// True for conex itself, false when the tests are tried on a peer.
@@ -73,7 +74,12 @@ pub fn copied(from: &Path, to: &Path) {
 
 /// The same with another deadline, in seconds.
 pub fn finish_within(command: &mut Command, input: &[u8], seconds: u64) -> Ran {
-    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
     let _ = child.stdin.take().unwrap().write_all(input);
     let (mut out, mut err) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
     let read = |r: &mut dyn std::io::Read| {
@@ -135,7 +141,8 @@ impl Box {
             let line = format!("{id} {}\n", std::thread::current().name().unwrap_or("?"));
             let _ = file.and_then(|mut f| f.write_all(line.as_bytes()));
         }
-        let base = std::env::var_os("CONEX_TEST_DIR").map_or_else(std::env::temp_dir, PathBuf::from);
+        let base =
+            std::env::var_os("CONEX_TEST_DIR").map_or_else(std::env::temp_dir, PathBuf::from);
         let dir = base.join(&id);
         for sub in ["bin", "proc", "sys", "dev", "etc", "tmp"] {
             std::fs::create_dir_all(dir.join("rootfs").join(sub)).unwrap();
@@ -143,13 +150,21 @@ impl Box {
         let busybox = std::env::var("BUSYBOX").unwrap_or("/bin/busybox".into());
         copied(Path::new(&busybox), &dir.join("rootfs/bin/busybox"));
         for applet in [
-            "sh", "cat", "ls", "id", "sleep", "true", "false", "stat", "mount", "env", "kill", "echo", "dd",
-            "test", "touch", "mkdir", "readlink", "hostname", "head", "grep", "stty", "yes", "pwd", "ps", "setsid",
-            "mknod", "chmod", "ip", "umount", "nice", "sort", "wc", "seq",
+            "sh", "cat", "ls", "id", "sleep", "true", "false", "stat", "mount", "env", "kill",
+            "echo", "dd", "test", "touch", "mkdir", "readlink", "hostname", "head", "grep", "stty",
+            "yes", "pwd", "ps", "setsid", "mknod", "chmod", "ip", "umount", "nice", "sort", "wc",
+            "seq",
         ] {
             std::os::unix::fs::symlink("busybox", dir.join("rootfs/bin").join(applet)).unwrap();
         }
-        Box { dir, config: document(args, &id), id, global: Vec::new(), prefix: Vec::new(), binary: None }
+        Box {
+            dir,
+            config: document(args, &id),
+            id,
+            global: Vec::new(),
+            prefix: Vec::new(),
+            binary: None,
+        }
     }
 
     pub fn rootfs(&self) -> PathBuf {
@@ -161,7 +176,11 @@ impl Box {
     }
 
     pub fn write_config(&self) {
-        std::fs::write(self.dir.join("config.json"), serde_json::to_string_pretty(&self.config).unwrap()).unwrap();
+        std::fs::write(
+            self.dir.join("config.json"),
+            serde_json::to_string_pretty(&self.config).unwrap(),
+        )
+        .unwrap();
     }
 
     /// `runtime --root … args`, in the bundle.
@@ -209,7 +228,10 @@ impl Box {
             self.id
         );
         let mut c = Command::new("unshare");
-        finish(c.args(["-m", "--propagation", "private", "sh", "-c", &line]).current_dir(&self.dir), b"")
+        finish(
+            c.args(["-m", "--propagation", "private", "sh", "-c", &line]).current_dir(&self.dir),
+            b"",
+        )
     }
 
     /// A detached container: created (with its output in files) and started.
@@ -223,7 +245,8 @@ impl Box {
         self.write_config();
         let file = |name: &str| std::fs::File::create(self.dir.join(name)).unwrap();
         let mut c = self.command(&["create", &self.id]);
-        let status = c.stdin(Stdio::null()).stdout(file("out")).stderr(file("err")).status().unwrap();
+        let status =
+            c.stdin(Stdio::null()).stdout(file("out")).stderr(file("err")).status().unwrap();
         let read = |name: &str| std::fs::read_to_string(self.dir.join(name)).unwrap();
         Ran { code: status.code().unwrap_or(1000), out: read("out"), err: read("err") }
     }
@@ -255,7 +278,11 @@ impl Box {
 
     /// Directories of this container's cgroups that exist.
     pub fn cgroups(&self) -> Vec<PathBuf> {
-        hierarchies().into_iter().map(|h| h.join("conex-test").join(&self.id)).filter(|p| p.exists()).collect()
+        hierarchies()
+            .into_iter()
+            .map(|h| h.join("conex-test").join(&self.id))
+            .filter(|p| p.exists())
+            .collect()
     }
 
     /// Nothing of the container is left: no state, no cgroup, no process.
@@ -296,14 +323,19 @@ impl Box {
 
     pub fn cgroup_file(&self, controller: &str, file: &str) -> String {
         let path = cgroup_path(controller, &self.id).join(file);
-        std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display())).trim().to_string()
+        std::fs::read_to_string(&path)
+            .unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+            .trim()
+            .to_string()
     }
 }
 
 impl Drop for Box {
     fn drop(&mut self) {
         // A verb that hangs must not abort all the other tests.
-        let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.verb("delete", &["--force"], &[])));
+        let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            self.verb("delete", &["--force"], &[])
+        }));
         let _ = std::fs::remove_dir_all(&self.dir);
         // The parent of all test cgroups goes with the last container.
         for h in hierarchies() {
@@ -322,7 +354,8 @@ pub fn hierarchies() -> Vec<PathBuf> {
     if v2() {
         return vec!["/sys/fs/cgroup".into()];
     }
-    std::fs::read_dir("/sys/fs/cgroup").map_or(Vec::new(), |list| list.flatten().map(|e| e.path()).collect())
+    std::fs::read_dir("/sys/fs/cgroup")
+        .map_or(Vec::new(), |list| list.flatten().map(|e| e.path()).collect())
 }
 
 /// A directory below the tests' own parent, in the tree that has the controller.

@@ -17,7 +17,16 @@ fn in_own_pid_namespace(test: &str) -> bool {
         return true;
     }
     let mut c = Command::new("unshare");
-    c.args(["--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", "\"$@\"; exit $?", "sh"]);
+    c.args([
+        "--pid",
+        "--fork",
+        "--kill-child",
+        "--mount-proc",
+        "sh",
+        "-c",
+        "\"$@\"; exit $?",
+        "sh",
+    ]);
     c.arg(std::env::current_exe().unwrap());
     c.args(["--exact", test, "--nocapture", "--test-threads", "1"]).env(INSIDE, test);
     let r = finish_within(&mut c, b"", 300);
@@ -66,7 +75,17 @@ impl Holder {
             "read x; i=0; while [ $i -lt {used} ]; do /bin/true; i=$((i+1)); done; echo ready; exec sleep 5000"
         );
         let mut c = Command::new("unshare");
-        c.args(["--user", "--pid", "--net", "--mount", "--fork", "--kill-child", "sh", "-c", &script]);
+        c.args([
+            "--user",
+            "--pid",
+            "--net",
+            "--mount",
+            "--fork",
+            "--kill-child",
+            "sh",
+            "-c",
+            &script,
+        ]);
         let mut child = c.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let own = namespace(std::process::id() as i32, "user");
         let pid = child.id() as i32;
@@ -111,7 +130,8 @@ fn cmdline(pid: i32) -> String {
     line
 }
 
-const KINDS: [(&str, &str); 4] = [("user", "user"), ("pid", "pid"), ("network", "net"), ("mount", "mnt")];
+const KINDS: [(&str, &str); 4] =
+    [("user", "user"), ("pid", "pid"), ("network", "net"), ("mount", "mnt")];
 
 /// A document that joins those of [`KINDS`] whose bit is set, and makes the others.
 fn document(b: &mut Box, holder: &Holder, joined: u32) {
@@ -132,15 +152,21 @@ fn document(b: &mut Box, holder: &Holder, joined: u32) {
         let file = b.dir.join(name);
         json!([{"path": "/bin/sh", "args": ["sh", "-c", format!("cat >{}", file.display())], "env": ["PATH=/bin:/usr/bin"]}])
     };
-    let mut hooks: BTreeMap<_, _> = ["prestart", "createRuntime", "poststart", "createContainer", "poststop"]
-        .into_iter()
-        .map(|name| (name, hook(name)))
-        .collect();
-    hooks.insert("startContainer", json!([{"path": "/bin/sh", "args": ["sh", "-c", "cat >/startContainer"]}]));
+    let mut hooks: BTreeMap<_, _> =
+        ["prestart", "createRuntime", "poststart", "createContainer", "poststop"]
+            .into_iter()
+            .map(|name| (name, hook(name)))
+            .collect();
+    hooks.insert(
+        "startContainer",
+        json!([{"path": "/bin/sh", "args": ["sh", "-c", "cat >/startContainer"]}]),
+    );
     *b.at("hooks") = json!(hooks);
     if without_proc(joined) {
         b.at("mounts").as_array_mut().unwrap().retain(|m| m["type"] != "proc");
-        ["maskedPaths", "readonlyPaths"].iter().for_each(|list| *b.at(&format!("linux.{list}")) = json!([]));
+        ["maskedPaths", "readonlyPaths"]
+            .iter()
+            .for_each(|list| *b.at(&format!("linux.{list}")) = json!([]));
     }
 }
 
@@ -157,7 +183,12 @@ fn one(by: &mut Bystanders, joined: u32, used: usize) {
     document(&mut b, &holder, joined);
     let what = format!(
         "{used} used, joined: {:?}",
-        KINDS.iter().enumerate().filter(|(i, _)| joined >> i & 1 == 1).map(|(_, k)| k.0).collect::<Vec<_>>()
+        KINDS
+            .iter()
+            .enumerate()
+            .filter(|(i, _)| joined >> i & 1 == 1)
+            .map(|(_, k)| k.0)
+            .collect::<Vec<_>>()
     );
     b.write_config();
     let quiet = Stdio::null;
@@ -174,7 +205,10 @@ fn one(by: &mut Bystanders, joined: u32, used: usize) {
     if !ran {
         // In a new user namespace nothing may be mounted in a mount namespace of another one.
         assert!(joined & 1 == 0 && joined & 0b1000 != 0, "{what}: {error}");
-        assert!(error.contains("ermission denied") || error.contains("not permitted"), "{what}: {error}");
+        assert!(
+            error.contains("ermission denied") || error.contains("not permitted"),
+            "{what}: {error}"
+        );
         b.assert_gone();
         return;
     }
@@ -183,7 +217,8 @@ fn one(by: &mut Bystanders, joined: u32, used: usize) {
     assert!(line.contains(&marker), "{what}: {pid} is {line:?}");
     assert_eq!(std::fs::read_to_string(pid_file).unwrap(), pid.to_string(), "{what}: pid file");
     let told = |file: std::path::PathBuf| {
-        let text = std::fs::read_to_string(&file).unwrap_or_else(|e| panic!("{what}: {}: {e}", file.display()));
+        let text = std::fs::read_to_string(&file)
+            .unwrap_or_else(|e| panic!("{what}: {}: {e}", file.display()));
         serde_json::from_str::<serde_json::Value>(&text).unwrap()["pid"].clone()
     };
     for name in ["prestart", "createRuntime", "poststart"] {
@@ -191,8 +226,11 @@ fn one(by: &mut Bystanders, joined: u32, used: usize) {
     }
     // In the container's namespaces it is the number there (runtime.md, "State").
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let inside =
-        status.lines().find_map(|l| l.strip_prefix("NSpid:")?.split_whitespace().last()).unwrap().to_string();
+    let inside = status
+        .lines()
+        .find_map(|l| l.strip_prefix("NSpid:")?.split_whitespace().last())
+        .unwrap()
+        .to_string();
     for file in [b.dir.join("createContainer"), b.rootfs().join("startContainer")] {
         assert_eq!(told(file.clone()).to_string(), inside, "{what}: {}", file.display());
     }
@@ -200,14 +238,32 @@ fn one(by: &mut Bystanders, joined: u32, used: usize) {
         let same = namespace(pid, file) == namespace(holder.inside, file);
         assert_eq!(same, joined >> i & 1 == 1, "{what}: {kind}");
     }
-    let r = b.exec(&["sh", "-c", "for n in user pid net mnt; do readlink /proc/self/ns/$n; done; ls /"]).ok();
+    let r = b
+        .exec(&["sh", "-c", "for n in user pid net mnt; do readlink /proc/self/ns/$n; done; ls /"])
+        .ok();
     for (_, file) in KINDS.into_iter().filter(|_| !without_proc(joined)) {
-        assert!(r.out.contains(&format!("[{}]", namespace(pid, file))), "{what}: exec is not in {file}: {}", r.out);
+        assert!(
+            r.out.contains(&format!("[{}]", namespace(pid, file))),
+            "{what}: exec is not in {file}: {}",
+            r.out
+        );
     }
-    assert!(!r.out.contains("home") && r.out.contains("bin"), "{what}: exec has another root: {}", r.out);
+    assert!(
+        !r.out.contains("home") && r.out.contains("bin"),
+        "{what}: exec has another root: {}",
+        r.out
+    );
     by.untouched(&what);
     let exec_pid = b.dir.join("exec-pid");
-    let (ran, error) = run(&["exec", "--detach", "--pid-file", exec_pid.to_str().unwrap(), &b.id, "sleep", "4343"]);
+    let (ran, error) = run(&[
+        "exec",
+        "--detach",
+        "--pid-file",
+        exec_pid.to_str().unwrap(),
+        &b.id,
+        "sleep",
+        "4343",
+    ]);
     assert!(ran, "{what}: {error}");
     let second: i32 = std::fs::read_to_string(&exec_pid).unwrap().parse().unwrap();
     let line = cmdline(second);
@@ -295,11 +351,17 @@ fn a_container_of_another_pid_namespace() {
     let b = Box::sh("sleep 100");
     b.up();
     let mut c = Command::new("unshare");
-    c.args(["--pid", "--fork", "--kill-child", "--mount-proc"]).arg(runtime()).arg("--root").arg(b.state_root());
+    c.args(["--pid", "--fork", "--kill-child", "--mount-proc"])
+        .arg(runtime())
+        .arg("--root")
+        .arg(b.state_root());
     let r = finish(c.args(["state", &b.id]), b"");
     r.fails_with("another PID namespace");
     let mut c = Command::new("unshare");
-    c.args(["--pid", "--fork", "--kill-child", "--mount-proc"]).arg(runtime()).arg("--root").arg(b.state_root());
+    c.args(["--pid", "--fork", "--kill-child", "--mount-proc"])
+        .arg(runtime())
+        .arg("--root")
+        .arg(b.state_root());
     finish(c.args(["delete", "--force", &b.id]), b"").fails_with("another PID namespace");
     assert_eq!(b.status(), "running");
 }
@@ -320,7 +382,8 @@ fn a_record_of_a_pid_namespace_that_has_ended() {
     for _ in 0..2 {
         // The end of its first process is the end of all in the namespace.
         let mut c = Command::new("unshare");
-        finish(c.args(["--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", &line]), b"").ok();
+        finish(c.args(["--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", &line]), b"")
+            .ok();
         until(|| b.verb("state", &[], &[]).out.contains("\"stopped\""), "it has ended");
         b.verb("delete", &[], &[]).ok();
     }

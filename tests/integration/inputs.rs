@@ -28,11 +28,18 @@ fn depth_overflows_nothing() {
         let file = |name: &str| std::fs::File::create(b.dir.join(name)).unwrap();
         let mut c = b.command(&["create", &b.id]);
         let ran = c.stdin(Stdio::null()).stdout(file("out")).stderr(file("err")).status().unwrap();
-        assert!(ran.success(), "{:?}: {}", ran, std::fs::read_to_string(b.dir.join("err")).unwrap());
+        assert!(
+            ran.success(),
+            "{:?}: {}",
+            ran,
+            std::fs::read_to_string(b.dir.join("err")).unwrap()
+        );
         b.verb("start", &[], &[]).ok();
         // What engines pass on unread.
-        let process =
-            format!("{{\"unknown\":{},\"cwd\":\"/\",\"args\":[\"/bin/true\"],\"user\":{{}}}}", deep(open));
+        let process = format!(
+            "{{\"unknown\":{},\"cwd\":\"/\",\"args\":[\"/bin/true\"],\"user\":{{}}}}",
+            deep(open)
+        );
         std::fs::write(b.dir.join("process.json"), &process).unwrap();
         if is_conex() {
             b.verb("exec", &["-p", "process.json"], &[]).ok();
@@ -65,7 +72,8 @@ fn depth_overflows_nothing() {
     if is_conex() {
         let mut b = Box::sh("true");
         for value in ["[", "uint32 ", "@as "] {
-            b.config["annotations"] = json!({"org.systemd.property.CollectMode": value.repeat(200_000)});
+            b.config["annotations"] =
+                json!({"org.systemd.property.CollectMode": value.repeat(200_000)});
             b.write_config();
             // The annotation is only read with the systemd driver, which this host need not have.
             let mut c = b.command(&["--systemd-cgroup", "create", &b.id]);
@@ -162,10 +170,12 @@ fn null_is_absent_in_lists_too() {
         "linux.devices",
         json!({"path": "/dev/x", "type": "c", "major": 1, "minor": 3, "fileMode": 384, "uid": 0, "gid": 0}),
     );
-    b.push("linux.resources.devices", json!({"allow": true, "type": "c", "major": 1, "minor": 3, "access": "rw"}));
+    b.push(
+        "linux.resources.devices",
+        json!({"allow": true, "type": "c", "major": 1, "minor": 3, "access": "rw"}),
+    );
     *b.at("linux.resources.hugepageLimits") = json!([]);
-    *b.at("hooks") =
-        json!({"createRuntime": [{"path": "/bin/true", "args": ["true"], "env": ["A=b"], "timeout": 10}]});
+    *b.at("hooks") = json!({"createRuntime": [{"path": "/bin/true", "args": ["true"], "env": ["A=b"], "timeout": 10}]});
     *b.at("linux.seccomp") = json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [
         {"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO", "errnoRet": 1, "args": []},
         {"names": ["getcpu"], "action": "SCMP_ACT_ERRNO", "args": [{"index": 0, "value": 1, "valueTwo": 0, "op": "SCMP_CMP_EQ"}]}]});
@@ -298,8 +308,14 @@ fn long_documents_take_no_minutes() {
         ("process.rlimits", many(&|_| json!({"type": "RLIMIT_CORE", "soft": 1, "hard": 1}))),
         ("process.user.additionalGids", many(&|i| json!(i))),
         ("linux.devices", many(&|i| json!({"path": format!("/dev/x/{i}"), "type": "x"}))),
-        ("linux.devices", many(&|i| json!({"path": "/dev/same", "type": "c", "major": 1, "minor": i}))),
-        ("linux.resources.devices", many(&|i| json!({"allow": true, "type": "c", "major": i, "access": "q"}))),
+        (
+            "linux.devices",
+            many(&|i| json!({"path": "/dev/same", "type": "c", "major": 1, "minor": i})),
+        ),
+        (
+            "linux.resources.devices",
+            many(&|i| json!({"allow": true, "type": "c", "major": i, "access": "q"})),
+        ),
         ("mounts", many(&|i| json!({"destination": format!("/m{i}")}))),
         ("mounts.0.options", many(&|i| json!(format!("o{i}=1")))),
         ("linux.uidMappings", many(&|i| json!({"containerID": i, "hostID": i, "size": 1}))),
@@ -320,11 +336,15 @@ fn long_documents_take_no_minutes() {
         ("hooks", json!({"poststop": many(&|i| json!({"path": format!("x{i}")}))})),
         (
             "annotations",
-            json!((0..20_000).map(|i| (format!("k{i}"), "v")).collect::<std::collections::BTreeMap<_, _>>()),
+            json!((0..20_000)
+                .map(|i| (format!("k{i}"), "v"))
+                .collect::<std::collections::BTreeMap<_, _>>()),
         ),
         (
             "linux.sysctl",
-            json!((0..20_000).map(|i| (format!("vm.k{i}"), "v")).collect::<std::collections::BTreeMap<_, _>>()),
+            json!((0..20_000)
+                .map(|i| (format!("vm.k{i}"), "v"))
+                .collect::<std::collections::BTreeMap<_, _>>()),
         ),
         (
             "linux.netDevices",
@@ -334,7 +354,9 @@ fn long_documents_take_no_minutes() {
         ),
         (
             "linux.resources.unified",
-            json!((0..20_000).map(|i| (format!("cpu/{i}"), "1")).collect::<std::collections::BTreeMap<_, _>>()),
+            json!((0..20_000)
+                .map(|i| (format!("cpu/{i}"), "1"))
+                .collect::<std::collections::BTreeMap<_, _>>()),
         ),
     ];
     for (path, value) in cases {
@@ -371,7 +393,9 @@ fn documents_that_are_no_files() {
         let config = other.dir.join("config.json");
         let _ = std::fs::remove_file(&config);
         let _socket = match kind {
-            "fifo" => nix::unistd::mkfifo(&config, nix::sys::stat::Mode::S_IRUSR).map(|()| None).unwrap(),
+            "fifo" => {
+                nix::unistd::mkfifo(&config, nix::sys::stat::Mode::S_IRUSR).map(|()| None).unwrap()
+            }
             "directory" => std::fs::create_dir(&config).map(|()| None).unwrap(),
             "socket" => Some(std::os::unix::net::UnixListener::bind(&config).unwrap()),
             device => std::os::unix::fs::symlink(device, &config).map(|()| None).unwrap(),
@@ -407,8 +431,8 @@ fn what_is_no_text_passes_unchanged() {
         return;
     }
     let odd = OsString::from_vec(b"o\xff\xfe\xc3d".to_vec());
-    let odd_dir =
-        std::env::temp_dir().join(OsString::from_vec(format!("conex-{}-", std::process::id()).into_bytes()));
+    let odd_dir = std::env::temp_dir()
+        .join(OsString::from_vec(format!("conex-{}-", std::process::id()).into_bytes()));
     let odd_dir = OsString::from_vec([odd_dir.as_os_str().as_bytes(), odd.as_bytes()].concat());
     let mut b = Box::sh("true");
     // The whole bundle lies below a name that is no text.
@@ -451,11 +475,28 @@ fn what_is_no_text_passes_unchanged() {
     let mut c = b.command(&["run", "--detach"]);
     c.arg("--bundle").arg(&b.dir).arg("--pid-file").arg(&pid_file).arg(&b.id);
     let ran = c.stdin(Stdio::null()).stdout(file("out")).stderr(file("err")).status().unwrap();
-    assert!(ran.success(), "{}", String::from_utf8_lossy(&std::fs::read(b.dir.join("err")).unwrap()));
-    let want = [odd.as_bytes(), b"|", odd.as_bytes(), b"|/", odd.as_bytes(), b"\n", odd.as_bytes(), b"\ncontent\n"]
-        .concat();
+    assert!(
+        ran.success(),
+        "{}",
+        String::from_utf8_lossy(&std::fs::read(b.dir.join("err")).unwrap())
+    );
+    let want = [
+        odd.as_bytes(),
+        b"|",
+        odd.as_bytes(),
+        b"|/",
+        odd.as_bytes(),
+        b"\n",
+        odd.as_bytes(),
+        b"\ncontent\n",
+    ]
+    .concat();
     until(|| std::fs::read(b.dir.join("out")).unwrap() == want, "the bytes of the document");
-    assert_eq!(std::fs::read(b.rootfs().join("copied").join(&odd)).unwrap(), b"", "the mount point");
+    assert_eq!(
+        std::fs::read(b.rootfs().join("copied").join(&odd)).unwrap(),
+        b"",
+        "the mount point"
+    );
     assert!(b.dir.join(&pid_file).exists());
     // The same on the command line of exec.
     let mut c = b.command(&["exec", "--env"]);

@@ -7,7 +7,10 @@ pub fn broken_bundles() -> Vec<(String, String)> {
     let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../bundles/invalid");
     let one = |entry: std::fs::DirEntry| {
         let name = entry.file_name().into_string().unwrap().replace('%', "/");
-        (name.strip_suffix(".json").unwrap().to_string(), std::fs::read_to_string(entry.path()).unwrap())
+        (
+            name.strip_suffix(".json").unwrap().to_string(),
+            std::fs::read_to_string(entry.path()).unwrap(),
+        )
     };
     let all: Vec<_> = std::fs::read_dir(dir).unwrap().flatten().map(one).collect();
     assert!(all.len() >= 100, "only {} bundles", all.len());
@@ -34,8 +37,18 @@ fn every_broken_bundle_names_its_field_and_leaves_nothing() {
         // The text format quotes the message.
         let named = r.err.replace("\\\"", "\"").contains(&format!(" {field}: "));
         let located = r.err.contains("config.json line") || r.err.contains("at line");
-        if r.code != 1 || !named || !located || b.state_root().join(&b.id).exists() || !b.cgroups().is_empty() {
-            failures.push(format!("{field}: code {}, cgroups {:?}: {}", r.code, b.cgroups(), r.err));
+        if r.code != 1
+            || !named
+            || !located
+            || b.state_root().join(&b.id).exists()
+            || !b.cgroups().is_empty()
+        {
+            failures.push(format!(
+                "{field}: code {}, cgroups {:?}: {}",
+                r.code,
+                b.cgroups(),
+                r.err
+            ));
         }
     }
     assert!(failures.is_empty(), "{}", failures.join("\n"));
@@ -50,7 +63,11 @@ fn all_problems_are_reported_at_once() {
     *b.at("process.cwd") = serde_json::json!("x");
     *b.at("linux.rootfsPropagation") = serde_json::json!("y");
     let r = b.create();
-    assert!(r.err.contains("process.cwd") && r.err.contains("linux.rootfsPropagation"), "{}", r.err);
+    assert!(
+        r.err.contains("process.cwd") && r.err.contains("linux.rootfsPropagation"),
+        "{}",
+        r.err
+    );
 }
 
 #[test]

@@ -78,7 +78,10 @@ fn kill_with_a_shared_pid_namespace_kills_all() {
     b.drop_namespace("pid");
     b.up();
     until(
-        || serde_json::from_str::<Vec<i32>>(&b.verb("ps", &["-f", "json"], &[]).out).is_ok_and(|p| p.len() >= 5),
+        || {
+            serde_json::from_str::<Vec<i32>>(&b.verb("ps", &["-f", "json"], &[]).out)
+                .is_ok_and(|p| p.len() >= 5)
+        },
         "children",
     );
     b.verb("kill", &[], &["KILL"]).ok();
@@ -114,7 +117,8 @@ fn exec_joins_and_reports() {
     )
     .ok();
     let pid: i32 = std::fs::read_to_string(&pid_file).unwrap().parse().unwrap();
-    let pids: Vec<i32> = serde_json::from_str(&b.verb("ps", &["--format", "json"], &[]).ok().out).unwrap();
+    let pids: Vec<i32> =
+        serde_json::from_str(&b.verb("ps", &["--format", "json"], &[]).ok().out).unwrap();
     assert!(pids.contains(&pid) && pids.contains(&b.pid()), "{pids:?} {pid}");
 }
 
@@ -133,7 +137,11 @@ fn exec_gives_no_capability_beyond_the_asked() {
     let b = Box::sh("sleep 100");
     b.up();
     let r = b
-        .verb("exec", &["--cap", "CAP_NET_ADMIN", "--user", "1000:1000"], &["grep", "Cap", "/proc/self/status"])
+        .verb(
+            "exec",
+            &["--cap", "CAP_NET_ADMIN", "--user", "1000:1000"],
+            &["grep", "Cap", "/proc/self/status"],
+        )
         .ok();
     for set in ["CapInh", "CapAmb", "CapEff"] {
         let line = r.out.lines().find(|l| l.starts_with(set)).unwrap();
@@ -165,10 +173,14 @@ fn list_formats() {
     let b = Box::sh("sleep 100");
     b.up();
     let table = b.call(&["list"]).ok().out;
-    assert!(table.starts_with("ID ") && table.lines().next().unwrap().ends_with("OWNER"), "{table}");
+    assert!(
+        table.starts_with("ID ") && table.lines().next().unwrap().ends_with("OWNER"),
+        "{table}"
+    );
     assert!(table.lines().nth(1).unwrap().starts_with(&b.id));
     assert_eq!(b.call(&["list", "-q"]).ok().out, format!("{}\n", b.id));
-    let list: serde_json::Value = serde_json::from_str(&b.call(&["list", "-f", "json"]).ok().out).unwrap();
+    let list: serde_json::Value =
+        serde_json::from_str(&b.call(&["list", "-f", "json"]).ok().out).unwrap();
     assert_eq!(list[0]["owner"], "root");
     b.verb("delete", &["-f"], &[]).ok();
     assert_eq!(b.call(&["list", "--format=json"]).ok().out.trim(), "null");
@@ -181,13 +193,19 @@ fn update_changes_limits() {
     *b.at("linux.resources.pids") = json!({"limit": 20});
     b.up();
     let limit = || b.cgroup_value("memory", "memory.limit_in_bytes", "memory.max");
-    let quota = || b.cgroup_value("cpu", "cpu.cfs_quota_us", "cpu.max").split(' ').next().unwrap().to_string();
+    let quota = || {
+        b.cgroup_value("cpu", "cpu.cfs_quota_us", "cpu.max").split(' ').next().unwrap().to_string()
+    };
     assert_eq!(limit(), (50 << 20).to_string());
     b.verb("update", &["--memory", "60M", "--pids-limit", "30"], &[]).ok();
     assert_eq!(limit(), (60 << 20).to_string());
     assert_eq!(b.cgroup_file("pids", "pids.max"), "30");
     let mut c = b.command(&["update", "--resources=-", &b.id]);
-    finish(&mut c, br#"{"memory":{"limit":73400320},"cpu":{"shares":512,"quota":50000,"period":100000}}"#).ok();
+    finish(
+        &mut c,
+        br#"{"memory":{"limit":73400320},"cpu":{"shares":512,"quota":50000,"period":100000}}"#,
+    )
+    .ok();
     assert_eq!(limit(), (70 << 20).to_string());
     assert_eq!(b.cgroup_value("cpu", "cpu.shares", "cpu.weight"), if v2() { "59" } else { "512" });
     assert_eq!(quota(), "50000");
@@ -201,8 +219,10 @@ fn events_stats_and_oom() {
     let mut b = Box::sh("while [ ! -e /tmp/go ]; do sleep 0.01; done; while true; do x=$x$x$x.........................................; done");
     *b.at("linux.resources.memory") = json!({"limit": 20 << 20, "swap": 20 << 20});
     b.up();
-    let stats =
-        || serde_json::from_str::<serde_json::Value>(&b.verb("events", &["--stats"], &[]).ok().out).unwrap();
+    let stats = || {
+        serde_json::from_str::<serde_json::Value>(&b.verb("events", &["--stats"], &[]).ok().out)
+            .unwrap()
+    };
     assert_eq!(stats()["type"], "stats");
     assert_eq!(stats()["data"]["memory"]["usage"]["limit"], 20 << 20);
     // A kernel that counts by ticks takes a while to notice.
@@ -222,7 +242,12 @@ fn pid_file_is_whole_and_without_newline() {
     b.write_config();
     std::os::unix::fs::symlink("/dev/null", b.dir.join("pid")).unwrap();
     let mut c = b.command(&["create", "--pid-file", "pid", &b.id]);
-    assert!(c.stdin(std::process::Stdio::null()).stdout(std::process::Stdio::null()).status().unwrap().success());
+    assert!(c
+        .stdin(std::process::Stdio::null())
+        .stdout(std::process::Stdio::null())
+        .status()
+        .unwrap()
+        .success());
     assert!(b.dir.join("pid").symlink_metadata().unwrap().is_file());
     assert_eq!(std::fs::read_to_string(b.dir.join("pid")).unwrap(), b.pid().to_string());
 }
@@ -317,8 +342,12 @@ fn hooks_run_in_order_with_state() {
     until(|| std::fs::read_to_string(&log).unwrap().contains("process"), "process");
     b.verb("delete", &["-f"], &[]).ok();
     let text = std::fs::read_to_string(&log).unwrap();
-    let names: Vec<&str> = text.lines().map(|l| l.split(' ').next().unwrap()).filter(|n| *n != "process").collect();
-    assert_eq!(names, ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"]);
+    let names: Vec<&str> =
+        text.lines().map(|l| l.split(' ').next().unwrap()).filter(|n| *n != "process").collect();
+    assert_eq!(
+        names,
+        ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"]
+    );
     for (name, status) in [
         ("createRuntime", "creating"),
         ("startContainer", "created"),
@@ -349,7 +378,8 @@ fn a_failing_hook_undoes_everything() {
 #[test]
 fn a_hook_has_a_deadline() {
     let mut b = Box::sh("sleep 100");
-    *b.at("hooks.createRuntime") = json!([{"path": "/bin/sleep", "args": ["sleep", "77"], "timeout": 1}]);
+    *b.at("hooks.createRuntime") =
+        json!([{"path": "/bin/sleep", "args": ["sleep", "77"], "timeout": 1}]);
     let begun = std::time::Instant::now();
     b.create().fails_with("timeout of 1.0s");
     assert!(begun.elapsed() < Duration::from_secs(5));
@@ -367,12 +397,18 @@ fn features_is_what_oci_spec_reads() {
     let b = Box::sh("true");
     let text = b.call(&["features"]).ok().out;
     let features: oci_spec::runtime::Features = serde_json::from_str(&text).unwrap();
-    assert_eq!(features.oci_version_max(), if is_conex() { "1.3.0" } else { features.oci_version_max() });
+    assert_eq!(
+        features.oci_version_max(),
+        if is_conex() { "1.3.0" } else { features.oci_version_max() }
+    );
     assert!(!b.state_root().exists(), "features touches no state");
     if is_conex() {
         let document: serde_json::Value = serde_json::from_str(&text).unwrap();
         let archs = document["linux"]["seccomp"]["archs"].to_string();
-        assert!(archs.contains(&std::env::consts::ARCH.to_uppercase()) && !archs.contains("S390"), "{archs}");
+        assert!(
+            archs.contains(&std::env::consts::ARCH.to_uppercase()) && !archs.contains("S390"),
+            "{archs}"
+        );
         // containerd and CRI-O keep these from pods (features.md).
         assert_eq!(
             document["potentiallyUnsafeConfigAnnotations"],
@@ -430,8 +466,9 @@ fn an_unprivileged_user_runs_a_container() {
     // Everything on the way must be open to that user.
     let open = std::env::temp_dir().join(format!("conex-rootless-{}", std::process::id()));
     std::fs::create_dir_all(&open).unwrap();
-    let shell =
-        |line: &str| finish(std::process::Command::new("/bin/sh").args(["-c", line]).current_dir(&open), b"");
+    let shell = |line: &str| {
+        finish(std::process::Command::new("/bin/sh").args(["-c", line]).current_dir(&open), b"")
+    };
     b.write_config();
     let (from, to) = (b.dir.display(), open.display());
     shell(&format!(

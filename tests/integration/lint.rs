@@ -84,11 +84,14 @@ fn every_problem_at_once() {
     // The same as lines for scripts, and the file by its own name.
     let lines = lint(&[&format!("{dir}/config.json")]);
     assert_eq!(lines.code, 1);
-    let errors = lines.out.lines().filter(|l| l.contains("config.json:") && l.contains(" error: ")).count();
+    let errors =
+        lines.out.lines().filter(|l| l.contains("config.json:") && l.contains(" error: ")).count();
     assert_eq!(errors, FINDINGS.iter().filter(|f| f.1 == "error").count(), "{}", lines.out);
     // create tells the same errors, and leaves nothing.
     let r = b.call(&["create", &b.id]);
-    for (_, level, field, _) in FINDINGS.iter().filter(|f| f.1 == "error" && f.2 != "mounts[1].source") {
+    for (_, level, field, _) in
+        FINDINGS.iter().filter(|f| f.1 == "error" && f.2 != "mounts[1].source")
+    {
         assert!(r.err.contains(&format!("{field}: ")), "{level} {field}: {}", r.err);
     }
     b.assert_gone();
@@ -106,11 +109,20 @@ fn exit_codes() {
     let plain = serde_json::to_string_pretty(&b.config).unwrap();
     let c = with(&plain.replace("\"ociVersion\"", "\"unheardOf\": 1,\n\"ociVersion\""));
     let r = lint(&[c.dir.to_str().unwrap()]);
-    assert_eq!((r.code, r.out.contains("warning: unheardOf: unknown field")), (2, true), "{}", r.out);
+    assert_eq!(
+        (r.code, r.out.contains("warning: unheardOf: unknown field")),
+        (2, true),
+        "{}",
+        r.out
+    );
     assert_eq!(lint(&["/no/such/bundle"]).code, 1);
     let c = with("{\n  \"ociVersion\": \"1.2.0\"\n  \"root\": {}\n}");
     let r = lint(&[c.dir.to_str().unwrap()]);
-    assert!(r.code == 1 && r.out.contains("config.json:3:") && r.out.contains("expected a comma"), "{}", r.out);
+    assert!(
+        r.code == 1 && r.out.contains("config.json:3:") && r.out.contains("expected a comma"),
+        "{}",
+        r.out
+    );
 }
 
 /// What engines write has no problem.
@@ -120,7 +132,8 @@ fn a_document_of_docker_is_clean() {
         return;
     }
     let data = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("data/docker-config.json");
-    let mut document: Value = serde_json::from_str(&std::fs::read_to_string(data).unwrap()).unwrap();
+    let mut document: Value =
+        serde_json::from_str(&std::fs::read_to_string(data).unwrap()).unwrap();
     let b = Box::sh("true");
     // Its sources and its AppArmor profile were on another host.
     document["root"]["path"] = json!("rootfs");
@@ -148,12 +161,17 @@ fn every_broken_bundle() {
         let b = with(&text);
         let r = lint(&["--json", b.dir.to_str().unwrap()]);
         let found: Vec<Value> = serde_json::from_str(&r.out).unwrap_or_default();
-        let right = |f: &Value| f["field"] == field && f["level"] == "error" && f["line"].as_u64() > Some(0);
+        let right = |f: &Value| {
+            f["field"] == field && f["level"] == "error" && f["line"].as_u64() > Some(0)
+        };
         if r.code != 1 || !found.iter().any(right) {
             failures.push(format!("{field}: {}: {}", r.code, r.out));
         }
         // No word of the parser or of Rust.
-        if ["invalid type", "struct ", "EOF", "ident", "i64", "u32"].iter().any(|w| r.out.contains(w)) {
+        if ["invalid type", "struct ", "EOF", "ident", "i64", "u32"]
+            .iter()
+            .any(|w| r.out.contains(w))
+        {
             failures.push(format!("{field}: not in the reader's words: {}", r.out));
         }
     }
@@ -166,7 +184,8 @@ fn the_schema_takes_what_conex_takes() {
         return;
     }
     let schema: Value = serde_json::from_str(&lint(&["--json-schema"]).ok().out).unwrap();
-    let kinds = &schema["properties"]["linux"]["properties"]["namespaces"]["items"]["properties"]["type"];
+    let kinds =
+        &schema["properties"]["linux"]["properties"]["namespaces"]["items"]["properties"]["type"];
     assert!(kinds.to_string().contains("\"cgroup\""), "{kinds}");
     let uid = &schema["properties"]["process"]["properties"]["user"]["properties"]["uid"];
     assert_eq!(uid["maximum"], 4_294_967_295u64 as f64);
@@ -177,7 +196,8 @@ fn the_schema_takes_what_conex_takes() {
 fn on_terminal(command: &mut Command) -> String {
     let pty = nix::pty::openpty(None, None).unwrap();
     let end = || std::process::Stdio::from(pty.slave.try_clone().unwrap());
-    let mut child = command.stdin(end()).stdout(end()).stderr(end()).env("TERM", "xterm").spawn().unwrap();
+    let mut child =
+        command.stdin(end()).stdout(end()).stderr(end()).env("TERM", "xterm").spawn().unwrap();
     command
         .stdin(std::process::Stdio::null())
         .stdout(std::process::Stdio::null())
@@ -226,7 +246,8 @@ fn unknown_fields_are_warnings() {
     let log = b.dir.join("log");
     b.call(&["--log", log.to_str().unwrap(), "run", &b.id]).ok();
     let told = std::fs::read_to_string(&log).unwrap();
-    let said = "process.noNewPrivilege: unknown field; did you mean noNewPrivileges? (config.json line";
+    let said =
+        "process.noNewPrivilege: unknown field; did you mean noNewPrivileges? (config.json line";
     assert!(told.contains("level=warning") && told.contains(said), "{told}");
     *b.at("process.args") = json!(["/bin/sleep", "1000"]);
     b.up();
@@ -259,7 +280,9 @@ fn rules_of_seccomp_that_contradict() {
     let r = told(json!([rule(errno, 0, "SCMP_CMP_EQ", 1), rule(log, 1, "SCMP_CMP_GT", 7)]));
     assert_eq!(r.code, 2, "{}", r.out);
     assert!(
-        r.out.contains("linux.seccomp.syscalls[1].args: read: where this rule and syscalls[0] both hold"),
+        r.out.contains(
+            "linux.seccomp.syscalls[1].args: read: where this rule and syscalls[0] both hold"
+        ),
         "{}",
         r.out
     );

@@ -64,7 +64,10 @@ fn foreign(b: &mut Box) {
 }
 
 fn mount(b: &mut Box, source: &str, destination: &str) {
-    b.push("mounts", json!({"destination": destination, "type": "bind", "source": source, "options": ["rbind"]}));
+    b.push(
+        "mounts",
+        json!({"destination": destination, "type": "bind", "source": source, "options": ["rbind"]}),
+    );
 }
 
 fn noexec(b: &mut Box) {
@@ -114,14 +117,22 @@ fn what_takes_a_capability_is_said() {
     let mut b = Box::sh("true");
     b.prefix = prefix.clone();
     *b.at("process.oomScoreAdj") = json!(-1000);
-    let r = b.run().fails_with("process.oomScoreAdj: lowering it from ").fails_with("takes CAP_SYS_RESOURCE");
+    let r = b
+        .run()
+        .fails_with("process.oomScoreAdj: lowering it from ")
+        .fails_with("takes CAP_SYS_RESOURCE");
     message(&r.err);
     b.assert_gone();
     let mut b = Box::sh("true");
     b.prefix = prefix;
-    *b.at("process.rlimits") = json!([{"type": "RLIMIT_NOFILE", "soft": 10_000_000, "hard": 10_000_000}]);
+    *b.at("process.rlimits") =
+        json!([{"type": "RLIMIT_NOFILE", "soft": 10_000_000, "hard": 10_000_000}]);
     let r = b.run();
-    assert!(r.code != 0 && r.err.contains("process.rlimits[0]") && r.err.contains("CAP_SYS_RESOURCE"), "{}", r.err);
+    assert!(
+        r.code != 0 && r.err.contains("process.rlimits[0]") && r.err.contains("CAP_SYS_RESOURCE"),
+        "{}",
+        r.err
+    );
     b.assert_gone();
     // Which set, and which capability of it.
     for (set, others) in [("effective", "permitted"), ("ambient", "inheritable")] {
@@ -144,7 +155,10 @@ fn what_takes_a_capability_is_said() {
 /// The rule behind an EINVAL of cgroup v1: memory is never above memory plus swap.
 #[test]
 fn the_swap_rule_is_told() {
-    if v2() || !std::path::Path::new("/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes").exists() || !is_conex() {
+    if v2()
+        || !std::path::Path::new("/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes").exists()
+        || !is_conex()
+    {
         if is_conex() {
             skip("the_swap_rule_is_told", "memory.memsw of cgroup v1");
         }
@@ -155,7 +169,10 @@ fn the_swap_rule_is_told() {
     b.up();
     for (flags, part) in [
         (["--memory", "100M"], "memory must not be above the limit of memory plus swap, 67108864"),
-        (["--memory-swap", "10M"], "memory plus swap must not be below the limit of memory, 67108864"),
+        (
+            ["--memory-swap", "10M"],
+            "memory plus swap must not be below the limit of memory, 67108864",
+        ),
     ] {
         let r = b.verb("update", &flags, &[]).fails_with(part);
         message(&r.err);
@@ -189,7 +206,11 @@ fn a_flag_is_named() {
         (&["--cwd", "/no/such"], "true", "--cwd: chdir to cwd"),
         (&["--user", "root"], "true", "--user \\\"root\\\": expected"),
         (&["--pid-file", "/no/such/pid"], "true", "--pid-file: open("),
-        (&[], "no-such-program", "the command: exec: \\\"no-such-program\\\": executable file not found in $PATH"),
+        (
+            &[],
+            "no-such-program",
+            "the command: exec: \\\"no-such-program\\\": executable file not found in $PATH",
+        ),
     ] {
         let r = b.verb("exec", flags, &[command]);
         assert!(r.code == 255 && r.err.contains(part), "{flags:?}: {} {}", r.code, r.err);
@@ -246,8 +267,11 @@ fn all_problems_of_the_other_documents() {
     let b = Box::sh("sleep 1000");
     b.up();
     let file = b.dir.join("document.json");
-    std::fs::write(&file, r#"{"args": "sh", "cwd": "not/absolute", "user": {"uid": "x"}, "oomScoreAdj": 5000}"#)
-        .unwrap();
+    std::fs::write(
+        &file,
+        r#"{"args": "sh", "cwd": "not/absolute", "user": {"uid": "x"}, "oomScoreAdj": 5000}"#,
+    )
+    .unwrap();
     let r = b.verb("exec", &["-p", file.to_str().unwrap()], &[]);
     for part in ["args: ", "user.uid: ", "process.cwd: ", "process.oomScoreAdj: "] {
         assert!(r.code == 255 && r.err.contains(part), "{part}: {}", r.err);
@@ -262,7 +286,11 @@ fn all_problems_of_the_other_documents() {
         assert!(r.code == 1 && r.err.contains(part), "{part}: {}", r.err);
     }
     // A value that ends in the middle has a name.
-    std::fs::write(b.dir.join("config.json"), "{\"ociVersion\": \"1.0.0\", \"hostname\": \"a\\ud800b\"}").unwrap();
+    std::fs::write(
+        b.dir.join("config.json"),
+        "{\"ociVersion\": \"1.0.0\", \"hostname\": \"a\\ud800b\"}",
+    )
+    .unwrap();
     let r = b.call(&["run", "-b", b.dir.to_str().unwrap(), "another"]);
     assert!(r.err.contains("hostname: ") && r.err.contains("surrogate"), "{}", r.err);
 }

@@ -17,15 +17,28 @@ fn no_way_leads_into_proc() {
             let volume = b.dir.join("vol");
             std::fs::create_dir(&volume).unwrap();
             std::fs::write(volume.join("file"), "").unwrap();
-            let source = if target.ends_with("environ") { volume.join("file") } else { volume.clone() };
+            let source =
+                if target.ends_with("environ") { volume.join("file") } else { volume.clone() };
             let link = if kind == "below" { volume.join("link") } else { b.rootfs().join("data") };
             symlink(target, link).unwrap();
             match kind {
-                "tmpfs" => b.push("mounts", json!({"destination": "/data", "type": "tmpfs", "source": "tmpfs"})),
-                "bind" => b.push("mounts", json!({"destination": "/data", "source": source, "options": ["rbind"]})),
+                "tmpfs" => b.push(
+                    "mounts",
+                    json!({"destination": "/data", "type": "tmpfs", "source": "tmpfs"}),
+                ),
+                "bind" => b.push(
+                    "mounts",
+                    json!({"destination": "/data", "source": source, "options": ["rbind"]}),
+                ),
                 _ => {
-                    b.push("mounts", json!({"destination": "/vol", "source": volume, "options": ["rbind"]}));
-                    b.push("mounts", json!({"destination": "/vol/link", "source": source, "options": ["bind"]}));
+                    b.push(
+                        "mounts",
+                        json!({"destination": "/vol", "source": volume, "options": ["rbind"]}),
+                    );
+                    b.push(
+                        "mounts",
+                        json!({"destination": "/vol/link", "source": source, "options": ["bind"]}),
+                    );
                 }
             }
             let r = b.run();
@@ -33,7 +46,11 @@ fn no_way_leads_into_proc() {
             if is_conex() && !(kind == "tmpfs" && target.ends_with("environ")) {
                 // Without openat2 no symlink of a procfs is followed at all.
                 let masked = std::env::var_os("CONEX_MASK").is_some() && r.err.contains("ELOOP");
-                assert!(masked || r.err.contains("because it is inside /proc"), "{target} {kind}: {}", r.err);
+                assert!(
+                    masked || r.err.contains("because it is inside /proc"),
+                    "{target} {kind}: {}",
+                    r.err
+                );
                 assert!(r.err.contains(".destination"), "{target} {kind}: {}", r.err);
             }
             b.assert_gone();
@@ -46,7 +63,10 @@ fn no_way_leads_into_proc() {
 fn lxcfs_files_in_proc() {
     let mut b = Box::sh("cat /proc/uptime");
     std::fs::write(b.dir.join("uptime"), "forged\n").unwrap();
-    b.push("mounts", json!({"destination": "/proc/uptime", "source": b.dir.join("uptime"), "options": ["bind"]}));
+    b.push(
+        "mounts",
+        json!({"destination": "/proc/uptime", "source": b.dir.join("uptime"), "options": ["bind"]}),
+    );
     assert_eq!(b.run().ok().out, "forged\n");
 }
 
@@ -69,7 +89,8 @@ fn remount_is_no_bind_in_any_order() {
     let mut sets: Vec<Vec<&str>> = Vec::new();
     for order in &orders {
         for without in left_out {
-            let options: Vec<&str> = order.iter().filter(|w| !without.contains(w)).copied().collect();
+            let options: Vec<&str> =
+                order.iter().filter(|w| !without.contains(w)).copied().collect();
             if !sets.contains(&options) {
                 sets.push(options);
             }
@@ -82,7 +103,10 @@ fn remount_is_no_bind_in_any_order() {
         std::fs::create_dir(b.dir.join("vol")).unwrap();
         std::fs::write(b.dir.join("vol/wrong"), "").unwrap();
         b.push("mounts", json!({"destination": "/data", "type": "tmpfs", "source": "tmpfs"}));
-        b.push("mounts", json!({"destination": "/data", "source": b.dir.join("vol"), "options": options}));
+        b.push(
+            "mounts",
+            json!({"destination": "/data", "source": b.dir.join("vol"), "options": options}),
+        );
         let read_only = options.iter().rev().find(|w| matches!(**w, "ro" | "rw")) == Some(&"ro");
         let bound = !options.contains(&"remount");
         let want = match (bound, read_only) {
@@ -102,12 +126,23 @@ fn options_that_restrict_are_never_ignored() {
         // runc before 1.2 takes any option of a bind mount.
         return;
     }
-    for option in
-        ["size=1k", "nosuch", "rsync", "rmand", "uid=5", "idmap=", "idmap=uids=0-1-1", "ridmap=x", "subdir=x"]
-    {
+    for option in [
+        "size=1k",
+        "nosuch",
+        "rsync",
+        "rmand",
+        "uid=5",
+        "idmap=",
+        "idmap=uids=0-1-1",
+        "ridmap=x",
+        "subdir=x",
+    ] {
         let mut b = Box::sh("true");
         std::fs::create_dir(b.dir.join("vol")).unwrap();
-        b.push("mounts", json!({"destination": "/m", "source": b.dir.join("vol"), "options": ["rbind", option]}));
+        b.push(
+            "mounts",
+            json!({"destination": "/m", "source": b.dir.join("vol"), "options": ["rbind", option]}),
+        );
         let r = b.run();
         assert_ne!(r.code, 0, "{option}");
         if is_conex() {
@@ -120,7 +155,10 @@ fn options_that_restrict_are_never_ignored() {
     }
     for option in ["src-nofollow", "dest-nofollow", "copy-symlink"] {
         let mut b = Box::sh("true");
-        b.push("mounts", json!({"destination": "/m", "type": "tmpfs", "source": "tmpfs", "options": [option]}));
+        b.push(
+            "mounts",
+            json!({"destination": "/m", "type": "tmpfs", "source": "tmpfs", "options": [option]}),
+        );
         b.run().fails_with("mounts[4].options");
     }
 }
@@ -149,7 +187,10 @@ fn idmap_with_mappings_in_the_option() {
             // The way to the bundle must be open to the container's root.
             open_the_way(&b);
         }
-        b.push("mounts", json!({"destination": "/m", "source": volume, "options": ["rbind", option]}));
+        b.push(
+            "mounts",
+            json!({"destination": "/m", "source": volume, "options": ["rbind", option]}),
+        );
         b.run().ok().out
     };
     assert_eq!(case(false, "idmap=uids=0-1000-10;gids=0-2000-10"), "1000:2000\n1005:2007\n");
@@ -182,11 +223,17 @@ fn links_that_are_not_followed() {
     let mut b = bundle("readlink /m; cat /m 2>/dev/null || echo dangling");
     let to = b.dir.join("secret");
     std::fs::write(b.rootfs().join("m"), "").unwrap();
-    b.push("mounts", json!({"destination": "/m", "source": "link", "options": ["bind", "src-nofollow"]}));
+    b.push(
+        "mounts",
+        json!({"destination": "/m", "source": "link", "options": ["bind", "src-nofollow"]}),
+    );
     assert_eq!(b.run().ok().out, format!("{}\ndangling\n", to.display()));
     // A link that is to be copied, made at each run and found at the next.
     let mut b = bundle("readlink /sub/m");
-    b.push("mounts", json!({"destination": "/sub/m", "source": "link", "options": ["bind", "copy-symlink"]}));
+    b.push(
+        "mounts",
+        json!({"destination": "/sub/m", "source": "link", "options": ["bind", "copy-symlink"]}),
+    );
     for _ in 0..2 {
         assert_eq!(b.run().ok().out, format!("{}\n", b.dir.join("secret").display()));
     }
@@ -195,19 +242,31 @@ fn links_that_are_not_followed() {
     b.run().fails_with("mounts[4].destination").fails_with("EEXIST");
     // A source that is no link is bound as ever.
     let mut b = bundle("cat /m");
-    b.push("mounts", json!({"destination": "/m", "source": "secret", "options": ["bind", "copy-symlink"]}));
+    b.push(
+        "mounts",
+        json!({"destination": "/m", "source": "secret", "options": ["bind", "copy-symlink"]}),
+    );
     assert_eq!(b.run().ok().out, "secret\n");
     // The symlink of the image is covered, not what it leads to.
     let mut b = bundle("cat /m; cat /target");
     std::fs::write(b.rootfs().join("target"), "target\n").unwrap();
     symlink("target", b.rootfs().join("m")).unwrap();
-    b.push("mounts", json!({"destination": "/m", "source": "secret", "options": ["bind", "dest-nofollow"]}));
+    b.push(
+        "mounts",
+        json!({"destination": "/m", "source": "secret", "options": ["bind", "dest-nofollow"]}),
+    );
     assert_eq!(b.run().ok().out, "secret\ntarget\n");
     let mut b = bundle("ls /d; cat /n/f");
     std::fs::create_dir(b.dir.join("vol")).unwrap();
     std::fs::write(b.dir.join("vol/f"), "f\n").unwrap();
-    b.push("mounts", json!({"destination": "/d", "source": "vol", "options": ["bind", "dest-nofollow"]}));
-    b.push("mounts", json!({"destination": "/n/f", "source": "vol/f", "options": ["bind", "dest-nofollow"]}));
+    b.push(
+        "mounts",
+        json!({"destination": "/d", "source": "vol", "options": ["bind", "dest-nofollow"]}),
+    );
+    b.push(
+        "mounts",
+        json!({"destination": "/n/f", "source": "vol/f", "options": ["bind", "dest-nofollow"]}),
+    );
     assert_eq!(b.run().ok().out, "f\nf\n");
 }
 
@@ -222,15 +281,23 @@ fn read_only_paths_are_in_force() {
         }
         symlink("/a/b", b.rootfs().join("l")).unwrap();
         std::fs::create_dir(b.dir.join("vol")).unwrap();
-        b.push("mounts", json!({"destination": "/a/vol", "source": b.dir.join("vol"), "options": ["rbind"]}));
+        b.push(
+            "mounts",
+            json!({"destination": "/a/vol", "source": b.dir.join("vol"), "options": ["rbind"]}),
+        );
         *b.at("linux.readonlyPaths") = json!(paths);
         b
     };
     let recursive = !lacks("mount_setattr", "read_only_paths_are_in_force (below, and the root)");
     assert_eq!(bundle(&[]).run().ok().out, "/a open\n/a/b open\n/a/vol open\n/l open\nend\n");
-    for paths in
-        [&["/a"][..], &["/a", "/a"], &["/a/b", "/a"], &["/a", "/a/b"], &["/not", "/a"], &["/a/vol/../../a"]]
-    {
+    for paths in [
+        &["/a"][..],
+        &["/a", "/a"],
+        &["/a/b", "/a"],
+        &["/a", "/a/b"],
+        &["/not", "/a"],
+        &["/a/vol/../../a"],
+    ] {
         if !is_conex() && paths.len() == 1 {
             // runc leaves what is mounted below writable.
             continue;
@@ -274,8 +341,14 @@ fn read_only_paths_inside_volumes() {
         }
         std::fs::write(b.dir.join("vol/file"), "").unwrap();
         symlink("in", b.dir.join("vol/link")).unwrap();
-        b.push("mounts", json!({"destination": "/vol", "source": b.dir.join("vol"), "options": ["rbind"]}));
-        b.push("mounts", json!({"destination": "/vol/on", "source": b.dir.join("second"), "options": ["bind"]}));
+        b.push(
+            "mounts",
+            json!({"destination": "/vol", "source": b.dir.join("vol"), "options": ["rbind"]}),
+        );
+        b.push(
+            "mounts",
+            json!({"destination": "/vol/on", "source": b.dir.join("second"), "options": ["bind"]}),
+        );
         *b.at("linux.readonlyPaths") = json!([path]);
         b
     };
@@ -313,7 +386,10 @@ fn masked_paths_are_in_force() {
         symlink("t", b.rootfs().join("l")).unwrap();
         std::fs::create_dir(b.dir.join("vol")).unwrap();
         std::fs::write(b.dir.join("vol/key"), "vol\n").unwrap();
-        b.push("mounts", json!({"destination": "/vol", "source": b.dir.join("vol"), "options": ["rbind"]}));
+        b.push(
+            "mounts",
+            json!({"destination": "/vol", "source": b.dir.join("vol"), "options": ["rbind"]}),
+        );
         *b.at("linux.maskedPaths") = json!(paths);
         b
     };
@@ -353,7 +429,11 @@ fn no_pivot_leaves_no_procfs_of_the_host() {
     *b.at("linux.maskedPaths") = json!(["/proc/keys", "/sys/kernel"]);
     // The host's root may not be mapped without CAP_SETFCAP.
     *b.at("process.user") = json!({"uid": 1000, "gid": 1000});
-    std::fs::set_permissions(b.rootfs().join("tmp"), std::os::unix::fs::PermissionsExt::from_mode(0o1777)).unwrap();
+    std::fs::set_permissions(
+        b.rootfs().join("tmp"),
+        std::os::unix::fs::PermissionsExt::from_mode(0o1777),
+    )
+    .unwrap();
     for flag in ["--no-new-keyring", "--no-pivot"] {
         b.write_config();
         let r = b.verb("run", &[flag], &[]).ok();
@@ -370,7 +450,8 @@ fn no_pivot_leaves_no_procfs_of_the_host() {
 /// Images have /etc/resolv.conf -> ../run/systemd/…, /var/run -> /run without /run: what is missing is made inside the root.
 #[test]
 fn destinations_behind_dangling_links() {
-    let mut b = Box::sh("cat /etc/resolv.conf /deep/a/b/file; ls /data; ls -d /run/x/data /tmp/made/a/b");
+    let mut b =
+        Box::sh("cat /etc/resolv.conf /deep/a/b/file; ls /data; ls -d /run/x/data /tmp/made/a/b");
     std::fs::write(b.dir.join("file"), "from the host\n").unwrap();
     std::fs::create_dir(b.dir.join("data")).unwrap();
     std::fs::write(b.dir.join("data/inside"), "").unwrap();
@@ -379,14 +460,25 @@ fn destinations_behind_dangling_links() {
     link("/run/x/data", "data");
     link("/../../tmp/made", "deep");
     let (file, data) = (b.dir.join("file"), b.dir.join("data"));
-    for (source, destination) in [(&file, "/etc/resolv.conf"), (&data, "/data"), (&file, "/deep/a/b/file")] {
-        b.push("mounts", json!({"destination": destination, "source": source, "options": ["bind"]}));
+    for (source, destination) in
+        [(&file, "/etc/resolv.conf"), (&data, "/data"), (&file, "/deep/a/b/file")]
+    {
+        b.push(
+            "mounts",
+            json!({"destination": destination, "source": source, "options": ["bind"]}),
+        );
     }
     let r = b.run().ok();
-    assert_eq!(r.out, "from the host\nfrom the host\ninside\n/run/x/data\n/tmp/made/a/b\n", "{}", r.err);
+    assert_eq!(
+        r.out, "from the host\nfrom the host\ninside\n/run/x/data\n/tmp/made/a/b\n",
+        "{}",
+        r.err
+    );
     // Inside the root, and nowhere else.
     assert!(b.rootfs().join("run/systemd/resolve/stub-resolv.conf").exists());
-    assert!(!std::path::Path::new("/tmp/made").exists() && !std::path::Path::new("/run/x").exists());
+    assert!(
+        !std::path::Path::new("/tmp/made").exists() && !std::path::Path::new("/run/x").exists()
+    );
     b.assert_gone();
     // A circle is an error, not a loop.
     let link = |to: &str, at: &str| std::os::unix::fs::symlink(to, b.rootfs().join(at)).unwrap();

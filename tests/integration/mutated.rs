@@ -41,8 +41,19 @@ fn mutate(value: &mut Value, rnd: &mut Random) {
             }
         }
         other => {
-            let numbers =
-                [0i64, -1, 1, 7, 255, 4096, 65_536, i64::from(i32::MAX), i64::from(u32::MAX), i64::MAX, i64::MIN];
+            let numbers = [
+                0i64,
+                -1,
+                1,
+                7,
+                255,
+                4096,
+                65_536,
+                i64::from(i32::MAX),
+                i64::from(u32::MAX),
+                i64::MAX,
+                i64::MIN,
+            ];
             let texts = [
                 "",
                 "/",
@@ -113,8 +124,11 @@ fn mutated_documents_leave_nothing_and_stop_nothing() {
         );
         *full.at("linux.sysctl") = json!({"net.ipv4.ip_forward": "1"});
         *full.at("annotations") = json!({"a": "b"});
-        let text =
-            std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/data/docker-config.json")).unwrap();
+        let text = std::fs::read_to_string(concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/data/docker-config.json"
+        ))
+        .unwrap();
         let mut docker: Value = serde_json::from_str(&text).unwrap();
         docker["root"]["path"] = json!("rootfs");
         docker["mounts"].as_array_mut().unwrap().retain(|m| m["type"] != "bind");
@@ -163,8 +177,10 @@ fn mutated_documents_leave_nothing_and_stop_nothing() {
     let (mut made, mut refused) = (0, 0);
     for n in 0..count {
         let text = std::fs::read_to_string(b.dir.join("code").join(n.to_string())).unwrap();
-        let document =
-            || String::from_utf8_lossy(&std::fs::read(b.dir.join("doc").join(n.to_string())).unwrap()).into_owned();
+        let document = || {
+            String::from_utf8_lossy(&std::fs::read(b.dir.join("doc").join(n.to_string())).unwrap())
+                .into_owned()
+        };
         let mut lines = text.lines();
         match lines.next() {
             Some("0") => made += 1,

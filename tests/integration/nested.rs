@@ -34,14 +34,22 @@ fn owner(script: &str) -> Box {
     *b.at("linux.readonlyPaths") = json!([]);
     b.push("mounts", json!({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": ["nosuid", "noexec", "nodev"]}));
     let owner = "200000:200000";
-    assert!(Command::new("chown").args(["-R", "-h", owner]).arg(b.rootfs()).status().unwrap().success());
+    assert!(Command::new("chown")
+        .args(["-R", "-h", owner])
+        .arg(b.rootfs())
+        .status()
+        .unwrap()
+        .success());
     b
 }
 
 #[test]
 fn the_root_of_a_user_namespace_manages_its_own_cgroup() {
     if !v2() {
-        return skip("the_root_of_a_user_namespace_manages_its_own_cgroup", "a pure cgroup v2 host");
+        return skip(
+            "the_root_of_a_user_namespace_manages_its_own_cgroup",
+            "a pure cgroup v2 host",
+        );
     }
     let mut b = owner("cd /sys/fs/cgroup; mkdir sub && echo 0 > sub/cgroup.procs && echo moved; echo +pids > cgroup.subtree_control && echo 9 > sub/pids.max && cat sub/pids.max; echo 5 2>/dev/null > pids.max || echo kept");
     *b.at("linux.resources.pids") = json!({"limit": 50});
@@ -49,7 +57,8 @@ fn the_root_of_a_user_namespace_manages_its_own_cgroup() {
     assert_eq!(r.out, "moved\n9\nkept\n", "{}", r.err);
     // Read-only, nothing is given away.
     *b.at("mounts.4.options") = json!(["ro", "nosuid", "noexec", "nodev"]);
-    *b.at("process.args.2") = json!("stat -c %u /sys/fs/cgroup /sys/fs/cgroup/cgroup.procs | sort -u");
+    *b.at("process.args.2") =
+        json!("stat -c %u /sys/fs/cgroup /sys/fs/cgroup/cgroup.procs | sort -u");
     assert_eq!(b.run().ok().out, "65534\n");
 }
 
@@ -89,7 +98,12 @@ fn a_container_inside_a_container() {
     inner.write_config();
     let place = b.rootfs().join("inner");
     assert!(Command::new("cp").arg("-a").arg(&inner.dir).arg(&place).status().unwrap().success());
-    assert!(Command::new("chown").args(["-R", "-h", "200000:200000"]).arg(b.rootfs()).status().unwrap().success());
+    assert!(Command::new("chown")
+        .args(["-R", "-h", "200000:200000"])
+        .arg(b.rootfs())
+        .status()
+        .unwrap()
+        .success());
     *b.at("process.noNewPrivileges") = json!(false);
     let r = b.run();
     assert_eq!(r.out, "inner\n0::/\n0\n", "{}", r.err);
@@ -98,7 +112,10 @@ fn a_container_inside_a_container() {
 #[test]
 fn systemd_runs_inside_a_container() {
     if !v2() || !Path::new("/usr/lib/systemd/systemd").exists() {
-        return skip("systemd_runs_inside_a_container", "a pure cgroup v2 host with systemd installed");
+        return skip(
+            "systemd_runs_inside_a_container",
+            "a pure cgroup v2 host with systemd installed",
+        );
     }
     let mut b = Box::new(&["/usr/lib/systemd/systemd", "--unit=basic.target"]);
     let (upper, work) = (b.dir.join("upper"), b.dir.join("work"));
@@ -106,7 +123,13 @@ fn systemd_runs_inside_a_container() {
     std::fs::create_dir(&work).unwrap();
     let options = format!("lowerdir=/,upperdir={},workdir={}", upper.display(), work.display());
     let mut mount = Command::new("mount");
-    if !mount.args(["-t", "overlay", "overlay", "-o", &options]).arg(b.rootfs()).status().unwrap().success() {
+    if !mount
+        .args(["-t", "overlay", "overlay", "-o", &options])
+        .arg(b.rootfs())
+        .status()
+        .unwrap()
+        .success()
+    {
         return skip("systemd_runs_inside_a_container", "an overlay over the root file system");
     }
     for set in ["bounding", "effective", "permitted"] {
@@ -116,9 +139,15 @@ fn systemd_runs_inside_a_container() {
     *b.at("process.env") = json!(["container=conex", "PATH=/usr/sbin:/usr/bin:/sbin:/bin"]);
     *b.at("hostname") = json!("inside");
     for at in ["/run", "/tmp"] {
-        b.push("mounts", json!({"destination": at, "type": "tmpfs", "source": "tmpfs", "options": ["mode=755"]}));
+        b.push(
+            "mounts",
+            json!({"destination": at, "type": "tmpfs", "source": "tmpfs", "options": ["mode=755"]}),
+        );
     }
-    b.push("mounts", json!({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup"}));
+    b.push(
+        "mounts",
+        json!({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup"}),
+    );
     b.up();
     until(
         || b.exec(&["/usr/bin/systemctl", "is-active", "basic.target"]).out.trim() == "active",

@@ -22,8 +22,8 @@ fn a_directory_runs_without_a_document() {
     let volume = format!("{}:/mnt:ro", shared.display());
     let script = "cat /mnt/file; echo $A $B; id -u; hostname; touch /mnt/x; touch /x && echo writable; exit 7";
     let mut c = b.command(&[
-        "run", "--rootfs", rootfs, "--name", &b.id, "-v", &volume, "-e", "A=b", "-e", "B", "--", "/bin/sh", "-c",
-        script,
+        "run", "--rootfs", rootfs, "--name", &b.id, "-v", &volume, "-e", "A=b", "-e", "B", "--",
+        "/bin/sh", "-c", script,
     ]);
     let r = finish(c.env("B", "taken"), b"");
     assert_eq!(r.code, 7, "{}", r.err);
@@ -31,7 +31,8 @@ fn a_directory_runs_without_a_document() {
     assert!(r.err.contains("Read-only file system"), "{}", r.err);
     std::fs::remove_file(b.rootfs().join("x")).unwrap();
     // Flags of the command are the command's.
-    let r = b.call(&["run", "--rootfs", rootfs, "--name", &b.id, "/bin/echo", "--detach", "-v"]).ok();
+    let r =
+        b.call(&["run", "--rootfs", rootfs, "--name", &b.id, "/bin/echo", "--detach", "-v"]).ok();
     assert_eq!(r.out, "--detach -v\n");
     b.assert_gone();
 }
@@ -43,14 +44,17 @@ fn its_document_is_kept_with_its_limits() {
     }
     let b = Box::sh("true");
     let rootfs = b.rootfs();
-    let mut args = vec!["run", "-d", "--rootfs", rootfs.to_str().unwrap(), "--name", &b.id, "--user", "7:8"];
+    let mut args =
+        vec!["run", "-d", "--rootfs", rootfs.to_str().unwrap(), "--name", &b.id, "--user", "7:8"];
     let limited = has_controller("memory") && has_controller("cpu");
     if limited {
         args.extend(["-m", "64m", "--cpus", "0.5"]);
     }
     args.extend(["--net", "host", "/bin/sleep", "1000"]);
     let mut c = b.command(&args);
-    c.stdin(std::process::Stdio::null()).stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
+    c.stdin(std::process::Stdio::null())
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null());
     assert_eq!(c.status().unwrap().code(), Some(0));
     let document: Value = serde_json::from_str(&b.call(&["spec", "--of", &b.id]).ok().out).unwrap();
     assert_eq!(document["process"]["user"], serde_json::json!({"uid": 7, "gid": 8}));
@@ -75,13 +79,22 @@ fn wrong_flags_of_it_are_named() {
     let rootfs = rootfs.to_str().unwrap();
     for (args, said) in [
         (&["--rootfs", "/no/such", "true"][..], "--rootfs /no/such"),
-        (&["--rootfs", rootfs, "--net", "bridge", "true"], "--net \"bridge\": expected host or none"),
-        (&["--rootfs", rootfs, "-v", "/no/such:/x", "true"], "--volume \"/no/such:/x\": the source"),
+        (
+            &["--rootfs", rootfs, "--net", "bridge", "true"],
+            "--net \"bridge\": expected host or none",
+        ),
+        (
+            &["--rootfs", rootfs, "-v", "/no/such:/x", "true"],
+            "--volume \"/no/such:/x\": the source",
+        ),
         (&["--rootfs", rootfs, "-v", "/tmp", "true"], "expected SOURCE:DESTINATION"),
         (&["--rootfs", rootfs, "-v", "/tmp:x", "true"], "the destination is not an absolute path"),
         (&["--rootfs", rootfs, "-m", "lots", "true"], "flag --memory: not a size"),
         (&["--rootfs", rootfs, "--cpus", "two", "true"], "--cpus \"two\""),
-        (&["--rootfs", rootfs, "--user", "root", "true"], "--user \"root\": expected uid[:gid] in decimal"),
+        (
+            &["--rootfs", rootfs, "--user", "root", "true"],
+            "--user \"root\": expected uid[:gid] in decimal",
+        ),
         (&["--rootfs", rootfs, "-e", "=x", "true"], "--env \"=x\""),
         (&["--rootfs", rootfs], "takes 1 or more arguments"),
         (&["--rootfs", rootfs, "--name", "a/b", "true"], "invalid container ID format"),
@@ -91,7 +104,12 @@ fn wrong_flags_of_it_are_named() {
         let mut all = vec!["run"];
         all.extend(args);
         let r = b.call(&all);
-        assert!(r.code == 1 && r.err.replace("\\\"", "\"").contains(said), "{args:?}: {} {}", r.code, r.err);
+        assert!(
+            r.code == 1 && r.err.replace("\\\"", "\"").contains(said),
+            "{args:?}: {} {}",
+            r.code,
+            r.err
+        );
     }
     assert!(!b.state_root().exists() || std::fs::read_dir(b.state_root()).unwrap().count() == 0);
 }
@@ -105,8 +123,10 @@ fn a_document_from_a_command() {
     // In the order in which people read it, and what its command line says.
     b.call(&["spec", "--", "/bin/echo", "a \"quoted\" word"]).ok();
     let text = std::fs::read_to_string(b.dir.join("config.json")).unwrap();
-    let at = |key: &str| text.find(&format!("\"{key}\"")).unwrap_or_else(|| panic!("{key}: {text}"));
-    let order = ["ociVersion", "process", "args", "cwd", "env", "root", "hostname", "mounts", "linux"];
+    let at =
+        |key: &str| text.find(&format!("\"{key}\"")).unwrap_or_else(|| panic!("{key}: {text}"));
+    let order =
+        ["ociVersion", "process", "args", "cwd", "env", "root", "hostname", "mounts", "linux"];
     assert!(order.windows(2).all(|w| at(w[0]) < at(w[1])), "{text}");
     // As it is, it runs.
     let r = b.call(&["run", "."]).ok();
@@ -116,12 +136,18 @@ fn a_document_from_a_command() {
     b.call(&["spec", "--rootfs", elsewhere.rootfs().to_str().unwrap(), "/bin/true"]).ok();
     let document: Value =
         serde_json::from_str(&std::fs::read_to_string(b.dir.join("config.json")).unwrap()).unwrap();
-    assert_eq!(document["root"]["path"], elsewhere.rootfs().canonicalize().unwrap().to_str().unwrap());
+    assert_eq!(
+        document["root"]["path"],
+        elsewhere.rootfs().canonicalize().unwrap().to_str().unwrap()
+    );
     std::fs::remove_file(b.dir.join("config.json")).unwrap();
     b.call(&["spec", "--rootfs", "rootfs", "--terminal", "/bin/true"]).ok();
     let document: Value =
         serde_json::from_str(&std::fs::read_to_string(b.dir.join("config.json")).unwrap()).unwrap();
-    assert_eq!((&document["root"]["path"], &document["process"]["terminal"]), (&"rootfs".into(), &true.into()));
+    assert_eq!(
+        (&document["root"]["path"], &document["process"]["terminal"]),
+        (&"rootfs".into(), &true.into())
+    );
     b.call(&["spec", "--rootfs", "/no/such/dir", "x"]).fails_with("--rootfs /no/such/dir");
 }
 
@@ -148,7 +174,12 @@ fn a_terminal_without_one() {
     *b.at("process.terminal") = true.into();
     b.write_config();
     let mut c = Command::new("setsid");
-    c.arg("-w").arg(runtime()).arg("--root").arg(b.state_root()).args(["run", &b.id]).current_dir(&b.dir);
+    c.arg("-w")
+        .arg(runtime())
+        .arg("--root")
+        .arg(b.state_root())
+        .args(["run", &b.id])
+        .current_dir(&b.dir);
     let r = finish(&mut c, b"");
     assert_ne!(r.code, 0, "{}", r.err);
     if is_conex() {
@@ -159,7 +190,11 @@ fn a_terminal_without_one() {
     *b.at("process.args") = serde_json::json!(["/bin/sleep", "1000"]);
     b.up();
     let mut c = Command::new("setsid");
-    c.arg("-w").arg(runtime()).arg("--root").arg(b.state_root()).args(["exec", "-t", &b.id, "true"]);
+    c.arg("-w")
+        .arg(runtime())
+        .arg("--root")
+        .arg(b.state_root())
+        .args(["exec", "-t", &b.id, "true"]);
     let r = finish(c.current_dir(&b.dir), b"");
     assert_ne!(r.code, 0, "{}", r.err);
     b.verb("delete", &["--force"], &[]).ok();
@@ -217,10 +252,21 @@ fn the_doctor_looks_and_touches_nothing() {
     }
     let before = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
     let found: Vec<Value> = serde_json::from_str(&conex(&["doctor", "--json"]).ok().out).unwrap();
-    let of = |area: &str| found.iter().find(|f| f["area"] == area).unwrap_or_else(|| panic!("{area}: {found:?}"));
-    for area in
-        ["kernel", "cgroups", "namespaces", "seccomp", "LSM", "overlay", "CRIU", "conex", "systemd", "mounts"]
-    {
+    let of = |area: &str| {
+        found.iter().find(|f| f["area"] == area).unwrap_or_else(|| panic!("{area}: {found:?}"))
+    };
+    for area in [
+        "kernel",
+        "cgroups",
+        "namespaces",
+        "seccomp",
+        "LSM",
+        "overlay",
+        "CRIU",
+        "conex",
+        "systemd",
+        "mounts",
+    ] {
         let one = of(area);
         let verdict = one["verdict"].as_str().unwrap();
         // What is not well has its advice.
@@ -258,7 +304,10 @@ fn a_log_that_cannot_be_is_told() {
     let r = b.call(&["list"]);
     assert_eq!(r.code, 0, "{}", r.err);
     let mut c = Command::new(runtime());
-    c.args(["--log", "/no/such/dir/log", "--root"]).arg(b.state_root()).args(["run", &b.id]).current_dir(&b.dir);
+    c.args(["--log", "/no/such/dir/log", "--root"])
+        .arg(b.state_root())
+        .args(["run", &b.id])
+        .current_dir(&b.dir);
     let r = finish(&mut c, b"");
     assert!(r.code != 0 && r.err.contains("/no/such/dir/log"), "{} {}", r.code, r.err);
     b.assert_gone();
@@ -284,7 +333,10 @@ fn what_is_handed_on_and_what_is_kept_from_writing() {
         id = b.id,
         file = file.display(),
     );
-    let r = finish(Command::new("unshare").args(["-m", "--propagation", "private", "sh", "-c", &line]), b"");
+    let r = finish(
+        Command::new("unshare").args(["-m", "--propagation", "private", "sh", "-c", &line]),
+        b"",
+    );
     // 0, 1, 2, 3 and the one that ls has open.
     assert_eq!(r.out, "through three\n5\n", "{}", r.err);
     assert!(r.err.contains("Read-only file system"), "{}", r.err);
@@ -299,7 +351,12 @@ fn the_end_is_waited_for() {
     }
     let told = |b: &Box| {
         let mut waiting = b.command(&["wait", &b.id]);
-        let waiting = waiting.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let waiting = waiting
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
         std::thread::sleep(std::time::Duration::from_millis(100));
         waiting
     };
@@ -331,7 +388,10 @@ fn what_is_there_and_what_it_uses() {
     b.up();
     let row = |flags: &[&str]| {
         let out = b.call(&[&["list"], flags].concat()).ok().out;
-        let line = out.lines().find(|l| l.starts_with(&format!("{} ", b.id))).unwrap_or_else(|| panic!("{out}"));
+        let line = out
+            .lines()
+            .find(|l| l.starts_with(&format!("{} ", b.id)))
+            .unwrap_or_else(|| panic!("{out}"));
         (
             out.lines().next().unwrap().to_string(),
             line.split("   ").map(|w| w.trim().to_string()).collect::<Vec<_>>(),
@@ -340,7 +400,8 @@ fn what_is_there_and_what_it_uses() {
     let (head, all) = row(&["--all"]);
     assert!(head.starts_with("ID") && head.ends_with("ROOT"), "{head}");
     assert!(
-        all.contains(&"running".into()) && all.last().unwrap() == &b.state_root().display().to_string(),
+        all.contains(&"running".into())
+            && all.last().unwrap() == &b.state_root().display().to_string(),
         "{all:?}"
     );
     let (head, stats) = row(&["--stats"]);
@@ -381,20 +442,30 @@ fn a_timeline_in_each_form() {
     assert_eq!(std::fs::read_to_string(b.dir.join("parent")).unwrap(), "00-aa-bb-01\n");
     let events = json["traceEvents"].as_array().unwrap();
     let find = |text: &str, thread: u64| {
-        let fits = |e: &&serde_json::Value| e["tid"] == thread && e["name"].as_str().unwrap().contains(text);
+        let fits = |e: &&serde_json::Value| {
+            e["tid"] == thread && e["name"].as_str().unwrap().contains(text)
+        };
         events.iter().find(fits).unwrap_or_else(|| panic!("{text}: {json:#}"))
     };
     let hook = find("runs the hook /bin/sleep", 1);
-    assert!(hook["cat"] == "hook" && (100_000..2_000_000).contains(&hook["dur"].as_u64().unwrap()), "{hook}");
+    assert!(
+        hook["cat"] == "hook" && (100_000..2_000_000).contains(&hook["dur"].as_u64().unwrap()),
+        "{hook}"
+    );
     assert_eq!(find("mounts[0]: proc on /proc", 2)["cat"], "work");
     find("then /bin/sh", 2);
     let svg = of("t.svg");
     assert!(
-        svg.starts_with("<svg ") && svg.ends_with("</svg>\n") && svg.contains("runs the hook /bin/sleep"),
+        svg.starts_with("<svg ")
+            && svg.ends_with("</svg>\n")
+            && svg.contains("runs the hook /bin/sleep"),
         "{svg}"
     );
     let html = of("t.html");
-    assert!(html.contains("<svg ") && html.ends_with("</html>\n") && html.contains("00-aa-bb-01"), "{html}");
+    assert!(
+        html.contains("<svg ") && html.ends_with("</html>\n") && html.contains("00-aa-bb-01"),
+        "{html}"
+    );
     // As text, of each verb, beside what it says by itself.
     let text = |args: &[&str]| b.call(&[&["--trace", "-"], args].concat());
     for (args, step) in [
@@ -434,11 +505,15 @@ fn a_signal_to_a_traced_run() {
     let b = Box::sh("trap 'exit 5' USR1; echo up; while :; do sleep 0.05; done");
     b.write_config();
     let mut c = b.command(&["--trace", "-", "run", &b.id]);
-    let mut child = c.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut child =
+        c.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
     let mut line = [0u8; 3];
     std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut line).unwrap();
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(child.id() as i32), nix::sys::signal::Signal::SIGUSR1)
-        .unwrap();
+    nix::sys::signal::kill(
+        nix::unistd::Pid::from_raw(child.id() as i32),
+        nix::sys::signal::Signal::SIGUSR1,
+    )
+    .unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(5));
     b.assert_gone();
 }

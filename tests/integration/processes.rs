@@ -47,8 +47,11 @@ fn umask_of_an_exec() {
     b.up();
     let document = b.dir.join("process.json");
     let of = |umask: Value| {
-        let user =
-            if umask.is_null() { json!({"uid": 0, "gid": 0}) } else { json!({"uid": 0, "gid": 0, "umask": umask}) };
+        let user = if umask.is_null() {
+            json!({"uid": 0, "gid": 0})
+        } else {
+            json!({"uid": 0, "gid": 0, "umask": umask})
+        };
         let process = json!({"args": ["/bin/sh", "-c", "umask"], "cwd": "/", "user": user, "env": ["PATH=/bin"]});
         std::fs::write(&document, process.to_string()).unwrap();
         b.verb("exec", &["-p", document.to_str().unwrap()], &[]).ok().out.trim().to_string()
@@ -65,7 +68,8 @@ fn home_from_any_passwd() {
     *b.at("process.user") = json!({"uid": 1000, "gid": 1000});
     let env = b.at("process.env").as_array_mut().unwrap();
     env.retain(|v| !v.as_str().unwrap().starts_with("HOME="));
-    let many: String = (0..2000).map(|n| format!("u{n}:x:{}:1::/home/u{n}:/bin/sh\n", 100_000 + n)).collect();
+    let many: String =
+        (0..2000).map(|n| format!("u{n}:x:{}:1::/home/u{n}:/bin/sh\n", 100_000 + n)).collect();
     for (passwd, home) in [
         (b"user:x:1000:1000:\xff\xe4:/home/one:/bin/sh\n".to_vec(), "/home/one"),
         (b"+::::::\nuser:x:1000:1000::/home/two:/bin/sh\r\n".to_vec(), "/home/two"),
@@ -74,6 +78,11 @@ fn home_from_any_passwd() {
         (b"other:x:1:1::/other:/bin/sh\n".to_vec(), "/"),
     ] {
         std::fs::write(b.rootfs().join("etc/passwd"), &passwd).unwrap();
-        assert_eq!(b.run().ok().out.trim(), home, "{}", String::from_utf8_lossy(&passwd[..40.min(passwd.len())]));
+        assert_eq!(
+            b.run().ok().out.trim(),
+            home,
+            "{}",
+            String::from_utf8_lossy(&passwd[..40.min(passwd.len())])
+        );
     }
 }

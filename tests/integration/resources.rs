@@ -82,7 +82,8 @@ fn a_threaded_cgroup_takes_no_container() {
     let parent = tree.join(&name);
     std::fs::create_dir(&parent).unwrap();
     std::fs::write(parent.join("cgroup.type"), "threaded").unwrap();
-    for (path, kind) in [(name.clone(), "threaded"), (format!("{name}/{}", b.id), "domain invalid")] {
+    for (path, kind) in [(name.clone(), "threaded"), (format!("{name}/{}", b.id), "domain invalid")]
+    {
         *b.at("linux.cgroupsPath") = json!(format!("/{path}"));
         let r = b.create().fails_with("linux.cgroupsPath");
         assert!(r.err.contains(&format!("cgroup.type is \\\"{kind}\\\"")), "{}", r.err);
@@ -101,7 +102,10 @@ fn a_cgroup_path_that_leads_up() {
     for lead in ["/../../..", "/x/../../conex-test/y/../..", "../../../../../../../.."] {
         *b.at("linux.cgroupsPath") = json!(format!("{lead}/conex-test/{}", b.id));
         let out = b.run().ok().out;
-        assert!(out.lines().any(|l| l.ends_with(&format!("/conex-test/{}", b.id))), "{lead}: {out}");
+        assert!(
+            out.lines().any(|l| l.ends_with(&format!("/conex-test/{}", b.id))),
+            "{lead}: {out}"
+        );
         b.assert_gone();
     }
     for root in ["/..", "/x/../..", "/"] {
@@ -117,7 +121,9 @@ fn a_cgroup_path_that_leads_up() {
 fn processes_in_sub_cgroups_alone_are_killed() {
     let b = Box::sh("sleep 1000 & sleep 1001 & sleep 1002");
     b.up();
-    let pids = || -> Vec<i32> { serde_json::from_str(&b.verb("ps", &["--format", "json"], &[]).ok().out).unwrap() };
+    let pids = || -> Vec<i32> {
+        serde_json::from_str(&b.verb("ps", &["--format", "json"], &[]).ok().out).unwrap()
+    };
     until(|| pids().len() >= 3, "all processes");
     let all = pids();
     for tree in hierarchies() {
@@ -129,12 +135,20 @@ fn processes_in_sub_cgroups_alone_are_killed() {
         for pid in &all {
             std::fs::write(sub.join("cgroup.procs"), pid.to_string()).unwrap();
         }
-        assert_eq!(std::fs::read_to_string(own.join("cgroup.procs")).unwrap(), "", "{}", own.display());
+        assert_eq!(
+            std::fs::read_to_string(own.join("cgroup.procs")).unwrap(),
+            "",
+            "{}",
+            own.display()
+        );
     }
     assert_eq!(pids(), all);
     b.verb("kill", &["--all"], &["KILL"]).ok();
     b.wait_status("stopped");
-    until(|| all.iter().all(|pid| conex::identity::proc_stat(*pid).is_none_or(|s| s.0 == 'Z')), "all have ended");
+    until(
+        || all.iter().all(|pid| conex::identity::proc_stat(*pid).is_none_or(|s| s.0 == 'Z')),
+        "all have ended",
+    );
     b.verb("delete", &[], &[]).ok();
     b.assert_gone();
 }
@@ -169,8 +183,8 @@ fn hugetlb_on_the_unified_tree() {
         return;
     }
     let tree = if v2() { "" } else { "unified/" };
-    let controllers =
-        std::fs::read_to_string(format!("/sys/fs/cgroup/{tree}cgroup.controllers")).unwrap_or_default();
+    let controllers = std::fs::read_to_string(format!("/sys/fs/cgroup/{tree}cgroup.controllers"))
+        .unwrap_or_default();
     if !controllers.contains("hugetlb") {
         return skip("hugetlb_on_the_unified_tree", "hugetlb in a cgroup v2 tree");
     }
@@ -193,7 +207,12 @@ fn device_rules_by_bpf() {
     let mut b = Box::sh("head -c1 /dev/mine 2>&1; head -c1 /dev/null && echo null; true");
     b.push("linux.devices", json!({"path": "/dev/mine", "type": "c", "major": 10, "minor": 229}));
     let r = b.run_by_program();
-    assert!(r.out.contains("Operation not permitted") && r.out.contains("null"), "{} {}", r.out, r.err);
+    assert!(
+        r.out.contains("Operation not permitted") && r.out.contains("null"),
+        "{} {}",
+        r.out,
+        r.err
+    );
 }
 
 #[test]
@@ -237,10 +256,15 @@ fn what_only_v2_has() {
     b.up();
     assert_eq!(b.cgroup_file("memory", "memory.high"), "30003200");
     assert_eq!(b.cgroup_file("pids", "pids.max"), "12");
-    let stats: serde_json::Value = serde_json::from_str(&b.verb("events", &["--stats"], &[]).ok().out).unwrap();
+    let stats: serde_json::Value =
+        serde_json::from_str(&b.verb("events", &["--stats"], &[]).ok().out).unwrap();
     for kind in ["cpu", "memory", "blkio"] {
         let psi = &stats["data"][kind]["psi"];
-        assert_eq!(psi["some"]["total"].is_u64(), Path::new("/proc/pressure/cpu").exists(), "{kind}: {psi}");
+        assert_eq!(
+            psi["some"]["total"].is_u64(),
+            Path::new("/proc/pressure/cpu").exists(),
+            "{kind}: {psi}"
+        );
     }
     drop(b);
     let mut b = Box::sh("sleep 100");
@@ -265,14 +289,18 @@ fn an_update_below_the_usage_is_refused() {
     if !is_conex() {
         return;
     }
-    let mut b = Box::sh("dd if=/dev/zero of=/dev/fill bs=1M count=8 2>/dev/null; echo full; sleep 100");
+    let mut b =
+        Box::sh("dd if=/dev/zero of=/dev/fill bs=1M count=8 2>/dev/null; echo full; sleep 100");
     *b.at("linux.resources.memory") = json!({"limit": 64 << 20});
     b.up();
     until(|| b.output() == "full\n", "memory in use");
     let mut c = b.command(&["update", "-r", "-", &b.id]);
     finish(&mut c, br#"{"memory":{"limit":4194304,"checkBeforeUpdate":true}}"#)
         .fails_with("memory.limit: rejecting memory limit");
-    assert_eq!(b.cgroup_value("memory", "memory.limit_in_bytes", "memory.max"), (64 << 20).to_string());
+    assert_eq!(
+        b.cgroup_value("memory", "memory.limit_in_bytes", "memory.max"),
+        (64 << 20).to_string()
+    );
 }
 
 #[test]
@@ -288,7 +316,11 @@ fn rdma_limits() {
     *b.at("linux.resources.rdma") = json!({device.clone(): {"hcaHandles": 3, "hcaObjects": 1000}});
     b.up();
     let want = format!("{device} hca_handle=3 hca_object=1000");
-    assert!(b.cgroup_file("rdma", "rdma.max").lines().any(|l| l == want), "{}", b.cgroup_file("rdma", "rdma.max"));
+    assert!(
+        b.cgroup_file("rdma", "rdma.max").lines().any(|l| l == want),
+        "{}",
+        b.cgroup_file("rdma", "rdma.max")
+    );
     drop(b);
     let mut b = Box::sh("true");
     *b.at("linux.resources.rdma") = json!({"no-such-device": {"hcaHandles": 3}});
@@ -300,7 +332,13 @@ fn rdma_limits() {
 fn fields_of_one_cgroup_version_alone() {
     // Each is set on v1; on v2 it is an error, or a warning where v2 has nothing to limit, which names it.
     let cases = [
-        ("memory.useHierarchy", json!({"memory": {"useHierarchy": true}}), "memory", "memory.use_hierarchy", "1"),
+        (
+            "memory.useHierarchy",
+            json!({"memory": {"useHierarchy": true}}),
+            "memory",
+            "memory.use_hierarchy",
+            "1",
+        ),
         (
             "memory.disableOOMKiller",
             json!({"memory": {"limit": 50 << 20, "disableOOMKiller": true}}),
@@ -315,13 +353,20 @@ fn fields_of_one_cgroup_version_alone() {
             "cpu.rt_runtime_us",
             "1000",
         ),
-        ("network.classID", json!({"network": {"classID": 0x10001}}), "net_cls", "net_cls.classid", "65537"),
+        (
+            "network.classID",
+            json!({"network": {"classID": 0x10001}}),
+            "net_cls",
+            "net_cls.classid",
+            "65537",
+        ),
     ];
     for (field, resources, controller, file, want) in cases {
         let mut b = Box::sh("sleep 100");
         *b.at("linux.resources") = resources;
         let hold = cgroup_path("cpu", &format!("hold-{}", b.id));
-        let there = !v2() && std::path::Path::new("/sys/fs/cgroup").join(controller).join(file).exists()
+        let there = !v2()
+            && std::path::Path::new("/sys/fs/cgroup").join(controller).join(file).exists()
             || (!v2() && controller == "memory");
         if there && controller == "cpu" {
             // Real-time bandwidth is shared out from the top: the parent must have some. A directory of ours keeps it
@@ -329,7 +374,10 @@ fn fields_of_one_cgroup_version_alone() {
             until(|| std::fs::create_dir_all(&hold).is_ok(), "a cgroup for real-time bandwidth");
             if std::fs::write(cgroup_path("cpu", "").join(file), "10000").is_err() {
                 // Below a cgroup that has none, as in a container.
-                skip(&format!("fields_of_one_cgroup_version_alone ({file})"), "real-time bandwidth above");
+                skip(
+                    &format!("fields_of_one_cgroup_version_alone ({file})"),
+                    "real-time bandwidth above",
+                );
                 let _ = std::fs::remove_dir(&hold);
                 continue;
             }
@@ -338,7 +386,11 @@ fn fields_of_one_cgroup_version_alone() {
         let _ = std::fs::remove_dir(&hold);
         if there {
             assert_eq!(r.code, 0, "{field}: {}", r.err);
-            assert!(b.cgroup_file(controller, file).contains(want), "{field}: {}", b.cgroup_file(controller, file));
+            assert!(
+                b.cgroup_file(controller, file).contains(want),
+                "{field}: {}",
+                b.cgroup_file(controller, file)
+            );
         } else if field == "memory.useHierarchy" {
             // v2 is hierarchical anyway.
             assert_eq!(r.code, 0, "{field}: {}", r.err);
@@ -366,7 +418,10 @@ fn no_cgroup_at_all() {
     *b.at("linux.resources") = json!({});
     b.up();
     let own = std::fs::read_to_string("/proc/self/cgroup").unwrap();
-    until(|| std::fs::read_to_string(b.rootfs().join("out")).is_ok_and(|t| t == own), "the caller's cgroups");
+    until(
+        || std::fs::read_to_string(b.rootfs().join("out")).is_ok_and(|t| t == own),
+        "the caller's cgroups",
+    );
     b.call(&["kill", &b.id, "KILL"]).ok();
     b.wait_status("stopped");
     b.call(&["delete", &b.id]).ok();
@@ -390,7 +445,8 @@ fn a_create_that_fails_gives_a_cgroup_its_limits_back() {
         "devices": [{"allow": false, "access": "rwm"}]});
     *b.at("hooks.createRuntime") = json!([{"path": "/bin/false"}]);
     let limit = if v2() { "memory.max" } else { "memory.limit_in_bytes" };
-    let dirs = ["memory", "pids", if v2() { "memory" } else { "devices" }].map(|c| cgroup_path(c, &b.id));
+    let dirs =
+        ["memory", "pids", if v2() { "memory" } else { "devices" }].map(|c| cgroup_path(c, &b.id));
     for dir in &dirs {
         // Another test's end may remove the tests' own parent in between.
         until(|| std::fs::create_dir_all(dir).is_ok(), "the cgroup");
@@ -439,7 +495,9 @@ fn the_whole_tree_without_a_cgroup_namespace() {
     let mut options = vec!["nosuid", "noexec", "nodev", "ro"];
     let many = if is_conex() { 4 } else { 1 };
     for (kind, more) in
-        [("cgroup", ""), ("cgroup", "nsdelegate"), ("cgroup", "rro"), ("cgroup2", "")].iter().take(many)
+        [("cgroup", ""), ("cgroup", "nsdelegate"), ("cgroup", "rro"), ("cgroup2", "")]
+            .iter()
+            .take(many)
     {
         options.truncate(4);
         options.extend(Some(*more).filter(|o| !o.is_empty()));
@@ -450,7 +508,10 @@ fn the_whole_tree_without_a_cgroup_namespace() {
         ]);
         let out = b.run().ok().out;
         let processes: u32 = out.lines().next().unwrap().parse().unwrap();
-        assert!(processes >= 1 && out.ends_with("/sys/fs/cgroup/cgroup.procs\nro\n"), "{kind} {more}: {out}");
+        assert!(
+            processes >= 1 && out.ends_with("/sys/fs/cgroup/cgroup.procs\nro\n"),
+            "{kind} {more}: {out}"
+        );
         if is_conex() {
             assert_eq!(host(), before, "{kind} {more}");
         }

@@ -46,7 +46,14 @@ fn runtime_dir() -> PathBuf {
 fn hand_over(b: &Box) {
     b.write_config();
     let owner = format!("{USER}:{USER}");
-    assert!(Command::new("chown").arg("-R").arg("-h").arg(owner).arg(&b.dir).status().unwrap().success());
+    assert!(Command::new("chown")
+        .arg("-R")
+        .arg("-h")
+        .arg(owner)
+        .arg(&b.dir)
+        .status()
+        .unwrap()
+        .success());
 }
 
 fn run(b: &Box) -> Ran {
@@ -78,7 +85,8 @@ fn a_container_of_an_ordinary_user() {
 #[test]
 fn a_time_namespace_of_an_ordinary_user() {
     for whole in [false, true] {
-        let mut b = rootless("read up idle < /proc/uptime; test ${up%.*} -gt 1000000 && echo shifted");
+        let mut b =
+            rootless("read up idle < /proc/uptime; test ${up%.*} -gt 1000000 && echo shifted");
         b.at("linux").as_object_mut().unwrap().remove("cgroupsPath");
         if whole {
             // All namespaces at once, as Docker has them.
@@ -106,9 +114,20 @@ fn root_of_a_user_namespace_joins_namespaces() {
             until [ \"$(readlink /proc/$p/ns/uts)\" != \"$(readlink /proc/self/ns/uts)\" ]; do sleep 0.05; done; \
             sed -i s,HOLDER,$p,g config.json; \
             \"$@\"; code=$?; readlink /proc/$p/ns/net; kill $p; exit $code";
-        b.prefix = ["unshare", "-Ur", "--mount", "--pid", "--fork", "--mount-proc", "sh", "-c", holder, "sh"]
-            .map(String::from)
-            .to_vec();
+        b.prefix = [
+            "unshare",
+            "-Ur",
+            "--mount",
+            "--pid",
+            "--fork",
+            "--mount-proc",
+            "sh",
+            "-c",
+            holder,
+            "sh",
+        ]
+        .map(String::from)
+        .to_vec();
         let list = b.at("linux.namespaces").as_array_mut().unwrap();
         list.retain(|n| !["network", "uts", "cgroup"].contains(&n["type"].as_str().unwrap()));
         list.push(json!({"type": "network", "path": "/proc/HOLDER/ns/net"}));
@@ -136,24 +155,28 @@ fn root_of_a_user_namespace_joins_namespaces() {
 #[test]
 fn ranges_of_ids_by_the_helpers() {
     let granted = std::fs::read_to_string("/etc/subuid").unwrap_or_default();
-    let entry = granted.lines().find_map(|l| l.strip_prefix("user:")).and_then(|l| l.split(':').next());
-    let Some(first) =
-        entry.and_then(|n| n.parse::<u32>().ok()).filter(|_| Path::new("/usr/bin/newuidmap").exists())
+    let entry =
+        granted.lines().find_map(|l| l.strip_prefix("user:")).and_then(|l| l.split(':').next());
+    let Some(first) = entry
+        .and_then(|n| n.parse::<u32>().ok())
+        .filter(|_| Path::new("/usr/bin/newuidmap").exists())
     else {
-        return skip("ranges_of_ids_by_the_helpers", "newuidmap and ids for the user 1000 in /etc/subuid");
+        return skip(
+            "ranges_of_ids_by_the_helpers",
+            "newuidmap and ids for the user 1000 in /etc/subuid",
+        );
     };
     let mut b = rootless("id -u; id -G; touch /mine; stat -c %u /mine; cat /proc/self/setgroups");
-    let map =
-        json!([{"containerID": 0, "hostID": USER, "size": 1}, {"containerID": 1, "hostID": first, "size": 1000}]);
+    let map = json!([{"containerID": 0, "hostID": USER, "size": 1}, {"containerID": 1, "hostID": first, "size": 1000}]);
     *b.at("linux.uidMappings") = map.clone();
     *b.at("linux.gidMappings") = map;
     *b.at("process.user") = json!({"uid": 5, "gid": 6, "additionalGids": [7]});
-    std::fs::set_permissions(b.rootfs(), std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
+    std::fs::set_permissions(b.rootfs(), std::os::unix::fs::PermissionsExt::from_mode(0o777))
+        .unwrap();
     let r = run(&b);
     assert_eq!(r.out, "5\n6 7\n5\nallow\n", "{}", r.err);
     // Ids that nobody has granted.
-    *b.at("linux.uidMappings") =
-        json!([{"containerID": 0, "hostID": USER, "size": 1}, {"containerID": 1, "hostID": 5, "size": 10}]);
+    *b.at("linux.uidMappings") = json!([{"containerID": 0, "hostID": USER, "size": 1}, {"containerID": 1, "hostID": 5, "size": 10}]);
     *b.at("process.user") = json!({"uid": 0, "gid": 0});
     run(&b).fails_with("linux.uidMappings");
     b.assert_gone();
@@ -191,7 +214,8 @@ fn limits_without_a_cgroup_are_warned_of_or_refused() {
     run(&b).fails_with("linux.resources.memory.limit");
     // Not one line for each of thousands.
     b.global.pop();
-    let rates: Vec<_> = (0..60).map(|minor| json!({"major": 8, "minor": minor, "rate": 9999})).collect();
+    let rates: Vec<_> =
+        (0..60).map(|minor| json!({"major": 8, "minor": minor, "rate": 9999})).collect();
     *b.at("linux.resources") = json!({"blockIO": {"throttleReadBpsDevice": rates}});
     let r = run(&b).ok();
     assert!(r.err.contains("throttleReadBpsDevice[0]"), "{}", r.err);
@@ -212,8 +236,14 @@ fn a_delegated_directory_holds_the_limits() {
     for dir in ["/sys/fs/cgroup", "/sys/fs/cgroup/conex-test"] {
         std::fs::write(format!("{dir}/cgroup.subtree_control"), "+memory +pids").unwrap();
     }
-    for file in ["", "cgroup.procs", "cgroup.subtree_control", "cgroup.threads", "runtime", "runtime/cgroup.procs"]
-    {
+    for file in [
+        "",
+        "cgroup.procs",
+        "cgroup.subtree_control",
+        "cgroup.threads",
+        "runtime",
+        "runtime/cgroup.procs",
+    ] {
         std::os::unix::fs::chown(parent.join(file), Some(USER), Some(USER)).unwrap();
     }
     let below = parent.strip_prefix("/sys/fs/cgroup").unwrap();
@@ -226,13 +256,15 @@ fn a_delegated_directory_holds_the_limits() {
     b.prefix = prefix;
     hand_over(&b);
     assert_eq!(b.verb("run", &["-d"], &[]).code, 0);
-    let read = |f: &str| std::fs::read_to_string(parent.join(&b.id).join(f)).unwrap().trim().to_string();
+    let read =
+        |f: &str| std::fs::read_to_string(parent.join(&b.id).join(f)).unwrap().trim().to_string();
     assert_eq!((read("memory.max"), read("pids.max")), ((64 << 20).to_string(), "9".to_string()));
     b.exec(&["true"]).ok();
     assert!(read("cgroup.procs").contains(&b.pid().to_string()));
     // cpu was not given to this tree.
     let r = b.verb("update", &["--cpu-share", "512"], &[]);
-    if has_controller("cpu") && !std::fs::read_to_string(parent.join("cgroup.controllers")).unwrap().contains("cpu")
+    if has_controller("cpu")
+        && !std::fs::read_to_string(parent.join("cgroup.controllers")).unwrap().contains("cpu")
     {
         assert!(r.code != 0 && r.err.contains("not delegated"), "{}", r.err);
     }
@@ -246,7 +278,10 @@ fn a_delegated_directory_holds_the_limits() {
 fn the_users_own_systemd_makes_the_cgroup() {
     let manager = runtime_dir().join("systemd/private");
     if !manager.exists() || !v2() || !crate::systemd::booted() {
-        return skip("the_users_own_systemd_makes_the_cgroup", "a systemd of the user 1000 on cgroup v2");
+        return skip(
+            "the_users_own_systemd_makes_the_cgroup",
+            "a systemd of the user 1000 on cgroup v2",
+        );
     }
     let mut b = rootless("exec sleep 100 >/dev/null 2>&1 </dev/null");
     b.global.push("--systemd-cgroup");
@@ -256,8 +291,12 @@ fn the_users_own_systemd_makes_the_cgroup() {
     assert_eq!(b.verb("run", &["-d"], &[]).code, 0);
     let path = std::fs::read_to_string(format!("/proc/{}/cgroup", b.pid())).unwrap();
     let path = path.trim().strip_prefix("0::/").unwrap().to_string();
-    assert!(path.contains("user@1000.service") && path.ends_with(&format!("cx-{}.scope", b.id)), "{path}");
-    let read = |f: &str| std::fs::read_to_string(Path::new("/sys/fs/cgroup").join(&path).join(f)).unwrap();
+    assert!(
+        path.contains("user@1000.service") && path.ends_with(&format!("cx-{}.scope", b.id)),
+        "{path}"
+    );
+    let read =
+        |f: &str| std::fs::read_to_string(Path::new("/sys/fs/cgroup").join(&path).join(f)).unwrap();
     assert_eq!((read("memory.max").trim(), read("pids.max").trim()), ("67108864", "9"));
     // The user may not move a process there by himself; his manager does it.
     b.exec(&["true"]).ok();
@@ -276,10 +315,14 @@ fn the_document_of_spec_rootless_runs() {
     std::fs::remove_file(b.dir.join("config.json")).unwrap();
     b.call(&["spec", "--rootless"]).ok();
     let path = b.dir.join("config.json");
-    let mut document: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+    let mut document: serde_json::Value =
+        serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
     document["process"]["terminal"] = json!(false);
-    document["process"]["args"] =
-        json!(["sh", "-c", "id -u; cat /sys/kernel/mm/transparent_hugepage/enabled >/dev/null; echo ran"]);
+    document["process"]["args"] = json!([
+        "sh",
+        "-c",
+        "id -u; cat /sys/kernel/mm/transparent_hugepage/enabled >/dev/null; echo ran"
+    ]);
     std::fs::write(&path, document.to_string()).unwrap();
     let r = b.verb("run", &[], &[]);
     assert_eq!(r.out, "0\nran\n", "{}", r.err);
@@ -293,7 +336,8 @@ fn the_document_of_spec_rootless_runs_on_v1_alone() {
     }
     let mut b = rootless("true");
     let hide = "umount /sys/fs/cgroup/unified 2>/dev/null; exec \"$@\"";
-    let before = ["unshare", "-m", "--propagation", "private", "sh", "-c", hide, "sh"].map(String::from);
+    let before =
+        ["unshare", "-m", "--propagation", "private", "sh", "-c", hide, "sh"].map(String::from);
     b.prefix.splice(0..0, before);
     hand_over(&b);
     std::fs::remove_file(b.dir.join("config.json")).unwrap();
@@ -335,5 +379,6 @@ fn a_directory_of_an_ordinary_user() {
             r.err
         );
     }
-    b.call(&["run", "--rootfs", rootfs.to_str().unwrap(), "-m", "64m", "true"]).fails_with("--memory and --cpus");
+    b.call(&["run", "--rootfs", rootfs.to_str().unwrap(), "-m", "64m", "true"])
+        .fails_with("--memory and --cpus");
 }

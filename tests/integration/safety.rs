@@ -17,7 +17,13 @@ fn listing(dir: &Path) -> Vec<(String, u32, u64)> {
     let mut v: Vec<_> = std::fs::read_dir(dir)
         .unwrap()
         .flatten()
-        .map(|e| (e.file_name().into_string().unwrap(), e.metadata().unwrap().mode(), e.metadata().unwrap().len()))
+        .map(|e| {
+            (
+                e.file_name().into_string().unwrap(),
+                e.metadata().unwrap().mode(),
+                e.metadata().unwrap().len(),
+            )
+        })
         .collect();
     v.sort();
     v
@@ -27,12 +33,22 @@ fn listing(dir: &Path) -> Vec<(String, u32, u64)> {
 fn exactly_three_descriptors() {
     let b = Box::sh("ls /proc/self/fd | tr '\\n' ' '; sleep 100");
     b.write_config();
-    let line = format!("exec {} --root {} run {} 8</ 9</", runtime().display(), b.state_root().display(), b.id);
+    let line = format!(
+        "exec {} --root {} run {} 8</ 9</",
+        runtime().display(),
+        b.state_root().display(),
+        b.id
+    );
     let mut b2 = Box::sh("echo /proc/self/fd/*");
     b2.write_config();
-    let line2 =
-        line.replace(&b.id, &b2.id).replace(b.state_root().to_str().unwrap(), b2.state_root().to_str().unwrap());
-    let r = finish(std::process::Command::new("/bin/sh").args(["-c", &line2]).current_dir(&b2.dir), b"").ok();
+    let line2 = line
+        .replace(&b.id, &b2.id)
+        .replace(b.state_root().to_str().unwrap(), b2.state_root().to_str().unwrap());
+    let r = finish(
+        std::process::Command::new("/bin/sh").args(["-c", &line2]).current_dir(&b2.dir),
+        b"",
+    )
+    .ok();
     // The shell's glob has one descriptor open while it lists.
     assert_eq!(r.out.split_whitespace().count(), 4, "{}", r.out);
     b2.at("process.args");
@@ -43,7 +59,9 @@ fn exactly_three_descriptors() {
         b.state_root().display(),
         b.id
     );
-    let r = finish(std::process::Command::new("/bin/sh").args(["-c", &line]).current_dir(&b.dir), b"").ok();
+    let r =
+        finish(std::process::Command::new("/bin/sh").args(["-c", &line]).current_dir(&b.dir), b"")
+            .ok();
     assert_eq!(r.out.split_whitespace().count(), 4, "{}", r.out);
 }
 
@@ -91,7 +109,10 @@ fn dev_as_a_symlink() {
         std::fs::remove_dir(b.rootfs().join("dev")).unwrap();
         let to = if target == "absolute" { out.clone() } else { PathBuf::from("../outside") };
         symlink(to, b.rootfs().join("dev")).unwrap();
-        b.at("mounts").as_array_mut().unwrap().retain(|m| !m["destination"].as_str().unwrap().starts_with("/dev"));
+        b.at("mounts")
+            .as_array_mut()
+            .unwrap()
+            .retain(|m| !m["destination"].as_str().unwrap().starts_with("/dev"));
         let _ = b.run();
         assert_eq!(listing(&out), before, "{target}");
     }
@@ -148,12 +169,20 @@ fn the_binary_cannot_be_written_from_inside() {
     copied(&runtime(), &copy);
     let before = std::fs::read(&copy).unwrap();
     let mut b = Box::new(&["/bin/sh", "-c", "while true; do for p in /proc/[0-9]*; do [ $(readlink $p/exe 2>/dev/null | grep -c conex) = 1 ] && echo -n X 1<>$p/exe 2>/dev/null && echo opened $p; done; done"]);
-    let caps = json!(["CAP_SYS_PTRACE", "CAP_SYS_ADMIN", "CAP_DAC_READ_SEARCH", "CAP_DAC_OVERRIDE", "CAP_KILL"]);
+    let caps = json!([
+        "CAP_SYS_PTRACE",
+        "CAP_SYS_ADMIN",
+        "CAP_DAC_READ_SEARCH",
+        "CAP_DAC_OVERRIDE",
+        "CAP_KILL"
+    ]);
     *b.at("process.capabilities") = json!({"bounding": caps, "effective": caps, "permitted": caps});
     b.drop_namespace("pid");
     b.up();
     for _ in 0..30 {
-        for args in [vec!["exec", &b.id, "true"], vec!["exec", &b.id, "/proc/self/exe", "--version"]] {
+        for args in
+            [vec!["exec", &b.id, "true"], vec!["exec", &b.id, "/proc/self/exe", "--version"]]
+        {
             let mut c = std::process::Command::new(&copy);
             c.arg("--root").arg(b.state_root()).args(&args);
             let _ = finish(&mut c, b"");
@@ -246,8 +275,13 @@ fn a_killed_create_leaves_nothing_that_delete_cannot_remove() {
     b.write_config();
     for i in 0..60u64 {
         let quiet = std::process::Stdio::null;
-        let mut child =
-            b.command(&["create", &b.id]).stdin(quiet()).stdout(quiet()).stderr(quiet()).spawn().unwrap();
+        let mut child = b
+            .command(&["create", &b.id])
+            .stdin(quiet())
+            .stdout(quiet())
+            .stderr(quiet())
+            .spawn()
+            .unwrap();
         std::thread::sleep(std::time::Duration::from_micros(i * 150));
         let _ = child.kill();
         let _ = child.wait();
@@ -258,8 +292,13 @@ fn a_killed_create_leaves_nothing_that_delete_cannot_remove() {
     // And the same id works again without any clean-up by hand.
     for i in 0..20u64 {
         let quiet = std::process::Stdio::null;
-        let mut child =
-            b.command(&["create", &b.id]).stdin(quiet()).stdout(quiet()).stderr(quiet()).spawn().unwrap();
+        let mut child = b
+            .command(&["create", &b.id])
+            .stdin(quiet())
+            .stdout(quiet())
+            .stderr(quiet())
+            .spawn()
+            .unwrap();
         std::thread::sleep(std::time::Duration::from_micros(1500 + i * 150));
         let _ = child.kill();
         let _ = child.wait();
@@ -299,7 +338,8 @@ fn uids_that_are_none() {
 fn the_callers_groups_stay_outside() {
     let b = Box::sh("id -G");
     b.write_config();
-    let line = format!("exec {} --root {} run {}", runtime().display(), b.state_root().display(), b.id);
+    let line =
+        format!("exec {} --root {} run {}", runtime().display(), b.state_root().display(), b.id);
     let mut c = std::process::Command::new("setpriv");
     c.args(["--groups", "0,27,44", "sh", "-c", &line]).current_dir(&b.dir);
     assert_eq!(finish(&mut c, b"").ok().out, "0\n");
@@ -310,7 +350,10 @@ fn hooks_have_only_their_own_environment() {
     let mut b = Box::sh("true");
     let out = b.dir.join("env");
     *b.at("hooks.createRuntime") = json!([{"path": "/usr/bin/env", "args": ["sh", "-c", "true"]}]);
-    executable(&b.dir.join("hook.sh"), format!("#!/bin/sh\n/usr/bin/env > {}\n", out.display()).as_bytes());
+    executable(
+        &b.dir.join("hook.sh"),
+        format!("#!/bin/sh\n/usr/bin/env > {}\n", out.display()).as_bytes(),
+    );
     *b.at("hooks.createRuntime") = json!([{"path": b.dir.join("hook.sh"), "env": ["ONLY=this"]}]);
     b.push("process.env", json!("LD_PRELOAD=/evil.so"));
     b.write_config();

@@ -54,7 +54,8 @@ fn the_same_verdict_as_libseccomp() {
         let mine = compile(&profile).unwrap();
         profiles += 1;
         for (abi, arch, base) in ARCHES {
-            let highest = profile.rules.iter().flat_map(|x| &x.names).filter_map(|n| lookup(n, abi)).max();
+            let highest =
+                profile.rules.iter().flat_map(|x| &x.names).filter_map(|n| lookup(n, abi)).max();
             for i in 0..60 {
                 let nr = if i % 2 == 0 && !profile.rules.is_empty() {
                     let rule = &profile.rules[r.below(profile.rules.len())];
@@ -63,7 +64,8 @@ fn the_same_verdict_as_libseccomp() {
                     r.below(480) as u32
                 };
                 let args = [0; 6].map(|_: u64| r.pick(&VALUES));
-                let (a, b) = (run(&mine, arch, base + nr, args), run(&theirs, arch, base + nr, args));
+                let (a, b) =
+                    (run(&mine, arch, base + nr, args), run(&theirs, arch, base + nr, args));
                 calls += 1;
                 let newer = highest.is_none_or(|h| nr > h);
                 if newer && a == (ours::RET_ERRNO | 38) && b == profile.default {
@@ -79,7 +81,8 @@ fn the_same_verdict_as_libseccomp() {
 #[test]
 fn the_same_verdict_as_seccompiler_where_it_can_express_the_profile() {
     use seccompiler::{
-        SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule, TargetArch,
+        SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
+        SeccompRule, TargetArch,
     };
     let names = common_names();
     let mut r = Random::new(77);
@@ -111,17 +114,26 @@ fn the_same_verdict_as_seccompiler_where_it_can_express_the_profile() {
                             Op::Gt => (SeccompCmpOp::Gt, a.value),
                             Op::MaskedEq => (SeccompCmpOp::MaskedEq(a.value), a.value_two),
                         };
-                        SeccompCondition::new(a.index as u8, SeccompCmpArgLen::Qword, op, value).unwrap()
+                        SeccompCondition::new(a.index as u8, SeccompCmpArgLen::Qword, op, value)
+                            .unwrap()
                     });
                     SeccompRule::new(conditions.collect()).unwrap()
                 })
                 .collect();
             map.insert(i64::from(nr), rules);
         }
-        let filter =
-            SeccompFilter::new(map, SeccompAction::Errno(1), SeccompAction::Allow, TargetArch::x86_64).unwrap();
+        let filter = SeccompFilter::new(
+            map,
+            SeccompAction::Errno(1),
+            SeccompAction::Allow,
+            TargetArch::x86_64,
+        )
+        .unwrap();
         let program: seccompiler::BpfProgram = filter.try_into().unwrap();
-        let theirs: Vec<Insn> = program.iter().map(|i| Insn { code: i.code, jt: i.jt, jf: i.jf, k: i.k }).collect();
+        let theirs: Vec<SockFilter> = program
+            .iter()
+            .map(|i| SockFilter { code: i.code, jt: i.jt, jf: i.jf, k: i.k })
+            .collect();
         let mine = compile(&profile).unwrap();
         profiles += 1;
         for _ in 0..80 {
@@ -152,8 +164,15 @@ fn dockers_default_profile_gives_libseccomps_verdicts() {
         assert_eq!(run(&mine, arch, base + allowed, [0; 6]), ours::RET_ALLOW, "{abi:?}");
         let denied = lookup("kexec_load", abi).unwrap();
         assert_eq!(run(&mine, arch, base + denied, [0; 6]), ours::RET_ERRNO | 1, "{abi:?}");
-        assert_eq!(run(&mine, arch, base + lookup("clone3", abi).unwrap(), [0; 6]), ours::RET_ERRNO | 38);
-        assert_eq!(run(&mine, arch, base + 600, [0; 6]), ours::RET_ERRNO | 38, "newer than the profile");
+        assert_eq!(
+            run(&mine, arch, base + lookup("clone3", abi).unwrap(), [0; 6]),
+            ours::RET_ERRNO | 38
+        );
+        assert_eq!(
+            run(&mine, arch, base + 600, [0; 6]),
+            ours::RET_ERRNO | 38,
+            "newer than the profile"
+        );
         let personality = lookup("personality", abi).unwrap();
         assert_eq!(run(&mine, arch, base + personality, [8, 0, 0, 0, 0, 0]), ours::RET_ALLOW);
         assert_eq!(run(&mine, arch, base + personality, [9, 0, 0, 0, 0, 0]), ours::RET_ERRNO | 1);
@@ -177,7 +196,11 @@ fn in_force_with_and_without_no_new_privs() {
         b.up();
         let flag = u8::from(nnp == json!(true));
         until(|| b.output().contains("No space left"), "errno 28");
-        assert!(b.output().starts_with(&format!("NoNewPrivs:\t{flag}\nSeccomp:\t2\n")), "{}", b.output());
+        assert!(
+            b.output().starts_with(&format!("NoNewPrivs:\t{flag}\nSeccomp:\t2\n")),
+            "{}",
+            b.output()
+        );
         let r = b.exec(&["sh", "-c", "grep -E 'Seccomp:' /proc/self/status; mkdir /y 2>&1"]);
         assert!(r.out.contains("Seccomp:\t2") && r.out.contains("No space left"), "{}", r.out);
     }
@@ -198,7 +221,10 @@ fn the_cache_is_verified() {
     if !is_conex() {
         return;
     }
-    let b = with_seccomp("mkdir /x 2>&1", json!([{"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO"}]));
+    let b = with_seccomp(
+        "mkdir /x 2>&1",
+        json!([{"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO"}]),
+    );
     assert!(b.run().out.contains("not permitted"));
     let cache = b.state_root().join(".cache");
     let file = std::fs::read_dir(&cache).unwrap().flatten().next().unwrap().path();
@@ -211,11 +237,14 @@ fn the_cache_is_verified() {
     assert!(b.run().out.contains("not permitted"));
     // Another build's filter, whole and with its own sum: what is not of this build is not read, but made again.
     let mut lines = good.splitn(3, |c| *c == b'\n');
-    let (head, profile) = (String::from_utf8(lines.next().unwrap().to_vec()).unwrap(), lines.next().unwrap());
+    let (head, profile) =
+        (String::from_utf8(lines.next().unwrap().to_vec()).unwrap(), lines.next().unwrap());
     let build = head.split(' ').nth(2).unwrap_or_else(|| panic!("{head}"));
     assert!(head.starts_with("conex-seccomp ") && build.len() == 16, "{head}");
     let allow = [6u8, 0, 0, 0, 0, 0, 0xff, 0x7f];
-    let sum = allow.iter().fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x100_0000_01b3));
+    let sum = allow
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x100_0000_01b3));
     for other in ["0".repeat(16), build.chars().rev().collect()] {
         let head = head.replace(build, &other);
         let old = [head.as_bytes(), b"\n", profile, b"\n", &sum.to_le_bytes(), &allow].concat();
@@ -230,7 +259,10 @@ fn the_cache_is_verified() {
 }
 
 /// A seccomp agent that answers every call with ENOSYS, and gives what it was told of so many processes.
-fn agent(listener: std::os::unix::net::UnixListener, processes: usize) -> std::thread::JoinHandle<Vec<Value>> {
+fn agent(
+    listener: std::os::unix::net::UnixListener,
+    processes: usize,
+) -> std::thread::JoinHandle<Vec<Value>> {
     use nix::sys::socket::*;
     use std::os::fd::AsRawFd;
     let one = move || {
@@ -238,7 +270,8 @@ fn agent(listener: std::os::unix::net::UnixListener, processes: usize) -> std::t
         let mut buffer = vec![0u8; 65536];
         let mut iov = [std::io::IoSliceMut::new(&mut buffer)];
         let mut control = nix::cmsg_space!([i32; 1]);
-        let m = recvmsg::<()>(socket.as_raw_fd(), &mut iov, Some(&mut control), MsgFlags::empty()).unwrap();
+        let m = recvmsg::<()>(socket.as_raw_fd(), &mut iov, Some(&mut control), MsgFlags::empty())
+            .unwrap();
         let fd = m.cmsgs().unwrap().find_map(|c| match c {
             ControlMessageOwned::ScmRights(f) => Some(f[0]),
             _ => None,
@@ -253,7 +286,10 @@ fn agent(listener: std::os::unix::net::UnixListener, processes: usize) -> std::t
 
 #[test]
 fn a_listener_gets_the_descriptor_and_the_state() {
-    let mut b = with_seccomp("sleep 100", json!([{"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_NOTIFY"}]));
+    let mut b = with_seccomp(
+        "sleep 100",
+        json!([{"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_NOTIFY"}]),
+    );
     let path = b.dir.join("agent");
     *b.at("linux.seccomp.listenerPath") = json!(path);
     *b.at("linux.seccomp.listenerMetadata") = json!("meta");
@@ -264,7 +300,10 @@ fn a_listener_gets_the_descriptor_and_the_state() {
     let told = agent.join().unwrap();
     for (state, status) in told.iter().zip(["creating", "running"]) {
         assert_eq!((&state["fds"], &state["metadata"]), (&json!(["seccompFd"]), &json!("meta")));
-        assert_eq!((&state["state"]["id"], &state["state"]["status"]), (&json!(b.id), &json!(status)));
+        assert_eq!(
+            (&state["state"]["id"], &state["state"]["status"]),
+            (&json!(b.id), &json!(status))
+        );
         assert_eq!(state["state"]["pid"], b.pid());
     }
     // The further process has its own filter and is named.
@@ -324,7 +363,11 @@ fn a_profile_that_the_program_could_not_start_under() {
         for r in [b.run(), b.create()] {
             assert_ne!(r.code, 0, "{more:?}: {}", r.err);
             if is_conex() {
-                assert!(r.err.contains(&format!("linux.seccomp: denies {lacks}, which")), "{more:?}: {}", r.err);
+                assert!(
+                    r.err.contains(&format!("linux.seccomp: denies {lacks}, which")),
+                    "{more:?}: {}",
+                    r.err
+                );
             } else {
                 b.verb("delete", &["--force"], &[]);
             }
@@ -433,10 +476,25 @@ fn what_a_confined_runtime_cannot_say() {
             true,
             "linux.seccomp: denies execve by a rule on its arguments",
         ),
-        (kill("capset", 0, 0, "SCMP_CMP_GT"), "/bin/true", false, "linux.seccomp: denies capset by a rule"),
-        (kill("prctl", 1, 2, "SCMP_CMP_EQ"), "/bin/true", false, "linux.seccomp: denies prctl by a rule"),
+        (
+            kill("capset", 0, 0, "SCMP_CMP_GT"),
+            "/bin/true",
+            false,
+            "linux.seccomp: denies capset by a rule",
+        ),
+        (
+            kill("prctl", 1, 2, "SCMP_CMP_EQ"),
+            "/bin/true",
+            false,
+            "linux.seccomp: denies prctl by a rule",
+        ),
         // Without an ambient set, which is looked at all the same.
-        (kill("prctl", 0, 47, "SCMP_CMP_EQ"), "/bin/true", false, "linux.seccomp: denies prctl by a rule on"),
+        (
+            kill("prctl", 0, 47, "SCMP_CMP_EQ"),
+            "/bin/true",
+            false,
+            "linux.seccomp: denies prctl by a rule on",
+        ),
         (mute("SCMP_ACT_ERRNO"), "/empty", true, "exec /empty: exec format error"),
         (mute("SCMP_ACT_KILL_PROCESS"), "/empty", true, "exec /empty: exec format error"),
         (mute("SCMP_ACT_KILL_PROCESS"), "/empty", false, "exec /empty: exec format error"),

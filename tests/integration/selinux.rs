@@ -79,7 +79,9 @@ fn a_label_that_is_none_is_an_error() {
         return;
     }
     let mut b = labelled("true");
-    for label in ["nonsense", "system_u:system_r:no_such_t:s0", "system_u:system_r:container_t:s0:c9"] {
+    for label in
+        ["nonsense", "system_u:system_r:no_such_t:s0", "system_u:system_r:container_t:s0:c9"]
+    {
         *b.at("process.selinuxLabel") = json!(label);
         b.create().fails_with(if is_conex() { "process.selinuxLabel" } else { "" });
         b.assert_gone();
@@ -128,7 +130,10 @@ fn the_kind_of_a_mounts_label() {
         let out = b.run().ok().out;
         assert!(out.contains(&format!(",{kind}=\"{label}\"")), "{kind}: {out}");
         let others = ["context", "fscontext", "defcontext", "rootcontext"];
-        assert!(others.iter().all(|o| *o == kind || !out.contains(&format!(",{o}="))), "{kind}: {out}");
+        assert!(
+            others.iter().all(|o| *o == kind || !out.contains(&format!(",{o}="))),
+            "{kind}: {out}"
+        );
     }
     let mut b = labelled("true");
     *b.at("linux.mountLabel") = json!(label);

@@ -17,8 +17,11 @@ fn place(name: &str) -> PathBuf {
 }
 
 fn names(dir: &std::path::Path) -> Vec<String> {
-    let mut all: Vec<_> =
-        std::fs::read_dir(dir).unwrap().flatten().map(|e| e.file_name().into_string().unwrap()).collect();
+    let mut all: Vec<_> = std::fs::read_dir(dir)
+        .unwrap()
+        .flatten()
+        .map(|e| e.file_name().into_string().unwrap())
+        .collect();
     all.sort();
     all
 }
@@ -38,7 +41,8 @@ fn docker_is_set_up_and_back() {
     std::fs::write(&file, old).unwrap();
     std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
     setup(&["docker", "--write", &flag]).ok();
-    let value: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(&file).unwrap()).unwrap();
+    let value: serde_json::Value =
+        serde_json::from_str(&std::fs::read_to_string(&file).unwrap()).unwrap();
     assert_eq!(value["runtimes"]["conex"]["path"], runtime().to_str().unwrap());
     assert_eq!(value["log-driver"], "local");
     assert_eq!(std::fs::read_to_string(dir.join("daemon.json.before-conex")).unwrap(), old);
@@ -49,14 +53,20 @@ fn docker_is_set_up_and_back() {
     assert_eq!(std::fs::read_to_string(&file).unwrap(), old);
     assert_eq!(names(&dir), ["daemon.json"]);
     // What only root may read is in the copy for nobody else either, from its first moment: this one ends at the first byte.
-    let line = format!("umask 0; ulimit -f 0; {} setup docker --write '{flag}'", runtime().display());
+    let line =
+        format!("umask 0; ulimit -f 0; {} setup docker --write '{flag}'", runtime().display());
     assert_ne!(finish(std::process::Command::new("sh").args(["-c", &line]), b"").code, 0);
     assert_eq!(names(&dir), ["daemon.json", "daemon.json.before-conex"]);
-    assert_eq!(std::fs::metadata(dir.join("daemon.json.before-conex")).unwrap().mode() & 0o777, 0o600);
+    assert_eq!(
+        std::fs::metadata(dir.join("daemon.json.before-conex")).unwrap().mode() & 0o777,
+        0o600
+    );
     assert_eq!(std::fs::read_to_string(&file).unwrap(), old);
     std::fs::remove_file(dir.join("daemon.json.before-conex")).unwrap();
     // A file that is not valid stays as it is.
-    for bad in ["{ not json", "{\"runtimes\": []}", "{\"runtimes\": {\"conex\": {\"path\": \"/other\"}}}"] {
+    for bad in
+        ["{ not json", "{\"runtimes\": []}", "{\"runtimes\": {\"conex\": {\"path\": \"/other\"}}}"]
+    {
         std::fs::write(&file, bad).unwrap();
         setup(&["docker", "--write", &flag]).fails_with("daemon.json: ");
         assert_eq!(std::fs::read_to_string(&file).unwrap(), bad);
@@ -94,7 +104,12 @@ fn containerd_judges_its_own_file() {
             std::fs::write(&file, old).unwrap();
         }
         setup(&["kubernetes", "--write", &flag]).ok();
-        let dump = Command::new("containerd").arg("--config").arg(&file).args(["config", "dump"]).output().unwrap();
+        let dump = Command::new("containerd")
+            .arg("--config")
+            .arg(&file)
+            .args(["config", "dump"])
+            .output()
+            .unwrap();
         let dump = String::from_utf8_lossy(&dump.stdout).into_owned();
         assert!(dump.contains("runtimes.conex]"), "{dump}");
         let block = &dump[dump.find("runtimes.conex]").unwrap()..];
@@ -105,8 +120,12 @@ fn containerd_judges_its_own_file() {
             ),
             false => ("io.containerd.conex.v2", String::new()),
         };
-        let (has, at) = (block.find(kind), block.replace('\'', "\"").find(&format!("runtime_path = {path:?}")));
-        assert!(has.is_some_and(|n| n < 2000) && (path.is_empty() || at.is_some_and(|n| n < 2000)), "{block}");
+        let (has, at) =
+            (block.find(kind), block.replace('\'', "\"").find(&format!("runtime_path = {path:?}")));
+        assert!(
+            has.is_some_and(|n| n < 2000) && (path.is_empty() || at.is_some_and(|n| n < 2000)),
+            "{block}"
+        );
         setup(&["containerd", "--undo", &flag]).ok();
         assert_eq!(std::fs::read_to_string(&file).ok().as_deref(), old);
     }
@@ -119,33 +138,51 @@ fn containerd_judges_its_own_file() {
     // What is not a comment is the manifest.
     let text = setup(&["kubernetes", &format!("--config={}/none", dir.display())]).ok().out;
     let manifest: Vec<_> = text.lines().filter(|l| !l.starts_with('#')).collect();
-    assert_eq!((manifest[1], manifest.last().copied()), ("kind: RuntimeClass", Some("handler: conex")));
+    assert_eq!(
+        (manifest[1], manifest.last().copied()),
+        ("kind: RuntimeClass", Some("handler: conex"))
+    );
 }
 
 /// containerd 1.6 takes the file's runtimes for all there are: files as Debian, Docker and kubeadm write them, and one that
 /// names its own.
 fn the_default_runtime_stays(file: &std::path::Path, flag: &str) {
     let cri = "plugins.\"io.containerd.grpc.v1.cri\"";
-    let debian =
-        format!("version = 2\n\n[plugins]\n  [{cri}]\n    [{cri}.cni]\n      bin_dir = \"/usr/lib/cni\"\n");
+    let debian = format!(
+        "version = 2\n\n[plugins]\n  [{cri}]\n    [{cri}.cni]\n      bin_dir = \"/usr/lib/cni\"\n"
+    );
     let own = format!("version = 2\n[{cri}.containerd]\ndefault_runtime_name = \"mine\"\n[{cri}.containerd.runtimes.mine]\nruntime_type = \"io.containerd.runc.v2\"\n");
     let kubeadm = format!("version = 2\n[{cri}.containerd.runtimes.runc]\nruntime_type = \"io.containerd.runc.v2\"\n[{cri}.containerd.runtimes.runc.options]\nSystemdCgroup = true\n");
-    for (text, name) in
-        [("", "runc"), ("version = 2\n", "runc"), (&debian, "runc"), (&own, "mine"), (&kubeadm, "runc")]
-    {
+    for (text, name) in [
+        ("", "runc"),
+        ("version = 2\n", "runc"),
+        (&debian, "runc"),
+        (&own, "mine"),
+        (&kubeadm, "runc"),
+    ] {
         std::fs::write(file, text).unwrap();
         setup(&["kubernetes", "--write", flag]).ok();
-        let dump = Command::new("containerd").arg("--config").arg(file).args(["config", "dump"]).output().unwrap();
+        let dump = Command::new("containerd")
+            .arg("--config")
+            .arg(file)
+            .args(["config", "dump"])
+            .output()
+            .unwrap();
         let dump = String::from_utf8_lossy(&dump.stdout).into_owned();
         for name in [name, "conex"] {
-            assert!(dump.contains(&format!("containerd.runtimes.{name}]")), "{text}: no {name}: {dump}");
+            assert!(
+                dump.contains(&format!("containerd.runtimes.{name}]")),
+                "{text}: no {name}: {dump}"
+            );
         }
         assert!(text != kubeadm || dump.contains("SystemdCgroup = true"), "{dump}");
         let printed = std::fs::read_to_string(file).unwrap();
         setup(&["containerd", "--undo", flag]).ok();
         let back = std::fs::read_to_string(file).unwrap_or_default();
         assert!(
-            back == text || text.is_empty() && back.is_empty() || text == "version = 2\n" && back.is_empty(),
+            back == text
+                || text.is_empty() && back.is_empty()
+                || text == "version = 2\n" && back.is_empty(),
             "{back}"
         );
         // What is printed is what is written.
@@ -187,7 +224,10 @@ fn an_old_docker_takes_no_shim() {
     let dir = place("old-docker");
     let file = dir.join("daemon.json");
     let with = |version: &str, args: &[&str]| {
-        executable(&dir.join("dockerd"), format!("#!/bin/sh\necho Docker version {version}, build x\n").as_bytes());
+        executable(
+            &dir.join("dockerd"),
+            format!("#!/bin/sh\necho Docker version {version}, build x\n").as_bytes(),
+        );
         let mut c = Command::new(runtime());
         c.arg("setup").args(args).arg(format!("--config={}", file.display())).arg("docker");
         c.env("PATH", format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", dir.display()));
@@ -221,42 +261,66 @@ fn conex_by_the_name_of_runc() {
         copied(&from, &to);
     }
     let flag = format!("--config={}", units.display());
-    let setup = |args: &[&str]| finish(Command::new(&program).args(["setup", "--by-name", &flag]).args(args), b"");
+    let setup = |args: &[&str]| {
+        finish(Command::new(&program).args(["setup", "--by-name", &flag]).args(args), b"")
+    };
     let text = setup(&["docker"]).ok().out;
     assert!(
-        text.contains("ln -s ") && text.contains("docker.service.d/50-conex.conf") && names(&units).is_empty(),
+        text.contains("ln -s ")
+            && text.contains("docker.service.d/50-conex.conf")
+            && names(&units).is_empty(),
         "{text}"
     );
-    let line = format!("umask 0; exec '{}' setup --by-name '{flag}' --write docker", program.display());
+    let line =
+        format!("umask 0; exec '{}' setup --by-name '{flag}' --write docker", program.display());
     let written = finish(Command::new("sh").args(["-c", &line]), b"").ok().out;
     assert!(written.contains("systemctl restart docker.service containerd.service"), "{written}");
     use std::os::unix::fs::PermissionsExt;
-    for made in [dir.join("by-name"), units.join("docker.service.d"), units.join("docker.service.d/50-conex.conf")]
-    {
+    for made in [
+        dir.join("by-name"),
+        units.join("docker.service.d"),
+        units.join("docker.service.d/50-conex.conf"),
+    ] {
         assert_eq!(made.metadata().unwrap().permissions().mode() & 0o022, 0, "{}", made.display());
     }
     assert_eq!(names(&units), ["containerd.service.d", "docker.service.d"]);
     // A unit's drop-in, as a shell can read its one variable.
     let file = units.join("docker.service.d/50-conex.conf");
     let text = std::fs::read_to_string(&file).unwrap();
-    let path = text.lines().find_map(|l| l.strip_prefix("Environment=\"PATH=")?.strip_suffix('"')).unwrap();
+    let path = text
+        .lines()
+        .find_map(|l| l.strip_prefix("Environment=\"PATH=")?.strip_suffix('"'))
+        .unwrap();
     let mut c = Command::new("sh");
     let version =
-        finish(c.env("PATH", path).args(["-c", "runc --version; containerd-shim-runc-v2 -v"]), b"").ok().out;
-    assert!(version.starts_with("conex version ") && version.contains("containerd-shim-"), "{version}");
+        finish(c.env("PATH", path).args(["-c", "runc --version; containerd-shim-runc-v2 -v"]), b"")
+            .ok()
+            .out;
+    assert!(
+        version.starts_with("conex version ") && version.contains("containerd-shim-"),
+        "{version}"
+    );
     setup(&["--write", "kubernetes"]).ok();
     // Another engine still needs the links, and the drop-in of the unit that both have.
     setup(&["--undo", "docker"]).ok();
     let kept = std::fs::read_to_string(units.join("containerd.service.d/50-conex.conf")).unwrap();
-    assert!(kept.contains("# For: kubernetes\n") && names(&units) == ["containerd.service.d"], "{kept}");
+    assert!(
+        kept.contains("# For: kubernetes\n") && names(&units) == ["containerd.service.d"],
+        "{kept}"
+    );
     setup(&["--write", "docker"]).ok();
     setup(&["--undo", "kubernetes"]).ok();
     setup(&["--write", "containerd"]).ok();
     assert!(setup(&["--undo", "containerd"]).ok().out.contains("taken away"));
-    assert!(dir.join("by-name/runc").is_symlink() && names(&units) == ["containerd.service.d", "docker.service.d"]);
+    assert!(
+        dir.join("by-name/runc").is_symlink()
+            && names(&units) == ["containerd.service.d", "docker.service.d"]
+    );
     std::fs::write(units.join("docker.service.d/other.conf"), "").unwrap();
     setup(&["--undo", "docker"]).ok();
-    assert!(!dir.join("by-name").exists() && names(&units.join("docker.service.d")) == ["other.conf"]);
+    assert!(
+        !dir.join("by-name").exists() && names(&units.join("docker.service.d")) == ["other.conf"]
+    );
     assert!(setup(&["--undo", "docker"]).ok().out.contains("nothing to take back"));
     // What is somebody else's stays, and nothing beside it is written.
     std::fs::write(&file, "[Service]\n").unwrap();

@@ -60,7 +60,10 @@ fn dir(b: &Box, controller: &str) -> PathBuf {
 
 fn file(b: &Box, controller: &str, v1: &str, v2_name: &str) -> String {
     let path = dir(b, controller).join(if v2() { v2_name } else { v1 });
-    std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display())).trim().to_string()
+    std::fs::read_to_string(&path)
+        .unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+        .trim()
+        .to_string()
 }
 
 #[track_caller]
@@ -110,8 +113,10 @@ fn a_unit_of_somebody_else_is_refused_and_lives() {
     let _turn = turn();
     let Some(b) = unit("a_unit_of_somebody_else_is_refused_and_lives", "sleep 100") else { return };
     let unit = format!("--unit={}", name(&b));
-    let mut other =
-        Command::new("systemd-run").args(["--scope", "--quiet", &unit, "sleep", "100"]).spawn().unwrap();
+    let mut other = Command::new("systemd-run")
+        .args(["--scope", "--quiet", &unit, "sleep", "100"])
+        .spawn()
+        .unwrap();
     until(|| show(&b, "ActiveState") == "active", "the other unit");
     b.create().fails_with("exists already");
     let _ = b.verb("delete", &["--force"], &[]);
@@ -168,7 +173,8 @@ fn a_create_killed_at_any_moment_leaves_no_unit() {
     b.write_config();
     for i in 0..20u64 {
         let mut c = b.command(&["create", &b.id]);
-        let mut child = c.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let mut child =
+            c.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         std::thread::sleep(std::time::Duration::from_micros(i * 600));
         let _ = child.kill();
         let _ = child.wait();
@@ -231,7 +237,10 @@ fn a_frozen_unit() {
         assert_eq!(b.status(), "paused");
         if i % 3 == 0 {
             b.verb("resume", &[], &[]).ok();
-            assert_eq!((b.status(), show(&b, "FreezerState")), ("running".into(), "running".into()));
+            assert_eq!(
+                (b.status(), show(&b, "FreezerState")),
+                ("running".into(), "running".into())
+            );
         }
         if i % 2 == 0 {
             let _ = systemctl(&["freeze", &super::systemd::name(&b)]);
@@ -292,7 +301,9 @@ fn a_frozen_slice() {
     // What conex froze is thawed by conex, whether systemd can be reached or not.
     b.verb("pause", &[], &[]).ok();
     let mut c = b.command(&["resume", &b.id]);
-    let line = format!("mount -t tmpfs none /run/dbus; mount --bind /dev/null /run/systemd/private; {c:?}");
+    let line = format!(
+        "mount -t tmpfs none /run/dbus; mount --bind /dev/null /run/systemd/private; {c:?}"
+    );
     let mut alone = Command::new("unshare");
     alone.args(["--mount", "--propagation", "private", "sh", "-c", &line]);
     if is_conex() {

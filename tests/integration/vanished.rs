@@ -24,7 +24,10 @@ fn a_vanished_cgroup() {
             let dir = h.join("conex-test").join(&b.id);
             if dir.exists() {
                 std::fs::write(h.join("cgroup.procs"), pid.to_string()).unwrap();
-                until(|| std::fs::remove_dir(&dir).is_ok() || !dir.exists(), "the cgroup is removed");
+                until(
+                    || std::fs::remove_dir(&dir).is_ok() || !dir.exists(),
+                    "the cgroup is removed",
+                );
             }
         }
         let r = b.exec(&["true"]);
@@ -55,8 +58,10 @@ fn a_vanished_hierarchy() {
     let trees = hierarchies();
     let b = Box::sh("sleep 100");
     b.up();
-    let mounted: Vec<_> =
-        trees.iter().filter(|h| h.join("conex-test").join(&b.id).exists() && !h.is_symlink()).collect();
+    let mounted: Vec<_> = trees
+        .iter()
+        .filter(|h| h.join("conex-test").join(&b.id).exists() && !h.is_symlink())
+        .collect();
     assert!(!mounted.is_empty());
     for tree in mounted {
         for (verb, rest) in [
@@ -67,7 +72,11 @@ fn a_vanished_hierarchy() {
             (&["update", "--pids-limit", "5"], &[]),
         ] {
             let words = [verb, &[b.id.as_str()], rest].concat().join(" ");
-            let line = format!("umount -l {} && exec {} --root state {words}", tree.display(), runtime().display());
+            let line = format!(
+                "umount -l {} && exec {} --root state {words}",
+                tree.display(),
+                runtime().display()
+            );
             let mut c = Command::new("unshare");
             c.args(["-m", "--propagation", "private", "sh", "-c", &line]).current_dir(&b.dir);
             let r = finish(&mut c, b"");
@@ -95,7 +104,8 @@ fn a_frozen_ancestor() {
     *b.at("linux.cgroupsPath") = json!(format!("/conex-test/{parent}/{}", b.id));
     let dir = cgroup_path("freezer", &parent);
     std::fs::create_dir_all(&dir).unwrap();
-    let (file, on, off) = if v2() { ("cgroup.freeze", "1", "0") } else { ("freezer.state", "FROZEN", "THAWED") };
+    let (file, on, off) =
+        if v2() { ("cgroup.freeze", "1", "0") } else { ("freezer.state", "FROZEN", "THAWED") };
     std::fs::write(dir.join(file), on).unwrap();
     if is_conex() {
         // runc waits for ever.

@@ -1,8 +1,10 @@
 //! Judges of the filter compiler: random profiles, what a profile means, and libseccomp. For the tests and for fuzzing.
 
 use conex::seccomp::compile::lookup;
-use conex::seccomp::{self as ours, table::SYSCALLS, Abi, Arg, Op, Profile, Rule};
-use libseccomp::{ScmpAction, ScmpArch, ScmpArgCompare, ScmpCompareOp, ScmpFilterContext, ScmpSyscall};
+use conex::seccomp::{self as ours, table::SYSCALLS, Abi, Arg, Op, Profile, SyscallRule};
+use libseccomp::{
+    ScmpAction, ScmpArch, ScmpArgCompare, ScmpCompareOp, ScmpFilterContext, ScmpSyscall,
+};
 
 /// Choices: first those that the bytes make, then a sequence of its own.
 pub struct Random<'a> {
@@ -51,8 +53,13 @@ pub fn random_profile(r: &mut Random, names: &[&'static str], simple: bool) -> P
             continue;
         }
         used.push(name);
-        let action =
-            r.pick(&[ours::RET_ALLOW, ours::RET_ERRNO | 38, ours::RET_ERRNO | 13, 0x0003_0000, 0x7ffc_0000]);
+        let action = r.pick(&[
+            ours::RET_ALLOW,
+            ours::RET_ERRNO | 38,
+            ours::RET_ERRNO | 13,
+            0x0003_0000,
+            0x7ffc_0000,
+        ]);
         if action == default {
             continue;
         }
@@ -80,7 +87,7 @@ pub fn random_profile(r: &mut Random, names: &[&'static str], simple: bool) -> P
                 args
             })
             .collect();
-        rules.push(Rule { names: vec![name.to_string()], action, any_of });
+        rules.push(SyscallRule { names: vec![name.to_string()], action, any_of });
     }
     Profile { default, abis: vec![Abi::X86_64, Abi::X86, Abi::X32], rules }
 }
@@ -130,9 +137,9 @@ fn compare(arg: &Arg) -> ScmpArgCompare {
     ScmpArgCompare::new(arg.index, op, value)
 }
 
-pub type Insn = conex_sys::seccomp::Insn;
+pub type SockFilter = conex_sys::seccomp::SockFilter;
 
-pub fn oracle(profile: &Profile) -> Option<Vec<Insn>> {
+pub fn oracle(profile: &Profile) -> Option<Vec<SockFilter>> {
     let mut ctx = ScmpFilterContext::new(action(profile.default)).unwrap();
     for arch in [ScmpArch::X8664, ScmpArch::X86, ScmpArch::X32] {
         let _ = ctx.add_arch(arch);
@@ -158,7 +165,7 @@ pub fn oracle(profile: &Profile) -> Option<Vec<Insn>> {
     Some(
         bytes
             .chunks_exact(8)
-            .map(|b| Insn {
+            .map(|b| SockFilter {
                 code: u16::from_le_bytes([b[0], b[1]]),
                 jt: b[2],
                 jf: b[3],
@@ -170,8 +177,16 @@ pub fn oracle(profile: &Profile) -> Option<Vec<Insn>> {
 
 /// Names that libseccomp of this machine knows, so that both sides speak of the same calls.
 pub fn common_names() -> Vec<&'static str> {
-    SYSCALLS.iter().filter(|e| e.1 >= 0).map(|e| e.0).filter(|n| ScmpSyscall::from_name(n).is_ok()).collect()
+    SYSCALLS
+        .iter()
+        .filter(|e| e.1 >= 0)
+        .map(|e| e.0)
+        .filter(|n| ScmpSyscall::from_name(n).is_ok())
+        .collect()
 }
 
-pub const ARCHES: [(Abi, u32, u32); 3] =
-    [(Abi::X86_64, 0xc000_003e, 0), (Abi::X86, 0x4000_0003, 0), (Abi::X32, 0xc000_003e, 0x4000_0000)];
+pub const ARCHES: [(Abi, u32, u32); 3] = [
+    (Abi::X86_64, 0xc000_003e, 0),
+    (Abi::X86, 0x4000_0003, 0),
+    (Abi::X32, 0xc000_003e, 0x4000_0000),
+];

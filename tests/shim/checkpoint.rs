@@ -23,7 +23,12 @@ fn the_word_of_a_runtime_without_checkpoints_is_passed_on() {
     let request = from_checkpoint(&shim, &b, &b.dir.join("image"));
     assert_eq!(shim.ok::<CreateTaskResponse>("Create", &request).pid, 0);
     assert_eq!(shim.state(&b.id, "").status(), Status::Created);
-    shim.fails("Exec", &exec_request(&b.id, "e", &["true"], &Stdio::default()), UNKNOWN, "in a created state");
+    shim.fails(
+        "Exec",
+        &exec_request(&b.id, "e", &["true"], &Stdio::default()),
+        UNKNOWN,
+        "in a created state",
+    );
     shim.fails("Stats", &IdRequest { id: b.id.clone() }, 9, "not restored yet");
     let start = StartRequest { id: b.id.clone(), ..Default::default() };
     shim.fails("Start", &start, UNKNOWN, "OCI runtime restore failed: ");
@@ -33,7 +38,8 @@ fn the_word_of_a_runtime_without_checkpoints_is_passed_on() {
     b.assert_gone();
     shim.create(&b, &Stdio::default());
     shim.start_task(&b.id, "");
-    let checkpoint = CheckpointTaskRequest { id: b.id.clone(), path: "/nowhere".into(), options: None };
+    let checkpoint =
+        CheckpointTaskRequest { id: b.id.clone(), path: "/nowhere".into(), options: None };
     shim.fails("Checkpoint", &checkpoint, UNKNOWN, "OCI runtime checkpoint failed: ");
     shim.fails("Checkpoint", &checkpoint, UNKNOWN, "unsupported");
     assert_eq!(shim.state(&b.id, "").status(), Status::Running);
@@ -50,15 +56,21 @@ fn a_task_goes_on_from_its_checkpoint() {
         );
     }
     let b = Box::sh("i=0; while :; do i=$((i+1)); echo $i >/tmp/n; sleep 0.05; done");
-    let count =
-        || std::fs::read_to_string(b.rootfs().join("tmp/n")).ok().and_then(|t| t.trim().parse::<u64>().ok());
+    let count = || {
+        std::fs::read_to_string(b.rootfs().join("tmp/n"))
+            .ok()
+            .and_then(|t| t.trim().parse::<u64>().ok())
+    };
     let shim = Shim::start(&b);
     shim.create(&b, &Stdio::default());
     shim.start_task(&b.id, "");
     until(|| count() > Some(10), "it counts");
     let image = b.dir.join("image");
     let options = |exit| {
-        Some(any("containerd.runc.v1.CheckpointOptions", &runc::CheckpointOptions { exit, ..Default::default() }))
+        Some(any(
+            "containerd.runc.v1.CheckpointOptions",
+            &runc::CheckpointOptions { exit, ..Default::default() },
+        ))
     };
     let checkpoint = |exit| CheckpointTaskRequest {
         id: b.id.clone(),

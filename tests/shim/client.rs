@@ -12,7 +12,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 pub fn binary() -> PathBuf {
-    std::env::var_os("SHIM").map_or_else(|| panic!("SHIM must name the shim's binary"), PathBuf::from)
+    std::env::var_os("SHIM")
+        .map_or_else(|| panic!("SHIM must name the shim's binary"), PathBuf::from)
 }
 
 /// True for ours, false when the tests are tried on containerd's.
@@ -29,7 +30,8 @@ pub struct Events {
 
 impl Events {
     pub fn listen(path: &Path) -> Events {
-        let events = Events { path: path.to_path_buf(), list: Arc::default(), open: Arc::default() };
+        let events =
+            Events { path: path.to_path_buf(), list: Arc::default(), open: Arc::default() };
         events.again();
         events
     }
@@ -134,7 +136,8 @@ fn start_command_of(shim: &Path, dir: &Path, bundle: &Path, id: &str) -> Command
     let mut c = Command::new(shim);
     c.args(["-namespace", "conex-test", "-id", id, "-publish-binary", "/bin/false", "-address"]);
     c.arg(dir.join("containerd.sock")).arg("start").current_dir(bundle);
-    c.env("TTRPC_ADDRESS", dir.join("events.sock")).env("GRPC_ADDRESS", dir.join("containerd.sock"));
+    c.env("TTRPC_ADDRESS", dir.join("events.sock"))
+        .env("GRPC_ADDRESS", dir.join("containerd.sock"));
     c.env("NAMESPACE", "conex-test");
     c
 }
@@ -146,7 +149,9 @@ pub fn options() -> Any {
 /// With a cgroup for the shim itself.
 pub fn options_with(shim_cgroup: &str) -> Any {
     // Root outside any bundle: a runtime's state must not go with it.
-    let root = std::env::var_os("CONEX_TEST_DIR").map_or_else(std::env::temp_dir, PathBuf::from).join("shim-state");
+    let root = std::env::var_os("CONEX_TEST_DIR")
+        .map_or_else(std::env::temp_dir, PathBuf::from)
+        .join("shim-state");
     let options = runc::Options {
         binary_name: harness::runtime().to_string_lossy().into_owned(),
         root: root.to_string_lossy().into_owned(),
@@ -179,7 +184,11 @@ impl Shim {
     pub fn start_below(b: &harness::Box, before: &[&str]) -> Shim {
         let shim = start_command(&b.dir, &b.dir, &b.id);
         let mut command = Command::new(before[0]);
-        command.args(&before[1..]).arg(shim.get_program()).args(shim.get_args()).current_dir(&b.dir);
+        command
+            .args(&before[1..])
+            .arg(shim.get_program())
+            .args(shim.get_args())
+            .current_dir(&b.dir);
         command.envs(shim.get_envs().map(|(name, value)| (name, value.unwrap())));
         Shim::start_by(b, command)
     }
@@ -225,7 +234,11 @@ impl Shim {
         raw(&self.client, service, method, payload)
     }
 
-    pub fn call<A: Message + Default>(&self, method: &str, request: &impl Message) -> Result<A, Failed> {
+    pub fn call<A: Message + Default>(
+        &self,
+        method: &str,
+        request: &impl Message,
+    ) -> Result<A, Failed> {
         let payload = self.raw(&self.service, method, request.encode_to_vec())?;
         Ok(A::decode(payload.as_slice()).unwrap())
     }
@@ -241,7 +254,10 @@ impl Shim {
         match self.call::<()>(method, request) {
             Ok(()) => panic!("{method} succeeded, expected {part:?}"),
             Err(e) => {
-                assert!(e.code == code && e.message.contains(part), "{method}: {e:?}, expected {code} {part:?}")
+                assert!(
+                    e.code == code && e.message.contains(part),
+                    "{method}: {e:?}, expected {code} {part:?}"
+                )
             }
         }
     }
@@ -276,7 +292,8 @@ impl Shim {
     }
 
     pub fn wait(&self, id: &str, exec: &str) -> u32 {
-        self.ok::<WaitResponse>("Wait", &WaitRequest { id: id.into(), exec_id: exec.into() }).exit_status
+        self.ok::<WaitResponse>("Wait", &WaitRequest { id: id.into(), exec_id: exec.into() })
+            .exit_status
     }
 
     pub fn delete(&self, id: &str, exec: &str) -> DeleteResponse {
@@ -284,7 +301,8 @@ impl Shim {
     }
 
     pub fn kill(&self, id: &str, exec: &str, signal: i32) {
-        let request = KillRequest { id: id.into(), exec_id: exec.into(), signal: signal as u32, all: false };
+        let request =
+            KillRequest { id: id.into(), exec_id: exec.into(), signal: signal as u32, all: false };
         self.ok::<()>("Kill", &request);
     }
 
@@ -298,10 +316,16 @@ impl Shim {
 
     /// Ends everything: the task, then the shim, which must go.
     pub fn finish(self, id: &str) {
-        let _ =
-            self.call::<()>("Kill", &KillRequest { id: id.into(), signal: 9, all: true, ..KillRequest::default() });
-        let _ = self.call::<WaitResponse>("Wait", &WaitRequest { id: id.into(), ..WaitRequest::default() });
-        let _ = self.call::<DeleteResponse>("Delete", &DeleteRequest { id: id.into(), ..DeleteRequest::default() });
+        let _ = self.call::<()>(
+            "Kill",
+            &KillRequest { id: id.into(), signal: 9, all: true, ..KillRequest::default() },
+        );
+        let _ = self
+            .call::<WaitResponse>("Wait", &WaitRequest { id: id.into(), ..WaitRequest::default() });
+        let _ = self.call::<DeleteResponse>(
+            "Delete",
+            &DeleteRequest { id: id.into(), ..DeleteRequest::default() },
+        );
         let pid = self.pid(id);
         let _ = self.call::<()>("Shutdown", &ShutdownRequest { id: id.into(), now: true });
         until(|| !Path::new(&format!("/proc/{pid}")).exists() || zombie(pid), "the shim ends");
@@ -331,7 +355,8 @@ pub fn random(state: &mut u64, n: u64) -> u64 {
 /// What a process has open, in order: `socket:[4711]`.
 pub fn descriptors(pid: i32) -> Vec<String> {
     let entries = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten();
-    let mut all: Vec<_> = entries.flat_map(|e| e.path().read_link()).map(|p| p.display().to_string()).collect();
+    let mut all: Vec<_> =
+        entries.flat_map(|e| e.path().read_link()).map(|p| p.display().to_string()).collect();
     all.sort();
     all
 }
@@ -353,7 +378,8 @@ pub fn closed(shim: &Shim, id: &str, before: &[String]) {
 
 /// The lines of /proc/net/unix about some sockets.
 fn sockets(files: &[String]) -> String {
-    let numbers: Vec<_> = files.iter().filter_map(|f| f.strip_prefix("socket:[")?.strip_suffix(']')).collect();
+    let numbers: Vec<_> =
+        files.iter().filter_map(|f| f.strip_prefix("socket:[")?.strip_suffix(']')).collect();
     let all = std::fs::read_to_string("/proc/net/unix").unwrap_or_default();
     let ours = all.lines().filter(|line| line.split(' ').any(|word| numbers.contains(&word)));
     ours.collect::<Vec<_>>().join("\n")
@@ -363,7 +389,12 @@ fn zombie(pid: i32) -> bool {
     conex::identity::proc_stat(pid).is_none_or(|s| s.0 == 'Z')
 }
 
-pub fn raw(client: &ttrpc::Client, service: &str, method: &str, payload: Vec<u8>) -> Result<Vec<u8>, Failed> {
+pub fn raw(
+    client: &ttrpc::Client,
+    service: &str,
+    method: &str,
+    payload: Vec<u8>,
+) -> Result<Vec<u8>, Failed> {
     let mut request = ttrpc::Request::new();
     request.service = service.into();
     request.method = method.into();
@@ -434,7 +465,9 @@ impl Reader {
     /// Whether the end of the stream comes in time.
     pub fn ends(&self) -> bool {
         let begun = Instant::now();
-        while begun.elapsed() < Duration::from_secs(20) && !self.thread.as_ref().is_some_and(|t| t.is_finished()) {
+        while begun.elapsed() < Duration::from_secs(20)
+            && !self.thread.as_ref().is_some_and(|t| t.is_finished())
+        {
             std::thread::sleep(Duration::from_millis(5));
         }
         self.thread.as_ref().is_some_and(|t| t.is_finished())

@@ -32,7 +32,10 @@ impl Daemon {
     fn up(&mut self) {
         let shim = crate::client::binary();
         let search = format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", shim.parent().unwrap().display());
-        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.b.dir.join("containerd.log"));
+        let log = std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(self.b.dir.join("containerd.log"));
         let log = log.unwrap();
         let mut c = Command::new("/usr/bin/containerd");
         c.arg("-c").arg(self.b.dir.join("config.toml")).env("PATH", search);
@@ -57,7 +60,11 @@ impl Daemon {
     fn run(&self, flags: &[&str], name: &str, command: &[&str]) -> Ran {
         let rootfs = self.b.rootfs().to_string_lossy().into_owned();
         let id = self.id(name);
-        let runtime = if crate::client::is_ours() { "io.containerd.conex.v2" } else { "io.containerd.runc.v2" };
+        let runtime = if crate::client::is_ours() {
+            "io.containerd.conex.v2"
+        } else {
+            "io.containerd.runc.v2"
+        };
         let mut args = vec!["run", "--runtime", runtime, "--env", "PATH=/bin", "--rootfs"];
         args.extend(flags);
         args.extend([rootfs.as_str(), id.as_str()]);
@@ -79,7 +86,14 @@ impl Daemon {
     fn task_pid(&self, name: &str) -> i32 {
         let list = self.ctr(&["task", "ls"]).ok().out;
         let id = self.id(name);
-        list.lines().find(|l| l.starts_with(&id)).unwrap().split_whitespace().nth(1).unwrap().parse().unwrap()
+        list.lines()
+            .find(|l| l.starts_with(&id))
+            .unwrap()
+            .split_whitespace()
+            .nth(1)
+            .unwrap()
+            .parse()
+            .unwrap()
     }
 
     fn shim_pid(&self, name: &str) -> i32 {
@@ -131,14 +145,20 @@ fn version_2() -> bool {
 
 #[test]
 fn output_status_and_errors_reach_the_user() {
-    let Some(d) = Daemon::new("containerd::output_status_and_errors_reach_the_user") else { return };
+    let Some(d) = Daemon::new("containerd::output_status_and_errors_reach_the_user") else {
+        return;
+    };
     let r = d.run(&["--rm"], "a", &["sh", "-c", "echo out; echo err >&2; exit 7"]);
     assert_eq!((r.code, r.out.as_str()), (7, "out\n"));
     assert!(r.err.contains("err\n"), "{}", r.err);
     let r = d.run(&["--rm"], "b", &["/bin/nope"]);
     assert_ne!(r.code, 0);
     if crate::client::is_ours() {
-        assert!(r.err.contains("process.args[0]: exec: \"/bin/nope\": stat /bin/nope: no such file"), "{}", r.err);
+        assert!(
+            r.err.contains("process.args[0]: exec: \"/bin/nope\": stat /bin/nope: no such file"),
+            "{}",
+            r.err
+        );
         // ctr writes a document of one line: its number would say nothing.
         assert!(!r.err.contains("config.json line"), "{}", r.err);
     }
@@ -169,22 +189,32 @@ fn the_verbs_of_ctr() {
 
 #[test]
 fn containerd_may_be_killed_and_come_back() {
-    let Some(mut d) = Daemon::new("containerd::containerd_may_be_killed_and_come_back") else { return };
+    let Some(mut d) = Daemon::new("containerd::containerd_may_be_killed_and_come_back") else {
+        return;
+    };
     d.run(&["-d"], "long", &["sleep", "1000"]).ok();
-    d.run(&["-d"], "short", &["sh", "-c", "while [ ! -e /stop ]; do sleep 0.05; done; exit 9"]).ok();
+    d.run(&["-d"], "short", &["sh", "-c", "while [ ! -e /stop ]; do sleep 0.05; done; exit 9"])
+        .ok();
     let (pid, shim) = (d.task_pid("long"), d.shim_pid("long"));
     d.down();
     // One ends while nobody listens.
     std::fs::write(d.b.rootfs().join("stop"), "").unwrap();
     std::thread::sleep(std::time::Duration::from_millis(500));
     d.up();
-    assert_eq!((d.task_pid("long"), d.shim_pid("long")), (pid, shim), "the same process under the same shim");
+    assert_eq!(
+        (d.task_pid("long"), d.shim_pid("long")),
+        (pid, shim),
+        "the same process under the same shim"
+    );
     assert_eq!(d.status("long"), "RUNNING");
     let r = d.ctr(&["task", "exec", "--exec-id", "e", &d.id("long"), "echo", "again"]);
     assert_eq!(r.ok().out, "again\n");
     if version_2() {
         // From 1.7 on containerd removes, when it starts, a task that has no process.
-        until(|| d.status("short") == "none" && d.cgroups("short").is_empty(), "the other one is removed");
+        until(
+            || d.status("short") == "none" && d.cgroups("short").is_empty(),
+            "the other one is removed",
+        );
         d.remove("long");
         return;
     }

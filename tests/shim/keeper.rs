@@ -46,7 +46,12 @@ fn a_keeper_that_was_stopped() {
     let shim = reconnect(shim);
     for n in 0..many {
         let state = shim.state(&b.id, &format!("e{n}"));
-        assert_eq!((state.status(), state.exit_status), (Status::Stopped, n), "e{n}: {}", shim.log());
+        assert_eq!(
+            (state.status(), state.exit_status),
+            (Status::Stopped, n),
+            "e{n}: {}",
+            shim.log()
+        );
     }
     assert_eq!(shim.state(&b.id, "").status(), Status::Running);
     shim.finish(&b.id);
@@ -71,7 +76,8 @@ fn an_upgrade_without_a_keeper() {
     signal(parent(server), Signal::SIGKILL);
     until(|| shim.log().contains("no keeper any more"), "the end of the keeper");
     // Whatever takes the lowest free number now.
-    let others: Vec<_> = (0..4).map(|_| std::os::unix::net::UnixStream::connect(&shim.address).unwrap()).collect();
+    let others: Vec<_> =
+        (0..4).map(|_| std::os::unix::net::UnixStream::connect(&shim.address).unwrap()).collect();
     for round in 1..4 {
         signal(server, Signal::SIGUSR2);
         let upgrades = || {
@@ -89,7 +95,10 @@ fn an_upgrade_without_a_keeper() {
     }
     drop(others);
     drop(writer);
-    shim.ok::<()>("CloseIO", &CloseIoRequest { id: b.id.clone(), stdin: true, ..CloseIoRequest::default() });
+    shim.ok::<()>(
+        "CloseIO",
+        &CloseIoRequest { id: b.id.clone(), stdin: true, ..CloseIoRequest::default() },
+    );
     assert_eq!(shim.wait(&b.id, ""), 6);
     assert_eq!(out.text(), "line\n".repeat(3));
     shim.delete(&b.id, "");
@@ -104,10 +113,16 @@ fn what_the_keeper_is_told_does_not_grow() {
     if !is_ours() {
         return;
     }
-    if std::process::Command::new("strace").arg("-V").stdout(std::process::Stdio::null()).status().is_err() {
+    if std::process::Command::new("strace")
+        .arg("-V")
+        .stdout(std::process::Stdio::null())
+        .status()
+        .is_err()
+    {
         return skip("what_the_keeper_is_told_does_not_grow", "strace");
     }
-    let many: usize = std::env::var("CONEX_PROCESSES").ok().and_then(|n| n.parse().ok()).unwrap_or(200);
+    let many: usize =
+        std::env::var("CONEX_PROCESSES").ok().and_then(|n| n.parse().ok()).unwrap_or(200);
     let b = Box::sh("sleep 1000");
     let shim = Shim::start(&b);
     shim.create(&b, &Stdio::default());
@@ -159,8 +174,13 @@ fn a_keeper_that_is_slow_to_tell() {
     let shim = Shim::start(&b);
     shim.create(&b, &Stdio::default());
     shim.start_task(&b.id, "");
-    shim.exec(&b.id, "e", &["sh", "-c", "while ! [ -e /tmp/go ]; do sleep 0.02; done; exit 42"], &Stdio::default())
-        .unwrap();
+    shim.exec(
+        &b.id,
+        "e",
+        &["sh", "-c", "while ! [ -e /tmp/go ]; do sleep 0.02; done; exit 42"],
+        &Stdio::default(),
+    )
+    .unwrap();
     shim.start_task(&b.id, "e");
     // From here on the keeper is the parent.
     signal(shim.pid(&b.id), Signal::SIGKILL);

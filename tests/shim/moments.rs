@@ -14,7 +14,12 @@ type Moment = (String, u64);
 pub fn attach(pid: i32, more: &[&str]) -> Child {
     let mut c = Command::new("strace");
     c.arg("-q").args(more).args(["-p", &pid.to_string()]);
-    let child = c.stdin(Standard::null()).stdout(Standard::null()).stderr(Standard::null()).spawn().unwrap();
+    let child = c
+        .stdin(Standard::null())
+        .stdout(Standard::null())
+        .stderr(Standard::null())
+        .spawn()
+        .unwrap();
     let tracer = format!("TracerPid:\t{}", child.id());
     until(
         // Or it has made that call already.
@@ -37,7 +42,8 @@ fn kill_at(pid: i32, moment: &Moment) -> Child {
 /// counted what the server calls.
 fn at(moment: Option<&Moment>, counts: &std::path::Path) -> bool {
     let n = moment.map_or("none".into(), |(call, n)| format!("{call} {n}"));
-    let b = Box::sh("i=0; while [ ! -e /tmp/go ]; do echo $i; i=$((i+1)); sleep 0.01; done; exit 33");
+    let b =
+        Box::sh("i=0; while [ ! -e /tmp/go ]; do echo $i; i=$((i+1)); sleep 0.01; done; exit 33");
     let shim = Shim::start(&b);
     let out = Reader::new(b.dir.join("o"));
     shim.create(&b, &Stdio { stdout: out.uri(), ..Stdio::default() });
@@ -55,8 +61,12 @@ fn at(moment: Option<&Moment>, counts: &std::path::Path) -> bool {
         let done = (0..5).any(|attempt| {
             let id = format!("x{status}-{attempt}");
             let reader = Reader::new(b.dir.join(&id));
-            let Some(code) = client.run(&b.id, &id, &script, &Stdio { stdout: reader.uri(), ..Stdio::default() })
-            else {
+            let Some(code) = client.run(
+                &b.id,
+                &id,
+                &script,
+                &Stdio { stdout: reader.uri(), ..Stdio::default() },
+            ) else {
                 // Whoever reads is let go.
                 drop(std::fs::OpenOptions::new().read(true).write(true).open(&reader.path));
                 return false;
@@ -73,17 +83,29 @@ fn at(moment: Option<&Moment>, counts: &std::path::Path) -> bool {
     let wait = WaitRequest { id: b.id.clone(), ..Default::default() };
     assert_eq!(client.always::<WaitResponse>("Wait", &wait).unwrap().exit_status, 33, "{n}");
     // It writes what it has counted, and kills nothing any more.
-    let _ =
-        nix::sys::signal::kill(nix::unistd::Pid::from_raw(strace.id() as i32), nix::sys::signal::Signal::SIGINT);
+    let _ = nix::sys::signal::kill(
+        nix::unistd::Pid::from_raw(strace.id() as i32),
+        nix::sys::signal::Signal::SIGINT,
+    );
     let _ = strace.wait();
-    let killed = conex::identity::proc_stat(server).is_none_or(|(letter, start)| letter == 'Z' || start != born);
+    let killed = conex::identity::proc_stat(server)
+        .is_none_or(|(letter, start)| letter == 'Z' || start != born);
     let shim = reconnect(shim);
     assert_eq!(shim.delete(&b.id, "").exit_status, 33, "{n}");
     let text = out.text();
-    assert_eq!(text, (0..text.lines().count()).map(|n| format!("{n}\n")).collect::<String>(), "{n}");
+    assert_eq!(
+        text,
+        (0..text.lines().count()).map(|n| format!("{n}\n")).collect::<String>(),
+        "{n}"
+    );
     for status in [3u32, 4, 33] {
-        let told =
-            || shim.events.of::<events::TaskExit>("/tasks/exit").iter().filter(|e| e.exit_status == status).count();
+        let told = || {
+            shim.events
+                .of::<events::TaskExit>("/tasks/exit")
+                .iter()
+                .filter(|e| e.exit_status == status)
+                .count()
+        };
         until(|| told() > 0, "the exit is told");
         std::thread::sleep(Duration::from_millis(5));
         // The one that was on its way when the server was killed may come twice, and an attempt whose end nobody saw counts.
@@ -115,7 +137,8 @@ fn a_server_killed_at_each_of_its_calls() {
         let n = words.get(3)?.parse::<u64>().ok()?;
         Some((words.last()?.to_string(), n)).filter(|(name, _)| name != "total")
     });
-    let moments: Vec<Moment> = calls.flat_map(|(call, n)| (1..=n).map(move |n| (call.clone(), n))).collect();
+    let moments: Vec<Moment> =
+        calls.flat_map(|(call, n)| (1..=n).map(move |n| (call.clone(), n))).collect();
     // So many calls at least: nothing was misread.
     assert!(moments.len() > 100, "{text}");
     let chosen = moments.iter().skip(std::process::id() as usize % step).step_by(step);

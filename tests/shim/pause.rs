@@ -33,11 +33,17 @@ fn a_pause_that_nobody_saw_the_end_of() {
                 std::thread::sleep(after);
                 kill(server, Signal::SIGKILL).unwrap();
             });
-            unanswered += u32::from(client.once::<()>(method, &IdRequest { id: b.id.clone() }).is_none());
+            unanswered +=
+                u32::from(client.once::<()>(method, &IdRequest { id: b.id.clone() }).is_none());
         });
         shim = reconnect(shim);
-        let last =
-            || shim.events.topics().into_iter().rev().find(|t| t == "/tasks/paused" || t == "/tasks/resumed");
+        let last = || {
+            shim.events
+                .topics()
+                .into_iter()
+                .rev()
+                .find(|t| t == "/tasks/paused" || t == "/tasks/resumed")
+        };
         // A runtime may be at work still: the call is settled when it is done.
         let settled = || {
             let frozen = is_frozen(task);
@@ -58,19 +64,25 @@ fn a_pause_that_nobody_saw_the_end_of() {
 }
 
 fn status_of(shim: &Shim, id: &str) -> i32 {
-    shim.ok::<StateResponse>("State", &StateRequest { id: id.into(), ..StateRequest::default() }).status
+    shim.ok::<StateResponse>("State", &StateRequest { id: id.into(), ..StateRequest::default() })
+        .status
 }
 
 /// As the kernel says: the v1 freezer, or the v2 cgroup.
 fn is_frozen(pid: u32) -> bool {
     let text = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
-    let read =
-        |dir: &str, path: &str, file: &str| std::fs::read_to_string(format!("/sys/fs/cgroup{dir}{path}/{file}"));
+    let read = |dir: &str, path: &str, file: &str| {
+        std::fs::read_to_string(format!("/sys/fs/cgroup{dir}{path}/{file}"))
+    };
     text.lines().any(|line| {
         let (controllers, path) = line.split_once(':').unwrap().1.split_once(':').unwrap();
         match controllers {
-            "freezer" => read("/freezer", path, "freezer.state").is_ok_and(|t| t.trim() == "FROZEN"),
-            "" => ["", "/unified"].iter().any(|d| read(d, path, "cgroup.freeze").is_ok_and(|t| t.trim() == "1")),
+            "freezer" => {
+                read("/freezer", path, "freezer.state").is_ok_and(|t| t.trim() == "FROZEN")
+            }
+            "" => ["", "/unified"]
+                .iter()
+                .any(|d| read(d, path, "cgroup.freeze").is_ok_and(|t| t.trim() == "1")),
             _ => false,
         }
     })

@@ -37,8 +37,15 @@ fn a_cgroup_for_the_shims() {
     limiting.iter().for_each(|m| std::fs::create_dir(m.join(&above)).unwrap());
     // What systemd does with its own; nobody can enter a cpuset of v1 without CPUs.
     for name in ["cpuset.cpus", "cpuset.mems"] {
-        for m in limiting.iter().filter(|m| !m.join(&above).join("cgroup.type").exists() && m.join(name).exists()) {
-            std::fs::write(m.join(&above).join(name), std::fs::read_to_string(m.join(name)).unwrap()).unwrap();
+        for m in limiting
+            .iter()
+            .filter(|m| !m.join(&above).join("cgroup.type").exists() && m.join(name).exists())
+        {
+            std::fs::write(
+                m.join(&above).join(name),
+                std::fs::read_to_string(m.join(name)).unwrap(),
+            )
+            .unwrap();
         }
     }
     let boxes = [Box::sh("sleep 100"), Box::sh("sleep 100")];
@@ -47,11 +54,16 @@ fn a_cgroup_for_the_shims() {
         shim.create(b, &Stdio::default());
         shim.start_task(&b.id, "");
         let server = shim.pid(&b.id);
-        let task = shim.ok::<ConnectResponse>("Connect", &IdRequest { id: b.id.clone() }).task_pid as i32;
+        let task =
+            shim.ok::<ConnectResponse>("Connect", &IdRequest { id: b.id.clone() }).task_pid as i32;
         let keeper = parent(server);
         for m in &limiting {
             let there = members(&m.join(&cgroup[1..]));
-            assert!(there.contains(&server) && there.contains(&keeper), "{}: {there:?}", m.display());
+            assert!(
+                there.contains(&server) && there.contains(&keeper),
+                "{}: {there:?}",
+                m.display()
+            );
             assert!(!there.contains(&task), "{}: the container is elsewhere", m.display());
         }
     }
@@ -62,7 +74,10 @@ fn a_cgroup_for_the_shims() {
     shims.next().unwrap().finish(&boxes[0].id);
     assert!(limiting.iter().all(|m| m.join(&cgroup[1..]).exists()), "the second one is in it");
     shims.next().unwrap().finish(&boxes[1].id);
-    until(|| limiting.iter().all(|m| !m.join(&above).join("made").exists()), "the end of the shims' cgroup");
+    until(
+        || limiting.iter().all(|m| !m.join(&above).join("made").exists()),
+        "the end of the shims' cgroup",
+    );
     for m in &limiting {
         std::fs::remove_dir(m.join(&above)).unwrap();
     }
@@ -103,20 +118,31 @@ fn what_a_shim_writes_is_the_owners() {
     let mut all = Vec::new();
     for n in 0..3 {
         let exec = format!("e{n}");
-        shim.exec(&b.id, &exec, &["sleep", if n == 0 { "100" } else { "0" }], &Stdio::default()).unwrap();
+        shim.exec(&b.id, &exec, &["sleep", if n == 0 { "100" } else { "0" }], &Stdio::default())
+            .unwrap();
         shim.start_task(&b.id, &exec);
         all.extend(walk(&b.dir));
     }
-    all.push((shim.address.clone(), std::fs::metadata(&shim.address).unwrap().permissions().mode() & 0o777));
+    all.push((
+        shim.address.clone(),
+        std::fs::metadata(&shim.address).unwrap().permissions().mode() & 0o777,
+    ));
     let above = shim.address.parent().unwrap();
     all.push((above.to_path_buf(), std::fs::metadata(above).unwrap().permissions().mode() & 0o777));
     all.extend(walk(
-        &std::env::var_os("CONEX_TEST_DIR").map(PathBuf::from).unwrap().join("shim-state/conex-test").join(&b.id),
+        &std::env::var_os("CONEX_TEST_DIR")
+            .map(PathBuf::from)
+            .unwrap()
+            .join("shim-state/conex-test")
+            .join(&b.id),
     ));
     assert!(all.iter().any(|(p, _)| *p == out), "{all:?}");
     assert!(all.iter().any(|(p, _)| p.ends_with("state.json")), "{all:?}");
-    let open: Vec<_> =
-        all.iter().filter(|(_, mode)| mode & 0o022 != 0).map(|(p, m)| format!("{} {m:o}", p.display())).collect();
+    let open: Vec<_> = all
+        .iter()
+        .filter(|(_, mode)| mode & 0o022 != 0)
+        .map(|(p, m)| format!("{} {m:o}", p.display()))
+        .collect();
     assert!(open.is_empty(), "others may write {open:?}");
     let dir = b.dir.clone();
     shim.finish(&b.id);

@@ -79,7 +79,9 @@ fn execs_end_before_init() {
 
 #[test]
 fn an_oom_kill_is_told_before_the_exit() {
-    let mut b = Box::sh("sleep 0.1; x=$(dd if=/dev/zero bs=1M count=200 2>/dev/null | tr '\\0' x); echo never");
+    let mut b = Box::sh(
+        "sleep 0.1; x=$(dd if=/dev/zero bs=1M count=200 2>/dev/null | tr '\\0' x); echo never",
+    );
     std::os::unix::fs::symlink("busybox", b.rootfs().join("bin/tr")).unwrap();
     *b.at("linux.resources.memory") = json!({"limit": 16 << 20, "swap": 16 << 20});
     let shim = Shim::start(&b);
@@ -110,7 +112,11 @@ fn events_wait_for_containerd() {
     let path = shim.events.path.clone();
     shim.events = Events::listen(&path);
     shim.events.wait("/tasks/exit", 1);
-    assert_eq!(shim.events.topics(), ["/tasks/start", "/tasks/exit"], "what happened meanwhile, in order");
+    assert_eq!(
+        shim.events.topics(),
+        ["/tasks/start", "/tasks/exit"],
+        "what happened meanwhile, in order"
+    );
     shim.delete(&b.id, "");
     shim.finish(&b.id);
 }
@@ -122,15 +128,20 @@ fn delete_cleans_up_after_a_shim_that_was_killed() {
     let pid = shim.create(&b, &Stdio::default());
     shim.start_task(&b.id, "");
     let server = shim.pid(&b.id);
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(server), nix::sys::signal::Signal::SIGKILL).unwrap();
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(server), nix::sys::signal::Signal::SIGKILL)
+        .unwrap();
     let mut c = std::process::Command::new(binary());
-    c.args(["-namespace", "conex-test", "-id", &b.id, "-address"]).arg(b.dir.join("containerd.sock"));
+    c.args(["-namespace", "conex-test", "-id", &b.id, "-address"])
+        .arg(b.dir.join("containerd.sock"));
     c.arg("-bundle").arg(&b.dir).arg("delete").current_dir(&b.dir);
     let r = c.output().unwrap();
     assert!(r.status.success(), "{}", String::from_utf8_lossy(&r.stderr));
     let response = DeleteResponse::decode(r.stdout.as_slice()).unwrap();
     assert_eq!((response.pid, response.exit_status), (pid, 137));
-    until(|| conex::identity::proc_stat(pid as i32).is_none_or(|s| s.0 == 'Z'), "the container is gone");
+    until(
+        || conex::identity::proc_stat(pid as i32).is_none_or(|s| s.0 == 'Z'),
+        "the container is gone",
+    );
     b.assert_gone();
     let _ = std::fs::remove_file(&shim.address);
 }
@@ -218,15 +229,22 @@ fn a_runtime_that_hangs_blocks_nobody() {
         until(|| b.dir.join("hangs").exists(), "the runtime hangs");
         // The shim answers, and another container of the pod comes and goes.
         let begin = std::time::Instant::now();
-        shim.fails("State", &StateRequest { id: b.id.clone(), ..Default::default() }, 5, "not found");
+        shim.fails(
+            "State",
+            &StateRequest { id: b.id.clone(), ..Default::default() },
+            5,
+            "not found",
+        );
         shim.fails("Create", &request, 6, "already exists");
         shim.create(&other, &Stdio::default());
         shim.start_task(&other.id, "");
         assert_eq!(shim.wait(&other.id, ""), 2);
         shim.delete(&other.id, "");
         assert!(begin.elapsed().as_secs() < 5, "{:?}", begin.elapsed());
-        let pid: i32 = std::fs::read_to_string(b.dir.join("hangs")).unwrap().trim().parse().unwrap();
-        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL).unwrap();
+        let pid: i32 =
+            std::fs::read_to_string(b.dir.join("hangs")).unwrap().trim().parse().unwrap();
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL)
+            .unwrap();
         let e = creating.join().unwrap().unwrap_err();
         assert!(e.message.starts_with("OCI runtime create failed: "), "{e:?}");
     });
@@ -251,8 +269,10 @@ fn a_runtime_that_sends_no_terminal_leaves_no_process() {
     );
     script_file(&broken, &script);
     let shim = Shim::start(&b);
-    let options =
-        conex_proto::runc::Options { binary_name: broken.to_string_lossy().into_owned(), ..Default::default() };
+    let options = conex_proto::runc::Options {
+        binary_name: broken.to_string_lossy().into_owned(),
+        ..Default::default()
+    };
     let stdio = Stdio { terminal: true, ..Stdio::default() };
     let request = CreateTaskRequest {
         options: Some(conex_proto::any("containerd.runc.v1.Options", &options)),
@@ -279,8 +299,10 @@ fn a_pid_file_that_names_a_stranger() {
     );
     script_file(&broken, &script);
     let shim = Shim::start(&b);
-    let options =
-        conex_proto::runc::Options { binary_name: broken.to_string_lossy().into_owned(), ..Default::default() };
+    let options = conex_proto::runc::Options {
+        binary_name: broken.to_string_lossy().into_owned(),
+        ..Default::default()
+    };
     let request = CreateTaskRequest {
         options: Some(conex_proto::any("containerd.runc.v1.Options", &options)),
         ..shim.create_request(&b, &Stdio::default())
@@ -402,13 +424,19 @@ fn what_a_profile_denied_under_a_shim() {
     assert_eq!(shim.wait(&b.id, ""), 6);
     let text = || std::fs::read_to_string(&log).unwrap();
     until(|| !text().is_empty(), "the file");
-    assert!(text().starts_with(&format!("conex: seccomp: {}: 2 calls denied:\n", b.id)), "{}", text());
+    assert!(
+        text().starts_with(&format!("conex: seccomp: {}: 2 calls denied:\n", b.id)),
+        "{}",
+        text()
+    );
     let server = shim.pid(&b.id);
     let zombies = || {
         let all = std::fs::read_dir("/proc").unwrap().flatten();
         let pids = all.filter_map(|e| e.file_name().to_str()?.parse::<i32>().ok());
-        pids.filter(|pid| conex::identity::proc_stat(*pid).is_some_and(|s| s.0 == 'Z') && parent(*pid) == server)
-            .count()
+        pids.filter(|pid| {
+            conex::identity::proc_stat(*pid).is_some_and(|s| s.0 == 'Z') && parent(*pid) == server
+        })
+        .count()
     };
     until(|| zombies() == 0, "the shim has reaped the agent");
     shim.finish(&b.id);

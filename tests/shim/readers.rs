@@ -116,7 +116,9 @@ fn output_waits_through_takeover_and_upgrade() {
             b.dir.join(name)
         };
         let (ended, alive) = (path("ended"), path("alive"));
-        for (id, out, script) in [("e", &ended, "echo early"), ("a", &alive, "echo one; sleep 1; echo two")] {
+        for (id, out, script) in
+            [("e", &ended, "echo early"), ("a", &alive, "echo one; sleep 1; echo two")]
+        {
             let stdio = Stdio { stdout: out.to_string_lossy().into_owned(), ..Stdio::default() };
             shim.exec(&b.id, id, &["sh", "-c", script], &stdio).unwrap();
             shim.start_task(&b.id, id);

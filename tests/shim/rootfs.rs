@@ -69,7 +69,8 @@ fn an_overlay_of_a_hundred_layers() {
     // An overlay on an overlay or tmpfs may have no upper directory: the test directory's own file system decides.
     let lower = format!("lowerdir={}", layers.join(":"));
     assert!(lower.len() > 4096);
-    let options = [format!("workdir={}", work.display()), format!("upperdir={}", upper.display()), lower];
+    let options =
+        [format!("workdir={}", work.display()), format!("upperdir={}", upper.display()), lower];
     let options: Vec<&str> = options.iter().map(String::as_str).collect();
     let out = run(&b, shim, vec![mount("overlay", "overlay", &options)]);
     assert_eq!(out, "0 1 99 done\n");
@@ -81,8 +82,10 @@ fn a_bind_and_one_that_fails() {
     let b = Box::sh("touch /x 2>&1 || echo read-only");
     let shim = Shim::start(&b);
     let source = aside(&b);
-    let bad =
-        vec![mount("bind", source.to_str().unwrap(), &["rbind", "rw"]), mount("ext4", "/nothing/there", &["ro"])];
+    let bad = vec![
+        mount("bind", source.to_str().unwrap(), &["rbind", "rw"]),
+        mount("ext4", "/nothing/there", &["ro"]),
+    ];
     let request = CreateTaskRequest { rootfs: bad, ..shim.create_request(&b, &Stdio::default()) };
     let e = shim.call::<CreateTaskResponse>("Create", &request).unwrap_err();
     assert!(e.message.contains("failed to mount rootfs component"), "{e:?}");
@@ -98,7 +101,16 @@ fn an_image_in_a_file() {
     let shim = Shim::start(&b);
     let (source, image) = (aside(&b), b.dir.join("image.ext4"));
     let made = std::process::Command::new("/sbin/mke2fs")
-        .args(["-q", "-F", "-t", "ext4", "-d", source.to_str().unwrap(), image.to_str().unwrap(), "16M"])
+        .args([
+            "-q",
+            "-F",
+            "-t",
+            "ext4",
+            "-d",
+            source.to_str().unwrap(),
+            image.to_str().unwrap(),
+            "16M",
+        ])
         .status();
     if !made.is_ok_and(|s| s.success()) || !std::path::Path::new("/dev/loop-control").exists() {
         skip("rootfs::an_image_in_a_file", "no mke2fs or no loop devices");

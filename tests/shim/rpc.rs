@@ -28,7 +28,10 @@ fn a_task_from_create_to_shutdown() {
     assert!(deleted.exited_at.is_some());
     assert_eq!((out.text(), err.text()), ("out\n".into(), "err\n".into()));
     shim.events.wait("/tasks/delete", 1);
-    assert_eq!(shim.events.topics(), ["/tasks/create", "/tasks/start", "/tasks/exit", "/tasks/delete"]);
+    assert_eq!(
+        shim.events.topics(),
+        ["/tasks/create", "/tasks/start", "/tasks/exit", "/tasks/delete"]
+    );
     let create = &shim.events.of::<events::TaskCreate>("/tasks/create")[0];
     assert_eq!((create.pid, create.container_id.as_str()), (pid, b.id.as_str()));
     assert_eq!(create.io.as_ref().unwrap().stdout, stdio.stdout);
@@ -52,7 +55,12 @@ fn what_does_not_exist() {
     shim.start_task(&b.id, "");
     let no = || "nope".to_string();
     shim.fails("State", &StateRequest { id: id(), exec_id: no() }, NOT_FOUND, "not found");
-    shim.fails("Kill", &KillRequest { id: id(), exec_id: no(), signal: 9, all: false }, NOT_FOUND, "not found");
+    shim.fails(
+        "Kill",
+        &KillRequest { id: id(), exec_id: no(), signal: 9, all: false },
+        NOT_FOUND,
+        "not found",
+    );
     shim.fails("Wait", &WaitRequest { id: id(), exec_id: no() }, NOT_FOUND, "not found");
     shim.fails("Delete", &DeleteRequest { id: id(), exec_id: no() }, NOT_FOUND, "not found");
     shim.finish(&b.id);
@@ -120,7 +128,11 @@ fn exec_and_its_refusals() {
     shim.delete(&b.id, "");
     shim.events.wait("/tasks/delete", 1);
     let topics = shim.events.topics();
-    assert_eq!(topics.iter().filter(|t| *t == "/tasks/delete").count(), 1, "execs have none: {topics:?}");
+    assert_eq!(
+        topics.iter().filter(|t| *t == "/tasks/delete").count(),
+        1,
+        "execs have none: {topics:?}"
+    );
     assert_eq!(topics.iter().filter(|t| *t == "/tasks/exec-added").count(), 3);
     assert_eq!(topics.iter().filter(|t| *t == "/tasks/exec-started").count(), 2);
     shim.finish(&b.id);
@@ -163,7 +175,8 @@ fn update_pids_and_stats() {
         type_url: "types.containerd.io/opencontainers/runtime-spec/1/LinuxResources".into(),
         value: br#"{"pids": {"limit": 77}, "memory": {"limit": 50331648}}"#.to_vec(),
     };
-    let update = UpdateTaskRequest { id: b.id.clone(), resources: Some(resources), ..Default::default() };
+    let update =
+        UpdateTaskRequest { id: b.id.clone(), resources: Some(resources), ..Default::default() };
     shim.ok::<()>("Update", &update);
     assert_eq!(b.cgroup_file("pids", "pids.max"), "77");
     shim.exec(&b.id, "e", &["sleep", "100"], &Stdio::default()).unwrap();
@@ -176,7 +189,10 @@ fn update_pids_and_stats() {
     assert_eq!(found, want);
     let details = pids.processes.iter().find(|p| p.pid == exec).unwrap().info.clone().unwrap();
     assert!(details.type_url.ends_with("containerd.runc.v1.ProcessDetails"));
-    assert_eq!(conex_proto::runc::ProcessDetails::decode(details.value.as_slice()).unwrap().exec_id, "e");
+    assert_eq!(
+        conex_proto::runc::ProcessDetails::decode(details.value.as_slice()).unwrap().exec_id,
+        "e"
+    );
     let stats = shim.ok::<StatsResponse>("Stats", &IdRequest { id: b.id.clone() }).stats.unwrap();
     if v2() {
         stats_v2(&stats);
@@ -199,35 +215,44 @@ fn ps_tells_the_names_of_execs() {
     let shim = Shim::start(&b);
     let pid = shim.create(&b, &Stdio::default());
     shim.start_task(&b.id, "");
-    let root =
-        std::env::var_os("CONEX_TEST_DIR").map(std::path::PathBuf::from).unwrap().join("shim-state/conex-test");
+    let root = std::env::var_os("CONEX_TEST_DIR")
+        .map(std::path::PathBuf::from)
+        .unwrap()
+        .join("shim-state/conex-test");
     let ps = |words: &[&str]| {
         let mut c = std::process::Command::new(runtime());
         finish(c.arg("--root").arg(&root).arg("ps").args(words), b"").ok().out
     };
     assert!(!ps(&[&b.id, "-o", "pid,args"]).contains("EXEC"));
-    shim.exec(&b.id, "probe-7", &["sh", "-c", "sleep 99 & sleep 98; true"], &Stdio::default()).unwrap();
+    shim.exec(&b.id, "probe-7", &["sh", "-c", "sleep 99 & sleep 98; true"], &Stdio::default())
+        .unwrap();
     let exec = shim.start_task(&b.id, "probe-7");
     let both = |text: &str| {
-        ["99", "98"]
-            .iter()
-            .all(|n| text.lines().any(|l| l.trim_end().ends_with(&format!(" sleep {n}")) && !l.contains("sh -c")))
+        ["99", "98"].iter().all(|n| {
+            text.lines()
+                .any(|l| l.trim_end().ends_with(&format!(" sleep {n}")) && !l.contains("sh -c"))
+        })
     };
     until(|| both(&ps(&[&b.id, "-o", "pid,args"])), "the exec's children");
     let table = ps(&[&b.id, "-o", "pid,args"]);
-    let leaf = hierarchies().iter().any(|h| h.join("conex-test").join(&b.id).join("exec-probe-7").exists());
+    let leaf = hierarchies()
+        .iter()
+        .any(|h| h.join("conex-test").join(&b.id).join("exec-probe-7").exists());
     assert!(ps(&["--format", "json", &b.id]).contains(&exec.to_string()));
     if is_ours() && is_conex() && leaf {
-        let line =
-            |what: &str| table.lines().find(|l| l.contains(what)).unwrap_or_else(|| panic!("{what}: {table}"));
+        let line = |what: &str| {
+            table.lines().find(|l| l.contains(what)).unwrap_or_else(|| panic!("{what}: {table}"))
+        };
         assert!(table.starts_with("EXEC "), "{table}");
         assert!(line(&pid.to_string()).starts_with("- "), "{table}");
         assert!(
-            line(&exec.to_string()).starts_with("probe-7 ") && line(" sleep 99").starts_with("probe-7 "),
+            line(&exec.to_string()).starts_with("probe-7 ")
+                && line(" sleep 99").starts_with("probe-7 "),
             "{table}"
         );
-        let unified =
-            hierarchies().into_iter().find(|h| h.join("conex-test").join(&b.id).join("exec-probe-7").exists());
+        let unified = hierarchies()
+            .into_iter()
+            .find(|h| h.join("conex-test").join(&b.id).join("exec-probe-7").exists());
         let odd = unified.unwrap().join("conex-test").join(&b.id).join("exec-\u{1b}[31m x");
         std::fs::create_dir(&odd).unwrap();
         let mut child = std::process::Command::new("sleep").arg("97").spawn().unwrap();
@@ -252,7 +277,11 @@ fn stats_of_a_vanished_cgroup() {
     let pid = shim.create(&b, &Stdio::default());
     shim.start_task(&b.id, "");
     shim.ok::<StatsResponse>("Stats", &IdRequest { id: b.id.clone() });
-    let tree = if v2() { std::path::PathBuf::from("/sys/fs/cgroup") } else { "/sys/fs/cgroup/pids".into() };
+    let tree = if v2() {
+        std::path::PathBuf::from("/sys/fs/cgroup")
+    } else {
+        "/sys/fs/cgroup/pids".into()
+    };
     let dir = tree.join("conex-test").join(&b.id);
     std::fs::write(tree.join("cgroup.procs"), pid.to_string()).unwrap();
     until(|| std::fs::remove_dir(&dir).is_ok(), "the cgroup is removed");

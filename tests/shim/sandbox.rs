@@ -13,7 +13,11 @@ fn options(config: &PodSandboxConfig) -> Option<Any> {
 
 const SERVICE: &str = "containerd.runtime.sandbox.v1.Sandbox";
 
-fn call<A: Message + Default>(shim: &Shim, method: &str, request: &impl Message) -> Result<A, Failed> {
+fn call<A: Message + Default>(
+    shim: &Shim,
+    method: &str,
+    request: &impl Message,
+) -> Result<A, Failed> {
     let payload = shim.raw(SERVICE, method, request.encode_to_vec())?;
     Ok(A::decode(payload.as_slice()).unwrap())
 }
@@ -75,11 +79,15 @@ fn a_pod_has_namespaces_of_its_own() {
     if !is_ours() {
         return;
     }
-    let mut b = Box::sh("hostname; cat /proc/sys/net/ipv4/ip_unprivileged_port_start /proc/sys/kernel/msgmni");
+    let mut b = Box::sh(
+        "hostname; cat /proc/sys/net/ipv4/ip_unprivileged_port_start /proc/sys/kernel/msgmni",
+    );
     let shim = Shim::start(&b);
     // Somebody's network namespace, as containerd has it by a path.
-    let mut holder =
-        std::process::Command::new("/usr/bin/unshare").args(["--net", "sleep", "100"]).spawn().unwrap();
+    let mut holder = std::process::Command::new("/usr/bin/unshare")
+        .args(["--net", "sleep", "100"])
+        .spawn()
+        .unwrap();
     let netns = format!("/proc/{}/ns/net", holder.id());
     let namespace = |path: &str| std::fs::read_link(path).unwrap();
     until(|| namespace(&netns) != namespace("/proc/self/ns/net"), "a network namespace");
@@ -87,8 +95,11 @@ fn a_pod_has_namespaces_of_its_own() {
     linux.sysctls.insert("net.ipv4.ip_unprivileged_port_start".into(), "81".into());
     linux.sysctls.insert("kernel.msgmni".into(), "77".into());
     let mode = |pid: NamespaceMode, network: NamespaceMode| {
-        let namespace_options =
-            Some(NamespaceOption { pid: pid.into(), network: network.into(), ..Default::default() });
+        let namespace_options = Some(NamespaceOption {
+            pid: pid.into(),
+            network: network.into(),
+            ..Default::default()
+        });
         Some(LinuxSandboxSecurityContext { namespace_options })
     };
     linux.security_context = mode(NamespaceMode::Container, NamespaceMode::Pod);
@@ -105,13 +116,17 @@ fn a_pod_has_namespaces_of_its_own() {
     let server = shim.pid(&b.id);
     let own = |name: &str| namespace(&format!("/proc/{server}/ns/{name}"));
     // What cannot be given is refused before anything has changed.
-    let shared =
-        LinuxPodSandboxConfig { security_context: mode(NamespaceMode::Pod, NamespaceMode::Pod), ..linux.clone() };
+    let shared = LinuxPodSandboxConfig {
+        security_context: mode(NamespaceMode::Pod, NamespaceMode::Pod),
+        ..linux.clone()
+    };
     let refused = create(&shared).unwrap_err();
     assert!(refused.code == 12 && refused.message.contains("namespace_options.pid"), "{refused:?}");
     let silent = LinuxPodSandboxConfig { security_context: None, ..linux.clone() };
     assert_eq!(create(&silent).unwrap_err().code, 12, "a mode that nobody set is POD");
-    for (key, network) in [("vm.swappiness", NamespaceMode::Pod), ("net.ipv4.ip_forward", NamespaceMode::Node)] {
+    for (key, network) in
+        [("vm.swappiness", NamespaceMode::Pod), ("net.ipv4.ip_forward", NamespaceMode::Node)]
+    {
         let mut bad = linux.clone();
         bad.security_context = mode(NamespaceMode::Container, network);
         bad.sysctls.insert(key.into(), "1".into());
@@ -119,7 +134,11 @@ fn a_pod_has_namespaces_of_its_own() {
         assert!(refused.code == 3 && refused.message.contains("linux.sysctls["), "{refused:?}");
     }
     for name in ["net", "uts", "ipc"] {
-        assert_eq!(own(name), namespace(&format!("/proc/self/ns/{name}")), "{name}: nothing has changed");
+        assert_eq!(
+            own(name),
+            namespace(&format!("/proc/self/ns/{name}")),
+            "{name}: nothing has changed"
+        );
     }
     create(&linux).unwrap();
     assert_eq!(own("net"), namespace(&netns));
@@ -129,7 +148,9 @@ fn a_pod_has_namespaces_of_its_own() {
     let list = b.at("linux.namespaces").as_array_mut().unwrap();
     list.retain(|n| !["network", "uts", "ipc"].contains(&n["type"].as_str().unwrap()));
     for (kind, file) in [("network", "net"), ("uts", "uts"), ("ipc", "ipc")] {
-        list.push(serde_json::json!({"type": kind, "path": format!("/proc/{}/ns/{file}", started.pid)}));
+        list.push(
+            serde_json::json!({"type": kind, "path": format!("/proc/{}/ns/{file}", started.pid)}),
+        );
         assert_ne!(own(file), namespace(&format!("/proc/self/ns/{file}")), "{file}");
     }
     b.config.as_object_mut().unwrap().remove("hostname");
@@ -138,7 +159,10 @@ fn a_pod_has_namespaces_of_its_own() {
     shim.create(&b, &Stdio { stdout: format!("file://{}", out.display()), ..Default::default() });
     shim.start_task(&b.id, "");
     assert_eq!(shim.wait(&b.id, ""), 0);
-    until(|| std::fs::read_to_string(&out).is_ok_and(|t| t == "the-pod\n81\n77\n"), "the pod's name and sysctls");
+    until(
+        || std::fs::read_to_string(&out).is_ok_and(|t| t == "the-pod\n81\n77\n"),
+        "the pod's name and sysctls",
+    );
     let metrics: SandboxMetricsResponse =
         call(&shim, "SandboxMetrics", &SandboxRequest { sandbox_id: "pod".into() }).unwrap();
     assert!(metrics.metrics.unwrap().data.unwrap().type_url.starts_with("io.containerd.cgroups."));

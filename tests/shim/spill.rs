@@ -17,7 +17,9 @@ fn lines(from: u64, to: u64) -> String {
 
 /// The same, written by a shell.
 fn numbers(from: u64, to: u64) -> String {
-    format!("/bin/busybox awk 'BEGIN {{ for (i = {from}; i <= {to}; i++) printf \"%099d\\n\", i }}'")
+    format!(
+        "/bin/busybox awk 'BEGIN {{ for (i = {from}; i <= {to}; i++) printf \"%099d\\n\", i }}'"
+    )
 }
 
 /// A container that writes that many of them, with this much room in the shim.
@@ -51,7 +53,12 @@ fn a_size_that_is_none_is_refused() {
         let shim = Shim::start(&b);
         let request = shim.create_request(&b, &Stdio::default());
         if is_ours() {
-            shim.fails("Create", &request, 3, &format!("annotations[\"dev.conex.output-buffer\"]: {wrong:?}"));
+            shim.fails(
+                "Create",
+                &request,
+                3,
+                &format!("annotations[\"dev.conex.output-buffer\"]: {wrong:?}"),
+            );
         }
         shim.finish(&b.id);
         b.assert_gone();
@@ -108,7 +115,8 @@ fn what_is_lost_is_counted() {
     let told = || -> u64 {
         let all = shim.events.all();
         let of = all.iter().filter(|e| e.topic == "/conex/output-lost");
-        of.map(|e| OutputLost::decode(e.event.as_ref().unwrap().value.as_slice()).unwrap().lines).sum()
+        of.map(|e| OutputLost::decode(e.event.as_ref().unwrap().value.as_slice()).unwrap().lines)
+            .sum()
     };
     until(|| told() == lost, "the events");
     assert!(shim.log().contains("output is lost"), "{}", shim.log());
@@ -182,7 +190,10 @@ fn what_is_kept_outlives_the_server() {
         let mut b = writer(30_000, "16M");
         let script = b.at("process.args.2").as_str().unwrap().replace(
             "exit 5",
-            &format!("while [ ! -e /tmp/go ]; do sleep 0.02; done; {}; exit 5", numbers(30_001, 31_000)),
+            &format!(
+                "while [ ! -e /tmp/go ]; do sleep 0.02; done; {}; exit 5",
+                numbers(30_001, 31_000)
+            ),
         );
         *b.at("process.args.2") = json!(script);
         let out = b.dir.join("o");
@@ -216,7 +227,10 @@ fn a_file_has_every_line() {
     shim.start_task(&b.id, "");
     assert_eq!(shim.wait(&b.id, ""), 0);
     shim.delete(&b.id, "");
-    assert!(std::fs::read_to_string(&file).unwrap() == (0..20_000).map(|i| format!("{i}\n")).collect::<String>());
+    assert!(
+        std::fs::read_to_string(&file).unwrap()
+            == (0..20_000).map(|i| format!("{i}\n")).collect::<String>()
+    );
     shim.finish(&b.id);
 }
 
@@ -230,14 +244,18 @@ fn a_full_disk_stops_nobody() {
     let disk = b.dir.join("disk");
     std::fs::create_dir(&disk).unwrap();
     let mount = |args: &[&str]| {
-        assert!(std::process::Command::new("mount").args(args).arg(&disk).status().unwrap().success())
+        assert!(std::process::Command::new("mount")
+            .args(args)
+            .arg(&disk)
+            .status()
+            .unwrap()
+            .success())
     };
     mount(&["-t", "tmpfs", "-o", "size=500k", "tmpfs"]);
-    let script = b
-        .at("process.args.2")
-        .as_str()
-        .unwrap()
-        .replace("exit 5", "touch /tmp/written; while [ ! -e /tmp/go ]; do sleep 0.02; done; exit 5");
+    let script = b.at("process.args.2").as_str().unwrap().replace(
+        "exit 5",
+        "touch /tmp/written; while [ ! -e /tmp/go ]; do sleep 0.02; done; exit 5",
+    );
     *b.at("process.args.2") = json!(script);
     let file = disk.join("log");
     let shim = Shim::start(&b);
@@ -270,20 +288,25 @@ fn a_logger_that_fails_stops_nobody() {
     }
     for (rest, ends) in [("sleep 1000", false), ("exit 0", true)] {
         let mut b = writer(20_000, "16M");
-        let text = b
-            .at("process.args.2")
-            .as_str()
-            .unwrap()
-            .replace("exit 5", "touch /tmp/written; while [ ! -e /tmp/go ]; do sleep 0.02; done; exit 5");
+        let text = b.at("process.args.2").as_str().unwrap().replace(
+            "exit 5",
+            "touch /tmp/written; while [ ! -e /tmp/go ]; do sleep 0.02; done; exit 5",
+        );
         *b.at("process.args.2") = json!(text);
         let program = b.dir.join("logger.sh");
         executable(
             &program,
-            format!("#!/bin/sh\nexec 5>&-\nexec 4<&-\nhead -c 1000 <&3 >{}/first\n{rest}\n", b.dir.display())
-                .as_bytes(),
+            format!(
+                "#!/bin/sh\nexec 5>&-\nexec 4<&-\nhead -c 1000 <&3 >{}/first\n{rest}\n",
+                b.dir.display()
+            )
+            .as_bytes(),
         );
         let shim = Shim::start(&b);
-        shim.create(&b, &Stdio { stdout: format!("binary://{}", program.display()), ..Stdio::default() });
+        shim.create(
+            &b,
+            &Stdio { stdout: format!("binary://{}", program.display()), ..Stdio::default() },
+        );
         shim.start_task(&b.id, "");
         until(|| b.rootfs().join("tmp/written").exists(), "all is written");
         if ends {
@@ -295,9 +318,12 @@ fn a_logger_that_fails_stops_nobody() {
         assert_eq!(shim.wait(&b.id, "x"), 3);
         let server = shim.pid(&b.id);
         let zombies = || {
-            let list = std::fs::read_to_string(format!("/proc/{server}/task/{server}/children")).unwrap();
+            let list =
+                std::fs::read_to_string(format!("/proc/{server}/task/{server}/children")).unwrap();
             list.split_whitespace()
-                .filter(|p| conex::identity::proc_stat(p.parse().unwrap()).is_some_and(|s| s.0 == 'Z'))
+                .filter(|p| {
+                    conex::identity::proc_stat(p.parse().unwrap()).is_some_and(|s| s.0 == 'Z')
+                })
                 .count()
         };
         until(|| zombies() == 0, "no zombie");

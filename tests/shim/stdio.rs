@@ -41,7 +41,10 @@ fn input_ends_with_close_io() {
     // A client that goes away does not end the input; CloseIO does, when the last writer is gone.
     std::thread::sleep(std::time::Duration::from_millis(100));
     std::fs::OpenOptions::new().write(true).open(&input).unwrap().write_all(b"second ").unwrap();
-    shim.ok::<()>("CloseIO", &CloseIoRequest { id: b.id.clone(), stdin: true, ..CloseIoRequest::default() });
+    shim.ok::<()>(
+        "CloseIO",
+        &CloseIoRequest { id: b.id.clone(), stdin: true, ..CloseIoRequest::default() },
+    );
     assert_eq!(shim.wait(&b.id, ""), 0);
     shim.delete(&b.id, "");
     assert_eq!(out.text(), "first second done\n");
@@ -84,7 +87,10 @@ fn files_are_appended_to() {
     shim.wait(&b.id, "");
     shim.delete(&b.id, "");
     let text = std::fs::read_to_string(&file).unwrap();
-    assert!(text.starts_with("before\n") && text.contains("more\n") && text.contains("bad\n"), "{text}");
+    assert!(
+        text.starts_with("before\n") && text.contains("more\n") && text.contains("bad\n"),
+        "{text}"
+    );
     shim.finish(&b.id);
 }
 
@@ -132,8 +138,12 @@ fn a_logging_program_says_that_it_is_ready() {
         let b = Box::sh("echo a line");
         let shim = Shim::start(&b);
         let program = b.dir.join("logger.sh");
-        executable(&program, format!("#!/bin/sh\n{say}\ncat <&3 >{}/log-out\n", b.dir.display()).as_bytes());
-        let request = shim.create_request(&b, &stdout(format!("binary-v2://{}", program.display())));
+        executable(
+            &program,
+            format!("#!/bin/sh\n{say}\ncat <&3 >{}/log-out\n", b.dir.display()).as_bytes(),
+        );
+        let request =
+            shim.create_request(&b, &stdout(format!("binary-v2://{}", program.display())));
         if works {
             shim.ok::<CreateTaskResponse>("Create", &request);
             shim.start_task(&b.id, "");
@@ -152,23 +162,33 @@ fn a_logging_program_says_that_it_is_ready() {
 
 #[test]
 fn a_terminal_with_a_size() {
-    let mut b = Box::sh("read line; stty size; tty=$(readlink /proc/self/fd/0); echo $tty; echo got $line");
+    let mut b =
+        Box::sh("read line; stty size; tty=$(readlink /proc/self/fd/0); echo $tty; echo got $line");
     *b.at("process.terminal") = serde_json::json!(true);
     let shim = Shim::start(&b);
     let out = Reader::new(b.dir.join("o"));
     let input = b.dir.join("i");
     fifo(&input);
     let mut writer = std::fs::OpenOptions::new().read(true).write(true).open(&input).unwrap();
-    let stdio = Stdio { stdin: input.to_string_lossy().into_owned(), terminal: true, ..stdout(out.uri()) };
+    let stdio =
+        Stdio { stdin: input.to_string_lossy().into_owned(), terminal: true, ..stdout(out.uri()) };
     shim.create(&b, &stdio);
     shim.start_task(&b.id, "");
-    let size = ResizePtyRequest { id: b.id.clone(), width: 101, height: 37, ..ResizePtyRequest::default() };
+    let size = ResizePtyRequest {
+        id: b.id.clone(),
+        width: 101,
+        height: 37,
+        ..ResizePtyRequest::default()
+    };
     shim.ok::<()>("ResizePty", &size);
     writer.write_all(b"hello\n").unwrap();
     assert_eq!(shim.wait(&b.id, ""), 0);
     shim.delete(&b.id, "");
     let text = out.text().replace('\r', "");
-    assert!(text.contains("37 101\n") && text.contains("/dev/pts/0") && text.contains("got hello"), "{text:?}");
+    assert!(
+        text.contains("37 101\n") && text.contains("/dev/pts/0") && text.contains("got hello"),
+        "{text:?}"
+    );
     shim.finish(&b.id);
 }
 

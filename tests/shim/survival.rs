@@ -32,7 +32,8 @@ fn streams_never_cross() {
     let many: u32 = std::env::var("CONEX_STREAMS").ok().and_then(|n| n.parse().ok()).unwrap_or(150);
     let mut readers = Vec::new();
     for i in 0..many {
-        let (out, err) = (Reader::new(b.dir.join(format!("o{i}"))), Reader::new(b.dir.join(format!("e{i}"))));
+        let (out, err) =
+            (Reader::new(b.dir.join(format!("o{i}"))), Reader::new(b.dir.join(format!("e{i}"))));
         let input = b.dir.join(format!("i{i}"));
         fifo(&input);
         let stdin = std::fs::OpenOptions::new().read(true).write(true).open(&input).unwrap();
@@ -42,13 +43,15 @@ fn streams_never_cross() {
             stderr: err.uri(),
             terminal: false,
         };
-        let script = format!("echo out {i}; echo err {i} >&2; read x; echo $x {i}; exit {}", i % 200);
+        let script =
+            format!("echo out {i}; echo err {i} >&2; read x; echo $x {i}; exit {}", i % 200);
         let id = format!("p{i}");
         shim.exec(&b.id, &id, &["sh", "-c", &script], &stdio).unwrap();
         shim.start_task(&b.id, &id);
         readers.push((id, stdin, out, err));
     }
-    let limit = std::fs::read_to_string(format!("/proc/{}/limits", shim.state(&b.id, "p0").pid)).unwrap();
+    let limit =
+        std::fs::read_to_string(format!("/proc/{}/limits", shim.state(&b.id, "p0").pid)).unwrap();
     let limit = limit.lines().find(|l| l.starts_with("Max open files")).unwrap().to_string();
     let given: Vec<&str> = limit.split_whitespace().collect();
     assert!(given[3] == "200" || given[3] == "1024", "{limit}");
@@ -93,7 +96,8 @@ fn a_keeper_without_descriptors_says_so() {
             Ok(_) => started.push(id),
             Err(e) => {
                 assert!(
-                    e.message.to_lowercase().contains("too many open files") || e.message.contains("EMFILE"),
+                    e.message.to_lowercase().contains("too many open files")
+                        || e.message.contains("EMFILE"),
                     "{e:?}"
                 );
                 break;
@@ -116,13 +120,20 @@ fn a_start_that_nobody_saw_the_end_of() {
     if !is_ours() {
         return;
     }
-    for (what, moment) in
-        [("exec", "before"), ("exec", "after"), ("start", "before"), ("start", "after"), ("exec", "dies")]
-    {
+    for (what, moment) in [
+        ("exec", "before"),
+        ("exec", "after"),
+        ("start", "before"),
+        ("start", "after"),
+        ("exec", "dies"),
+    ] {
         let b = Box::sh("while [ ! -e /tmp/go ]; do sleep 0.02; done; exit 9");
         // The runtime, held at a point.
         let wrapper = b.dir.join("conex");
-        let hold = format!("touch {0}/held; while [ ! -e {0}/release ]; do sleep 0.01; done", b.dir.display());
+        let hold = format!(
+            "touch {0}/held; while [ ! -e {0}/release ]; do sleep 0.01; done",
+            b.dir.display()
+        );
         let (before, after) = match moment {
             "before" => (hold.as_str(), ""),
             "after" => ("", hold.as_str()),
@@ -136,7 +147,8 @@ fn a_start_that_nobody_saw_the_end_of() {
         executable(&wrapper, text.as_bytes());
         let shim = Shim::start(&b);
         let mut request = shim.create_request(&b, &Stdio::default());
-        let mut options = conex_proto::runc::Options::decode(request.options.unwrap().value.as_slice()).unwrap();
+        let mut options =
+            conex_proto::runc::Options::decode(request.options.unwrap().value.as_slice()).unwrap();
         options.binary_name = wrapper.to_string_lossy().into_owned();
         request.options = Some(conex_proto::any("containerd.runc.v1.Options", &options));
         shim.ok::<CreateTaskResponse>("Create", &request);
@@ -151,7 +163,8 @@ fn a_start_that_nobody_saw_the_end_of() {
             let service = shim.service.clone();
             let payload = starting.encode_to_vec();
             std::thread::spawn(move || {
-                let client = ttrpc::Client::connect(&format!("unix://{}", address.display())).unwrap();
+                let client =
+                    ttrpc::Client::connect(&format!("unix://{}", address.display())).unwrap();
                 raw(&client, &service, "Start", payload)
             })
         };
@@ -196,7 +209,13 @@ fn every_event_once() {
     for round in 0..4u32 {
         for i in 0..4 {
             let id = format!("e{round}-{i}");
-            shim.exec(&b.id, &id, &["sh", "-c", &format!("exit {}", round * 4 + i)], &Stdio::default()).unwrap();
+            shim.exec(
+                &b.id,
+                &id,
+                &["sh", "-c", &format!("exit {}", round * 4 + i)],
+                &Stdio::default(),
+            )
+            .unwrap();
             shim.start_task(&b.id, &id);
             shim.wait(&b.id, &id);
             shim.delete(&b.id, &id);
@@ -229,18 +248,24 @@ fn a_pod_outlives_its_server() {
     let create = |shim: &Shim, hostname: &str, sysctl: &str| {
         let mut linux = LinuxPodSandboxConfig::default();
         linux.sysctls.insert("kernel.msgmni".into(), sysctl.into());
-        let options = NamespaceOption { pid: NamespaceMode::Container.into(), ..Default::default() };
-        linux.security_context = Some(LinuxSandboxSecurityContext { namespace_options: Some(options) });
+        let options =
+            NamespaceOption { pid: NamespaceMode::Container.into(), ..Default::default() };
+        linux.security_context =
+            Some(LinuxSandboxSecurityContext { namespace_options: Some(options) });
         let config = PodSandboxConfig { hostname: hostname.into(), linux: Some(linux) };
         let request = CreateSandboxRequest {
             sandbox_id: "pod".into(),
-            options: Some(Any { type_url: "runtime.v1.PodSandboxConfig".into(), value: config.encode_to_vec() }),
+            options: Some(Any {
+                type_url: "runtime.v1.PodSandboxConfig".into(),
+                value: config.encode_to_vec(),
+            }),
             ..Default::default()
         };
         call(shim, "CreateSandbox", request.encode_to_vec())
     };
-    let namespaces =
-        |pid: i32| ["net", "uts", "ipc"].map(|n| std::fs::read_link(format!("/proc/{pid}/ns/{n}")).unwrap());
+    let namespaces = |pid: i32| {
+        ["net", "uts", "ipc"].map(|n| std::fs::read_link(format!("/proc/{pid}/ns/{n}")).unwrap())
+    };
     let (server, own) = (shim.pid(&b.id), namespaces(std::process::id() as i32));
     for (hostname, sysctl) in [("the-pod", "no number"), (&*"x".repeat(100), "77")] {
         create(&shim, hostname, sysctl).unwrap_err();
@@ -307,7 +332,11 @@ impl Persistent {
     }
 
     /// The answer, or `None` if the connection broke meanwhile; it is another one then.
-    pub fn once<A: Message + Default>(&self, method: &str, request: &impl Message) -> Option<Result<A, Failed>> {
+    pub fn once<A: Message + Default>(
+        &self,
+        method: &str,
+        request: &impl Message,
+    ) -> Option<Result<A, Failed>> {
         let answer = raw(&self.client.borrow(), &self.service, method, request.encode_to_vec());
         match answer {
             Err(e) if e.code == -1 => {
@@ -319,13 +348,21 @@ impl Persistent {
         }
     }
 
-    pub fn always<A: Message + Default>(&self, method: &str, request: &impl Message) -> Result<A, Failed> {
+    pub fn always<A: Message + Default>(
+        &self,
+        method: &str,
+        request: &impl Message,
+    ) -> Result<A, Failed> {
         let begun = std::time::Instant::now();
         loop {
             if let Some(answer) = self.once(method, request) {
                 return answer;
             }
-            assert!(begun.elapsed() < Duration::from_secs(40), "{method}: no answer: {}", self.log());
+            assert!(
+                begun.elapsed() < Duration::from_secs(40),
+                "{method}: no answer: {}",
+                self.log()
+            );
         }
     }
 
@@ -367,25 +404,34 @@ impl Persistent {
                 }
             }
             let (i, e) = name();
-            let ended = match self.always::<WaitResponse>("Wait", &WaitRequest { id: i, exec_id: e }) {
-                // As above, and its streams may have been opened: whoever reads has seen their end.
-                Err(e) if e.code == 5 => return None,
-                other => other.unwrap(),
-            };
+            let ended =
+                match self.always::<WaitResponse>("Wait", &WaitRequest { id: i, exec_id: e }) {
+                    // As above, and its streams may have been opened: whoever reads has seen their end.
+                    Err(e) if e.code == 5 => return None,
+                    other => other.unwrap(),
+                };
             let (i, e) = name();
             // The next server hears of the end a moment later than the one that is gone had told it.
-            let mut deleted =
-                self.always::<DeleteResponse>("Delete", &DeleteRequest { id: i.clone(), exec_id: e.clone() });
+            let mut deleted = self.always::<DeleteResponse>(
+                "Delete",
+                &DeleteRequest { id: i.clone(), exec_id: e.clone() },
+            );
             while deleted.as_ref().is_err_and(|e| e.message.contains("running process")) {
                 std::thread::sleep(Duration::from_millis(2));
-                deleted = self.always("Delete", &DeleteRequest { id: i.clone(), exec_id: e.clone() });
+                deleted =
+                    self.always("Delete", &DeleteRequest { id: i.clone(), exec_id: e.clone() });
             }
             match deleted {
-                Ok(deleted) => assert_eq!(deleted.exit_status, ended.exit_status, "{exec}: {}", self.log()),
+                Ok(deleted) => {
+                    assert_eq!(deleted.exit_status, ended.exit_status, "{exec}: {}", self.log())
+                }
                 Err(e) => assert_eq!(e.code, 5, "{e:?}"),
             }
             // Of a start that came to nothing: Go's time zero.
-            return ended.exited_at.filter(|t| t.seconds > 0 && !restarted).map(|_| ended.exit_status);
+            return ended
+                .exited_at
+                .filter(|t| t.seconds > 0 && !restarted)
+                .map(|_| ended.exit_status);
         }
     }
 }

@@ -67,7 +67,8 @@ fn another_build_takes_over_under_load() {
     let mut terminal = Stdio { terminal: true, ..Stdio::default() };
     let tty = Reader::new(b.dir.join("tty"));
     terminal.stdout = tty.uri();
-    shim.exec(&b.id, "tty", &["sh", "-c", "echo one; sleep 1; echo two; exit 6"], &terminal).unwrap();
+    shim.exec(&b.id, "tty", &["sh", "-c", "echo one; sleep 1; echo two; exit 6"], &terminal)
+        .unwrap();
     shim.start_task(&b.id, "tty");
     let server = shim.pid(&b.id);
     let (seen, count) = std::thread::scope(|s| {
@@ -76,7 +77,8 @@ fn another_build_takes_over_under_load() {
             let mut count = 0;
             for i in 0..60 {
                 let id = format!("e{i}");
-                shim.exec(&b.id, &id, &["sh", "-c", &format!("exit {i}")], &Stdio::default()).unwrap();
+                shim.exec(&b.id, &id, &["sh", "-c", &format!("exit {i}")], &Stdio::default())
+                    .unwrap();
                 shim.start_task(&b.id, &id);
                 assert_eq!(shim.wait(&b.id, &id), i);
                 shim.delete(&b.id, &id);
@@ -122,7 +124,11 @@ fn an_upgrade_that_cannot_be_is_none() {
     let server = shim.pid(&b.id);
     // Gone; a program that is another one; a build that writes its state in another form.
     std::fs::remove_file(&program).unwrap();
-    let scripts = [("", "fork/exec "), ("exit 3", "(status 3, said"), ("echo 0; echo 9999", "(status 0, said")];
+    let scripts = [
+        ("", "fork/exec "),
+        ("exit 3", "(status 3, said"),
+        ("echo 0; echo 9999", "(status 0, said"),
+    ];
     for (script, why) in scripts {
         if !script.is_empty() {
             executable(&program, format!("#!/bin/sh\n{script}\n").as_bytes());
@@ -134,8 +140,14 @@ fn an_upgrade_that_cannot_be_is_none() {
     assert_eq!(shim.state(&b.id, "").status(), Status::Running);
     // The state dump, on the way.
     kill(Pid::from_raw(server), Signal::SIGUSR1).unwrap();
-    until(|| shim.log().contains("msg=\"process\"") && shim.log().contains("stage=\"Running\""), "the dump");
-    let _ = shim.call::<()>("CloseIO", &CloseIoRequest { id: b.id.clone(), stdin: true, ..Default::default() });
+    until(
+        || shim.log().contains("msg=\"process\"") && shim.log().contains("stage=\"Running\""),
+        "the dump",
+    );
+    let _ = shim.call::<()>(
+        "CloseIO",
+        &CloseIoRequest { id: b.id.clone(), stdin: true, ..Default::default() },
+    );
     shim.finish(&b.id);
 }
 
@@ -170,7 +182,10 @@ fn nothing_is_lost_when_the_server_is_killed() {
     kill(Pid::from_raw(keeper), Signal::SIGSTOP).unwrap();
     kill(Pid::from_raw(shim.pid(&b.id)), Signal::SIGKILL).unwrap();
     std::fs::write(b.rootfs().join("tmp/go"), "").unwrap();
-    until(|| conex::identity::proc_stat(pid as i32).is_none_or(|s| s.0 == 'Z'), "the container ends");
+    until(
+        || conex::identity::proc_stat(pid as i32).is_none_or(|s| s.0 == 'Z'),
+        "the container ends",
+    );
     kill(Pid::from_raw(keeper), Signal::SIGCONT).unwrap();
     shim = reconnect(shim);
     assert_eq!(shim.wait(&b.id, ""), 23);
@@ -178,7 +193,8 @@ fn nothing_is_lost_when_the_server_is_killed() {
     assert_eq!((deleted.pid, deleted.exit_status), (pid, 23));
     let want: String = (1..=30000).map(|n| format!("{n}\n")).collect();
     assert!(out.text() == want);
-    let told = || shim.events.of::<events::TaskExit>("/tasks/exit").iter().any(|e| e.exit_status == 23);
+    let told =
+        || shim.events.of::<events::TaskExit>("/tasks/exit").iter().any(|e| e.exit_status == 23);
     until(told, "the event of its exit");
     shim.finish(&b.id);
     until(

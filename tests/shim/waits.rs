@@ -37,7 +37,10 @@ impl Raw {
         self.0.read_exact(&mut head).unwrap();
         let mut body = vec![0u8; u32::from_be_bytes(head[..4].try_into().unwrap()) as usize];
         self.0.read_exact(&mut body).unwrap();
-        (u32::from_be_bytes(head[4..8].try_into().unwrap()), wire::Response::decode(body.as_slice()).unwrap())
+        (
+            u32::from_be_bytes(head[4..8].try_into().unwrap()),
+            wire::Response::decode(body.as_slice()).unwrap(),
+        )
     }
 }
 
@@ -57,19 +60,28 @@ fn wait_request(b: &Box, exec: &str) -> WaitRequest {
 fn failing_execs_are_answered() {
     let b = Box::sh("sleep 1000");
     let shim = up(&b);
-    let many: u32 = std::env::var("CONEX_FAILING").ok().and_then(|n| n.parse().ok()).unwrap_or(1500);
+    let many: u32 =
+        std::env::var("CONEX_FAILING").ok().and_then(|n| n.parse().ok()).unwrap_or(1500);
     let mut raw = Raw::connect(&shim);
     for i in 0..many {
         let id = format!("f{i}");
         shim.exec(&b.id, &id, &["/no/such/program"], &Stdio::default()).unwrap();
         raw.send(4 * i + 1, &shim, "Wait", &wait_request(&b, &id));
-        shim.fails("Start", &StartRequest { id: b.id.clone(), exec_id: id.clone() }, 2, "no such file");
+        shim.fails(
+            "Start",
+            &StartRequest { id: b.id.clone(), exec_id: id.clone() },
+            2,
+            "no such file",
+        );
         raw.send(4 * i + 3, &shim, "Wait", &wait_request(&b, &id));
         for _ in 0..2 {
             let (_, answer) = raw.receive();
             assert!(answer.status.is_none(), "{answer:?}");
             let answer = WaitResponse::decode(answer.payload.as_slice()).unwrap();
-            assert_eq!((answer.exit_status, answer.exited_at.unwrap().seconds), (0, -62_135_596_800));
+            assert_eq!(
+                (answer.exit_status, answer.exited_at.unwrap().seconds),
+                (0, -62_135_596_800)
+            );
         }
         shim.delete(&b.id, &id);
     }
@@ -77,7 +89,12 @@ fn failing_execs_are_answered() {
     if is_ours() {
         for id in ["deleted", "left"] {
             shim.exec(&b.id, id, &["true"], &Stdio::default()).unwrap();
-            raw.send(if id == "left" { 1_000_001 } else { 1_000_003 }, &shim, "Wait", &wait_request(&b, id));
+            raw.send(
+                if id == "left" { 1_000_001 } else { 1_000_003 },
+                &shim,
+                "Wait",
+                &wait_request(&b, id),
+            );
         }
         std::thread::sleep(Duration::from_millis(50));
         shim.delete(&b.id, "deleted");
@@ -101,7 +118,9 @@ fn no_number_of_calls_stops_a_connection() {
     let mut raw = Raw::connect(&shim);
     let many = 20_000;
     let mut reader = Raw(raw.0.try_clone().unwrap());
-    let refused = std::thread::spawn(move || (0..many - 16384).map(|_| reader.receive().1).collect::<Vec<_>>());
+    let refused = std::thread::spawn(move || {
+        (0..many - 16384).map(|_| reader.receive().1).collect::<Vec<_>>()
+    });
     for i in 0..many {
         raw.send(2 * i + 1, &shim, "Wait", &wait_request(&b, ""));
     }
@@ -114,7 +133,12 @@ fn no_number_of_calls_stops_a_connection() {
         let answer = WaitResponse::decode(raw.receive().1.payload.as_slice()).unwrap();
         assert_eq!(answer.exit_status, 137);
     }
-    raw.send(2 * many + 1, &shim, "State", &StateRequest { id: b.id.clone(), ..StateRequest::default() });
+    raw.send(
+        2 * many + 1,
+        &shim,
+        "State",
+        &StateRequest { id: b.id.clone(), ..StateRequest::default() },
+    );
     let (stream, answer) = raw.receive();
     assert_eq!((stream, answer.status), (2 * many + 1, None));
     shim.finish(&b.id);

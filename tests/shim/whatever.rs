@@ -16,7 +16,12 @@ impl Disk {
         let dir = b.dir.join("disk");
         std::fs::create_dir(&dir).unwrap();
         let mount = ["-t", "tmpfs", "-o", "size=512k", "tmpfs"];
-        assert!(std::process::Command::new("mount").args(mount).arg(&dir).status().unwrap().success());
+        assert!(std::process::Command::new("mount")
+            .args(mount)
+            .arg(&dir)
+            .status()
+            .unwrap()
+            .success());
         Disk(dir)
     }
 
@@ -63,7 +68,9 @@ fn whatever_happens() {
         shim.start_task(&b.id, "");
         let server = || {
             let client = Persistent::new(&shim);
-            let answer = client.always::<ConnectResponse>("Connect", &IdRequest { id: b.id.clone() }).unwrap();
+            let answer = client
+                .always::<ConnectResponse>("Connect", &IdRequest { id: b.id.clone() })
+                .unwrap();
             Pid::from_raw(answer.shim_pid as i32)
         };
         let mut kills = 0;
@@ -75,7 +82,8 @@ fn whatever_happens() {
                         let client = Persistent::new(shim);
                         for i in 0..8 {
                             let status = worker * 8 + i;
-                            let lines: String = (1..=status * 150).map(|n| format!("{n}\n")).collect();
+                            let lines: String =
+                                (1..=status * 150).map(|n| format!("{n}\n")).collect();
                             let script = format!("seq 1 {}; echo end; exit {status}", status * 150);
                             let done = (0..9).any(|attempt| {
                                 let id = format!("w{worker}-{i}-{attempt}");
@@ -83,14 +91,24 @@ fn whatever_happens() {
                                 let stdio = Stdio { stdout: reader.uri(), ..Stdio::default() };
                                 let Some(code) = client.run(&b.id, &id, &script, &stdio) else {
                                     // Whoever reads is let go.
-                                    drop(std::fs::OpenOptions::new().read(true).write(true).open(&reader.path));
+                                    drop(
+                                        std::fs::OpenOptions::new()
+                                            .read(true)
+                                            .write(true)
+                                            .open(&reader.path),
+                                    );
                                     return false;
                                 };
                                 assert_eq!(code, status, "{id}, seed {seed}: {}", shim.log());
                                 assert!(reader.ends(), "{id}, seed {seed}: no end: {}", shim.log());
                                 let text = reader.text();
                                 let whole = text == format!("{lines}end\n");
-                                assert!(whole, "{id}, seed {seed}: {} bytes: {}", text.len(), shim.log());
+                                assert!(
+                                    whole,
+                                    "{id}, seed {seed}: {} bytes: {}",
+                                    text.len(),
+                                    shim.log()
+                                );
                                 true
                             });
                             assert!(done, "w{worker}-{i}, seed {seed}");
@@ -111,7 +129,9 @@ fn whatever_happens() {
                     }
                     (2, Some(disk)) => disk.fill(random(&mut state, 300_000)),
                     // The last moment: a server without a keeper has nobody after it.
-                    (3, _) if n == 2 => kill(Pid::from_raw(parent(server().as_raw())), Signal::SIGKILL).unwrap(),
+                    (3, _) if n == 2 => {
+                        kill(Pid::from_raw(parent(server().as_raw())), Signal::SIGKILL).unwrap()
+                    }
                     _ => {
                         kills += 1;
                         kill(server(), Signal::SIGKILL).unwrap();
@@ -122,8 +142,9 @@ fn whatever_happens() {
         });
         std::fs::write(b.rootfs().join("tmp/go"), "").unwrap();
         let client = Persistent::new(&shim);
-        let ended =
-            client.always::<WaitResponse>("Wait", &WaitRequest { id: b.id.clone(), ..Default::default() }).unwrap();
+        let ended = client
+            .always::<WaitResponse>("Wait", &WaitRequest { id: b.id.clone(), ..Default::default() })
+            .unwrap();
         assert_eq!(ended.exit_status, 33, "seed {seed}");
         let shim = reconnect(shim);
         assert_eq!(shim.delete(&b.id, "").exit_status, 33, "seed {seed}");
@@ -150,14 +171,20 @@ fn whatever_happens() {
             }
         };
         let count = text.lines().count();
-        assert!(text == (0..count).map(|n| format!("{n}\n")).collect::<String>(), "seed {seed}: {text}");
+        assert!(
+            text == (0..count).map(|n| format!("{n}\n")).collect::<String>(),
+            "seed {seed}: {text}"
+        );
         // Those of the last moment before a kill may be told twice; none is missing.
         let exits = || shim.events.of::<events::TaskExit>("/tasks/exit");
         until(|| exits().iter().any(|e| e.exit_status == 33), "init's exit");
         for status in 0..24u32 {
             let seen = exits().iter().filter(|e| e.exit_status == status).count();
             // An attempt that the client could not see the end of counts as well.
-            assert!(seen >= 1 && seen <= 1 + 2 * kills, "seed {seed}: exit {status} told {seen} times");
+            assert!(
+                seen >= 1 && seen <= 1 + 2 * kills,
+                "seed {seed}: exit {status} told {seen} times"
+            );
         }
         shim.finish(&b.id);
         b.assert_gone();
@@ -172,7 +199,8 @@ fn a_server_killed_as_it_begins_to_keep_output() {
         return;
     }
     let mut state = 1;
-    let rounds: u64 = std::env::var("CONEX_MOMENTS").ok().and_then(|n| n.parse().ok()).unwrap_or(15);
+    let rounds: u64 =
+        std::env::var("CONEX_MOMENTS").ok().and_then(|n| n.parse().ok()).unwrap_or(15);
     for round in 0..rounds {
         let b =
             Box::sh("i=0; while [ ! -e /tmp/go ]; do echo $i; i=$((i+1)); done; echo $i >/tmp/count; sleep 100");
@@ -197,7 +225,9 @@ fn a_server_killed_as_it_begins_to_keep_output() {
             .status()
             .unwrap()
             .success());
-        let said = || std::fs::read_to_string(b.rootfs().join("tmp/count")).ok()?.trim().parse::<usize>().ok();
+        let said = || {
+            std::fs::read_to_string(b.rootfs().join("tmp/count")).ok()?.trim().parse::<usize>().ok()
+        };
         until(|| said().is_some(), "the end of the writing");
         let count = said().unwrap();
         let whole = || std::fs::read_to_string(&log).unwrap();
@@ -205,7 +235,12 @@ fn a_server_killed_as_it_begins_to_keep_output() {
         let want = (0..count).map(|n| format!("{n}\n")).collect::<String>();
         let now = whole();
         let lost = now.lines().zip(want.lines()).find(|(a, b)| a != b);
-        assert!(now == want, "round {round}: {} bytes before the kill, then {lost:?}: {}", text.len(), shim.log());
+        assert!(
+            now == want,
+            "round {round}: {} bytes before the kill, then {lost:?}: {}",
+            text.len(),
+            shim.log()
+        );
         shim.finish(&b.id);
     }
 }

@@ -19,7 +19,10 @@ fn answer(stream: &mut UnixStream) -> Option<(u32, wire::Response)> {
     stream.read_exact(&mut head).ok()?;
     let mut body = vec![0u8; u32::from_be_bytes(head[..4].try_into().unwrap()) as usize];
     stream.read_exact(&mut body).ok()?;
-    Some((u32::from_be_bytes(head[4..8].try_into().unwrap()), wire::Response::decode(body.as_slice()).unwrap()))
+    Some((
+        u32::from_be_bytes(head[4..8].try_into().unwrap()),
+        wire::Response::decode(body.as_slice()).unwrap(),
+    ))
 }
 
 fn code(r: &wire::Response) -> i32 {
@@ -226,7 +229,8 @@ fn the_answer_has_the_form_of_the_question() {
         } else {
             assert!(out.starts_with("unix://") && !out.ends_with('\n'), "{out}");
         }
-        let shim = Shim::connect(&b.dir, &address(&out), Events::listen(&b.dir.join("events.sock")));
+        let shim =
+            Shim::connect(&b.dir, &address(&out), Events::listen(&b.dir.join("events.sock")));
         shim.finish(&b.id);
     }
 }
@@ -265,7 +269,8 @@ fn nothing_can_be_named_outside_the_bundle() {
         assert_eq!(e.code, 3, "{e:?}");
         let mut c = start_command(&b.dir, &b.dir, "../x");
         finish(&mut c, b"").fails_with("is not an identifier");
-        let request = CreateTaskRequest { id: "../x".into(), ..shim.create_request(&b, &Stdio::default()) };
+        let request =
+            CreateTaskRequest { id: "../x".into(), ..shim.create_request(&b, &Stdio::default()) };
         shim.fails("Create", &request, 3, "is not an identifier");
     }
     shim.finish(&b.id);

@@ -23,10 +23,13 @@ fn namespaces() {
     let host = read_to_string("/host-namespaces").unwrap_or_default();
     println!("\nnamespace  here             host");
     for kind in KINDS {
-        let here = read_link(format!("/proc/self/ns/{kind}")).map_or("-".into(), |l| l.display().to_string());
-        let there = host.lines().find_map(|l| l.strip_prefix(kind)?.strip_prefix(' ')).unwrap_or("?");
-        let number =
-            |t: &str| t.trim_start_matches(|c: char| !c.is_ascii_digit()).trim_end_matches(']').to_string();
+        let here = read_link(format!("/proc/self/ns/{kind}"))
+            .map_or("-".into(), |l| l.display().to_string());
+        let there =
+            host.lines().find_map(|l| l.strip_prefix(kind)?.strip_prefix(' ')).unwrap_or("?");
+        let number = |t: &str| {
+            t.trim_start_matches(|c: char| !c.is_ascii_digit()).trim_end_matches(']').to_string()
+        };
         let note = if number(&here) == number(there) { "shared with the host" } else { "its own" };
         println!("{kind:<10} {:<16} {:<16} {note}", number(&here), number(there));
     }

@@ -37,13 +37,14 @@ impl StateDocument<'_> {
             #[serde(flatten)]
             state: &'a StateDocument<'a>,
         }
-        serde_json::to_vec(&Document { oci_version: crate::oci::SPEC_VERSION, state: self }).unwrap_or_default()
+        serde_json::to_vec(&Document { oci_version: crate::oci::SPEC_VERSION, state: self })
+            .unwrap_or_default()
     }
 }
 
 /// What hooks get from whoever runs them.
 #[derive(Default)]
-pub struct Setting<'a> {
+pub struct Surroundings<'a> {
     pub cwd: Option<&'a Path>,
     /// The environment of a hook that has none of its own (`env` is missing). Without it that is none at all: a hook
     /// outside the container must not get the runtime's (CVE-2025-23266).
@@ -58,35 +59,47 @@ pub struct Setting<'a> {
 ///
 /// # Errors
 /// Names `hooks.<name>[i]`, what happened (exit status, signal, timeout) and what the hook printed.
-pub fn run(list: &[Hook], name: &str, state: &StateDocument, setting: &Setting) -> Result<()> {
+pub fn run(
+    list: &[Hook],
+    name: &str,
+    state: &StateDocument,
+    surroundings: &Surroundings,
+) -> Result<()> {
     for (i, hook) in list.iter().enumerate() {
-        one(hook, state, setting).at(|| format!("hooks.{name}[{i}]"))?;
+        one(hook, state, surroundings).at(|| format!("hooks.{name}[{i}]"))?;
     }
     Ok(())
 }
 
 /// Runs all hooks of a list and reports every failure: for poststop, where nothing may be left out.
-pub fn run_all(list: &[Hook], name: &str, state: &StateDocument, setting: &Setting) -> Vec<Error> {
+pub fn run_all(
+    list: &[Hook],
+    name: &str,
+    state: &StateDocument,
+    surroundings: &Surroundings,
+) -> Vec<Error> {
     list.iter()
         .enumerate()
-        .filter_map(|(i, hook)| one(hook, state, setting).at(|| format!("hooks.{name}[{i}]")).err())
+        .filter_map(|(i, hook)| {
+            one(hook, state, surroundings).at(|| format!("hooks.{name}[{i}]")).err()
+        })
         .collect()
 }
 
-fn one(hook: &Hook, state: &StateDocument, setting: &Setting) -> Result<()> {
+fn one(hook: &Hook, state: &StateDocument, surroundings: &Surroundings) -> Result<()> {
     crate::log::step(|| format!("runs the hook {}", hook.path));
     // Files in memory, not pipes: a hook that reads nothing or prints much can neither block us nor kill us.
     let input = memory_file(&state.json())?;
     let (mut output, mut failure) = (memory_file(b"")?, memory_file(b"")?);
-    let mut command = command(hook, setting);
+    let mut command = command(hook, surroundings);
     let clone = |f: &std::fs::File| f.try_clone().call(|| "dup");
     // The path is the host's: hooks that run in the container's namespaces have other mounts, and other rights.
-    let own = if setting.cwd.is_some() { outputs(state.annotations)? } else { [None, None] };
-    let to = |n: usize| clone(own[n].as_ref().or(setting.output[n]).unwrap_or(&output));
+    let own = if surroundings.cwd.is_some() { outputs(state.annotations)? } else { [None, None] };
+    let to = |n: usize| clone(own[n].as_ref().or(surroundings.output[n]).unwrap_or(&output));
     command.stdin(Stdio::from(input)).stdout(to(0)?).stderr(to(1)?);
     let (pid, pidfd) = match clone3(0, None).call(|| "clone3(hook)")? {
         Forked::Child => {
-            let confined = setting.confine.map_or(Ok(()), |confine| confine());
+            let confined = surroundings.confine.map_or(Ok(()), |confine| confine());
             let e = confined.err().unwrap_or_else(|| {
                 let e = command.exec();
                 let errno = Errno::from_raw(e.raw_os_error().unwrap_or(libc::EINVAL));
@@ -107,14 +120,16 @@ fn one(hook: &Hook, state: &StateDocument, setting: &Setting) -> Result<()> {
 }
 
 /// The program of a hook, with its arguments and environment.
-fn command(hook: &Hook, setting: &Setting) -> Command {
+fn command(hook: &Hook, surroundings: &Surroundings) -> Command {
     let mut command = Command::new(text::os(&hook.path));
     if let Some((argv0, rest)) = hook.args.split_first() {
         command.arg0(text::os(argv0)).args(rest.iter().map(|a| text::os(a)));
     }
     command.env_clear();
     let own = hook.env.as_ref().map(|env| env.0.as_slice());
-    for (name, value) in own.or(setting.env).unwrap_or_default().iter().filter_map(|e| e.split_once('=')) {
+    for (name, value) in
+        own.or(surroundings.env).unwrap_or_default().iter().filter_map(|e| e.split_once('='))
+    {
         command.env(text::os(name), text::os(value));
     }
     // What the caller's tracing system needs to put a hook's own spans where they belong (W3C "Trace Context").
@@ -122,7 +137,7 @@ fn command(hook: &Hook, setting: &Setting) -> Command {
     if let Some(parent) = std::env::var_os("TRACEPARENT").filter(|_| !traced) {
         command.env("TRACEPARENT", parent);
     }
-    if let Some(dir) = setting.cwd {
+    if let Some(dir) = surroundings.cwd {
         command.current_dir(dir);
     }
     // A group of its own, so that a timeout ends what the hook has started as well.
@@ -195,12 +210,14 @@ fn memory_file(content: &[u8]) -> Result<std::fs::File> {
 /// How the hook ended; `Running` if the time was up and its process group was killed.
 fn wait(pid: Pid, pidfd: BorrowedFd, timeout: Option<i64>) -> Result<Waited> {
     // One beyond the clock is none.
-    let after = |seconds: i64| Instant::now().checked_add(Duration::from_secs(seconds.max(0) as u64));
+    let after =
+        |seconds: i64| Instant::now().checked_add(Duration::from_secs(seconds.max(0) as u64));
     let deadline = timeout.and_then(after);
     loop {
         let left = deadline.map(|d| d.saturating_duration_since(Instant::now()));
         let millis = left.map(|l| i32::try_from(l.as_millis() + 1).unwrap_or(i32::MAX));
-        let wait = millis.map_or(PollTimeout::NONE, |m| PollTimeout::try_from(m).unwrap_or(PollTimeout::MAX));
+        let wait = millis
+            .map_or(PollTimeout::NONE, |m| PollTimeout::try_from(m).unwrap_or(PollTimeout::MAX));
         match poll(&mut [PollFd::new(pidfd, PollFlags::POLLIN)], wait) {
             Err(Errno::EINTR) => continue,
             other => other.call(|| "poll(hook)")?,

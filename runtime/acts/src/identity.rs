@@ -26,7 +26,8 @@ pub struct Identity {
 pub fn proc_stat(pid: i32) -> Option<(char, u64)> {
     let text = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
     // The command name may hold anything, the last parenthesis ends it.
-    let rest = String::from_utf8_lossy(&text[text.iter().rposition(|b| *b == b')')? + 1..]).into_owned();
+    let rest =
+        String::from_utf8_lossy(&text[text.iter().rposition(|b| *b == b')')? + 1..]).into_owned();
     let mut fields = rest.split_whitespace();
     let letter = fields.next()?.chars().next()?;
     Some((letter, fields.nth(18)?.parse().ok()?))
@@ -36,13 +37,15 @@ pub fn proc_stat(pid: i32) -> Option<(char, u64)> {
 pub fn alive(id: Identity) -> bool {
     runs(id)
         && (id.inode == 0
-            || proc::pidfd_open(Pid::from_raw(id.pid)).map_or(true, |fd| inode(fd.as_fd()) == id.inode))
+            || proc::pidfd_open(Pid::from_raw(id.pid))
+                .map_or(true, |fd| inode(fd.as_fd()) == id.inode))
 }
 
 /// By its start time alone: two processes of one number, in two PID namespaces, can have begun in the same tick.
 fn runs(id: Identity) -> bool {
     id.pid > 0
-        && proc_stat(id.pid).is_some_and(|(letter, start)| start == id.start_time && !matches!(letter, 'Z' | 'X'))
+        && proc_stat(id.pid)
+            .is_some_and(|(letter, start)| start == id.start_time && !matches!(letter, 'Z' | 'X'))
 }
 
 /// True if that very process will end by itself in a moment: it is on its way through exit(2), or has SIGKILL pending.
@@ -54,8 +57,10 @@ pub fn dying(id: Identity) -> bool {
     }
     let read = |file: &str| std::fs::read(format!("/proc/{}/{file}", id.pid)).unwrap_or_default();
     let status = String::from_utf8_lossy(&read("status")).into_owned();
-    let pending = status.lines().filter_map(|l| l.strip_prefix("SigPnd:").or(l.strip_prefix("ShdPnd:")));
-    let killed = pending.filter_map(|h| u64::from_str_radix(h.trim(), 16).ok()).any(|set| set & KILL != 0);
+    let pending =
+        status.lines().filter_map(|l| l.strip_prefix("SigPnd:").or(l.strip_prefix("ShdPnd:")));
+    let killed =
+        pending.filter_map(|h| u64::from_str_radix(h.trim(), 16).ok()).any(|set| set & KILL != 0);
     flags(id.pid).is_some_and(|f| f & PF_EXITING != 0) || killed
 }
 
@@ -107,7 +112,8 @@ pub fn identity(pid: i32) -> Identity {
 /// Before Linux 6.9 all pidfds share one inode.
 fn inode(pidfd: BorrowedFd) -> u64 {
     const PID_FS_MAGIC: i64 = 0x5049_4446;
-    let own = nix::sys::statfs::fstatfs(pidfd).is_ok_and(|s| s.filesystem_type().0 as i64 == PID_FS_MAGIC);
+    let own = nix::sys::statfs::fstatfs(pidfd)
+        .is_ok_and(|s| s.filesystem_type().0 as i64 == PID_FS_MAGIC);
     nix::sys::stat::fstat(pidfd).ok().filter(|_| own).map_or(0, |s| s.st_ino)
 }
 
@@ -118,12 +124,19 @@ fn inode(pidfd: BorrowedFd) -> u64 {
 /// It is no child of ours, which nobody but an attacker would send, or /proc is that of another PID namespace.
 pub fn adopted(pidfd: BorrowedFd) -> Result<Pid> {
     if !proc::is_child(pidfd).call(|| "waitid(P_PIDFD, WNOWAIT)")? {
-        return Err(Error::new(Kind::System, "the process that was handed over is not a child of this one"));
+        return Err(Error::new(
+            Kind::System,
+            "the process that was handed over is not a child of this one",
+        ));
     }
     let path = format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd());
     let text = std::fs::read_to_string(&path).call(|| format!("read({path})"))?;
-    let number = text.lines().find_map(|l| l.strip_prefix("Pid:")?.trim().parse::<i32>().ok()).filter(|n| *n > 0);
-    let number = number.ok_or_else(|| Error::new(Kind::System, format!("{path}: no number (Pid:) in {text:?}")))?;
+    let number = text
+        .lines()
+        .find_map(|l| l.strip_prefix("Pid:")?.trim().parse::<i32>().ok())
+        .filter(|n| *n > 0);
+    let number = number
+        .ok_or_else(|| Error::new(Kind::System, format!("{path}: no number (Pid:) in {text:?}")))?;
     check_proc()?;
     Ok(Pid::from_raw(number))
 }
@@ -135,14 +148,18 @@ fn check_proc() -> Result<()> {
     if own == Some(std::process::id()) {
         return Ok(());
     }
-    let what = format!("/proc belongs to another PID namespace: /proc/self is {own:?}, not {}", std::process::id());
+    let what = format!(
+        "/proc belongs to another PID namespace: /proc/self is {own:?}, not {}",
+        std::process::id()
+    );
     Err(Error::new(Kind::System, what))
 }
 
 /// The exit status of a zombie, as a shell counts: 128 + n for signal n. It is the last field of /proc/PID/stat, 0 for
 /// whoever may not look into the process (PTRACE_MODE_READ_FSCREDS), so that only root's 0 is believed.
 pub fn zombie_status(id: Identity) -> Option<i32> {
-    let before = proc_stat(id.pid).filter(|(letter, start)| *letter == 'Z' && *start == id.start_time)?;
+    let before =
+        proc_stat(id.pid).filter(|(letter, start)| *letter == 'Z' && *start == id.start_time)?;
     let text = std::fs::read(format!("/proc/{}/stat", id.pid)).ok()?;
     let status: i32 = String::from_utf8_lossy(&text).trim_end().rsplit(' ').next()?.parse().ok()?;
     let same = proc_stat(id.pid) == Some(before);

@@ -28,7 +28,8 @@ pub fn step<S: Into<String>>(what: impl FnOnce() -> S) {
     let now = rfc3339(std::time::SystemTime::now(), 6);
     let what: String = what().into();
     let message = format!("{side}: {what}");
-    let _ = nix::unistd::write(&steps.fd, line(steps.json, "debug", &message, &now, false).as_bytes());
+    let _ =
+        nix::unistd::write(&steps.fd, line(steps.json, "debug", &message, &now, false).as_bytes());
 }
 
 /// From here on this process is the container's. Its descriptor for [`step`] is closed with the others before the program
@@ -92,7 +93,8 @@ impl Log {
             return;
         }
         // A low RLIMIT_NOFILE allows only smaller ones.
-        let copy = [500, 100, 20].iter().find_map(|n| conex_sys::fd::dup_above(fd.as_raw_fd(), *n).ok());
+        let copy =
+            [500, 100, 20].iter().find_map(|n| conex_sys::fd::dup_above(fd.as_raw_fd(), *n).ok());
         if let Some(fd) = copy {
             let _ = STEPS.set(Steps { fd, json: self.json || self.trace.is_some(), borrowed });
         }
@@ -153,7 +155,8 @@ impl Log {
         if path.metadata().is_ok_and(|m| m.file_type().is_fifo()) {
             return Ok(());
         }
-        let file = open(path).call(|| format!("--log: open({}, O_CREAT|O_APPEND)", path.display()))?;
+        let file =
+            open(path).call(|| format!("--log: open({}, O_CREAT|O_APPEND)", path.display()))?;
         self.steps_to(file.as_fd(), false);
         Ok(())
     }
@@ -221,6 +224,9 @@ mod tests {
         assert_eq!(rfc3339(UNIX_EPOCH, 0), "1970-01-01T00:00:00Z");
         let leap = UNIX_EPOCH + Duration::new(951_782_400, 5);
         assert_eq!(rfc3339(leap, 9), "2000-02-29T00:00:00.000000005Z");
-        assert_eq!(rfc3339(UNIX_EPOCH + Duration::from_secs(1_798_761_599), 0), "2026-12-31T23:59:59Z");
+        assert_eq!(
+            rfc3339(UNIX_EPOCH + Duration::from_secs(1_798_761_599), 0),
+            "2026-12-31T23:59:59Z"
+        );
     }
 }

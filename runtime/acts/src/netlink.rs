@@ -33,8 +33,13 @@ pub struct Address {
 
 impl Socket {
     fn open() -> Result<Socket> {
-        let fd = socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkRoute)
-            .call(|| "socket(AF_NETLINK, NETLINK_ROUTE)")?;
+        let fd = socket(
+            AddressFamily::Netlink,
+            SockType::Raw,
+            SockFlag::SOCK_CLOEXEC,
+            SockProtocol::NetlinkRoute,
+        )
+        .call(|| "socket(AF_NETLINK, NETLINK_ROUTE)")?;
         bind(fd.as_raw_fd(), &NetlinkAddr::new(0, 0)).call(|| "bind(AF_NETLINK)")?;
         Ok(Socket { fd })
     }
@@ -55,7 +60,12 @@ impl Socket {
             let n = recv(self.fd.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
             let mut at = 0;
             while at + 16 <= n {
-                let len = u32::from_ne_bytes([buffer[at], buffer[at + 1], buffer[at + 2], buffer[at + 3]]) as usize;
+                let len = u32::from_ne_bytes([
+                    buffer[at],
+                    buffer[at + 1],
+                    buffer[at + 2],
+                    buffer[at + 3],
+                ]) as usize;
                 let kind = u16::from_ne_bytes([buffer[at + 4], buffer[at + 5]]);
                 if len < 16 || at + len > n {
                     return Err(Errno::EBADMSG);
@@ -64,7 +74,9 @@ impl Socket {
                 match kind {
                     NLMSG_DONE => return Ok(out),
                     NLMSG_ERROR => {
-                        let code = body.get(..4).map_or(0, |b| i32::from_ne_bytes([b[0], b[1], b[2], b[3]]));
+                        let code = body
+                            .get(..4)
+                            .map_or(0, |b| i32::from_ne_bytes([b[0], b[1], b[2], b[3]]));
                         return if code == 0 { Ok(out) } else { Err(Errno::from_raw(-code)) };
                     }
                     kind => out.push((kind, body.to_vec())),
@@ -119,7 +131,9 @@ pub fn set_up(index: i32) -> Result<()> {
 
 /// The index of an interface of the current network namespace.
 pub fn index(name: &str) -> Result<i32> {
-    nix::net::if_::if_nametoindex(name).map(|i| i as i32).call(|| format!("if_nametoindex({name:?})"))
+    nix::net::if_::if_nametoindex(name)
+        .map(|i| i as i32)
+        .call(|| format!("if_nametoindex({name:?})"))
 }
 
 /// The names of the interfaces of the current network namespace.
@@ -177,9 +191,12 @@ pub fn move_link(name: &str, new_name: &str, namespace: BorrowedFd) -> Result<()
     attribute(&mut body, IFLA_NET_NS_FD, &namespace.as_raw_fd().to_ne_bytes());
     attribute(&mut body, IFLA_IFNAME, &[new_name.as_bytes(), b"\0"].concat());
     match Socket::open()?.request(RTM_NEWLINK, ACK, &body) {
-        Err(Errno::EEXIST) => {
-            Err(Error::call(Errno::EEXIST, format!("the container already has an interface {new_name:?}")))
+        Err(Errno::EEXIST) => Err(Error::call(
+            Errno::EEXIST,
+            format!("the container already has an interface {new_name:?}"),
+        )),
+        other => {
+            other.map(drop).call(|| format!("RTM_NEWLINK({name} -> {new_name}, IFLA_NET_NS_FD)"))
         }
-        other => other.map(drop).call(|| format!("RTM_NEWLINK({name} -> {new_name}, IFLA_NET_NS_FD)")),
     }
 }

@@ -46,7 +46,8 @@ impl Root {
     }
 
     fn resolve(&self, path: &Path, flags: OFlag) -> nix::Result<OwnedFd> {
-        match openat2(self.as_fd(), path, flags.bits(), 0, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS) {
+        match openat2(self.as_fd(), path, flags.bits(), 0, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS)
+        {
             Err(Errno::ENOSYS) => walk(self.as_fd(), path, flags, None),
             other => other,
         }
@@ -57,7 +58,9 @@ impl Root {
         let path = clean(path);
         match self.open(&path, OFlag::O_DIRECTORY) {
             Err(Errno::ENOENT) => self.make_missing(&path, true),
-            other => other.call(|| format!("openat2(rootfs, {path:?}, O_DIRECTORY, RESOLVE_IN_ROOT)")),
+            other => {
+                other.call(|| format!("openat2(rootfs, {path:?}, O_DIRECTORY, RESOLVE_IN_ROOT)"))
+            }
         }
     }
 
@@ -73,12 +76,17 @@ impl Root {
     /// `path` itself, not what it may be a symlink to; made as a directory or an empty file where it is missing.
     pub fn make_last(&self, path: &Path, directory: bool) -> Result<OwnedFd> {
         let (dir, name) = self.make_parent(path)?;
-        let open =
-            || openat(&dir, name.as_path(), OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty());
+        let open = || {
+            openat(
+                &dir,
+                name.as_path(),
+                OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC,
+                Mode::empty(),
+            )
+        };
         match open() {
-            Err(Errno::ENOENT) if directory => {
-                make_component(dir.as_fd(), &name.into_os_string()).call(|| format!("mkdirat(rootfs, {path:?})"))
-            }
+            Err(Errno::ENOENT) if directory => make_component(dir.as_fd(), &name.into_os_string())
+                .call(|| format!("mkdirat(rootfs, {path:?})")),
             Err(Errno::ENOENT) => self.make_file(path),
             other => other.call(|| format!("openat(rootfs, {path:?}, O_PATH|O_NOFOLLOW)")),
         }
@@ -87,7 +95,9 @@ impl Root {
     /// The directory that holds the last component of `path`, made where missing, and that component.
     pub fn make_parent(&self, path: &Path) -> Result<(OwnedFd, PathBuf)> {
         let path = clean(path);
-        let name = path.file_name().ok_or_else(|| Error::call(Errno::EINVAL, "the root itself is no file"))?;
+        let name = path
+            .file_name()
+            .ok_or_else(|| Error::call(Errno::EINVAL, "the root itself is no file"))?;
         let dir = self.make_dir(path.parent().unwrap_or(Path::new("")))?;
         Ok((dir, name.into()))
     }
@@ -112,7 +122,8 @@ fn make_component(dir: BorrowedFd, name: &OsString) -> nix::Result<OwnedFd> {
 }
 
 fn make_empty(dir: BorrowedFd, name: &OsString) -> nix::Result<OwnedFd> {
-    let flags = OFlag::O_CREAT | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_RDONLY | OFlag::O_NONBLOCK;
+    let flags =
+        OFlag::O_CREAT | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_RDONLY | OFlag::O_NONBLOCK;
     openat(dir, name.as_os_str(), flags, Mode::from_bits_truncate(0o644))
 }
 
@@ -128,9 +139,15 @@ fn dot(path: &Path) -> PathBuf {
 /// RESOLVE_IN_ROOT by hand, for kernels before 5.6: one component at a time, `..` by a stack of the descriptors
 /// that were walked, so that a concurrent rename cannot lead outside. With `make` each missing component is made as a
 /// directory with mode 0755, the last one as that or as an empty file with mode 0644.
-fn walk(root: BorrowedFd, path: &Path, last_flags: OFlag, make: Option<bool>) -> nix::Result<OwnedFd> {
+fn walk(
+    root: BorrowedFd,
+    path: &Path,
+    last_flags: OFlag,
+    make: Option<bool>,
+) -> nix::Result<OwnedFd> {
     let step = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    let mut todo: Vec<OsString> = path.components().rev().map(|c| c.as_os_str().to_owned()).collect();
+    let mut todo: Vec<OsString> =
+        path.components().rev().map(|c| c.as_os_str().to_owned()).collect();
     let mut stack: Vec<OwnedFd> = Vec::new();
     let mut links = 0;
     while let Some(name) = todo.pop() {
@@ -138,16 +155,17 @@ fn walk(root: BorrowedFd, path: &Path, last_flags: OFlag, make: Option<bool>) ->
             stack.clear();
             continue;
         }
-        if name == "." {
-            continue;
-        }
-        if name == ".." {
-            stack.pop();
+        if name == "." || name == ".." {
+            if name == ".." {
+                stack.pop();
+            }
             continue;
         }
         let at = stack.last().map_or(root, |fd| fd.as_fd());
         let fd = match (openat(at, name.as_os_str(), step, Mode::empty()), make) {
-            (Err(Errno::ENOENT), Some(directory)) if directory || !todo.is_empty() => make_component(at, &name)?,
+            (Err(Errno::ENOENT), Some(directory)) if directory || !todo.is_empty() => {
+                make_component(at, &name)?
+            }
             (Err(Errno::ENOENT), Some(_)) => make_empty(at, &name)?,
             (opened, _) => opened?,
         };
@@ -167,7 +185,12 @@ fn walk(root: BorrowedFd, path: &Path, last_flags: OFlag, make: Option<bool>) ->
     }
     let at = stack.last().map_or(root, |fd| fd.as_fd());
     if last_flags.contains(OFlag::O_DIRECTORY) {
-        return openat(at, ".", OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty());
+        return openat(
+            at,
+            ".",
+            OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC,
+            Mode::empty(),
+        );
     }
     nix::unistd::dup(at).and_then(|fd| {
         nix::fcntl::fcntl(&fd, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC))?;
@@ -177,7 +200,8 @@ fn walk(root: BorrowedFd, path: &Path, last_flags: OFlag, make: Option<bool>) ->
 
 /// True if the descriptor is on a real procfs.
 pub fn is_procfs(fd: BorrowedFd) -> bool {
-    nix::sys::statfs::fstatfs(fd).is_ok_and(|s| s.filesystem_type() == nix::sys::statfs::PROC_SUPER_MAGIC)
+    nix::sys::statfs::fstatfs(fd)
+        .is_ok_and(|s| s.filesystem_type() == nix::sys::statfs::PROC_SUPER_MAGIC)
 }
 
 #[cfg(test)]
@@ -190,7 +214,9 @@ mod tests {
         let _ = std::fs::remove_dir_all(&dir);
         std::fs::create_dir_all(dir.join("in/a/b")).unwrap();
         std::fs::create_dir_all(dir.join("out")).unwrap();
-        let fd = nix::fcntl::open(&dir.join("in"), OFlag::O_PATH | OFlag::O_DIRECTORY, Mode::empty()).unwrap();
+        let fd =
+            nix::fcntl::open(&dir.join("in"), OFlag::O_PATH | OFlag::O_DIRECTORY, Mode::empty())
+                .unwrap();
         (dir, Root::new(fd))
     }
 

@@ -93,7 +93,12 @@ impl Channel {
         let mut control = cmsg_space!([RawFd; MAX_FDS]);
         let (len, fds) = loop {
             let mut iov = [IoSliceMut::new(&mut bytes)];
-            match recvmsg::<()>(self.fd.as_raw_fd(), &mut iov, Some(&mut control), MsgFlags::MSG_CMSG_CLOEXEC) {
+            match recvmsg::<()>(
+                self.fd.as_raw_fd(),
+                &mut iov,
+                Some(&mut control),
+                MsgFlags::MSG_CMSG_CLOEXEC,
+            ) {
                 Err(Errno::EINTR) => continue,
                 // A peer that ended with unread messages resets the stream, and the kernel reports that once, even
                 // before what the peer itself has sent: its last words are in the next call.
@@ -124,7 +129,10 @@ impl Channel {
         use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
         let mut wait = PollTimeout::from(1000u16);
         loop {
-            let mut fds = [PollFd::new(self.fd.as_fd(), PollFlags::POLLIN), PollFd::new(child, PollFlags::POLLIN)];
+            let mut fds = [
+                PollFd::new(self.fd.as_fd(), PollFlags::POLLIN),
+                PollFd::new(child, PollFlags::POLLIN),
+            ];
             match poll(&mut fds, wait) {
                 Err(Errno::EINTR) => continue,
                 other => other.call(|| "poll")?,
@@ -160,8 +168,9 @@ impl Channel {
         match self.receive()? {
             None => Err(Error::new(Kind::System, format!("the other side died during {step}"))),
             Some(Message::Failed(e)) => Err(e),
-            Some(other) => want(other)
-                .map_err(|m| Error::new(Kind::System, format!("unexpected message {} during {step}", name(&m)))),
+            Some(other) => want(other).map_err(|m| {
+                Error::new(Kind::System, format!("unexpected message {} during {step}", name(&m)))
+            }),
         }
     }
 }
@@ -243,9 +252,9 @@ fn decode(bytes: &[u8], mut fds: Vec<OwnedFd>) -> Result<Message> {
         11 => Message::Terminal(one(&mut fds, "Terminal")?),
         9 => Message::Created,
         12 => Message::Words(one(&mut fds, "Words")?),
-        10 => {
-            Message::Failed(decode_error(bytes, int()).unwrap_or_else(|| Error::new(Kind::System, "garbled error")))
-        }
+        10 => Message::Failed(
+            decode_error(bytes, int()).unwrap_or_else(|| Error::new(Kind::System, "garbled error")),
+        ),
         n => return Err(Error::new(Kind::System, format!("unknown message {n}"))),
     })
 }

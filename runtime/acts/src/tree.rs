@@ -42,8 +42,13 @@ pub fn bind_with(dir: BorrowedFd, path: &Path, recursive: bool, follow: bool) ->
                 dir.try_clone_to_owned().call(|| "dup")?
             } else {
                 let nofollow = if follow { OFlag::empty() } else { OFlag::O_NOFOLLOW };
-                nix::fcntl::openat(dir, path, OFlag::O_PATH | OFlag::O_CLOEXEC | nofollow, Mode::empty())
-                    .call(|| format!("open({}, O_PATH)", path.display()))?
+                nix::fcntl::openat(
+                    dir,
+                    path,
+                    OFlag::O_PATH | OFlag::O_CLOEXEC | nofollow,
+                    Mode::empty(),
+                )
+                .call(|| format!("open({}, O_PATH)", path.display()))?
             };
             Ok(Tree::Source { fd, recursive })
         }
@@ -64,7 +69,9 @@ impl Tree {
     /// Sets attributes (each for the mount alone or for everything below it) and attaches: in this order where the
     /// kernel can, so that nobody sees the mount without them.
     pub fn attach_with(self, target: BorrowedFd, attrs: &[(bool, MountAttr)]) -> Result<OwnedFd> {
-        let set = |fd: BorrowedFd| attrs.iter().try_for_each(|(recursive, attr)| setattr(fd, *recursive, attr));
+        let set = |fd: BorrowedFd| {
+            attrs.iter().try_for_each(|(recursive, attr)| setattr(fd, *recursive, attr))
+        };
         if matches!(self, Tree::Detached(_)) && has_setattr() {
             set(self.fd())?;
             return self.attach(target);
@@ -83,10 +90,17 @@ impl Tree {
                 Ok(fd)
             }
             Tree::Source { fd, recursive } => {
-                let flags = if recursive { MsFlags::MS_BIND | MsFlags::MS_REC } else { MsFlags::MS_BIND };
+                let flags =
+                    if recursive { MsFlags::MS_BIND | MsFlags::MS_REC } else { MsFlags::MS_BIND };
                 let (source, at) = (by_fd(fd.as_fd()), by_fd(target));
-                nix::mount::mount(Some(source.as_str()), at.as_str(), None::<&str>, flags, None::<&str>)
-                    .call(|| "mount(source, target, MS_BIND)")?;
+                nix::mount::mount(
+                    Some(source.as_str()),
+                    at.as_str(),
+                    None::<&str>,
+                    flags,
+                    None::<&str>,
+                )
+                .call(|| "mount(source, target, MS_BIND)")?;
                 reopen(target)
             }
         }
@@ -100,7 +114,12 @@ pub fn reopen(target: BorrowedFd) -> Result<OwnedFd> {
     let path = nix::fcntl::readlink(by_fd(target).as_str()).call(|| "readlink(/proc/self/fd)")?;
     let path = Path::new(&path);
     let flags = OFlag::O_PATH | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
-    let up = nix::fcntl::openat(target, "..", OFlag::O_PATH | OFlag::O_CLOEXEC | OFlag::O_DIRECTORY, Mode::empty());
+    let up = nix::fcntl::openat(
+        target,
+        "..",
+        OFlag::O_PATH | OFlag::O_CLOEXEC | OFlag::O_DIRECTORY,
+        Mode::empty(),
+    );
     match (up, path.file_name()) {
         (Ok(parent), Some(name)) => nix::fcntl::openat(parent, name, flags, Mode::empty()),
         _ => nix::fcntl::open(path, flags, Mode::empty()),
@@ -110,7 +129,8 @@ pub fn reopen(target: BorrowedFd) -> Result<OwnedFd> {
 
 /// Linux 5.12: a kernel that has the call complains of the descriptor.
 pub fn has_setattr() -> bool {
-    sys::mount_setattr(cwd(), false, &MountAttr { set: u64::MAX, ..MountAttr::default() }) != Err(Errno::ENOSYS)
+    sys::mount_setattr(cwd(), false, &MountAttr { set: u64::MAX, ..MountAttr::default() })
+        != Err(Errno::ENOSYS)
 }
 
 /// mount_setattr, or the remount that does the same for a single mount.
@@ -186,7 +206,8 @@ fn legacy_flags(fd: BorrowedFd, attr: &MountAttr) -> Result<MsFlags> {
         out |= MsFlags::MS_STRICTATIME;
     }
     // What nix has no name for.
-    let kept = sys::follows_no_symlinks(fd).call(|| "fstatfs")? && attr.clear & sys::ATTR_NOSYMFOLLOW == 0;
+    let kept =
+        sys::follows_no_symlinks(fd).call(|| "fstatfs")? && attr.clear & sys::ATTR_NOSYMFOLLOW == 0;
     if kept || attr.set & sys::ATTR_NOSYMFOLLOW != 0 {
         out |= MsFlags::from_bits_retain(sys::MS_NOSYMFOLLOW);
     }

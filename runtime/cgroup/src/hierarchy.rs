@@ -20,7 +20,11 @@ pub fn hierarchies() -> Vec<Hierarchy> {
 
 fn v2(mount_point: PathBuf) -> Hierarchy {
     let text = std::fs::read_to_string(mount_point.join("cgroup.controllers")).unwrap_or_default();
-    Hierarchy { mount_point, controllers: text.split_whitespace().map(str::to_string).collect(), v2: true }
+    Hierarchy {
+        mount_point,
+        controllers: text.split_whitespace().map(str::to_string).collect(),
+        v2: true,
+    }
 }
 
 /// proc_pid_mountinfo(5): `id parent dev root mountpoint options fields… - type source superoptions`. `reachable`: whether
@@ -61,7 +65,9 @@ pub fn parse_mountinfo(text: &str, reachable: impl Fn(&Path) -> bool) -> Vec<Hie
             _ => continue,
         };
         // A hierarchy can be mounted twice, in a container's rootfs for example; the first mount is the host's.
-        let known = out.iter().any(|h| h.v2 == found.v2 && (found.v2 || h.controllers == found.controllers));
+        let known = out
+            .iter()
+            .any(|h| h.v2 == found.v2 && (found.v2 || h.controllers == found.controllers));
         if !known && reachable(&found.mount_point) {
             out.push(found);
         }

@@ -36,7 +36,8 @@ impl Counter {
         let path = dir.join(file(v2));
         let counter = File::open(&path).call(|| format!("open({})", path.display()))?;
         if v2 {
-            let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK).call(|| "inotify_init1")?;
+            let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)
+                .call(|| "inotify_init1")?;
             let watched = inotify.add_watch(&path, AddWatchFlags::IN_MODIFY);
             watched.call(|| format!("inotify_add_watch({})", path.display()))?;
             return Ok((Counter(counter), inotify.into()));

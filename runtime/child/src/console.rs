@@ -47,10 +47,13 @@ pub fn open(root: BorrowedFd, p: &Process) -> Result<Pair> {
     let flags = OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
     let path = Path::new("dev/pts/ptmx");
     let master = match openat2(root, path, flags.bits(), 0, RESOLVE_IN_ROOT | RESOLVE_NO_SYMLINKS) {
-        Err(Errno::ENOSYS) => nix::fcntl::openat(root, path, flags | OFlag::O_NOFOLLOW, Mode::empty()),
+        Err(Errno::ENOSYS) => {
+            nix::fcntl::openat(root, path, flags | OFlag::O_NOFOLLOW, Mode::empty())
+        }
         other => other,
     };
-    let master = master.call(|| "open(/dev/pts/ptmx): a terminal needs a devpts mounted on /dev/pts")?;
+    let master =
+        master.call(|| "open(/dev/pts/ptmx): a terminal needs a devpts mounted on /dev/pts")?;
     let stat = fstat(&master).call(|| "fstat(/dev/pts/ptmx)")?;
     let magic = fstatfs(&master).call(|| "fstatfs(/dev/pts/ptmx)")?.filesystem_type().0 as i64;
     if magic != DEVPTS_SUPER_MAGIC || stat.st_rdev != libc::makedev(5, 2) {

@@ -2,7 +2,7 @@
 
 use crate::acts::tree;
 use crate::error::{Context, Error, Kind, Named, Result};
-use crate::plan::devices::{Node, Nodes};
+use crate::plan::devices::{DeviceNode, Nodes};
 use crate::root::Root;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag};
@@ -18,12 +18,20 @@ const LINKS: [(&str, &str); 4] = [
 ];
 
 pub fn create(root: &Root, plan: &Nodes) -> Result<()> {
-    let dev = if plan.defaults { Some(root.make_dir(Path::new("dev")).at(|| "linux.devices")?) } else { None };
+    let dev = if plan.defaults {
+        Some(root.make_dir(Path::new("dev")).at(|| "linux.devices")?)
+    } else {
+        None
+    };
     for node in &plan.list {
         // Nearly all nodes are right in /dev, which is resolved once.
         let result = match (&dev, node.path.strip_prefix("dev")) {
-            (Some(dev), Ok(name)) if name.components().count() == 1 => create_at(root, dev.as_fd(), name, node),
-            _ => root.make_parent(&node.path).and_then(|(dir, name)| create_at(root, dir.as_fd(), &name, node)),
+            (Some(dev), Ok(name)) if name.components().count() == 1 => {
+                create_at(root, dev.as_fd(), name, node)
+            }
+            _ => root
+                .make_parent(&node.path)
+                .and_then(|(dir, name)| create_at(root, dir.as_fd(), &name, node)),
         };
         result.at(|| node.field.clone())?;
     }
@@ -33,15 +41,23 @@ pub fn create(root: &Root, plan: &Nodes) -> Result<()> {
     }
 }
 
-fn create_at(root: &Root, dir: BorrowedFd, name: &Path, node: &Node) -> Result<()> {
+fn create_at(root: &Root, dir: BorrowedFd, name: &Path, node: &DeviceNode) -> Result<()> {
     let dev = libc::makedev(node.major, node.minor);
     match conex_sys::fd::mknodat(dir, name, node.mode, dev) {
         Ok(()) => {}
         Err(Errno::EEXIST) => return existing(dir, name, node),
         // A user namespace may not make nodes: the host's is bound instead.
-        Err(Errno::EPERM) if node.mode & libc::S_IFMT != libc::S_IFIFO => return bind_host(root, node),
+        Err(Errno::EPERM) if node.mode & libc::S_IFMT != libc::S_IFIFO => {
+            return bind_host(root, node)
+        }
         Err(e) => {
-            let call = format!("mknodat({}, {:o}, {}:{})", node.path.display(), node.mode, node.major, node.minor);
+            let call = format!(
+                "mknodat({}, {:o}, {}:{})",
+                node.path.display(),
+                node.mode,
+                node.major,
+                node.minor
+            );
             return Err(Error::call(e, call));
         }
     }
@@ -59,25 +75,33 @@ fn create_at(root: &Root, dir: BorrowedFd, name: &Path, node: &Node) -> Result<(
 }
 
 /// What the image already has there is kept if it is the same device.
-fn existing(dir: BorrowedFd, name: &Path, node: &Node) -> Result<()> {
-    let stat =
-        fstatat(dir, name, AtFlags::AT_SYMLINK_NOFOLLOW).call(|| format!("fstatat({})", node.path.display()))?;
+fn existing(dir: BorrowedFd, name: &Path, node: &DeviceNode) -> Result<()> {
+    let stat = fstatat(dir, name, AtFlags::AT_SYMLINK_NOFOLLOW)
+        .call(|| format!("fstatat({})", node.path.display()))?;
     let same_kind = stat.st_mode & libc::S_IFMT == node.mode & libc::S_IFMT;
     let is_fifo = node.mode & libc::S_IFMT == libc::S_IFIFO;
     if same_kind && (is_fifo || stat.st_rdev == libc::makedev(node.major, node.minor)) {
         return Ok(());
     }
-    Err(Error::call(Errno::EEXIST, format!("mknodat({}): another file is there", node.path.display())))
+    Err(Error::call(
+        Errno::EEXIST,
+        format!("mknodat({}): another file is there", node.path.display()),
+    ))
 }
 
-fn bind_host(root: &Root, node: &Node) -> Result<()> {
+fn bind_host(root: &Root, node: &DeviceNode) -> Result<()> {
     let path = Path::new("/").join(&node.path);
     let tree = tree::bind(tree::cwd(), &path, false)?;
     let stat = fstat(tree.fd()).call(|| format!("fstat({})", path.display()))?;
     if stat.st_mode & libc::S_IFMT != node.mode & libc::S_IFMT
         || stat.st_rdev != libc::makedev(node.major, node.minor)
     {
-        let what = format!("{} of the host is not the device {}:{}", path.display(), node.major, node.minor);
+        let what = format!(
+            "{} of the host is not the device {}:{}",
+            path.display(),
+            node.major,
+            node.minor
+        );
         return Err(Error::new(Kind::System, what));
     }
     let target = root.make_file(&node.path)?;
@@ -96,9 +120,13 @@ fn links(dev: OwnedFd) -> Result<()> {
         link("/proc/kcore", "core")?;
     }
     // A node of the image would be a terminal of another devpts.
-    let has_pts =
-        nix::fcntl::openat(&dev, "pts", OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty())
-            .is_ok();
+    let has_pts = nix::fcntl::openat(
+        &dev,
+        "pts",
+        OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC,
+        Mode::empty(),
+    )
+    .is_ok();
     if has_pts {
         let _ = nix::unistd::unlinkat(&dev, "ptmx", nix::unistd::UnlinkatFlags::NoRemoveDir);
     }

@@ -1,6 +1,6 @@
 //! Hooks that run in the container's namespaces.
 
-use crate::acts::hooks::{run, Setting, StateDocument};
+use crate::acts::hooks::{run, StateDocument, Surroundings};
 use crate::error::{Context, Result};
 use crate::plan::Plan;
 use nix::sys::stat::{umask, Mode};
@@ -30,8 +30,14 @@ pub(super) fn create_container(
     }
     nix::unistd::fchdir(root).call(|| "fchdir(rootfs)")?;
     let own = umask(caller);
-    let setting = Setting { output: output.each_ref().map(Option::as_ref), ..Setting::default() };
-    let ran = run(&plan.hooks.create_container, "createContainer", &state(plan, "creating"), &setting);
+    let surroundings =
+        Surroundings { output: output.each_ref().map(Option::as_ref), ..Surroundings::default() };
+    let ran = run(
+        &plan.hooks.create_container,
+        "createContainer",
+        &state(plan, "creating"),
+        &surroundings,
+    );
     umask(own);
     ran
 }
@@ -44,6 +50,6 @@ pub(super) fn start_container(
     confine: &dyn Fn() -> Result<()>,
 ) -> Result<()> {
     let output = output.each_ref().map(Option::as_ref);
-    let setting = Setting { cwd: None, env: Some(env), output, confine: Some(confine) };
-    run(&plan.hooks.start_container, "startContainer", &state(plan, "created"), &setting)
+    let surroundings = Surroundings { cwd: None, env: Some(env), output, confine: Some(confine) };
+    run(&plan.hooks.start_container, "startContainer", &state(plan, "created"), &surroundings)
 }

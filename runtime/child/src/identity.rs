@@ -33,9 +33,12 @@ pub fn switch(p: &Process) -> Result<()> {
     if p.can_setgroups && !p.keep_groups {
         match proc::setgroups(&p.groups) {
             // A user namespace that was joined can deny it (user_namespaces(7)); they were dropped before.
-            Err(Errno::EPERM) if p.groups.is_empty() && nix::unistd::getgroups().is_ok_and(|g| g.is_empty()) => {}
+            Err(Errno::EPERM)
+                if p.groups.is_empty() && nix::unistd::getgroups().is_ok_and(|g| g.is_empty()) => {}
             other => {
-                other.call(|| format!("setgroups({:?})", p.groups)).at(|| field("additionalGids"))?;
+                other
+                    .call(|| format!("setgroups({:?})", p.groups))
+                    .at(|| field("additionalGids"))?;
             }
         }
     }
@@ -43,7 +46,10 @@ pub fn switch(p: &Process) -> Result<()> {
     proc::setresuid(p.uid).call(|| format!("setresuid({})", p.uid)).at(|| field("uid"))?;
     let now = nix::unistd::getresuid().call(|| "getresuid")?;
     if [now.real, now.effective, now.saved].iter().any(|u| u.as_raw() != p.uid) {
-        return Err(crate::Error::invalid(field("uid"), format!("the kernel reports uid {}", now.effective)));
+        return Err(crate::Error::invalid(
+            field("uid"),
+            format!("the kernel reports uid {}", now.effective),
+        ));
     }
     proc::set_keepcaps(false).call(|| "prctl(PR_SET_KEEPCAPS, 0)")?;
     // What the container's user may see and run is decided with its own effective set from here on.
@@ -74,7 +80,8 @@ fn effective(wanted: &Capabilities) -> Result<CapsHashSet> {
 
 /// Raises CAP_SYS_ADMIN once more, to load a seccomp filter without no_new_privs.
 pub fn raise_admin(p: &Process) -> Result<()> {
-    caps::raise(None, CapSet::Effective, caps::Capability::CAP_SYS_ADMIN).map_err(|e| caps_error("effective", e, p))
+    caps::raise(None, CapSet::Effective, caps::Capability::CAP_SYS_ADMIN)
+        .map_err(|e| caps_error("effective", e, p))
 }
 
 /// The final sets. Inheritable first, while everything is still permitted; effective before permitted, of which it
@@ -100,7 +107,8 @@ pub fn finish(p: &Process) -> Result<()> {
 }
 
 fn caps_error(set: &str, e: caps::errors::CapsError, p: &Process) -> crate::Error {
-    crate::Error::new(crate::error::Kind::System, e.to_string()).at(format!("{}.capabilities.{set}", p.field))
+    crate::Error::new(crate::error::Kind::System, e.to_string())
+        .at(format!("{}.capabilities.{set}", p.field))
 }
 
 #[cfg(test)]

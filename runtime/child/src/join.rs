@@ -6,7 +6,7 @@ use crate::error::{Context, Error, Kind, Named, Result};
 use crate::plan::process::Process;
 use crate::sync::{Channel, Message};
 use conex_sys::clone::{clone3, exit_now, Forked};
-use conex_sys::seccomp::Insn;
+use conex_sys::seccomp::SockFilter;
 use conex_sys::{proc, sched};
 use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
@@ -22,7 +22,7 @@ pub struct Joining<'a> {
     /// `CLONE_NEW*` of its namespaces that are not ours.
     pub flags: i32,
     pub sync: Channel,
-    pub program: Option<Vec<Insn>>,
+    pub program: Option<Vec<SockFilter>>,
 }
 
 /// The first hop: enters every namespace of the container in one call, not yet visible inside, and clones the
@@ -31,7 +31,8 @@ pub struct Joining<'a> {
 pub fn main(joining: Joining) -> ! {
     let Joining { process, init, pidfd, flags, sync, program } = joining;
     let mut report = Report::new(sync);
-    let result = enter(process, init, pidfd, flags).and_then(|()| hop(process, &mut report, program));
+    let result =
+        enter(process, init, pidfd, flags).and_then(|()| hop(process, &mut report, program));
     let Err(e) = result;
     report.fail(e);
     exit_now(1)
@@ -50,7 +51,8 @@ fn enter(process: &Process, init: Identity, pidfd: BorrowedFd, flags: i32) -> Re
         // The container shares our mount namespace: its root is only a chroot, which setns does not bring.
         let path = format!("/proc/{}/root", init.pid);
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        let root = nix::fcntl::open(path.as_str(), flags, Mode::empty()).call(|| format!("open({path})"))?;
+        let root = nix::fcntl::open(path.as_str(), flags, Mode::empty())
+            .call(|| format!("open({path})"))?;
         if !alive(init) {
             return Err(Error::new(Kind::Status, "cannot exec in a stopped container"));
         }
@@ -72,7 +74,11 @@ fn enter(process: &Process, init: Identity, pidfd: BorrowedFd, flags: i32) -> Re
 }
 
 /// The second process, which appears inside.
-fn hop(process: &Process, report: &mut Report, program: Option<Vec<Insn>>) -> Result<Infallible> {
+fn hop(
+    process: &Process,
+    report: &mut Report,
+    program: Option<Vec<SockFilter>>,
+) -> Result<Infallible> {
     // Nothing of the host's may be open in the process that becomes visible inside, not even its own cgroup's
     // directory: the host sends it the files that it enters by, when it is one whom nobody may look into. The log of
     // --debug is the exception, which nobody but who has CAP_SYS_PTRACE over this process could reach.

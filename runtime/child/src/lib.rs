@@ -47,7 +47,7 @@ pub struct Rest {
     pub cgroups: Vec<std::path::PathBuf>,
     /// Where `start` connects; absent for `run`.
     pub start: Option<OwnedFd>,
-    pub program: Option<Vec<conex_sys::seccomp::Insn>>,
+    pub program: Option<Vec<conex_sys::seccomp::SockFilter>>,
     pub has_runtime_hooks: bool,
     /// There is one hierarchy (v2): a fresh mount of it shows the cgroup namespace of its maker, so the namespace comes
     /// before the mounts. With v1 the mounts are bound from the host's, while the cgroups are made.
@@ -116,7 +116,8 @@ impl Report {
 
     /// One message: `Enter`, which is done here, or the wanted one.
     fn step(&self, name: &str, wanted: fn(&Message) -> bool) -> Result<bool> {
-        let accept = |m: Message| if wanted(&m) || matches!(m, Message::Enter(_)) { Ok(m) } else { Err(m) };
+        let accept =
+            |m: Message| if wanted(&m) || matches!(m, Message::Enter(_)) { Ok(m) } else { Err(m) };
         let Message::Enter(tasks) = self.sync()?.expect(name, accept)? else { return Ok(true) };
         crate::acts::enter::enter(&tasks)?;
         self.entered.set(true);
@@ -181,7 +182,8 @@ fn init(plan: &Plan, report: &mut Report, mut rest: Rest) -> Result<Infallible> 
     if !rest.cgroup_first {
         cgroup_namespace(plan, report)?;
     }
-    let later = process::Later { start: rest.start, program: rest.program, hook_output: rest.hook_output };
+    let later =
+        process::Later { start: rest.start, program: rest.program, hook_output: rest.hook_output };
     process::init(plan, report, later, proc_root)
 }
 
@@ -209,9 +211,11 @@ fn second_hop(plan: &Plan, report: &Report, rest: &mut Rest) -> Result<()> {
     }
     user.iter().chain(&after).try_for_each(enter)?;
     let into = rest.into_cgroup.take();
-    let flags = (plan.namespaces.new & !(libc::CLONE_NEWCGROUP | CLONE_NEWTIME)) | libc::CLONE_PARENT;
+    let flags =
+        (plan.namespaces.new & !(libc::CLONE_NEWCGROUP | CLONE_NEWTIME)) | libc::CLONE_PARENT;
     // The host must hear of the new process before it hears from it.
-    let (told, teller) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).call(|| "pipe2(O_CLOEXEC)")?;
+    let (told, teller) =
+        nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).call(|| "pipe2(O_CLOEXEC)")?;
     let forked = crate::acts::clone::clone_into(flags as u64, into.as_ref().map(|f| f.as_fd()))
         .call(|| format!("clone3({flags:#x})"))
         .at(|| "linux.namespaces")?;
@@ -230,7 +234,8 @@ fn time_namespace(plan: &Plan) -> Result<()> {
     crate::acts::clone::new_time(&plan.namespaces)?;
     let path = "/proc/self/ns/time_for_children";
     let flags = nix::fcntl::OFlag::O_RDONLY | nix::fcntl::OFlag::O_CLOEXEC;
-    let fd = nix::fcntl::open(path, flags, nix::sys::stat::Mode::empty()).call(|| format!("open({path})"))?;
+    let fd = nix::fcntl::open(path, flags, nix::sys::stat::Mode::empty())
+        .call(|| format!("open({path})"))?;
     proc::setns(fd.as_fd(), CLONE_NEWTIME).call(|| "setns(CLONE_NEWTIME)").at(|| "linux.namespaces")
 }
 
@@ -247,7 +252,9 @@ fn user_namespace(plan: &Plan, report: &Report) -> Result<()> {
 fn cgroup_namespace(plan: &Plan, report: &Report) -> Result<()> {
     report.wait_for_cgroups()?;
     if plan.namespaces.creates(libc::CLONE_NEWCGROUP) {
-        proc::unshare(libc::CLONE_NEWCGROUP).call(|| "unshare(CLONE_NEWCGROUP)").at(|| "linux.namespaces")?;
+        proc::unshare(libc::CLONE_NEWCGROUP)
+            .call(|| "unshare(CLONE_NEWCGROUP)")
+            .at(|| "linux.namespaces")?;
     }
     Ok(())
 }
@@ -277,8 +284,11 @@ fn root_file_system(
             // The directories to bind are made while this process mounts.
             report.wait_for_cgroups()?;
         }
-        crate::log::step(|| format!("{}: {} on /{}", m.field, m.kind.name(), m.destination.display()));
-        let cgroups = if matches!(m.kind, Action::Cgroup(_)) { made(&rest.cgroups) } else { &rest.cgroups };
+        crate::log::step(|| {
+            format!("{}: {} on /{}", m.field, m.kind.name(), m.destination.display())
+        });
+        let cgroups =
+            if matches!(m.kind, Action::Cgroup(_)) { made(&rest.cgroups) } else { &rest.cgroups };
         let mounted = mounts::mount(root, m, source, cgroups).at(|| m.field.clone())?;
         let Some(mounted) = mounted else { continue };
         if let Some(attr) = mounted.late {
@@ -304,11 +314,13 @@ fn root_file_system(
     }
     hooks::create_container(plan, root.as_fd(), umask, &rest.hook_output)?;
     sysctls(plan, &mut procfs)?;
-    let procfs = process::needs_procfs(&plan.process).then(|| procfs::Procfs::or_new(procfs)).transpose()?;
+    let procfs =
+        process::needs_procfs(&plan.process).then(|| procfs::Procfs::or_new(procfs)).transpose()?;
     working_directory(root, &plan.process)?;
     let whole = paths::readonly(root, &plan.readonly_paths)?;
     // The labels are written there; the container's own mount will be read-only.
-    let procfs = procfs.map(|own| if whole { procfs::Procfs::new() } else { Ok(own) }).transpose()?;
+    let procfs =
+        procfs.map(|own| if whole { procfs::Procfs::new() } else { Ok(own) }).transpose()?;
     paths::mask(root, &plan.masked_paths)?;
     crate::log::step(|| "root.path: changes the root");
     finish_root(root, plan)?;
@@ -360,10 +372,14 @@ fn sysctls(plan: &Plan, procfs: &mut Option<procfs::Procfs>) -> Result<()> {
 
 fn names(plan: &Plan) -> Result<()> {
     if let Some(name) = &plan.hostname {
-        nix::unistd::sethostname(name).call(|| format!("sethostname({name:?})")).at(|| "hostname")?;
+        nix::unistd::sethostname(name)
+            .call(|| format!("sethostname({name:?})"))
+            .at(|| "hostname")?;
     }
     if let Some(name) = &plan.domainname {
-        proc::setdomainname(name).call(|| format!("setdomainname({name:?})")).at(|| "domainname")?;
+        proc::setdomainname(name)
+            .call(|| format!("setdomainname({name:?})"))
+            .at(|| "domainname")?;
     }
     Ok(())
 }

@@ -31,7 +31,12 @@ pub enum Source {
 }
 
 /// `None` if there is no mount: a symlink was made.
-pub fn mount(root: &Root, m: &Mount, source: Option<Source>, cgroups: &[PathBuf]) -> Result<Option<Mounted>> {
+pub fn mount(
+    root: &Root,
+    m: &Mount,
+    source: Option<Source>,
+    cgroups: &[PathBuf],
+) -> Result<Option<Mounted>> {
     let mut late = None;
     let mut is_proc = false;
     let fd = match &m.kind {
@@ -90,7 +95,8 @@ fn outside_proc(root: &Root, m: &Mount, target: BorrowedFd) -> Result<()> {
     if m.destination.starts_with("proc") && straight().unwrap_or(false) {
         return Ok(());
     }
-    let what = format!("\"/{}\" cannot be mounted because it is inside /proc", m.destination.display());
+    let what =
+        format!("\"/{}\" cannot be mounted because it is inside /proc", m.destination.display());
     Err(Error::invalid(format!("{}.destination", m.field), what))
 }
 
@@ -117,7 +123,11 @@ fn bind(root: &Root, m: &Mount, source: Option<Source>, recursive: bool) -> Resu
     };
     let target = target.map_err(|e| match e.errno {
         Some(Errno::ENOTDIR) if directory && root.open(&m.destination, OFlag::empty()).is_ok() => {
-            let what = format!("{} is a directory, /{} in the container a file", m.source, m.destination.display());
+            let what = format!(
+                "{} is a directory, /{} in the container a file",
+                m.source,
+                m.destination.display()
+            );
             Error::call(Errno::ENOTDIR, what).at(format!("{}.destination", m.field))
         }
         _ => e.at(format!("{}.destination", m.field)),
@@ -125,7 +135,11 @@ fn bind(root: &Root, m: &Mount, source: Option<Source>, recursive: bool) -> Resu
     outside_proc(root, m, target.as_fd())?;
     if !directory && is_dir(target.as_fd())? {
         // move_mount(2) would say EINVAL; mount(2) says this, which Docker's hint looks for.
-        let what = format!("{} is a file, /{} in the container a directory", m.source, m.destination.display());
+        let what = format!(
+            "{} is a file, /{} in the container a directory",
+            m.source,
+            m.destination.display()
+        );
         return Err(Error::call(Errno::ENOTDIR, what).at(format!("{}.destination", m.field)));
     }
     let attrs = [(false, m.attr), (true, m.recursive)];
@@ -149,10 +163,13 @@ fn target(root: &Root, m: &Mount, kind: &str) -> Result<OwnedFd> {
     root.make_dir(&m.destination).at(field)?;
     match no_symlinks(root, &m.destination, OFlag::O_DIRECTORY) {
         Err(e @ (Errno::ELOOP | Errno::ENOTDIR)) => {
-            let what = format!("{kind} must be mounted on an ordinary directory, not through a symlink");
+            let what =
+                format!("{kind} must be mounted on an ordinary directory, not through a symlink");
             Err(Error { errno: Some(e), ..Error::new(Kind::System, what) }.at(field()))
         }
-        other => other.call(|| format!("openat2(rootfs, {:?}, RESOLVE_NO_SYMLINKS)", m.destination)).at(field),
+        other => other
+            .call(|| format!("openat2(rootfs, {:?}, RESOLVE_NO_SYMLINKS)", m.destination))
+            .at(field),
     }
 }
 
@@ -166,8 +183,11 @@ fn no_symlinks(root: &Root, path: &Path, last: OFlag) -> nix::Result<OwnedFd> {
     let mut at = root.open(Path::new(""), OFlag::O_DIRECTORY)?;
     let mut names = path.components().peekable();
     while let Some(name) = names.next() {
-        let flags =
-            if names.peek().is_some() { OFlag::O_PATH | OFlag::O_CLOEXEC | OFlag::O_DIRECTORY } else { flags };
+        let flags = if names.peek().is_some() {
+            OFlag::O_PATH | OFlag::O_CLOEXEC | OFlag::O_DIRECTORY
+        } else {
+            flags
+        };
         at = nix::fcntl::openat(&at, name.as_os_str(), flags | OFlag::O_NOFOLLOW, Mode::empty())?;
     }
     match SFlag::from_bits_truncate(fstat(&at)?.st_mode) & SFlag::S_IFMT {
@@ -176,7 +196,13 @@ fn no_symlinks(root: &Root, path: &Path, last: OFlag) -> nix::Result<OwnedFd> {
     }
 }
 
-fn file_system(root: &Root, m: &Mount, kind: &str, attr: MountAttr, cgroups: &[PathBuf]) -> Result<OwnedFd> {
+fn file_system(
+    root: &Root,
+    m: &Mount,
+    kind: &str,
+    attr: MountAttr,
+    cgroups: &[PathBuf],
+) -> Result<OwnedFd> {
     let existed = root.open(&m.destination, OFlag::O_DIRECTORY).is_ok();
     let target = target(root, m, kind)?;
     if let Some(whole) = whole_tree(kind) {
@@ -190,7 +216,9 @@ fn file_system(root: &Root, m: &Mount, kind: &str, attr: MountAttr, cgroups: &[P
         }
         // sysfs needs the network namespace to belong to this user namespace, and cgroup2 may be mounted once only
         // with these options: what the host shows is bound instead.
-        Err(e) if kind == "sysfs" && e.errno == Some(Errno::EPERM) => host_tree(Path::new("/sys"), true, &attr, e)?,
+        Err(e) if kind == "sysfs" && e.errno == Some(Errno::EPERM) => {
+            host_tree(Path::new("/sys"), true, &attr, e)?
+        }
         Err(e) if kind == "cgroup2" && matches!(e.errno, Some(Errno::EPERM | Errno::EBUSY)) => {
             host_tree(cgroups.first().map_or(Path::new("/sys/fs/cgroup"), |p| p), false, &attr, e)?
         }
@@ -210,7 +238,8 @@ fn file_system(root: &Root, m: &Mount, kind: &str, attr: MountAttr, cgroups: &[P
 /// superblock anew (cgroup_get_tree), so the host would lose nsdelegate and memory_recursiveprot.
 fn whole_tree(kind: &str) -> Option<PathBuf> {
     let is = |file: &str, number| {
-        nix::sys::stat::stat(format!("/proc/self/ns/{file}").as_str()).is_ok_and(|s| s.st_ino == number)
+        nix::sys::stat::stat(format!("/proc/self/ns/{file}").as_str())
+            .is_ok_and(|s| s.st_ino == number)
     };
     let first = kind == "cgroup2" && is("cgroup", 0xEFFF_FFFB) && is("user", 0xEFFF_FFFD);
     let hierarchies = if first { crate::acts::hierarchy::hierarchies() } else { Vec::new() };
@@ -235,7 +264,9 @@ fn word(kind: &str, key: &str, value: &str) -> Result<String> {
     match (value.contains(','), kind) {
         (false, _) => Ok(format!("{key}={value}")),
         // A document that was written for mount(2) has the quotes already.
-        (true, _) if key.ends_with("context") && !value.starts_with('"') => Ok(format!("{key}=\"{value}\"")),
+        (true, _) if key.ends_with("context") && !value.starts_with('"') => {
+            Ok(format!("{key}=\"{value}\""))
+        }
         (true, _) if key.ends_with("context") => Ok(format!("{key}={value}")),
         // Its parser knows that a list of nodes is one word (mpol=bind:0,2).
         (true, "tmpfs") if key == "mpol" => Ok(format!("{key}={value}")),
@@ -261,7 +292,9 @@ fn new_mount(
     if too_long(source, data) {
         return Err(Error::call(Errno::E2BIG, "fsconfig"));
     }
-    let fs = sys::fsopen(kind).call(|| format!("fsopen({kind:?})")).at(|| format!("{}.type", m.field))?;
+    let fs = sys::fsopen(kind)
+        .call(|| format!("fsopen({kind:?})"))
+        .at(|| format!("{}.type", m.field))?;
     let fail = |e: Errno, call: String| {
         let log = sys::fslog(fs.as_fd());
         let call = if log.is_empty() { call } else { format!("{call} [{log}]") };
@@ -272,12 +305,15 @@ fn new_mount(
             .map_err(|e| fail(e, format!("fsconfig({kind}, source, {source:?})")))?;
     }
     for (key, value) in data {
-        sys::fsconfig(fs.as_fd(), key, value.as_deref().map(text::bytes).as_deref()).map_err(|e| {
-            let shown = value.as_ref().map_or(key.clone(), |v| format!("{key}={v}"));
-            fail(e, format!("fsconfig({kind}, {shown})")).at(format!("{}.options", m.field))
-        })?;
+        sys::fsconfig(fs.as_fd(), key, value.as_deref().map(text::bytes).as_deref()).map_err(
+            |e| {
+                let shown = value.as_ref().map_or(key.clone(), |v| format!("{key}={v}"));
+                fail(e, format!("fsconfig({kind}, {shown})")).at(format!("{}.options", m.field))
+            },
+        )?;
     }
-    sys::fscreate(fs.as_fd()).map_err(|e| fail(e, format!("fsconfig({kind}, FSCONFIG_CMD_CREATE)")))?;
+    sys::fscreate(fs.as_fd())
+        .map_err(|e| fail(e, format!("fsconfig({kind}, FSCONFIG_CMD_CREATE)")))?;
     let attrs = if m.tmpcopyup { attrs & !ATTR_RDONLY } else { attrs };
     sys::fsmount(fs.as_fd(), attrs).map_err(|e| fail(e, format!("fsmount({kind}, {attrs:#x})")))
 }
@@ -285,11 +321,18 @@ fn new_mount(
 /// Options for the file system itself: those of the document, the SELinux context, and for tmpfs the mode of the
 /// directory that it covers, as runc keeps it. A directory that was made for the mount says nothing: then the file
 /// system's own default holds (1777 for tmpfs).
-fn options(m: &Mount, kind: &str, target: BorrowedFd, existed: bool) -> Result<Vec<(String, Option<String>)>> {
+fn options(
+    m: &Mount,
+    kind: &str,
+    target: BorrowedFd,
+    existed: bool,
+) -> Result<Vec<(String, Option<String>)>> {
     let mut data = m.data.clone();
     let read_only = m.attr.set & ATTR_RDONLY != 0;
     // Pseudo file systems share a superblock with others, or are filled by us first.
-    if read_only && !matches!(kind, "proc" | "procfs" | "sysfs" | "mqueue" | "cgroup2" | "devpts" | "tmpfs") {
+    if read_only
+        && !matches!(kind, "proc" | "procfs" | "sysfs" | "mqueue" | "cgroup2" | "devpts" | "tmpfs")
+    {
         data.push(("ro".into(), None));
     }
     if let Some((key, label)) = &m.label {
@@ -338,7 +381,10 @@ fn legacy_mount(
     }
     let (words, at) = (words.join(","), by_fd(target));
     let late = m.tmpcopyup && flags.contains(nix::mount::MsFlags::MS_RDONLY);
-    flags.set(nix::mount::MsFlags::MS_RDONLY, flags.contains(nix::mount::MsFlags::MS_RDONLY) && !late);
+    flags.set(
+        nix::mount::MsFlags::MS_RDONLY,
+        flags.contains(nix::mount::MsFlags::MS_RDONLY) && !late,
+    );
     let source = if m.source.is_empty() { kind } else { m.source.as_str() };
     let (given, data) = (text::os(source), text::os(&words));
     nix::mount::mount(Some(&*given), at.as_str(), Some(kind), flags, Some(&*data))
@@ -355,7 +401,9 @@ fn legacy_mount(
 }
 
 fn remount(root: &Root, m: &Mount) -> Result<OwnedFd> {
-    let fd = root.open(&m.destination, OFlag::empty()).call(|| format!("openat2(rootfs, {:?})", m.destination))?;
+    let fd = root
+        .open(&m.destination, OFlag::empty())
+        .call(|| format!("openat2(rootfs, {:?})", m.destination))?;
     attributes(fd.as_fd(), m)?;
     if !m.data.is_empty() {
         let fs = sys::fspick(fd.as_fd()).call(|| "fspick")?;
@@ -363,7 +411,8 @@ fn remount(root: &Root, m: &Mount) -> Result<OwnedFd> {
             sys::fsconfig(fs.as_fd(), key, value.as_deref().map(text::bytes).as_deref())
                 .call(|| format!("fsconfig({key}) [{}]", sys::fslog(fs.as_fd())))?;
         }
-        sys::fsreconfigure(fs.as_fd()).call(|| format!("fsconfig(RECONFIGURE) [{}]", sys::fslog(fs.as_fd())))?;
+        sys::fsreconfigure(fs.as_fd())
+            .call(|| format!("fsconfig(RECONFIGURE) [{}]", sys::fslog(fs.as_fd())))?;
     }
     Ok(fd)
 }
@@ -380,9 +429,11 @@ fn cgroup(root: &Root, m: &Mount, views: &[CgroupView], cgroups: &[PathBuf]) -> 
             Some(whole) => tree::bind(cwd(), &whole, true)?,
             None => match new_mount("cgroup2", &m.source, &[], m.attr.set, m) {
                 Ok(fd) => Tree::Detached(fd),
-                Err(e) if e.errno == Some(Errno::EPERM) => {
-                    tree::bind(cwd(), cgroups.first().map_or(Path::new("/sys/fs/cgroup"), |p| p), true)?
-                }
+                Err(e) if e.errno == Some(Errno::EPERM) => tree::bind(
+                    cwd(),
+                    cgroups.first().map_or(Path::new("/sys/fs/cgroup"), |p| p),
+                    true,
+                )?,
                 Err(_) => tree::bind(cwd(), Path::new("/sys/fs/cgroup"), true)?,
             },
         };
@@ -401,8 +452,13 @@ fn cgroup(root: &Root, m: &Mount, views: &[CgroupView], cgroups: &[PathBuf]) -> 
     for (view, source) in views.iter().zip(cgroups).filter(|(v, _)| !v.v2) {
         nix::sys::stat::mkdirat(&tmpfs, view.name.as_str(), Mode::from_bits_truncate(0o755))
             .call(|| format!("mkdir({:?})", view.name))?;
-        let at = nix::fcntl::openat(&tmpfs, view.name.as_str(), OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())
-            .call(|| format!("open({:?})", view.name))?;
+        let at = nix::fcntl::openat(
+            &tmpfs,
+            view.name.as_str(),
+            OFlag::O_PATH | OFlag::O_CLOEXEC,
+            Mode::empty(),
+        )
+        .call(|| format!("open({:?})", view.name))?;
         let tree = tree::bind(cwd(), source, true)?;
         tree.attach_with(at.as_fd(), &[(false, m.attr), (true, m.recursive)])?;
         for alias in &view.aliases {
@@ -423,7 +479,8 @@ fn copy_up(from: BorrowedFd, to: BorrowedFd) -> Result<()> {
 fn copy_dir(from: BorrowedFd, to: BorrowedFd, depth: u32) -> nix::Result<()> {
     use nix::fcntl::{openat, readlinkat};
     let read = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    let mut dir = nix::dir::Dir::from_fd(openat(from, ".", read | OFlag::O_DIRECTORY, Mode::empty())?)?;
+    let mut dir =
+        nix::dir::Dir::from_fd(openat(from, ".", read | OFlag::O_DIRECTORY, Mode::empty())?)?;
     let names: Vec<_> = dir.iter().flatten().map(|e| e.file_name().to_owned()).collect();
     for name in names.iter().filter(|n| !matches!(n.to_bytes(), b"." | b"..")) {
         let name = name.as_c_str();
@@ -438,7 +495,9 @@ fn copy_dir(from: BorrowedFd, to: BorrowedFd, depth: u32) -> nix::Result<()> {
                 );
                 copy_dir(a.as_fd(), b.as_fd(), depth + 1)?;
             }
-            SFlag::S_IFLNK => nix::unistd::symlinkat(readlinkat(from, name)?.as_os_str(), to, name)?,
+            SFlag::S_IFLNK => {
+                nix::unistd::symlinkat(readlinkat(from, name)?.as_os_str(), to, name)?
+            }
             SFlag::S_IFREG => copy_file(from, to, name, mode)?,
             kind => nix::sys::stat::mknodat(to, name, kind, mode, stat.st_rdev)?,
         }
@@ -448,9 +507,15 @@ fn copy_dir(from: BorrowedFd, to: BorrowedFd, depth: u32) -> nix::Result<()> {
     Ok(())
 }
 
-fn copy_file(from: BorrowedFd, to: BorrowedFd, name: &std::ffi::CStr, mode: Mode) -> nix::Result<()> {
+fn copy_file(
+    from: BorrowedFd,
+    to: BorrowedFd,
+    name: &std::ffi::CStr,
+    mode: Mode,
+) -> nix::Result<()> {
     let read = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    let write = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let write =
+        OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     let mut source = std::fs::File::from(nix::fcntl::openat(from, name, read, Mode::empty())?);
     let mut target = std::fs::File::from(nix::fcntl::openat(to, name, write, mode)?);
     std::io::copy(&mut source, &mut target)

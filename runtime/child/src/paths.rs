@@ -35,14 +35,20 @@ pub fn attach_root(rootfs: &Rootfs) -> Result<Root> {
             .call(|| format!("mount(\"\", {}, MS_PRIVATE)", parent.display()))
             .at(|| "linux.rootfsPropagation")?;
     }
-    let target =
-        nix::fcntl::open(&rootfs.path, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
-            .call(|| format!("open({}, O_DIRECTORY)", rootfs.path.display()))
-            .at(|| "root.path")?;
-    let attached = tree::bind(target.as_fd(), Path::new(""), true).and_then(|tree| tree.attach(target.as_fd()));
+    let target = nix::fcntl::open(
+        &rootfs.path,
+        OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC,
+        Mode::empty(),
+    )
+    .call(|| format!("open({}, O_DIRECTORY)", rootfs.path.display()))
+    .at(|| "root.path")?;
+    let attached = tree::bind(target.as_fd(), Path::new(""), true)
+        .and_then(|tree| tree.attach(target.as_fd()));
     attached.map(Root::new).map_err(|e| match e.errno {
         // mount_namespaces(7): what may not be bound cannot become the container's root either.
-        Some(Errno::EINVAL) if rootfs.private && rootfs.propagation & libc::MS_UNBINDABLE as u64 != 0 => {
+        Some(Errno::EINVAL)
+            if rootfs.private && rootfs.propagation & libc::MS_UNBINDABLE as u64 != 0 =>
+        {
             e.at("linux.rootfsPropagation")
         }
         _ => e.at("root.path"),
@@ -52,21 +58,25 @@ pub fn attach_root(rootfs: &Rootfs) -> Result<Root> {
 /// The deepest mount point above a path (proc_pid_mountinfo(5), fifth field).
 fn mount_point_of(path: &Path) -> Result<PathBuf> {
     let path = path.canonicalize().call(|| format!("realpath({})", path.display()))?;
-    let text = crate::acts::read_text("/proc/self/mountinfo").call(|| "open(/proc/self/mountinfo)")?;
+    let text =
+        crate::acts::read_text("/proc/self/mountinfo").call(|| "open(/proc/self/mountinfo)")?;
     let points = text
         .lines()
         .filter_map(|l| l.split(' ').nth(4))
         .map(|p| PathBuf::from(crate::acts::hierarchy::unescape(p)));
-    points
-        .filter(|p| path.starts_with(p))
-        .max_by_key(|p| p.as_os_str().len())
-        .ok_or_else(|| Error::call(Errno::ENOENT, format!("{}: no mount point in mountinfo", path.display())))
+    points.filter(|p| path.starts_with(p)).max_by_key(|p| p.as_os_str().len()).ok_or_else(|| {
+        Error::call(Errno::ENOENT, format!("{}: no mount point in mountinfo", path.display()))
+    })
 }
 
 /// Makes the rootfs the root and lets go of the old one.
 pub fn pivot(root: &Root) -> Result<()> {
-    let old = nix::fcntl::open("/", OFlag::O_DIRECTORY | OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
-        .call(|| "open(/)")?;
+    let old = nix::fcntl::open(
+        "/",
+        OFlag::O_DIRECTORY | OFlag::O_RDONLY | OFlag::O_CLOEXEC,
+        Mode::empty(),
+    )
+    .call(|| "open(/)")?;
     fchdir(root).call(|| "fchdir(rootfs)")?;
     // The old root ends up on top of the new one, at the same place; no directory is needed to put it.
     pivot_root(".", ".").call(|| "pivot_root(rootfs, rootfs)")?;
@@ -96,14 +106,16 @@ pub fn move_root(root: &Root) -> Result<()> {
             other => other.call(|| format!("umount2({}, MNT_DETACH)", at.display()))?,
         }
     }
-    mount(Some("."), "/", None::<&str>, MsFlags::MS_MOVE, None::<&str>).call(|| "mount(rootfs, /, MS_MOVE)")?;
+    mount(Some("."), "/", None::<&str>, MsFlags::MS_MOVE, None::<&str>)
+        .call(|| "mount(rootfs, /, MS_MOVE)")?;
     nix::unistd::chroot(".").call(|| "chroot(rootfs)")?;
     nix::unistd::chdir("/").call(|| "chdir(/)")
 }
 
 /// Where the whole of a procfs or sysfs is mounted outside the rootfs, the latest first.
 fn full_views(rootfs: &Path) -> Result<Vec<PathBuf>> {
-    let text = crate::acts::read_text("/proc/self/mountinfo").call(|| "open(/proc/self/mountinfo)")?;
+    let text =
+        crate::acts::read_text("/proc/self/mountinfo").call(|| "open(/proc/self/mountinfo)")?;
     let mut out: Vec<PathBuf> = text
         .lines()
         .filter_map(|line| {
@@ -138,7 +150,9 @@ fn find(root: &Root, path: &str) -> Result<Option<OwnedFd>> {
     let given: PathBuf = crate::text::path(path).components().collect();
     match root.open_as_given(&given, OFlag::empty()) {
         Err(Errno::ENOENT | Errno::ENOTDIR) => Ok(None),
-        other => other.map(Some).call(|| format!("openat2(rootfs, {path:?}, O_PATH, RESOLVE_IN_ROOT)")),
+        other => {
+            other.map(Some).call(|| format!("openat2(rootfs, {path:?}, O_PATH, RESOLVE_IN_ROOT)"))
+        }
     }
 }
 
@@ -182,14 +196,21 @@ pub fn mask(root: &Root, list: &[String]) -> Result<()> {
             continue;
         };
         if is_root(root, &target) {
-            return Err(Error::invalid(field(), format!("{path:?} is the root: nothing would be left to run")));
+            return Err(Error::invalid(
+                field(),
+                format!("{path:?} is the root: nothing would be left to run"),
+            ));
         }
-        let is_dir = fstat(&target).call(|| "fstat").at(field)?.st_mode & libc::S_IFMT == libc::S_IFDIR;
+        let is_dir =
+            fstat(&target).call(|| "fstat").at(field)?.st_mode & libc::S_IFMT == libc::S_IFDIR;
         if is_dir {
             match &empty {
                 None => empty = Some(empty_dir(target.as_fd()).at(field)?),
                 Some(fd) => {
-                    tree::bind(fd.as_fd(), Path::new(""), false).at(field)?.attach(target.as_fd()).at(field)?;
+                    tree::bind(fd.as_fd(), Path::new(""), false)
+                        .at(field)?
+                        .attach(target.as_fd())
+                        .at(field)?;
                 }
             }
             continue;
@@ -198,7 +219,10 @@ pub fn mask(root: &Root, list: &[String]) -> Result<()> {
             Some(fd) => fd,
             None => host_null().at(field)?,
         };
-        tree::bind(source.as_fd(), Path::new(""), false).at(field)?.attach(target.as_fd()).at(field)?;
+        tree::bind(source.as_fd(), Path::new(""), false)
+            .at(field)?
+            .attach(target.as_fd())
+            .at(field)?;
         null = Some(source);
     }
     Ok(())
@@ -206,10 +230,14 @@ pub fn mask(root: &Root, list: &[String]) -> Result<()> {
 
 fn host_null() -> Result<OwnedFd> {
     let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    let fd = nix::fcntl::open("/dev/null", flags, Mode::empty()).call(|| "open(/dev/null, O_PATH)")?;
+    let fd =
+        nix::fcntl::open("/dev/null", flags, Mode::empty()).call(|| "open(/dev/null, O_PATH)")?;
     let stat = fstat(&fd).call(|| "fstat(/dev/null)")?;
     if stat.st_mode & libc::S_IFMT != libc::S_IFCHR || stat.st_rdev != libc::makedev(1, 3) {
-        return Err(Error::new(Kind::System, "/dev/null of the host is not the character device 1:3"));
+        return Err(Error::new(
+            Kind::System,
+            "/dev/null of the host is not the character device 1:3",
+        ));
     }
     Ok(fd)
 }
@@ -219,16 +247,26 @@ fn empty_dir(target: std::os::fd::BorrowedFd) -> Result<OwnedFd> {
     let attrs = ATTR_RDONLY | ATTR_NOSUID | ATTR_NODEV | ATTR_NOEXEC;
     let fs = match fsopen("tmpfs") {
         Err(Errno::ENOSYS) => {
-            let flags = MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+            let flags =
+                MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
             let at = tree::by_fd(target);
-            mount(Some("tmpfs"), at.as_str(), Some("tmpfs"), flags, Some("size=0k,mode=755,nr_inodes=2"))
-                .call(|| "mount(tmpfs, MS_RDONLY)")?;
+            mount(
+                Some("tmpfs"),
+                at.as_str(),
+                Some("tmpfs"),
+                flags,
+                Some("size=0k,mode=755,nr_inodes=2"),
+            )
+            .call(|| "mount(tmpfs, MS_RDONLY)")?;
             return tree::reopen(target);
         }
         other => other.call(|| "fsopen(tmpfs)")?,
     };
-    for (key, value) in [("nr_blocks", Some("1")), ("nr_inodes", Some("2")), ("mode", Some("0755")), ("ro", None)] {
-        fsconfig(fs.as_fd(), key, value.map(str::as_bytes)).call(|| format!("fsconfig(tmpfs, {key})"))?;
+    for (key, value) in
+        [("nr_blocks", Some("1")), ("nr_inodes", Some("2")), ("mode", Some("0755")), ("ro", None)]
+    {
+        fsconfig(fs.as_fd(), key, value.map(str::as_bytes))
+            .call(|| format!("fsconfig(tmpfs, {key})"))?;
     }
     fscreate(fs.as_fd()).call(|| "fsconfig(tmpfs, FSCONFIG_CMD_CREATE)")?;
     let fd = fsmount(fs.as_fd(), attrs).call(|| "fsmount(tmpfs)")?;

@@ -9,7 +9,7 @@ use crate::seccomp::Filter;
 use crate::sync::{Channel, Message};
 use crate::text;
 use conex_sys::exec::Execve;
-use conex_sys::seccomp::Insn;
+use conex_sys::seccomp::SockFilter;
 use conex_sys::{fd, proc, sched, signal};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
@@ -64,8 +64,11 @@ fn labels(p: &Process, procfs: Option<Procfs>) -> Result<()> {
                     if now.trim_end_matches(['\0', '\n']).starts_with(known) {
                         return Ok(());
                     }
-                    return Err(Error::new(Kind::System, format!("the kernel kept {now:?} instead of {label:?}"))
-                        .at(format!("{}.{field}", p.field)));
+                    return Err(Error::new(
+                        Kind::System,
+                        format!("the kernel kept {now:?} instead of {label:?}"),
+                    )
+                    .at(format!("{}.{field}", p.field)));
                 }
                 Err(Errno::ENOENT) => continue,
                 Err(e) => {
@@ -105,7 +108,9 @@ fn scheduling(p: &Process) -> Result<()> {
             .at(|| field("ioPriority"))?;
     }
     if let Some(domain) = p.personality {
-        proc::personality(domain).call(|| format!("personality({domain:#x})")).at(|| "linux.personality")?;
+        proc::personality(domain)
+            .call(|| format!("personality({domain:#x})"))
+            .at(|| "linux.personality")?;
     }
     if let Some((mode, nodes)) = &p.memory_policy {
         sched::set_mempolicy(*mode, nodes)
@@ -122,7 +127,11 @@ fn change_dir(p: &Process) -> Result<bool> {
         Ok(()) => Ok(true),
         Err(Errno::EACCES | Errno::EPERM) => Ok(false),
         Err(e) => {
-            let what = format!("chdir to cwd ({:?}) set in config.json failed: {}", p.cwd, e.desc().to_lowercase());
+            let what = format!(
+                "chdir to cwd ({:?}) set in config.json failed: {}",
+                p.cwd,
+                e.desc().to_lowercase()
+            );
             Err(Error { errno: None, ..Error::new(Kind::System, what) })
         }
     }
@@ -170,7 +179,9 @@ fn home(p: &Process) -> Option<String> {
 fn look_up(p: &Process) -> Result<PathBuf> {
     let name = &p.args[0];
     let fail = |errno: Errno, path: &Path| {
-        let noexec = || nix::sys::statvfs::statvfs(path).is_ok_and(|s| s.flags().contains(FsFlags::ST_NOEXEC));
+        let noexec = || {
+            nix::sys::statvfs::statvfs(path).is_ok_and(|s| s.flags().contains(FsFlags::ST_NOEXEC))
+        };
         let also = match errno {
             // execve of a directory is EACCES: Docker before 24 knows only that text for exit code 126.
             Errno::EISDIR => ": permission denied",
@@ -195,10 +206,11 @@ fn look_up(p: &Process) -> Result<PathBuf> {
     if name.contains('/') {
         let path = text::path(name).into_owned();
         return check(&path).map(|()| path.clone()).map_err(|e| match e {
-            Errno::ENOENT => {
-                Error::new(Kind::System, format!("exec: {name:?}: stat {name}: no such file or directory"))
-                    .at(format!("{}.args[0]", p.field))
-            }
+            Errno::ENOENT => Error::new(
+                Kind::System,
+                format!("exec: {name:?}: stat {name}: no such file or directory"),
+            )
+            .at(format!("{}.args[0]", p.field)),
             e => fail(e, &path),
         });
     }
@@ -262,7 +274,12 @@ fn settle(p: &Process, procfs: Option<Procfs>) -> Result<Image> {
 
 /// Loads a filter that asks its listener. The host fetches the descriptor from this process by number while it is
 /// stopped at nothing: after this call any system call may already be one that waits for the listener's answer.
-fn load_with_listener(filter: &Filter, program: &[Insn], p: &Process, channel: &Channel) -> Result<()> {
+fn load_with_listener(
+    filter: &Filter,
+    program: &[SockFilter],
+    p: &Process,
+    channel: &Channel,
+) -> Result<()> {
     if !p.no_new_privileges {
         identity::raise_admin(p)?;
     }
@@ -277,7 +294,7 @@ fn load_with_listener(filter: &Filter, program: &[Insn], p: &Process, channel: &
     Ok(())
 }
 
-fn install(filter: &Filter, program: &[Insn]) -> Result<()> {
+fn install(filter: &Filter, program: &[SockFilter]) -> Result<()> {
     match conex_sys::seccomp::install(program, filter.flags) {
         // A flag that this kernel does not know (SPEC_ALLOW before 4.17): the filter matters more.
         Err(Errno::EINVAL) if filter.flags != 0 => conex_sys::seccomp::install(program, 0),
@@ -292,7 +309,7 @@ fn install(filter: &Filter, program: &[Insn]) -> Result<()> {
 ///
 /// # Errors
 /// There is no program.
-fn last_step(p: &Process, program: Option<&[Insn]>, image: &Image) -> Result<()> {
+fn last_step(p: &Process, program: Option<&[SockFilter]>, image: &Image) -> Result<()> {
     if p.args.is_empty() {
         return Err(Error::invalid(
             p.field.clone(),
@@ -302,7 +319,7 @@ fn last_step(p: &Process, program: Option<&[Insn]>, image: &Image) -> Result<()>
     crate::log::step(|| {
         format!(
             "capabilities, limits, seccomp ({} instructions), then {}",
-            program.map_or(0, <[Insn]>::len),
+            program.map_or(0, <[SockFilter]>::len),
             image.path.to_string_lossy()
         )
     });
@@ -312,7 +329,7 @@ fn last_step(p: &Process, program: Option<&[Insn]>, image: &Image) -> Result<()>
 /// Capabilities, seccomp and execve, in the order that no_new_privs allows.
 fn finish(
     p: &Process,
-    program: Option<&[Insn]>,
+    program: Option<&[SockFilter]>,
     hooked: Option<(&Plan, &[Option<std::fs::File>; 2])>,
     channel: &Channel,
     image: &Image,
@@ -335,7 +352,9 @@ fn finish(
         identity::finish(p)
     };
     let hooks = |confine: &dyn Fn() -> Result<()>| {
-        hooked.map_or(Ok(()), |(plan, output)| hooks::start_container(plan, &image.environment, output, confine))
+        hooked.map_or(Ok(()), |(plan, output)| {
+            hooks::start_container(plan, &image.environment, output, confine)
+        })
     };
     let ready = || -> Result<()> {
         if !p.no_new_privileges {
@@ -369,7 +388,11 @@ fn finish(
 fn clean(p: &Process, keep: i32) {
     signal::reset_all();
     let empty = nix::sys::signal::SigSet::empty();
-    let _ = nix::sys::signal::sigprocmask(nix::sys::signal::SigmaskHow::SIG_SETMASK, Some(&empty), None);
+    let _ = nix::sys::signal::sigprocmask(
+        nix::sys::signal::SigmaskHow::SIG_SETMASK,
+        Some(&empty),
+        None,
+    );
     for n in &p.preserved {
         let _ = fd::clear_cloexec(*n);
     }
@@ -394,18 +417,25 @@ fn limits(p: &Process) -> Result<()> {
 pub(super) struct Later {
     /// Where `start` connects; absent for `run`.
     pub start: Option<OwnedFd>,
-    pub program: Option<Vec<Insn>>,
+    pub program: Option<Vec<SockFilter>>,
     /// Of startContainer hooks ([`crate::acts::hooks::outputs`]).
     pub hook_output: [Option<std::fs::File>; 2],
 }
 
 /// The container's init: ready, created, started, executed.
-pub(super) fn init(plan: &Plan, report: &mut Report, later: Later, procfs: Option<Procfs>) -> Result<Infallible> {
+pub(super) fn init(
+    plan: &Plan,
+    report: &mut Report,
+    later: Later,
+    procfs: Option<Procfs>,
+) -> Result<Infallible> {
     let p = &plan.process;
     let Later { start, program, hook_output } = later;
     every_cpu();
     let image = settle(p, procfs)?;
-    if let Some((filter, program)) = p.seccomp.as_ref().filter(|f| f.listener.is_some()).zip(program.as_ref()) {
+    if let Some((filter, program)) =
+        p.seccomp.as_ref().filter(|f| f.listener.is_some()).zip(program.as_ref())
+    {
         load_with_listener(filter, program, p, report.sync()?)?;
     }
     report.sync()?.send(&Message::Ready)?;
@@ -425,7 +455,10 @@ pub(super) fn init(plan: &Plan, report: &mut Report, later: Later, procfs: Optio
 /// it had taken the socket away: nobody can start this container any more.
 fn wait_for_start(listener: OwnedFd) -> Result<Channel> {
     let accepted = loop {
-        match nix::sys::socket::accept4(listener.as_raw_fd(), nix::sys::socket::SockFlag::SOCK_CLOEXEC) {
+        match nix::sys::socket::accept4(
+            listener.as_raw_fd(),
+            nix::sys::socket::SockFlag::SOCK_CLOEXEC,
+        ) {
             Err(Errno::EINTR | Errno::ECONNABORTED) => continue,
             other => break other.call(|| "accept4(start.sock)")?,
         }
@@ -438,7 +471,11 @@ fn wait_for_start(listener: OwnedFd) -> Result<Channel> {
 }
 
 /// A process that joined a running container.
-pub fn exec(p: &Process, report: &mut Report, program: Option<Vec<Insn>>) -> Result<Infallible> {
+pub fn exec(
+    p: &Process,
+    report: &mut Report,
+    program: Option<Vec<SockFilter>>,
+) -> Result<Infallible> {
     keyring(p)?;
     if p.terminal {
         let root = nix::fcntl::open(
@@ -447,7 +484,8 @@ pub fn exec(p: &Process, report: &mut Report, program: Option<Vec<Insn>>) -> Res
             nix::sys::stat::Mode::empty(),
         )
         .call(|| "open(/)")?;
-        let pair = console::open(std::os::fd::AsFd::as_fd(&root), p).at(|| format!("{}.terminal", p.field))?;
+        let pair = console::open(std::os::fd::AsFd::as_fd(&root), p)
+            .at(|| format!("{}.terminal", p.field))?;
         console::own(&pair.slave)?;
         report.sync()?.send(&Message::Terminal(pair.master))?;
     }
@@ -455,7 +493,9 @@ pub fn exec(p: &Process, report: &mut Report, program: Option<Vec<Insn>>) -> Res
         every_cpu();
     }
     let image = settle(p, None)?;
-    if let Some((filter, program)) = p.seccomp.as_ref().filter(|f| f.listener.is_some()).zip(program.as_ref()) {
+    if let Some((filter, program)) =
+        p.seccomp.as_ref().filter(|f| f.listener.is_some()).zip(program.as_ref())
+    {
         load_with_listener(filter, program, p, report.sync()?)?;
     }
     report.sync()?.send(&Message::Ready)?;

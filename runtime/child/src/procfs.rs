@@ -6,7 +6,9 @@
 
 use crate::error::{Context, Error, Result};
 use crate::plan::namespaces::Sysctl;
-use conex_sys::fd::{openat2, RESOLVE_BENEATH, RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_NO_XDEV};
+use conex_sys::fd::{
+    openat2, RESOLVE_BENEATH, RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_NO_XDEV,
+};
 use conex_sys::mount::{fscreate, fsmount, fsopen};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
@@ -34,7 +36,8 @@ impl Procfs {
             return Ok(Procfs { root });
         }
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        let root = nix::fcntl::open("/proc", flags, nix::sys::stat::Mode::empty()).call(|| "open(/proc)")?;
+        let root = nix::fcntl::open("/proc", flags, nix::sys::stat::Mode::empty())
+            .call(|| "open(/proc)")?;
         if !crate::root::is_procfs(root.as_fd()) {
             return Err(Error::call(Errno::ENOTSUP, "/proc is not a procfs"));
         }
@@ -53,7 +56,8 @@ impl Procfs {
 
     /// Opens a file of this very mount.
     pub fn open(&self, path: &str, flags: OFlag) -> nix::Result<OwnedFd> {
-        let resolve = RESOLVE_BENEATH | RESOLVE_NO_XDEV | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS;
+        let resolve =
+            RESOLVE_BENEATH | RESOLVE_NO_XDEV | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS;
         let fd = match openat2(self.root.as_fd(), Path::new(path), flags.bits(), 0, resolve) {
             Err(Errno::ENOSYS) => self.open_checked(path, flags)?,
             other => other?,

@@ -32,22 +32,32 @@ fn kills(p: &Process) -> bool {
     let ends = |action: u32| matches!(action & 0xffff_0000, 0x8000_0000 | 0 | 0x0003_0000);
     let used = ["open", "openat", "read", "stat", "newfstatat", "statx", "close"];
     p.seccomp.as_ref().is_some_and(|f| {
-        let named = |r: &crate::seccomp::Rule| ends(r.action) && r.names.iter().any(|n| used.contains(&n.as_str()));
+        let named = |r: &crate::seccomp::SyscallRule| {
+            ends(r.action) && r.names.iter().any(|n| used.contains(&n.as_str()))
+        };
         ends(f.profile.default) || f.profile.rules.iter().any(named)
     })
 }
 
 /// MAX_ARG_STRLEN of include/uapi/linux/binfmts.h: 32 pages for one string, its NUL included.
 fn too_big(args: &[CString], env: &[CString]) -> (Option<String>, String) {
-    let page = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok().flatten().unwrap_or(4096);
+    let page =
+        nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok().flatten().unwrap_or(4096);
     let most = 32 * page as usize;
     for (list, strings) in [("args", args), ("env", env)] {
-        let Some(i) = strings.iter().position(|s| s.as_bytes_with_nul().len() > most) else { continue };
+        let Some(i) = strings.iter().position(|s| s.as_bytes_with_nul().len() > most) else {
+            continue;
+        };
         let text = strings[i].to_string_lossy();
-        let name =
-            text.split_once('=').filter(|_| list == "env").map_or(String::new(), |(name, _)| format!(" of {name}"));
-        let what =
-            format!(": the {} bytes{name} are more than Linux takes in one string, {}", text.len(), most - 1);
+        let name = text
+            .split_once('=')
+            .filter(|_| list == "env")
+            .map_or(String::new(), |(name, _)| format!(" of {name}"));
+        let what = format!(
+            ": the {} bytes{name} are more than Linux takes in one string, {}",
+            text.len(),
+            most - 1
+        );
         // The variables are not in the document's order any more.
         return (Some(if list == "env" { list.into() } else { format!("{list}[{i}]") }), what);
     }
@@ -61,7 +71,8 @@ fn too_big(args: &[CString], env: &[CString]) -> (Option<String>, String) {
 /// What the file's beginning says of a program that is there and cannot be executed.
 fn file(e: Errno, path: &CString) -> Option<String> {
     let head = head(path.to_bytes())?;
-    let Some(line) = head.strip_prefix(b"#!").map(|l| l.split(|b| *b == b'\n').next().unwrap_or(l)) else {
+    let Some(line) = head.strip_prefix(b"#!").map(|l| l.split(|b| *b == b'\n').next().unwrap_or(l))
+    else {
         return match e {
             Errno::ENOEXEC if !head.starts_with(b"\x7fELF") => {
                 Some(": neither a program nor a script that begins with #!".into())
@@ -75,7 +86,10 @@ fn file(e: Errno, path: &CString) -> Option<String> {
     let exists = Path::new(&*crate::text::from_bytes(name)).exists();
     let why = match self::head(name) {
         _ if !exists => {
-            format!("is missing{}", if name.ends_with(b"\r") { " (the line ends with CR LF)" } else { "" })
+            format!(
+                "is missing{}",
+                if name.ends_with(b"\r") { " (the line ends with CR LF)" } else { "" }
+            )
         }
         Some(head) => program(e, &head)?.trim_start_matches(": ").to_string(),
         None => return None,
@@ -87,7 +101,11 @@ fn head(path: &[u8]) -> Option<Vec<u8>> {
     let mut head = Vec::new();
     let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
     let path = crate::text::from_bytes(path).into_owned();
-    let file = std::fs::OpenOptions::new().read(true).custom_flags(flags).open(&*crate::text::path(&path)).ok()?;
+    let file = std::fs::OpenOptions::new()
+        .read(true)
+        .custom_flags(flags)
+        .open(&*crate::text::path(&path))
+        .ok()?;
     file.metadata().ok().filter(|m| m.is_file())?;
     file.take(4096).read_to_end(&mut head).ok()?;
     Some(head)
@@ -104,12 +122,15 @@ fn program(e: Errno, head: &[u8]) -> Option<String> {
 
 /// PT_INTERP of a 64-bit little-endian program (elf(5)).
 fn loader(head: &[u8]) -> Option<String> {
-    let word = |at: usize, n: usize| Some(head.get(at..at + n)?.iter().rev().fold(0, |v, b| v << 8 | *b as usize));
+    let word = |at: usize, n: usize| {
+        Some(head.get(at..at + n)?.iter().rev().fold(0, |v, b| v << 8 | *b as usize))
+    };
     if head.get(4..6)? != [2, 1] {
         return None;
     }
     let (table, size, count) = (word(32, 8)?, word(54, 2)?, word(56, 2)?);
-    let at = (0..count).map(|i| table.saturating_add(i * size)).find(|at| word(*at, 4) == Some(3))?;
+    let at =
+        (0..count).map(|i| table.saturating_add(i * size)).find(|at| word(*at, 4) == Some(3))?;
     let (offset, length) = (word(at + 8, 8)?, word(at + 32, 8)?);
     let text = head.get(offset..offset.checked_add(length)?)?;
     Some(String::from_utf8_lossy(text).trim_end_matches('\0').to_string())

@@ -70,7 +70,13 @@ pub fn block(bundle: &Bundle, level: show::Level, e: &Error) -> String {
     let here = std::env::current_dir().unwrap_or_default();
     let name = bundle.document.strip_prefix(&here).unwrap_or(&bundle.document);
     if name.starts_with("/proc/self/fd") {
-        return show::block_at(level, &e.to_string(), "the command line", None, crate::log::colour(true));
+        return show::block_at(
+            level,
+            &e.to_string(),
+            "the command line",
+            None,
+            crate::log::colour(true),
+        );
     }
     show::block(level, &bundle.text, &name.display().to_string(), e, crate::log::colour(true))
 }

@@ -55,7 +55,9 @@ pub fn tell(c: &Container, message: &Message) -> Result<()> {
 
 /// `who`, a dead child without a word, was killed: say by what. Without its descriptor its end was taken already.
 pub fn explain(mut e: Error, who: &str, pidfd: Option<BorrowedFd>, group: &Group) -> Error {
-    let Some(when) = e.what.strip_prefix("the other side died ").map(str::to_string) else { return e };
+    let Some(when) = e.what.strip_prefix("the other side died ").map(str::to_string) else {
+        return e;
+    };
     let ended = pidfd.and_then(|fd| {
         // Its end of the channel is closed a moment before it can be waited for.
         let _ = nix::poll::poll(&mut [PollFd::new(fd, PollFlags::POLLIN)], 2000u16);
@@ -75,10 +77,16 @@ pub fn explain(mut e: Error, who: &str, pidfd: Option<BorrowedFd>, group: &Group
 }
 
 /// Hands the descriptor of a filter that asks to the agent that the profile names.
-pub fn notified(process: &Process, c: &Container, number: i32, document: &StateDocument) -> Result<()> {
+pub fn notified(
+    process: &Process,
+    c: &Container,
+    number: i32,
+    document: &StateDocument,
+) -> Result<()> {
     let agent = process.seccomp.as_ref().and_then(|filter| filter.listener.as_ref());
-    agent
-        .map_or(Ok(()), |agent| listener::seccomp(agent, number, c.pidfd.as_fd(), &document.json(), c.pid.as_raw()))
+    agent.map_or(Ok(()), |agent| {
+        listener::seccomp(agent, number, c.pidfd.as_fd(), &document.json(), c.pid.as_raw())
+    })
 }
 
 /// What a message means that only one side of create and exec understands.
@@ -98,7 +106,9 @@ pub fn handshake(
     tell(c, &Message::Enter(group.tasks()?))?;
     loop {
         match c.next(watched)? {
-            None => return Err(Error::new(Kind::System, "the other side died during its preparation")),
+            None => {
+                return Err(Error::new(Kind::System, "the other side died during its preparation"))
+            }
             Some(Message::Failed(e)) => return Err(e),
             Some(Message::Terminal(fd)) => c.terminal = Some(fd),
             Some(Message::Ready) => return Ok(()),
@@ -117,16 +127,23 @@ pub fn oom_score(pid: i32, process: &Process) -> Result<()> {
     let path = format!("/proc/{pid}/oom_score_adj");
     match std::fs::write(&path, score.to_string()) {
         // Lowering takes CAP_SYS_RESOURCE; what is already so needs none.
-        Err(_) if std::fs::read_to_string(&path).is_ok_and(|t| t.trim() == score.to_string()) => Ok(()),
+        Err(_) if std::fs::read_to_string(&path).is_ok_and(|t| t.trim() == score.to_string()) => {
+            Ok(())
+        }
         Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => {
-            let now = std::fs::read_to_string(&path).ok().and_then(|t| t.trim().parse::<i32>().ok());
+            let now =
+                std::fs::read_to_string(&path).ok().and_then(|t| t.trim().parse::<i32>().ok());
             let why = match now.filter(|now| score < *now) {
                 Some(now) => format!("lowering it from {now} takes CAP_SYS_RESOURCE: "),
                 None => String::new(),
             };
-            Err(e).call(|| format!("{why}write({path}, {score})")).at(|| format!("{field}.oomScoreAdj"))
+            Err(e)
+                .call(|| format!("{why}write({path}, {score})"))
+                .at(|| format!("{field}.oomScoreAdj"))
         }
-        other => other.call(|| format!("write({path}, {score})")).at(|| format!("{field}.oomScoreAdj")),
+        other => {
+            other.call(|| format!("write({path}, {score})")).at(|| format!("{field}.oomScoreAdj"))
+        }
     }
 }
 
@@ -135,12 +152,16 @@ pub fn oom_score(pid: i32, process: &Process) -> Result<()> {
 pub fn rlimits(pid: i32, list: &[crate::plan::process::Rlimit]) -> Result<()> {
     for r in list {
         let pid = Pid::from_raw(pid);
-        let (soft, hard) =
-            proc::rlimit(pid, r.resource).call(|| format!("prlimit({})", r.name)).at(|| r.field.clone())?;
+        let (soft, hard) = proc::rlimit(pid, r.resource)
+            .call(|| format!("prlimit({})", r.name))
+            .at(|| r.field.clone())?;
         if r.hard > hard {
             proc::set_rlimit(pid, r.resource, soft, r.hard)
                 .call(|| {
-                    format!("prlimit({}, {}): raising the hard limit {hard} takes CAP_SYS_RESOURCE", r.name, r.hard)
+                    format!(
+                        "prlimit({}, {}): raising the hard limit {hard} takes CAP_SYS_RESOURCE",
+                        r.name, r.hard
+                    )
                 })
                 .at(|| r.field.clone())?;
         }

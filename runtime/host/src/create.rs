@@ -27,8 +27,15 @@ pub enum Start {
 }
 
 /// Makes the container, up to the point where its program could be executed. On failure everything is undone.
-pub fn create(plan: &Plan, entry: &Entry, state: &mut State, root: &Path, start: Start) -> Result<Container> {
-    let mut making = Making { plan, entry, state, group: Group { dirs: Vec::new() }, warnings: Vec::new() };
+pub fn create(
+    plan: &Plan,
+    entry: &Entry,
+    state: &mut State,
+    root: &Path,
+    start: Start,
+) -> Result<Container> {
+    let mut making =
+        Making { plan, entry, state, group: Group { dirs: Vec::new() }, warnings: Vec::new() };
     let made = making.all(root, start);
     if let Err(e) = made {
         // Undo goes on after a failure and tells all of them.
@@ -62,8 +69,10 @@ struct Order {
 /// The child is born in its cgroup, whose limits hold already.
 const V2: Order = Order { before: &[Step::Directories { v2: true }, Step::Limits], after: &[] };
 /// Only the directory that the child is born in comes before it; those of v1 are made while it mounts.
-const V1_AND_V2: Order =
-    Order { before: &[Step::Directories { v2: true }], after: &[Step::Directories { v2: false }, Step::Limits] };
+const V1_AND_V2: Order = Order {
+    before: &[Step::Directories { v2: true }],
+    after: &[Step::Directories { v2: false }, Step::Limits],
+};
 /// A unit comes after the child, which systemd puts into it.
 const SYSTEMD: Order = Order { before: &[Step::Record], after: &[Step::Unit, Step::Limits] };
 
@@ -97,7 +106,9 @@ impl Making<'_> {
         let (ours, inherited) = self.inherited(root, start)?;
         let mut c = spawn(self.plan, inherited, ours, &self.group)?;
         crate::log::step(|| format!("made the process {}", c.pid));
-        let made = self.steps(order.after, &mut manager, c.pid.as_raw()).and_then(|()| self.converse(&mut c));
+        let made = self
+            .steps(order.after, &mut manager, c.pid.as_raw())
+            .and_then(|()| self.converse(&mut c));
         c.warnings = std::mem::take(&mut self.warnings);
         match made.and_then(|()| self.ready(&c)) {
             Ok(()) => Ok(c),
@@ -125,7 +136,8 @@ impl Making<'_> {
             bundle: &plan.bundle,
             annotations: &plan.annotations,
         };
-        handshake(c, &plan.process, &self.group, Some(&self.group), &mut |c, message| match message {
+        handshake(c, &plan.process, &self.group, Some(&self.group), &mut |c, message| match message
+        {
             Message::NeedMaps => {
                 if let Some(maps) = &plan.namespaces.maps {
                     userns::write_maps(c.pid, maps, !nix::unistd::geteuid().is_root())?;
@@ -134,9 +146,17 @@ impl Making<'_> {
             }
             Message::Rooted => {
                 // The deprecated hook predates the status: the OCI's validation suite and crun have it "created".
-                let setting = hooks::Setting { cwd: Some(&plan.bundle), ..hooks::Setting::default() };
+                let setting = hooks::Surroundings {
+                    cwd: Some(&plan.bundle),
+                    ..hooks::Surroundings::default()
+                };
                 hooks::run(&plan.hooks.prestart, "prestart", &document("created"), &setting)?;
-                hooks::run(&plan.hooks.create_runtime, "createRuntime", &document("creating"), &setting)?;
+                hooks::run(
+                    &plan.hooks.create_runtime,
+                    "createRuntime",
+                    &document("creating"),
+                    &setting,
+                )?;
                 tell(c, &Message::Go)
             }
             Message::Notify(number) => notified(&plan.process, c, number, &document("creating")),
@@ -162,7 +182,8 @@ impl Making<'_> {
             let mut connected = Manager::connect(unit.user).at(|| "linux.cgroupsPath")?;
             base = connected.control_group()?;
             let description = format!("conex container {}, created {}", plan.id, state.created);
-            state.systemd_unit = Some(UnitRecord { name: unit.name.clone(), description, user: unit.user });
+            state.systemd_unit =
+                Some(UnitRecord { name: unit.name.clone(), description, user: unit.user });
             manager = Some(connected);
         }
         state.cgroups = cgroup::paths(&plan.cgroup, hierarchies, &base)?;
@@ -230,7 +251,8 @@ impl Making<'_> {
             hand_over_stdio(plan, maps);
         }
         crate::log::step(|| format!("cgroups: {:?}", self.state.cgroups));
-        let inside = !plan.hooks.create_container.is_empty() || !plan.hooks.start_container.is_empty();
+        let inside =
+            !plan.hooks.create_container.is_empty() || !plan.hooks.start_container.is_empty();
         let (ours, theirs) = pair()?;
         let rest = child::Rest {
             sources: sources::open(plan)?,
@@ -238,7 +260,8 @@ impl Making<'_> {
             cgroups: self.state.cgroups.clone(),
             start: listener,
             program,
-            has_runtime_hooks: !plan.hooks.prestart.is_empty() || !plan.hooks.create_runtime.is_empty(),
+            has_runtime_hooks: !plan.hooks.prestart.is_empty()
+                || !plan.hooks.create_runtime.is_empty(),
             cgroup_first: matches!(plan.cgroup.hierarchies.as_slice(), [only] if only.v2),
             into_cgroup: None,
             makes_time_namespace: plan.namespaces.creates(crate::plan::namespaces::CLONE_NEWTIME)
@@ -263,21 +286,29 @@ impl Making<'_> {
         state.made_cgroups = own;
         self.entry.save(state)?;
         let mut made = state.cgroups.clone();
-        Group::create(&state.cgroups, hierarchies, &state.made_cgroups, &mut made).map(|group| group.dirs)
+        Group::create(&state.cgroups, hierarchies, &state.made_cgroups, &mut made)
+            .map(|group| group.dirs)
     }
 
     /// Records what will be made, then makes it. A parent that another container removes in between (it had made it, and
     /// ended) is made again, under a new record.
     fn directories(&mut self, v2: bool) -> Result<Vec<Dir>> {
-        let (entry, state, hierarchies) = (self.entry, &mut *self.state, &self.plan.cgroup.hierarchies);
-        let (paths, wanted): (Vec<_>, Vec<_>) =
-            state.cgroups.iter().cloned().zip(hierarchies.iter().cloned()).filter(|(_, h)| h.v2 == v2).unzip();
+        let (entry, state, hierarchies) =
+            (self.entry, &mut *self.state, &self.plan.cgroup.hierarchies);
+        let (paths, wanted): (Vec<_>, Vec<_>) = state
+            .cgroups
+            .iter()
+            .cloned()
+            .zip(hierarchies.iter().cloned())
+            .filter(|(_, h)| h.v2 == v2)
+            .unzip();
         let (mut attempts, mut made) = (0, Vec::new());
         loop {
             let before = state.made_cgroups.len();
             // The first pass, for v2, has looked for those of all hierarchies.
             let look = v2 || attempts > 0;
-            for path in if look { cgroup::missing(&state.cgroups, hierarchies) } else { Vec::new() } {
+            for path in if look { cgroup::missing(&state.cgroups, hierarchies) } else { Vec::new() }
+            {
                 if !state.made_cgroups.contains(&path) {
                     state.made_cgroups.push(path);
                 }
@@ -288,7 +319,11 @@ impl Making<'_> {
             }
             match Group::create(&paths, &wanted, &state.made_cgroups, &mut made) {
                 // ENODEV: it was opened before and written to after that.
-                Err(e) if matches!(e.errno, Some(Errno::ENOENT | Errno::ENODEV)) && attempts < 10 => attempts += 1,
+                Err(e)
+                    if matches!(e.errno, Some(Errno::ENOENT | Errno::ENODEV)) && attempts < 10 =>
+                {
+                    attempts += 1
+                }
                 Err(e) if e.errno == Some(Errno::EEXIST) => {
                     // Somebody else's after all: undo must neither kill there nor remove it.
                     state.made_cgroups.retain(|p| made.contains(p) || !paths.contains(p));
@@ -304,7 +339,8 @@ impl Making<'_> {
     /// none of them lost (`--rootless=false`).
     fn without_cgroup(&mut self) -> Result<()> {
         let (plan, state, warnings) = (self.plan, &mut *self.state, &mut self.warnings);
-        let told: std::collections::HashSet<String> = warnings.iter().map(|w| w.field.clone()).collect();
+        let told: std::collections::HashSet<String> =
+            warnings.iter().map(|w| w.field.clone()).collect();
         let mut fields: Vec<&String> =
             plan.cgroup.limits.iter().map(|l| &l.field).filter(|f| !told.contains(*f)).collect();
         fields.dedup();
@@ -319,7 +355,8 @@ impl Making<'_> {
         }
         if !more.is_empty() {
             // Each would be looked up in the document.
-            warnings.push(Error::unsupported("linux.resources", format!("and {} more", more.len())));
+            warnings
+                .push(Error::unsupported("linux.resources", format!("and {} more", more.len())));
         }
         // Where only some hierarchies are delegated, what was made in these.
         let _ = cgroup::remove_at_once(&state.made_cgroups);
@@ -337,7 +374,8 @@ impl Making<'_> {
         }
         let files = group.files(&plan.cgroup.limits);
         crate::log::step(|| format!("linux.resources: {} values", files.len()));
-        state.cgroups_before = group.before(&files, plan.cgroup.devices.as_ref(), &state.made_cgroups);
+        state.cgroups_before =
+            group.before(&files, plan.cgroup.devices.as_ref(), &state.made_cgroups);
         if !state.cgroups_before.is_empty() {
             entry.save(state)?;
         }
@@ -364,7 +402,8 @@ fn forbidden(e: &Error) -> bool {
 /// from here: it could not reopen /dev/stdout otherwise. See [`child::console::hand_over_stdio`].
 fn hand_over_stdio(plan: &Plan, maps: &crate::plan::namespaces::Maps) {
     use crate::plan::namespaces::Maps;
-    if plan.process.terminal || !plan.namespaces.creates(libc::CLONE_NEWUSER) || !facts::host_root() {
+    if plan.process.terminal || !plan.namespaces.creates(libc::CLONE_NEWUSER) || !facts::host_root()
+    {
         return;
     }
     if let Some(uid) = Maps::to_host(&maps.uid, plan.process.uid) {

@@ -69,7 +69,11 @@ pub fn of(state: &State, seen: Option<i32>) -> End {
 /// A regular file of this user's, which no container has a way to.
 fn left_by_shim(bundle: &Path) -> Option<Value> {
     let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
-    let file = std::fs::File::options().read(true).custom_flags(flags.bits()).open(bundle.join(LEFT)).ok()?;
+    let file = std::fs::File::options()
+        .read(true)
+        .custom_flags(flags.bits())
+        .open(bundle.join(LEFT))
+        .ok()?;
     let meta = file.metadata().ok()?;
     if !meta.is_file() || meta.uid() != nix::unistd::geteuid().as_raw() {
         return None;
@@ -93,7 +97,11 @@ fn denied(init: Identity) -> Option<[(&'static str, u64); 2]> {
 }
 
 fn in_log(init: Identity) -> Option<[(&'static str, u64); 2]> {
-    let log = std::fs::File::options().read(true).custom_flags(libc::O_NONBLOCK).open("/dev/kmsg").ok()?;
+    let log = std::fs::File::options()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open("/dev/kmsg")
+        .ok()?;
     let (mut record, mut found) = ([0u8; 8192], None);
     // A read is one record: priority, number, microseconds since the boot, flags; text. EPIPE: it was overwritten while it was
     // read, the next one follows.
@@ -107,11 +115,17 @@ fn in_log(init: Identity) -> Option<[(&'static str, u64); 2]> {
         let at: Option<u64> = text.split(',').nth(2).and_then(|n| n.parse().ok());
         // A clock tick is a hundredth of a second for user space. What is older was another process of that number.
         let own = at.is_some_and(|at| at + 1_000_000 > init.start_time * 10_000);
-        let field = |key: &str| text.split_whitespace().find_map(|w| w.strip_prefix(key)?.strip_prefix('='));
-        if own && text.contains("type=1326 ") && field("pid").and_then(|n| n.parse().ok()) == Some(init.pid) {
+        let field = |key: &str| {
+            text.split_whitespace().find_map(|w| w.strip_prefix(key)?.strip_prefix('='))
+        };
+        if own
+            && text.contains("type=1326 ")
+            && field("pid").and_then(|n| n.parse().ok()) == Some(init.pid)
+        {
             let arch = field("arch").and_then(|n| u64::from_str_radix(n, 16).ok());
             let number = field("syscall").and_then(|n| n.parse().ok());
-            found = number.zip(arch).map(|(number, arch)| [("deniedSyscall", number), ("arch", arch)]);
+            found =
+                number.zip(arch).map(|(number, arch)| [("deniedSyscall", number), ("arch", arch)]);
         }
     }
     found
@@ -127,7 +141,9 @@ pub fn note(root: &Path, state: &State, status: Status, end: End) {
     let path = root.join(JOURNAL);
     let mut options = std::fs::File::options();
     options.append(true).create(true).mode(0o600).custom_flags(libc::O_NOFOLLOW);
-    let old = |meta: &std::fs::Metadata| meta.modified().is_ok_and(|m| m.elapsed().is_ok_and(|age| age > KEPT));
+    let old = |meta: &std::fs::Metadata| {
+        meta.modified().is_ok_and(|m| m.elapsed().is_ok_and(|age| age > KEPT))
+    };
     let full = path.symlink_metadata().is_ok_and(|meta| meta.len() > MOST || old(&meta));
     if full {
         let _ = std::fs::rename(&path, root.join(OLDER));

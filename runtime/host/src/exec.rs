@@ -9,13 +9,13 @@ use crate::plan::namespaces::KINDS;
 use crate::plan::process::Process;
 use crate::seccomp::Filter;
 use crate::state::State;
-use crate::sync::{pair, Message};
+use crate::sync::{pair, Channel, Message};
 use conex_sys::clone::Forked;
 use conex_sys::proc;
 use nix::fcntl::OFlag;
 use nix::sys::stat::{stat, Mode};
 use nix::unistd::Pid;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
 pub struct Exec<'a> {
@@ -45,9 +45,12 @@ pub fn spawn(exec: &Exec) -> Result<Container> {
     // it joins; and a cgroup that has reached its pids limit takes what is moved into it, but no fork: for a moment there
     // are two.
     let group = cgroup(exec)?;
-    let born = exec.process.affinity.0.is_none() && super::facts::host_root() && group.has_room_for(2);
+    let born =
+        exec.process.affinity.0.is_none() && super::facts::host_root() && group.has_room_for(2);
     match attempt(exec, &group, born) {
-        Err(e) if born && e.errno == Some(nix::errno::Errno::EAGAIN) => attempt(exec, &group, false),
+        Err(e) if born && e.errno == Some(nix::errno::Errno::EAGAIN) => {
+            attempt(exec, &group, false)
+        }
         other => other,
     }
 }
@@ -56,23 +59,10 @@ fn attempt(exec: &Exec, group: &Group, born: bool) -> Result<Container> {
     if !exec.ignore_paused {
         group.check_thawed()?;
     }
-    let program = exec.process.seccomp.as_ref().map(|filter| compiled(exec.root, filter)).transpose()?;
-    let flags = foreign_namespaces(exec.state)?;
-    let (ours, theirs) = pair()?;
-    let into = group.unified().filter(|_| born).map(|d| d.as_fd());
-    let Forked::Parent { pidfd, .. } = (match crate::acts::clone::clone_into(0, into).call(|| "clone3")? {
-        Forked::Child => {
-            drop(ours);
-            let init = exec.state.init.unwrap_or_default();
-            let pidfd = exec.init.as_fd();
-            join::main(join::Joining { process: exec.process, init, pidfd, flags, sync: theirs, program });
-        }
-        parent => parent,
-    }) else {
-        return Err(Error::new(Kind::System, "clone3 returned twice"));
-    };
+    let program =
+        exec.process.seccomp.as_ref().map(|filter| compiled(exec.root, filter)).transpose()?;
+    let (pidfd, ours) = joiner(exec, group.unified().filter(|_| born).map(|d| d.as_fd()), program)?;
     crate::log::step(|| "made the process that joins");
-    drop(theirs);
     let step = "joining the container";
     // Killed between its clone and its word (the container's memory limit holds for it), it leaves a clone that waits: the
     // end of our side ends it.
@@ -91,7 +81,13 @@ fn attempt(exec: &Exec, group: &Group, born: bool) -> Result<Container> {
     };
     let _ = proc::wait_pidfd(pidfd.as_fd(), false);
     let pidfd = hopped.map_err(|e| explain(e, "the process", None, group))?;
-    let mut c = Container { pid: Pid::from_raw(0), pidfd, sync: ours, terminal: None, warnings: Vec::new() };
+    let mut c = Container {
+        pid: Pid::from_raw(0),
+        pidfd,
+        sync: ours,
+        terminal: None,
+        warnings: Vec::new(),
+    };
     let talked = adopted(c.pidfd.as_fd()).and_then(|pid| {
         c.pid = pid;
         converse(exec, &mut c, group)
@@ -106,8 +102,42 @@ fn attempt(exec: &Exec, group: &Group, born: bool) -> Result<Container> {
     }
 }
 
-fn compiled(root: &std::path::Path, filter: &Filter) -> Result<Vec<conex_sys::seccomp::Insn>> {
-    let dir = nix::fcntl::open(root, OFlag::O_DIRECTORY | OFlag::O_CLOEXEC | OFlag::O_RDONLY, Mode::empty()).ok();
+/// The process that joins, as a pidfd, and our end of the channel to it.
+fn joiner(
+    exec: &Exec,
+    into: Option<BorrowedFd>,
+    program: Option<Vec<conex_sys::seccomp::SockFilter>>,
+) -> Result<(OwnedFd, Channel)> {
+    let flags = foreign_namespaces(exec.state)?;
+    let (ours, theirs) = pair()?;
+    match crate::acts::clone::clone_into(0, into).call(|| "clone3")? {
+        Forked::Child => {
+            drop(ours);
+            let init = exec.state.init.unwrap_or_default();
+            let pidfd = exec.init.as_fd();
+            join::main(join::Joining {
+                process: exec.process,
+                init,
+                pidfd,
+                flags,
+                sync: theirs,
+                program,
+            });
+        }
+        Forked::Parent { pidfd, .. } => Ok((pidfd, ours)),
+    }
+}
+
+fn compiled(
+    root: &std::path::Path,
+    filter: &Filter,
+) -> Result<Vec<conex_sys::seccomp::SockFilter>> {
+    let dir = nix::fcntl::open(
+        root,
+        OFlag::O_DIRECTORY | OFlag::O_CLOEXEC | OFlag::O_RDONLY,
+        Mode::empty(),
+    )
+    .ok();
     crate::programs::program(dir.as_ref().map(|d| d.as_fd()), &filter.profile)
 }
 
@@ -121,7 +151,8 @@ fn foreign_namespaces(state: &State) -> Result<i32> {
             Err(nix::errno::Errno::ENOENT) => continue,
             other => other.call(|| format!("stat(/proc/{pid}/ns/{file})"))?,
         };
-        let ours = stat(format!("/proc/self/ns/{file}").as_str()).call(|| format!("stat(/proc/self/ns/{file})"))?;
+        let ours = stat(format!("/proc/self/ns/{file}").as_str())
+            .call(|| format!("stat(/proc/self/ns/{file})"))?;
         if theirs.st_ino != ours.st_ino {
             flags |= flag;
         }
@@ -139,10 +170,19 @@ fn cgroup(exec: &Exec) -> Result<Group> {
         other => other?,
     };
     // The v2 hierarchy has no name, as in /proc/PID/cgroup.
-    let named = |d: &super::cgroup::Dir, c: &String| if c.is_empty() { d.hierarchy.v2 } else { d.hierarchy.has(c) };
+    let named = |d: &super::cgroup::Dir, c: &String| {
+        if c.is_empty() {
+            d.hierarchy.v2
+        } else {
+            d.hierarchy.has(c)
+        }
+    };
     for (controllers, _) in &exec.sub_cgroups {
-        if let Some(unknown) = controllers.iter().find(|c| !group.dirs.iter().any(|d| named(d, c))) {
-            let what = format!("--cgroup: the container is in no hierarchy with the controller {unknown:?}");
+        if let Some(unknown) = controllers.iter().find(|c| !group.dirs.iter().any(|d| named(d, c)))
+        {
+            let what = format!(
+                "--cgroup: the container is in no hierarchy with the controller {unknown:?}"
+            );
             return Err(Error::new(Kind::Invalid, what));
         }
     }
@@ -156,11 +196,18 @@ fn cgroup(exec: &Exec) -> Result<Group> {
         let Some(sub) = wanted.next() else { continue };
         if let Some(other) = wanted.find(|other| *other != sub) {
             let (at, a, b) = (dir.path.display(), sub.display(), other.display());
-            return Err(Error::new(Kind::Invalid, format!("--cgroup: both {a:?} and {b:?} below {at}")));
+            return Err(Error::new(
+                Kind::Invalid,
+                format!("--cgroup: both {a:?} and {b:?} below {at}"),
+            ));
         }
         let path = dir.path.join(sub);
-        dir.fd = nix::fcntl::open(&path, OFlag::O_DIRECTORY | OFlag::O_CLOEXEC | OFlag::O_RDONLY, Mode::empty())
-            .call(|| format!("--cgroup: open({})", path.display()))?;
+        dir.fd = nix::fcntl::open(
+            &path,
+            OFlag::O_DIRECTORY | OFlag::O_CLOEXEC | OFlag::O_RDONLY,
+            Mode::empty(),
+        )
+        .call(|| format!("--cgroup: open({})", path.display()))?;
         dir.path = path;
     }
     Ok(group)
@@ -214,12 +261,15 @@ fn attach(exec: &Exec, pid: i32, e: &Error) -> bool {
     use nix::errno::Errno;
     let Some(unit) = &exec.state.systemd_unit else { return false };
     matches!(e.errno, Some(Errno::EACCES | Errno::EPERM))
-        && super::cgroup::systemd::Manager::connect(unit.user).and_then(|mut m| m.attach(&unit.name, pid)).is_ok()
+        && super::cgroup::systemd::Manager::connect(unit.user)
+            .and_then(|mut m| m.attach(&unit.name, pid))
+            .is_ok()
 }
 
 fn join_init(exec: &Exec, pid: i32) -> bool {
     let Some(path) = path_of_init(exec) else { return false };
     let hierarchies = super::facts::hierarchies();
-    let procs = hierarchies.iter().filter(|h| h.v2).map(|h| h.mount_point.join(&path).join("cgroup.procs"));
+    let procs =
+        hierarchies.iter().filter(|h| h.v2).map(|h| h.mount_point.join(&path).join("cgroup.procs"));
     procs.into_iter().any(|file| std::fs::write(file, pid.to_string()).is_ok())
 }

@@ -8,8 +8,11 @@ use std::path::Path;
 
 /// Reads what this document can depend on. `bundle` is where its relative paths begin.
 pub fn read(spec: &Spec, bundle: &Path) -> Facts {
-    let huge =
-        spec.linux.as_ref().and_then(|l| l.resources.as_ref()).is_some_and(|r| !r.hugepage_limits.is_empty());
+    let huge = spec
+        .linux
+        .as_ref()
+        .and_then(|l| l.resources.as_ref())
+        .is_some_and(|r| !r.hugepage_limits.is_empty());
     let asked = questions(spec, bundle);
     let root = asked.root.and_then(|path| path.metadata().ok()).map(|m| m.is_dir());
     let rootless = !nix::unistd::geteuid().is_root();
@@ -17,7 +20,8 @@ pub fn read(spec: &Spec, bundle: &Path) -> Facts {
     Facts {
         rootless,
         capabilities: caps::read(None, caps::CapSet::Permitted).unwrap_or_default(),
-        apparmor: std::fs::read("/sys/module/apparmor/parameters/enabled").is_ok_and(|b| b.first() == Some(&b'Y')),
+        apparmor: std::fs::read("/sys/module/apparmor/parameters/enabled")
+            .is_ok_and(|b| b.first() == Some(&b'Y')),
         selinux: Path::new("/sys/fs/selinux/enforce").exists(),
         resctrl: Path::new("/sys/fs/resctrl/schemata").exists(),
         of_a_user: of_a_user(),
@@ -31,7 +35,10 @@ pub fn read(spec: &Spec, bundle: &Path) -> Facts {
         setgroups_denied: (rootless || !initial_userns())
             && std::fs::read("/proc/self/setgroups").is_ok_and(|b| b.starts_with(b"deny")),
         initial_userns: initial_userns(),
-        page: nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok().flatten().unwrap_or(4096) as usize,
+        page: nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE)
+            .ok()
+            .flatten()
+            .unwrap_or(4096) as usize,
     }
 }
 
@@ -53,12 +60,15 @@ pub fn own_namespace(path: &Path, file: &str) -> bool {
 pub fn initial_userns() -> bool {
     const PROC_USER_INIT_INO: u64 = 0xEFFF_FFFD;
     static KNOWN: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
-    *KNOWN.get_or_init(|| nix::sys::stat::stat("/proc/self/ns/user").is_ok_and(|s| s.st_ino == PROC_USER_INIT_INO))
+    *KNOWN.get_or_init(|| {
+        nix::sys::stat::stat("/proc/self/ns/user").is_ok_and(|s| s.st_ino == PROC_USER_INIT_INO)
+    })
 }
 
 /// True for an unprivileged user, and for root inside a user namespace that an unprivileged user made.
 pub fn of_a_user() -> bool {
-    !nix::unistd::geteuid().is_root() || (!initial_userns() && std::env::var("USER").map_or(true, |u| u != "root"))
+    !nix::unistd::geteuid().is_root()
+        || (!initial_userns() && std::env::var("USER").map_or(true, |u| u != "root"))
 }
 
 /// The effective user as the first user namespace knows it.
@@ -69,7 +79,8 @@ pub fn outer_uid() -> u32 {
     map.lines()
         .find_map(|l| {
             let mut words = l.split_whitespace();
-            let (inner, outer, size) = (number(words.next())?, number(words.next())?, number(words.next())?);
+            let (inner, outer, size) =
+                (number(words.next())?, number(words.next())?, number(words.next())?);
             let offset = own.checked_sub(inner).filter(|o| *o < size)?;
             outer.checked_add(offset)
         })
@@ -86,7 +97,14 @@ fn hugepages() -> Vec<String> {
         return Vec::new();
     };
     dir.flatten()
-        .filter_map(|e| e.file_name().to_str()?.strip_prefix("hugepages-")?.strip_suffix("kB")?.parse::<u64>().ok())
+        .filter_map(|e| {
+            e.file_name()
+                .to_str()?
+                .strip_prefix("hugepages-")?
+                .strip_suffix("kB")?
+                .parse::<u64>()
+                .ok()
+        })
         .map(|kb| match kb {
             kb if kb >= 1 << 20 => format!("{}GB", kb >> 20),
             kb if kb >= 1 << 10 => format!("{}MB", kb >> 10),

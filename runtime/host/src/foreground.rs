@@ -19,8 +19,10 @@ pub struct Signals {
 
 pub fn catch_signals() -> Result<Signals> {
     let all = SigSet::all();
-    nix::sys::signal::sigprocmask(SigmaskHow::SIG_SETMASK, Some(&all), None).call(|| "sigprocmask")?;
-    let fd = SignalFd::with_flags(&all, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).call(|| "signalfd4")?;
+    nix::sys::signal::sigprocmask(SigmaskHow::SIG_SETMASK, Some(&all), None)
+        .call(|| "sigprocmask")?;
+    let fd = SignalFd::with_flags(&all, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
+        .call(|| "signalfd4")?;
     Ok(Signals { fd })
 }
 
@@ -37,7 +39,12 @@ pub fn terminal() -> Result<Option<OwnedFd>> {
             return conex_sys::fd::dup_above(n, 3).call(|| "dup").map(Some);
         }
     }
-    Ok(nix::fcntl::open("/dev/tty", OFlag::O_RDWR | OFlag::O_CLOEXEC, nix::sys::stat::Mode::empty()).ok())
+    Ok(nix::fcntl::open(
+        "/dev/tty",
+        OFlag::O_RDWR | OFlag::O_CLOEXEC,
+        nix::sys::stat::Mode::empty(),
+    )
+    .ok())
 }
 
 impl RawTerminal {
@@ -149,7 +156,13 @@ pub fn wait(pid: Pid, pidfd: BorrowedFd, signals: &Signals, console: Console) ->
     }
 }
 
-fn forward(signals: &Signals, pid: Pid, pidfd: BorrowedFd, relay: Option<&Relay>, terminal: Option<&RawTerminal>) {
+fn forward(
+    signals: &Signals,
+    pid: Pid,
+    pidfd: BorrowedFd,
+    relay: Option<&Relay>,
+    terminal: Option<&RawTerminal>,
+) {
     while let Ok(Some(info)) = signals.fd.read_signal() {
         match info.ssi_signo as i32 {
             libc::SIGCHLD => reap_others(pid),
@@ -249,7 +262,8 @@ impl Relay {
                         Ok(n) => rest = &rest[n..],
                         Err(Errno::EINTR) => {}
                         Err(Errno::EAGAIN) => {
-                            let mut fds = [PollFd::new(conex_sys::fd::borrow(1), PollFlags::POLLOUT)];
+                            let mut fds =
+                                [PollFd::new(conex_sys::fd::borrow(1), PollFlags::POLLOUT)];
                             let _ = poll(&mut fds, PollTimeout::NONE);
                         }
                         // The reader has gone; the container need not care.

@@ -24,7 +24,9 @@ impl<'a> Freezer<'a> {
     pub fn look(&mut self) -> Result<()> {
         match self.group.map_or(Ok(()), Group::check_thawed) {
             Ok(()) => self.since = None,
-            Err(e) if self.since.get_or_insert_with(Instant::now).elapsed() > FROZEN => return Err(e),
+            Err(e) if self.since.get_or_insert_with(Instant::now).elapsed() > FROZEN => {
+                return Err(e)
+            }
             Err(_) => {}
         }
         Ok(())

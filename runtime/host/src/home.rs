@@ -20,8 +20,8 @@ impl Home {
         Ok(())
     }
     pub(super) fn back(&self) -> Result<()> {
-        self.0
-            .iter()
-            .try_for_each(|(fd, flag)| proc::setns(fd.as_fd(), *flag).call(|| format!("setns(own, {flag:#x})")))
+        self.0.iter().try_for_each(|(fd, flag)| {
+            proc::setns(fd.as_fd(), *flag).call(|| format!("setns(own, {flag:#x})"))
+        })
     }
 }

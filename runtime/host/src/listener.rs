@@ -12,8 +12,8 @@ use std::time::Duration;
 /// Connects to a stream socket by path; longer paths than sun_path (108 bytes) through a descriptor of the directory.
 pub fn connect_stream(path: &Path) -> Result<OwnedFd> {
     let call = || format!("connect({})", path.display());
-    let fd =
-        socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).call(|| "socket(AF_UNIX)")?;
+    let fd = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)
+        .call(|| "socket(AF_UNIX)")?;
     connect(fd.as_raw_fd(), &address(path)?.1).call(call)?;
     Ok(fd)
 }
@@ -24,12 +24,15 @@ pub fn address(path: &Path) -> Result<(Option<OwnedFd>, UnixAddr)> {
         Ok(address) => Ok((None, address)),
         Err(Errno::ENAMETOOLONG) => {
             let dir = path.parent().unwrap_or(Path::new("/"));
-            let flags = nix::fcntl::OFlag::O_PATH | nix::fcntl::OFlag::O_DIRECTORY | nix::fcntl::OFlag::O_CLOEXEC;
+            let flags = nix::fcntl::OFlag::O_PATH
+                | nix::fcntl::OFlag::O_DIRECTORY
+                | nix::fcntl::OFlag::O_CLOEXEC;
             let fd = nix::fcntl::open(dir, flags, nix::sys::stat::Mode::empty())
                 .call(|| format!("open({})", dir.display()))?;
-            let short =
-                Path::new(&format!("/proc/self/fd/{}", fd.as_raw_fd())).join(path.file_name().unwrap_or_default());
-            let address = UnixAddr::new(&short).call(|| format!("sockaddr_un({})", short.display()))?;
+            let short = Path::new(&format!("/proc/self/fd/{}", fd.as_raw_fd()))
+                .join(path.file_name().unwrap_or_default());
+            let address =
+                UnixAddr::new(&short).call(|| format!("sockaddr_un({})", short.display()))?;
             Ok((Some(fd), address))
         }
         Err(e) => Err(Error::call(e, format!("sockaddr_un({})", path.display()))),
@@ -54,7 +57,13 @@ pub fn send_fd(socket: BorrowedFd, payload: &[u8], fd: BorrowedFd) -> Result<()>
 ///
 /// The number was announced before the filter was loaded: afterwards every system call of that process, sendmsg too,
 /// may be one that waits for the agent.
-pub fn seccomp(listener: &Listener, number: i32, pidfd: BorrowedFd, state: &[u8], pid: i32) -> Result<()> {
+pub fn seccomp(
+    listener: &Listener,
+    number: i32,
+    pidfd: BorrowedFd,
+    state: &[u8],
+    pid: i32,
+) -> Result<()> {
     let field = "linux.seccomp.listenerPath";
     let socket = connect_stream(&crate::text::path(&listener.path)).at(|| field)?;
     let fd = fetch(pidfd, number)?;
@@ -74,15 +83,19 @@ fn fetch(pidfd: BorrowedFd, number: i32) -> Result<OwnedFd> {
         match conex_sys::proc::pidfd_getfd(pidfd, number) {
             Ok(fd) => return Ok(fd),
             Err(Errno::EBADF) => std::thread::sleep(Duration::from_millis(1)),
-            Err(e) => return Err(Error::call(e, format!("pidfd_getfd({number})")).at("linux.seccomp")),
+            Err(e) => {
+                return Err(Error::call(e, format!("pidfd_getfd({number})")).at("linux.seccomp"))
+            }
         }
         if matches!(
             conex_sys::proc::wait_pidfd(pidfd, true),
             Ok(conex_sys::proc::Waited::Exited(_) | conex_sys::proc::Waited::Signaled(_))
         ) {
-            return Err(
-                Error::new(Kind::System, "the process died while it loaded its seccomp filter").at("linux.seccomp")
-            );
+            return Err(Error::new(
+                Kind::System,
+                "the process died while it loaded its seccomp filter",
+            )
+            .at("linux.seccomp"));
         }
     }
     Err(Error::new(Kind::System, "the process did not load its seccomp filter within 5 seconds")

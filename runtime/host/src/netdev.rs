@@ -29,7 +29,11 @@ fn move_one(d: &NetDevice, home: &Home, inside: &OwnedFd) -> Result<()> {
     netlink::move_link(&d.host_name, &d.name, inside.as_fd())?;
     within(home, inside, || {
         // The kernel has chosen the number of an eth%d.
-        let new = if template { netlink::names()?.into_iter().find(|n| !before.contains(n)) } else { None };
+        let new = if template {
+            netlink::names()?.into_iter().find(|n| !before.contains(n))
+        } else {
+            None
+        };
         let name = new.unwrap_or_else(|| d.name.clone());
         let index = netlink::index(&name)?;
         addresses.iter().try_for_each(|a| netlink::add_address(index, a, &name))?;

@@ -21,8 +21,8 @@ pub fn directory(entry: &Path) -> PathBuf {
 /// The socket that the container's processes write to.
 pub fn bind_inside(entry: &Path) -> Result<OwnedFd> {
     let path = directory(entry).join("notify.sock");
-    let fd =
-        socket(AddressFamily::Unix, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None).call(|| "socket(AF_UNIX)")?;
+    let fd = socket(AddressFamily::Unix, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)
+        .call(|| "socket(AF_UNIX)")?;
     let _ = std::fs::remove_file(&path);
     let (_dir, address) = super::listener::address(&path)?;
     bind(fd.as_raw_fd(), &address).call(|| format!("bind({})", path.display()))?;

@@ -6,7 +6,7 @@
 
 use crate::error::{Context, Error, Result};
 use crate::seccomp::{compile, Profile, SUM};
-use conex_sys::seccomp::Insn;
+use conex_sys::seccomp::SockFilter;
 use nix::fcntl::{openat, OFlag};
 use nix::sys::stat::{fstat, Mode};
 use std::io::{Read, Write};
@@ -19,14 +19,17 @@ const FORM: u32 = 1;
 
 /// The program for a profile, from the cache below `root` or compiled and stored there. A cache that cannot be
 /// read or written costs time only.
-pub fn program(root: Option<BorrowedFd>, profile: &Profile) -> Result<Vec<Insn>> {
+pub fn program(root: Option<BorrowedFd>, profile: &Profile) -> Result<Vec<SockFilter>> {
     let key = format!("conex-seccomp {VERSION} {SUM} {FORM}\n{profile:?}\n").into_bytes();
     let name = format!("seccomp-{:016x}", hash(&key));
     if let Some(found) = root.and_then(|root| load(root, &name, &key)) {
         return Ok(found);
     }
     let program = compile::compile(profile).map_err(|n| {
-        Error::invalid("linux.seccomp.syscalls", format!("the filter has {n} instructions; the kernel takes 4096"))
+        Error::invalid(
+            "linux.seccomp.syscalls",
+            format!("the filter has {n} instructions; the kernel takes 4096"),
+        )
     })?;
     if let Some(root) = root {
         let _ = store(root, &name, &key, &program);
@@ -35,10 +38,12 @@ pub fn program(root: Option<BorrowedFd>, profile: &Profile) -> Result<Vec<Insn>>
 }
 
 fn hash(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x100_0000_01b3))
+    bytes
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x100_0000_01b3))
 }
 
-fn load(root: BorrowedFd, name: &str, key: &[u8]) -> Option<Vec<Insn>> {
+fn load(root: BorrowedFd, name: &str, key: &[u8]) -> Option<Vec<SockFilter>> {
     let cache = openat(
         root,
         ".cache",
@@ -46,9 +51,12 @@ fn load(root: BorrowedFd, name: &str, key: &[u8]) -> Option<Vec<Insn>> {
         Mode::empty(),
     )
     .ok()?;
-    let fd = openat(&cache, name, OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_RDONLY, Mode::empty()).ok()?;
+    let fd =
+        openat(&cache, name, OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_RDONLY, Mode::empty())
+            .ok()?;
     let stat = fstat(&fd).ok()?;
-    let ours = stat.st_uid == nix::unistd::geteuid().as_raw() && stat.st_mode & 0o177_077 == libc::S_IFREG;
+    let ours =
+        stat.st_uid == nix::unistd::geteuid().as_raw() && stat.st_mode & 0o177_077 == libc::S_IFREG;
     if !ours || stat.st_size > 4 << 20 {
         return None;
     }
@@ -59,7 +67,7 @@ fn load(root: BorrowedFd, name: &str, key: &[u8]) -> Option<Vec<Insn>> {
     if sum != hash(body).to_le_bytes() || body.len() % 8 != 0 {
         return None;
     }
-    let insn = |b: &[u8]| Insn {
+    let insn = |b: &[u8]| SockFilter {
         code: u16::from_le_bytes([b[0], b[1]]),
         jt: b[2],
         jf: b[3],
@@ -68,7 +76,7 @@ fn load(root: BorrowedFd, name: &str, key: &[u8]) -> Option<Vec<Insn>> {
     Some(body.chunks_exact(8).map(insn).collect())
 }
 
-fn store(root: BorrowedFd, name: &str, key: &[u8], program: &[Insn]) -> Result<()> {
+fn store(root: BorrowedFd, name: &str, key: &[u8], program: &[SockFilter]) -> Result<()> {
     let _ = nix::sys::stat::mkdirat(root, ".cache", Mode::S_IRWXU);
     let flags = OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_RDONLY;
     let cache = openat(root, ".cache", flags, Mode::empty()).call(|| "openat(.cache)")?;
@@ -79,15 +87,23 @@ fn store(root: BorrowedFd, name: &str, key: &[u8], program: &[Insn]) -> Result<(
         body.extend_from_slice(&i.k.to_le_bytes());
     }
     let temporary = format!(".{name}.{}", std::process::id());
-    let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    let fd = openat(&cache, temporary.as_str(), flags, Mode::S_IRUSR | Mode::S_IWUSR).call(|| "openat(.cache)")?;
+    let flags =
+        OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let fd = openat(&cache, temporary.as_str(), flags, Mode::S_IRUSR | Mode::S_IWUSR)
+        .call(|| "openat(.cache)")?;
     let mut file = std::fs::File::from(fd);
-    let written = [key, &hash(&body).to_le_bytes(), &body].iter().try_for_each(|part| file.write_all(part));
+    let written =
+        [key, &hash(&body).to_le_bytes(), &body].iter().try_for_each(|part| file.write_all(part));
     let done = written.call(|| format!("write({temporary})")).and_then(|()| {
-        nix::fcntl::renameat(&cache, temporary.as_str(), &cache, name).call(|| format!("renameat({name})"))
+        nix::fcntl::renameat(&cache, temporary.as_str(), &cache, name)
+            .call(|| format!("renameat({name})"))
     });
     if done.is_err() {
-        let _ = nix::unistd::unlinkat(&cache, temporary.as_str(), nix::unistd::UnlinkatFlags::NoRemoveDir);
+        let _ = nix::unistd::unlinkat(
+            &cache,
+            temporary.as_str(),
+            nix::unistd::UnlinkatFlags::NoRemoveDir,
+        );
     }
     done
 }

@@ -53,10 +53,13 @@ fn join_at(root: &Path, rdt: &Rdt, id: &str, pid: i32) -> Result<()> {
     let file = group.join("schemata");
     if existed && rdt.shared && !rdt.schemata.is_empty() {
         // config-linux.md: with closID naming a group that exists, its schemata must be the same.
-        let now = std::fs::read_to_string(&file).call(|| format!("read({})", file.display())).at(field)?;
+        let now = std::fs::read_to_string(&file)
+            .call(|| format!("read({})", file.display()))
+            .at(field)?;
         let lines: Vec<&str> = now.lines().map(str::trim).collect();
         if let Some(other) = rdt.schemata.iter().find(|s| !lines.contains(&s.trim())) {
-            let what = format!("the existing group {} has other schemata than {other:?}", group.display());
+            let what =
+                format!("the existing group {} has other schemata than {other:?}", group.display());
             return Err(Error::invalid("linux.intelRdt.closID", what));
         }
     } else {

@@ -30,7 +30,8 @@ pub fn ensure() -> Result<()> {
         return Err(Error::new(Kind::System, "the sealed copy of the runtime is not sealed"));
     }
     let sealed = overlay().or_else(|_| copy(exe))?;
-    let args: Vec<CString> = std::env::args_os().filter_map(|a| CString::new(a.as_bytes()).ok()).collect();
+    let args: Vec<CString> =
+        std::env::args_os().filter_map(|a| CString::new(a.as_bytes()).ok()).collect();
     let mut env: Vec<CString> = std::env::vars_os()
         .filter_map(|(k, v)| CString::new([k.as_bytes(), b"=", v.as_bytes()].concat()).ok())
         .collect();
@@ -49,7 +50,8 @@ pub fn close_on_exec() {
     let Ok(list) = std::fs::read_dir("/proc/self/fd") else {
         return;
     };
-    let numbers: Vec<i32> = list.flatten().filter_map(|e| e.file_name().to_str()?.parse().ok()).collect();
+    let numbers: Vec<i32> =
+        list.flatten().filter_map(|e| e.file_name().to_str()?.parse().ok()).collect();
     for n in numbers.into_iter().filter(|n| *n > 2) {
         let _ = fd::set_cloexec(n);
     }
@@ -62,8 +64,8 @@ fn is_sealed(exe: &OwnedFd) -> bool {
         return true;
     }
     const OVERLAYFS_SUPER_MAGIC: i64 = 0x794c_7630;
-    let on_overlay =
-        nix::sys::statfs::fstatfs(exe).is_ok_and(|s| s.filesystem_type().0 as i64 == OVERLAYFS_SUPER_MAGIC);
+    let on_overlay = nix::sys::statfs::fstatfs(exe)
+        .is_ok_and(|s| s.filesystem_type().0 as i64 == OVERLAYFS_SUPER_MAGIC);
     // Only believed together: an ordinary container's root is an overlay as well, and a writable one.
     on_overlay && second_run() && writing_is_impossible(exe)
 }
@@ -82,8 +84,10 @@ fn overlay() -> nix::Result<OwnedFd> {
         return Err(nix::errno::Errno::EINVAL);
     };
     // The separator and the escape of the option string; a path this odd is copied instead.
-    let dir =
-        dir.to_str().filter(|d| !d.contains([':', ',', '\\']) && d.len() < 200).ok_or(nix::errno::Errno::EINVAL)?;
+    let dir = dir
+        .to_str()
+        .filter(|d| !d.contains([':', ',', '\\']) && d.len() < 200)
+        .ok_or(nix::errno::Errno::EINVAL)?;
     // Two layers are the minimum without an upper one; the second is any directory that does not overlap.
     let other = if dir.starts_with("/proc") || dir == "/" {
         return Err(nix::errno::Errno::EINVAL);
@@ -98,7 +102,12 @@ fn overlay() -> nix::Result<OwnedFd> {
     mount::fscreate(fs.as_fd())?;
     let attrs = mount::ATTR_RDONLY | mount::ATTR_NOSUID | mount::ATTR_NODEV;
     let root = mount::fsmount(fs.as_fd(), attrs)?;
-    nix::fcntl::openat(&root, name, OFlag::O_PATH | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW, Mode::empty())
+    nix::fcntl::openat(
+        &root,
+        name,
+        OFlag::O_PATH | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW,
+        Mode::empty(),
+    )
 }
 
 /// A directory of every Linux system that holds no program.

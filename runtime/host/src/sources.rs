@@ -13,7 +13,8 @@ use std::os::fd::{AsFd, OwnedFd};
 /// any more.
 pub(super) fn open(plan: &Plan) -> Result<Vec<Option<Source>>> {
     // Without privileges the child can do more than this side: it is root of its namespace.
-    let in_userns = plan.namespaces.private(libc::CLONE_NEWUSER) && nix::unistd::geteuid().is_root();
+    let in_userns =
+        plan.namespaces.private(libc::CLONE_NEWUSER) && nix::unistd::geteuid().is_root();
     let mut out = Vec::with_capacity(plan.mounts.len());
     for (i, m) in plan.mounts.iter().enumerate() {
         let Action::Bind { recursive } = m.kind else {
@@ -33,7 +34,9 @@ pub(super) fn open(plan: &Plan) -> Result<Vec<Option<Source>>> {
         // What an earlier mount brings into the root is there only for the child, once it has made that.
         let source = crate::text::path(&m.source);
         let inside = source.strip_prefix(&plan.rootfs.path).ok().filter(|path| {
-            let over = |e: &Mount| !e.destination.as_os_str().is_empty() && path.starts_with(&e.destination);
+            let over = |e: &Mount| {
+                !e.destination.as_os_str().is_empty() && path.starts_with(&e.destination)
+            };
             plan.mounts[..i].iter().any(over)
         });
         if inside.is_some() && m.idmap.is_some() {
@@ -78,12 +81,15 @@ fn one(m: &Mount, recursive: bool, plan: &Plan) -> Result<Option<OwnedFd>> {
         let joined = || plan.namespaces.join.iter().find(|j| j.flag == libc::CLONE_NEWUSER);
         let ns = match joined().filter(|_| map.maps.uid.is_empty()) {
             // Without mappings of its own: those of the container's namespace, whatever they are.
-            Some(join) => nix::fcntl::open(&join.path, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
-                .call(|| format!("open({})", join.path.display()))
-                .at(|| join.field.clone())?,
+            Some(join) => {
+                nix::fcntl::open(&join.path, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
+                    .call(|| format!("open({})", join.path.display()))
+                    .at(|| join.field.clone())?
+            }
             None => userns::namespace_with(&map.maps)?,
         };
-        let attr = MountAttr { set: ATTR_IDMAP, userns: ns.as_raw_fd() as u64, ..MountAttr::default() };
+        let attr =
+            MountAttr { set: ATTR_IDMAP, userns: ns.as_raw_fd() as u64, ..MountAttr::default() };
         mount_setattr(fd.as_fd(), map.recursive, &attr)
             .call(|| "mount_setattr(MOUNT_ATTR_IDMAP): needs Linux 5.12 and a file system that supports it")
             .at(|| format!("{}.options", m.field))?;

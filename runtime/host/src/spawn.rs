@@ -28,9 +28,11 @@ pub(super) fn spawn(
     let home = enter(plan, &mut inherited)?;
     let unified = group.unified();
     let cgroup = unified.map(|d| d.as_fd());
-    let flags = if ns.hops == Hops::Two { 0 } else { ns.new & !(libc::CLONE_NEWCGROUP | CLONE_NEWTIME) };
+    let flags =
+        if ns.hops == Hops::Two { 0 } else { ns.new & !(libc::CLONE_NEWCGROUP | CLONE_NEWTIME) };
     if ns.hops == Hops::Two {
-        inherited.rest.into_cgroup = cgroup.map(|c| c.try_clone_to_owned()).transpose().call(|| "dup")?;
+        inherited.rest.into_cgroup =
+            cgroup.map(|c| c.try_clone_to_owned()).transpose().call(|| "dup")?;
     }
     let into = if ns.hops == Hops::Two { None } else { cgroup };
     let forked = crate::acts::clone::clone_into(flags as u64, into);
@@ -39,14 +41,17 @@ pub(super) fn spawn(
         child::main(plan, inherited);
     }
     let back = home.back();
-    let Forked::Parent { pid, pidfd } = forked.call(|| format!("clone3({flags:#x})")).at(|| "linux.namespaces")?
+    let Forked::Parent { pid, pidfd } =
+        forked.call(|| format!("clone3({flags:#x})")).at(|| "linux.namespaces")?
     else {
         return Err(Error::new(Kind::System, "clone3 returned twice"));
     };
     // Only the child keeps its end; end of stream must mean its death.
     drop(inherited);
     let mut c = Container { pid, pidfd, sync: ours, terminal: None, warnings: Vec::new() };
-    if let Err(e) = back.and_then(|()| if ns.hops == Hops::Two { meet_second_hop(&mut c) } else { Ok(()) }) {
+    if let Err(e) =
+        back.and_then(|()| if ns.hops == Hops::Two { meet_second_hop(&mut c) } else { Ok(()) })
+    {
         c.end();
         return Err(e);
     }
@@ -101,13 +106,17 @@ fn meet_second_hop(c: &mut Container) -> Result<()> {
 }
 
 fn open_namespace(join: &crate::plan::namespaces::Join) -> Result<OwnedFd> {
-    let fd = nix::fcntl::open(&join.path, OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK, Mode::empty())
-        .call(|| format!("open({})", join.path.display()))
-        .at(|| join.field.clone())?;
+    let fd = nix::fcntl::open(
+        &join.path,
+        OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK,
+        Mode::empty(),
+    )
+    .call(|| format!("open({})", join.path.display()))
+    .at(|| join.field.clone())?;
     let own = KINDS.iter().find(|k| k.2 == join.flag).map_or("", |k| k.1);
     let inode = |r: nix::Result<nix::sys::stat::FileStat>| r.map(|s| (s.st_dev, s.st_ino)).ok();
-    let same =
-        inode(nix::sys::stat::fstat(&fd)) == inode(nix::sys::stat::stat(format!("/proc/self/ns/{own}").as_str()));
+    let same = inode(nix::sys::stat::fstat(&fd))
+        == inode(nix::sys::stat::stat(format!("/proc/self/ns/{own}").as_str()));
     if same {
         // With a mount namespace, pivot_root and the unmounting of the old root would happen to the host. The plan has
         // left out the other kinds: one that is here now was exchanged since.
@@ -118,7 +127,10 @@ fn open_namespace(join: &crate::plan::namespaces::Join) -> Result<OwnedFd> {
     }
     const NSFS_MAGIC: i64 = 0x6e73_6673;
     if nix::sys::statfs::fstatfs(&fd).is_ok_and(|s| s.filesystem_type().0 as i64 != NSFS_MAGIC) {
-        return Err(Error::invalid(join.field.clone(), format!("{}: not a namespace file", join.path.display())));
+        return Err(Error::invalid(
+            join.field.clone(),
+            format!("{}: not a namespace file", join.path.display()),
+        ));
     }
     Ok(fd)
 }

@@ -133,8 +133,9 @@ impl Store {
         match nix::fcntl::open(path, flags, Mode::empty()) {
             Err(Errno::ENOENT) if !create => Ok(None),
             other => {
-                let fd =
-                    other.call(|| format!("open({}, O_DIRECTORY)", path.display())).map_err(|e| e.at("--root"))?;
+                let fd = other
+                    .call(|| format!("open({}, O_DIRECTORY)", path.display()))
+                    .map_err(|e| e.at("--root"))?;
                 Ok(Some(Store { fd, path: path.to_path_buf() }))
             }
         }
@@ -159,7 +160,8 @@ impl Store {
     /// the caller replays it (see [`Store::find`]) and tries again.
     pub fn reserve(&self, id: &str) -> Result<Entry> {
         check_id(id)?;
-        let taken = || Error::new(Kind::Status, format!("container with given ID already exists: {id}"));
+        let taken =
+            || Error::new(Kind::Status, format!("container with given ID already exists: {id}"));
         for _ in 0..100 {
             match nix::sys::stat::mkdirat(&self.fd, id, Mode::S_IRWXU) {
                 Err(Errno::EEXIST) => return Err(taken()),
@@ -201,13 +203,17 @@ impl Store {
         loop {
             match Flock::lock(dir, FlockArg::LockExclusiveNonblock) {
                 Ok(locked) => return Ok(locked),
-                Err((back, Errno::EWOULDBLOCK)) if std::time::Instant::now() < deadline => dir = back,
+                Err((back, Errno::EWOULDBLOCK)) if std::time::Instant::now() < deadline => {
+                    dir = back
+                }
                 Err((_, Errno::EWOULDBLOCK)) => {
                     let what =
                         format!("container {id:?} is in use: another operation has held its lock for 10 seconds");
                     return Err(Error::new(Kind::Status, what));
                 }
-                Err((_, e)) => return Err(Error::call(e, format!("flock({}/{id})", self.path.display()))),
+                Err((_, e)) => {
+                    return Err(Error::call(e, format!("flock({}/{id})", self.path.display())))
+                }
             }
             std::thread::sleep(pause);
             pause = (pause * 2).min(std::time::Duration::from_millis(20));
@@ -250,7 +256,8 @@ pub fn missing(id: &str) -> Error {
 }
 
 fn read_file(dir: BorrowedFd, name: &str) -> nix::Result<Vec<u8>> {
-    let fd = openat(dir, name, OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_RDONLY, Mode::empty())?;
+    let fd =
+        openat(dir, name, OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_RDONLY, Mode::empty())?;
     let mut bytes = Vec::new();
     std::fs::File::from(fd)
         .read_to_end(&mut bytes)
@@ -260,9 +267,10 @@ fn read_file(dir: BorrowedFd, name: &str) -> nix::Result<Vec<u8>> {
 
 fn read_state(dir: BorrowedFd, id: &str) -> Result<State> {
     let bytes = read_file(dir, "state.json").map_err(|e| match e {
-        Errno::ENOENT => {
-            Error::new(Kind::System, format!("container {id:?} has no state.json; delete --force removes it"))
-        }
+        Errno::ENOENT => Error::new(
+            Kind::System,
+            format!("container {id:?} has no state.json; delete --force removes it"),
+        ),
         e => Error::call(e, format!("open({id}/state.json)")),
     })?;
     serde_json::from_slice(&bytes).map_err(|e| {
@@ -282,7 +290,9 @@ fn status(dir: BorrowedFd, state: &State) -> Result<Status> {
         // A state directory outlives the namespace of its runtime (an engine in a container that is started again). The
         // cgroups are the same for all: they count processes of other namespaces as well.
         let group = crate::cgroup::Group::open(&state.cgroups);
-        if !state.cgroups.is_empty() && group.dirs.iter().all(|d| d.processes() == 0 && !d.counts_any()) {
+        if !state.cgroups.is_empty()
+            && group.dirs.iter().all(|d| d.processes() == 0 && !d.counts_any())
+        {
             return Ok(Status::Stopped);
         }
         let what = format!(
@@ -296,7 +306,14 @@ fn status(dir: BorrowedFd, state: &State) -> Result<Status> {
         None => Status::Stopped,
         Some(init) if !alive(init) => Status::Stopped,
         Some(_) if crate::cgroup::is_frozen(&state.cgroups) => Status::Paused,
-        Some(_) if nix::sys::stat::fstatat(dir, "start.sock", nix::fcntl::AtFlags::AT_SYMLINK_NOFOLLOW).is_ok() => {
+        Some(_)
+            if nix::sys::stat::fstatat(
+                dir,
+                "start.sock",
+                nix::fcntl::AtFlags::AT_SYMLINK_NOFOLLOW,
+            )
+            .is_ok() =>
+        {
             Status::Created
         }
         Some(_) => Status::Running,
@@ -320,13 +337,15 @@ impl Entry {
     }
 
     pub fn save(&self, state: &State) -> Result<()> {
-        let bytes = serde_json::to_vec(state).map_err(|e| Error::new(Kind::System, format!("state.json: {e}")))?;
+        let bytes = serde_json::to_vec(state)
+            .map_err(|e| Error::new(Kind::System, format!("state.json: {e}")))?;
         self.write("state.json", &bytes)
     }
 
     /// Writes a file that nobody reads yet: the directory is new.
     pub fn write_new(&self, name: &str, bytes: &[u8]) -> Result<()> {
-        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let flags =
+            OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let at = || format!("{}/{name}", self.path.display());
         let fd = openat(self.fd(), name, flags, Mode::S_IRUSR | Mode::S_IWUSR)
             .call(|| format!("open({}, O_CREAT|O_EXCL)", at()))?;
@@ -336,12 +355,17 @@ impl Entry {
     /// Writes a file whole: a temporary one, then renameat.
     pub fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
         let temporary = format!(".{name}");
-        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_TRUNC | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let flags = OFlag::O_WRONLY
+            | OFlag::O_CREAT
+            | OFlag::O_TRUNC
+            | OFlag::O_NOFOLLOW
+            | OFlag::O_CLOEXEC;
         let at = || format!("{}/{name}", self.path.display());
         let fd = openat(self.fd(), temporary.as_str(), flags, Mode::S_IRUSR | Mode::S_IWUSR)
             .call(|| format!("open({}, O_CREAT)", at()))?;
         std::fs::File::from(fd).write_all(bytes).call(|| format!("write({})", at()))?;
-        nix::fcntl::renameat(self.fd(), temporary.as_str(), self.fd(), name).call(|| format!("rename({})", at()))
+        nix::fcntl::renameat(self.fd(), temporary.as_str(), self.fd(), name)
+            .call(|| format!("rename({})", at()))
     }
 
     pub fn read(&self, name: &str) -> Result<Vec<u8>> {
@@ -349,7 +373,8 @@ impl Entry {
     }
 
     pub fn link(&self, name: &str, to: &Path) -> Result<()> {
-        nix::unistd::symlinkat(to, self.fd(), name).call(|| format!("symlinkat({}/{name})", self.path.display()))
+        nix::unistd::symlinkat(to, self.fd(), name)
+            .call(|| format!("symlinkat({}/{name})", self.path.display()))
     }
 
     pub fn read_link(&self, name: &str) -> Option<PathBuf> {
@@ -384,7 +409,9 @@ fn remove_content(dir: BorrowedFd, depth: u32) {
     };
     let names: Vec<_> = entries.iter().flatten().map(|e| e.file_name().to_owned()).collect();
     for name in names.iter().filter(|n| !matches!(n.to_bytes(), b"." | b"..")) {
-        if unlinkat(dir, name.as_c_str(), UnlinkatFlags::NoRemoveDir) != Err(Errno::EISDIR) || depth > 8 {
+        if unlinkat(dir, name.as_c_str(), UnlinkatFlags::NoRemoveDir) != Err(Errno::EISDIR)
+            || depth > 8
+        {
             continue;
         }
         if let Ok(sub) = openat(dir, name.as_c_str(), flags | OFlag::O_NOFOLLOW, Mode::empty()) {
@@ -404,7 +431,9 @@ mod tests {
             assert!(check_id(good).is_ok(), "{good}");
         }
         let long = "x".repeat(1025);
-        for bad in ["", ".", "..", ".cache", "a/b", "../x", "a b", "a:b", "é", "a\nb", long.as_str()] {
+        for bad in
+            ["", ".", "..", ".cache", "a/b", "../x", "a b", "a:b", "é", "a\nb", long.as_str()]
+        {
             assert!(check_id(bad).is_err(), "{bad:?}");
         }
     }

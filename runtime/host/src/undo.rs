@@ -32,7 +32,8 @@ pub fn container(state: &State, init: Option<BorrowedFd>) -> Vec<Error> {
     // Mostly init was the last process, and the directories just go.
     let ended = state.init.is_none_or(|id| !alive(id));
     // But a unit's are systemd's until it has let go of the unit.
-    let removed = ended && state.systemd_unit.is_none() && cgroup::remove_at_once(&state.made_cgroups);
+    let removed =
+        ended && state.systemd_unit.is_none() && cgroup::remove_at_once(&state.made_cgroups);
     if let Some(unit) = state.systemd_unit.as_ref().filter(|_| cgroup::is_frozen(&state.cgroups)) {
         // What systemd has frozen cannot be killed on v1, and its unit cannot be stopped.
         let _ = cgroup::systemd::thaw(unit);
@@ -84,7 +85,8 @@ pub fn limits(state: &State) -> Vec<Error> {
 /// Kills what is left in the cgroups that were made for this container. One that was there before is left alone:
 /// what is in it now may be somebody else's.
 fn kill_leftovers(state: &State, deadline: Instant) {
-    let own: Vec<_> = state.cgroups.iter().filter(|p| state.made_cgroups.contains(p)).cloned().collect();
+    let own: Vec<_> =
+        state.cgroups.iter().filter(|p| state.made_cgroups.contains(p)).cloned().collect();
     let group = Group::open(&own);
     // A process in an uninterruptible sleep does not end however often it is killed.
     let mut pause = 2;
@@ -100,7 +102,11 @@ pub fn mounts_at(path: &Path) -> usize {
     let path = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
     let text = crate::acts::read_text("/proc/self/mountinfo").unwrap_or_default();
     text.lines()
-        .filter(|l| l.split(' ').nth(4).is_some_and(|p| Path::new(&crate::acts::hierarchy::unescape(p)) == path))
+        .filter(|l| {
+            l.split(' ')
+                .nth(4)
+                .is_some_and(|p| Path::new(&crate::acts::hierarchy::unescape(p)) == path)
+        })
         .count()
 }
 

@@ -91,8 +91,10 @@ pub fn check_same(ns: &OwnedFd, maps: &Maps, field: &str) -> Result<()> {
     let words = |t: &str| t.split_whitespace().map(str::to_string).collect::<Vec<_>>();
     for (name, theirs, ours) in [("uidMappings", uid, &maps.uid), ("gidMappings", gid, &maps.gid)] {
         if !theirs.is_empty() && words(&theirs) != words(&Maps::text(ours)) {
-            let what =
-                format!("differs from the map of the user namespace that {field} joins: {:?}", theirs.trim());
+            let what = format!(
+                "differs from the map of the user namespace that {field} joins: {:?}",
+                theirs.trim()
+            );
             return Err(Error::invalid(format!("linux.{name}"), what));
         }
     }
@@ -106,9 +108,13 @@ fn maps_of(ns: &OwnedFd) -> Result<[String; 2]> {
         Forked::Child => {
             drop(reader);
             let joined = proc::setns(ns.as_fd(), libc::CLONE_NEWUSER);
-            let read = |file: &str| std::fs::read(format!("/proc/self/{file}")).map_err(|_| Errno::EIO);
+            let read =
+                |file: &str| std::fs::read(format!("/proc/self/{file}")).map_err(|_| Errno::EIO);
             let text = joined.and_then(|()| Ok([read("uid_map")?, read("gid_map")?].join(&b'|')));
-            let _ = std::io::Write::write_all(&mut std::fs::File::from(writer), &text.unwrap_or_default());
+            let _ = std::io::Write::write_all(
+                &mut std::fs::File::from(writer),
+                &text.unwrap_or_default(),
+            );
             exit_now(0);
         }
         Forked::Parent { pidfd, .. } => {

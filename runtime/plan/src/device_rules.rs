@@ -8,7 +8,7 @@ use std::collections::{HashMap, HashSet};
 
 /// A rule, `None` meaning any number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Rule {
+pub struct PlannedRule {
     pub allow: bool,
     /// `b` or `c`; `a` (both) only before [`effective`].
     pub kind: u8,
@@ -43,12 +43,13 @@ const DEFAULTS: [(Option<u32>, Option<u32>); 9] = [
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rules {
     pub default_allow: bool,
-    pub list: Vec<Rule>,
+    pub list: Vec<PlannedRule>,
 }
 
 /// Reads the list of the document.
 pub(super) fn rules(list: &[DeviceRule], check: &mut Check) -> Rules {
-    let read = list.iter().enumerate().flat_map(|(i, rule)| one(rule, i, check)).collect::<Vec<_>>();
+    let read =
+        list.iter().enumerate().flat_map(|(i, rule)| one(rule, i, check)).collect::<Vec<_>>();
     effective(&read)
 }
 
@@ -57,11 +58,18 @@ pub(super) fn rules(list: &[DeviceRule], check: &mut Check) -> Rules {
 ///
 /// What every container may use comes right behind that beginning, so that the document can deny it. Making a node is
 /// always allowed where the beginning denies, as with runc: it takes CAP_MKNOD, and opening the node is what is guarded.
-pub fn effective(read: &[Rule]) -> Rules {
+pub fn effective(read: &[PlannedRule]) -> Rules {
     let reset = read.iter().rposition(|r| r.kind == b'a');
     let default_allow = reset.is_some_and(|i| read[i].allow);
     let mut list = Vec::with_capacity(read.len() + DEFAULTS.len() + 2);
-    let own = |kind, major, minor, access| Rule { allow: true, kind, major, minor, access, index: None };
+    let own = |kind, major, minor, access| PlannedRule {
+        allow: true,
+        kind,
+        major,
+        minor,
+        access,
+        index: None,
+    };
     if !default_allow {
         list.extend(DEFAULTS.iter().map(|(major, minor)| own(b'c', *major, *minor, ALL)));
     }
@@ -72,7 +80,7 @@ pub fn effective(read: &[Rule]) -> Rules {
     Rules { default_allow, list }
 }
 
-fn one(rule: &DeviceRule, i: usize, check: &mut Check) -> Vec<Rule> {
+fn one(rule: &DeviceRule, i: usize, check: &mut Check) -> Vec<PlannedRule> {
     let field = format!("linux.resources.devices[{i}]");
     let kind = match rule.kind.as_deref().unwrap_or("a") {
         "" | "a" => b'a',
@@ -104,13 +112,22 @@ fn one(rule: &DeviceRule, i: usize, check: &mut Check) -> Vec<Rule> {
     if access == 0 {
         access = ALL;
     }
-    let of = |kind| Rule { allow: rule.allow, kind, major, minor, access, index: Some(i) };
+    let of = |kind| PlannedRule { allow: rule.allow, kind, major, minor, access, index: Some(i) };
     match kind {
         // All devices of these numbers, or this access to all of them; runc and crun open every device then
         // (`docker run --device-cgroup-rule "a 7:1 r"`).
-        b'a' if rule.allow && (access != ALL || major.is_some() || minor.is_some()) => vec![of(b'b'), of(b'c')],
+        b'a' if rule.allow && (access != ALL || major.is_some() || minor.is_some()) => {
+            vec![of(b'b'), of(b'c')]
+        }
         // Denied is everything, as the kernel's own controller and the peers take it: the stricter reading.
-        b'a' => vec![Rule { allow: rule.allow, kind, major: None, minor: None, access: ALL, index: Some(i) }],
+        b'a' => vec![PlannedRule {
+            allow: rule.allow,
+            kind,
+            major: None,
+            minor: None,
+            access: ALL,
+            index: Some(i),
+        }],
         kind => vec![of(kind)],
     }
 }
@@ -118,7 +135,7 @@ fn one(rule: &DeviceRule, i: usize, check: &mut Check) -> Vec<Rule> {
 /// A set of devices as the v1 controller names it.
 type Devices = (u8, Option<u32>, Option<u32>);
 
-fn devices(r: &Rule) -> Devices {
+fn devices(r: &PlannedRule) -> Devices {
     (r.kind, r.major, r.minor)
 }
 
@@ -149,10 +166,14 @@ impl Rules {
     pub fn v1_lines(&self) -> Result<Vec<(bool, String)>, (usize, String)> {
         // devices.list shows them as they were written: what the document names comes first, as with crun, for whoever
         // reads it there. The controller itself keeps no order.
-        let named: HashSet<Devices> = self.list.iter().filter(|r| r.index.is_some()).map(devices).collect();
-        let (first, last): (Vec<_>, Vec<_>) = self.exceptions()?.into_iter().partition(|(d, _)| named.contains(d));
+        let named: HashSet<Devices> =
+            self.list.iter().filter(|r| r.index.is_some()).map(devices).collect();
+        let (first, last): (Vec<_>, Vec<_>) =
+            self.exceptions()?.into_iter().partition(|(d, _)| named.contains(d));
         let mut out = vec![(self.default_allow, "a".to_string())];
-        out.extend(first.iter().chain(&last).map(|(d, access)| (!self.default_allow, line(d, *access))));
+        out.extend(
+            first.iter().chain(&last).map(|(d, access)| (!self.default_allow, line(d, *access))),
+        );
         Ok(out)
     }
 
@@ -173,8 +194,11 @@ impl Rules {
             // Back to the default. A rule for one device changes nothing but its own entry, unless a wildcard has it.
             let single = set.1.is_some() && set.2.is_some();
             let near = [set, (set.0, set.1, None), (set.0, None, set.2), (set.0, None, None)];
-            let near: Vec<usize> =
-                if single { near.iter().filter_map(|d| places.get(d).copied()).collect() } else { Vec::new() };
+            let near: Vec<usize> = if single {
+                near.iter().filter_map(|d| places.get(d).copied()).collect()
+            } else {
+                Vec::new()
+            };
             let all = if single { 0..0 } else { 0..list.len() };
             for place in near.into_iter().chain(all) {
                 let (other, access) = &mut list[place];
@@ -185,7 +209,8 @@ impl Rules {
                     *access &= !rule.access;
                 } else if both(other, &set).is_some() {
                     let (a, b) = (line(&set, rule.access), line(other, *access));
-                    let word = if self.default_allow { ("allow", "deny") } else { ("deny", "allow") };
+                    let word =
+                        if self.default_allow { ("allow", "deny") } else { ("deny", "allow") };
                     let what = format!(
                         "the v1 device controller cannot {} {a} after a rule that does {} {b}: it keeps no order (cgroup v2 can)",
                         word.0, word.1
@@ -242,7 +267,9 @@ impl Rules {
             block.extend(end(r.allow));
             // Every conditional jump of the block leads behind it.
             let len = block.len();
-            for (i, b) in block.iter_mut().enumerate().filter(|(_, b)| matches!(b.code, UNEQUAL | EQUAL)) {
+            for (i, b) in
+                block.iter_mut().enumerate().filter(|(_, b)| matches!(b.code, UNEQUAL | EQUAL))
+            {
                 b.off = (len - i - 1) as i16;
             }
             out.extend(block);
@@ -262,9 +289,14 @@ impl Rules {
 fn complete(list: &mut Vec<(Devices, u8)>) -> Result<(), (usize, String)> {
     const OPEN: u8 = READ | WRITE;
     let half = |a: u8| matches!(a & OPEN, READ | WRITE);
-    let wide: Vec<_> = list.iter().filter(|(d, a)| half(*a) && (d.1.is_none() || d.2.is_none())).copied().collect();
+    let wide: Vec<_> = list
+        .iter()
+        .filter(|(d, a)| half(*a) && (d.1.is_none() || d.2.is_none()))
+        .copied()
+        .collect();
     let most = list.len() + MOST_PAIRS;
-    let mut places: HashMap<Devices, usize> = list.iter().enumerate().map(|(i, (d, _))| (*d, i)).collect();
+    let mut places: HashMap<Devices, usize> =
+        list.iter().enumerate().map(|(i, (d, _))| (*d, i)).collect();
     for (d, a) in list.clone().iter().filter(|(_, a)| half(*a)) {
         for (other, b) in wide.iter().filter(|(_, b)| a & OPEN | b & OPEN == OPEN) {
             let Some(shared) = both(d, other) else { continue };
@@ -284,7 +316,8 @@ fn complete(list: &mut Vec<(Devices, u8)>) -> Result<(), (usize, String)> {
 
 fn line((kind, major, minor): &Devices, access: u8) -> String {
     let number = |n: &Option<u32>| n.map_or("*".to_string(), |n| n.to_string());
-    let letters = [(READ, 'r'), (WRITE, 'w'), (MKNOD, 'm')].iter().filter(|(bit, _)| access & bit != 0);
+    let letters =
+        [(READ, 'r'), (WRITE, 'w'), (MKNOD, 'm')].iter().filter(|(bit, _)| access & bit != 0);
     let letters: String = letters.map(|(_, c)| c).collect();
     format!("{} {}:{} {letters}", *kind as char, number(major), number(minor))
 }
@@ -320,7 +353,7 @@ mod tests {
     }
 
     /// What the specification's sentence says, from the lines of the document: in order, each rule overwrites.
-    fn meaning(read: &[Rule], kind: u8, major: u32, minor: u32, bit: u8) -> bool {
+    fn meaning(read: &[PlannedRule], kind: u8, major: u32, minor: u32, bit: u8) -> bool {
         let closed = !read.iter().rev().find(|r| r.kind == b'a').is_some_and(|r| r.allow);
         if closed && bit == MKNOD {
             return true;
@@ -373,16 +406,17 @@ mod tests {
         }
     }
 
-    fn random(rnd: &mut impl FnMut(u64) -> u64) -> Vec<Rule> {
+    fn random(rnd: &mut impl FnMut(u64) -> u64) -> Vec<PlannedRule> {
         let count = rnd(8) as usize;
         (0..count)
             .map(|i| {
                 let kind = [b'a', b'b', b'c', b'c', b'c'][rnd(5) as usize];
                 // Numbers beside those of the defaults, so that the meaning needs no list of them.
                 let opt = |v: u64| (v < 4).then_some(v as u32 + 40);
-                let (major, minor) = if kind == b'a' { (None, None) } else { (opt(rnd(6)), opt(rnd(6))) };
+                let (major, minor) =
+                    if kind == b'a' { (None, None) } else { (opt(rnd(6)), opt(rnd(6))) };
                 let access = if kind == b'a' { ALL } else { 1 + rnd(7) as u8 };
-                Rule { allow: rnd(2) == 0, kind, major, minor, access, index: Some(i) }
+                PlannedRule { allow: rnd(2) == 0, kind, major, minor, access, index: Some(i) }
             })
             .collect()
     }
@@ -405,7 +439,10 @@ mod tests {
                 Ok(_) => expressible += 1,
                 Err((i, what)) => {
                     refused += 1;
-                    assert!(read[*i].allow == rules.default_allow && what.contains("v1"), "{read:?}: {i} {what}");
+                    assert!(
+                        read[*i].allow == rules.default_allow && what.contains("v1"),
+                        "{read:?}: {i} {what}"
+                    );
                 }
             }
             for kind in [b'b', b'c'] {
@@ -414,9 +451,17 @@ mod tests {
                         let mut bits = [MKNOD, READ, WRITE].into_iter().filter(|b| access & b != 0);
                         let want = bits.all(|b| meaning(&read, kind, major, minor, b));
                         let what = format!("{read:?} {} {major}:{minor} {access}", kind as char);
-                        assert_eq!(run(&program, kind, major, minor, access), want, "program: {what}");
+                        assert_eq!(
+                            run(&program, kind, major, minor, access),
+                            want,
+                            "program: {what}"
+                        );
                         if let Ok(lines) = &lines {
-                            assert_eq!(controller(lines, kind, major, minor, access), want, "controller: {what}");
+                            assert_eq!(
+                                controller(lines, kind, major, minor, access),
+                                want,
+                                "controller: {what}"
+                            );
                         }
                     }
                 }
@@ -425,7 +470,7 @@ mod tests {
         assert!(expressible > 1000 && refused > 100, "{expressible} {refused}");
     }
 
-    fn list(text: &[&str]) -> Vec<Rule> {
+    fn list(text: &[&str]) -> Vec<PlannedRule> {
         let rule = |(i, t): (usize, &&str)| {
             let w: Vec<&str> = t.split(' ').collect();
             let mut json = serde_json::json!({"allow": w[0] == "allow", "type": w[1]});
@@ -446,13 +491,21 @@ mod tests {
         assert!(!run(&rules.program(), b'c', 1, 5, READ));
         assert!(run(&rules.program(), b'c', 1, 3, READ | WRITE));
         let (i, what) = rules.v1_lines().unwrap_err();
-        assert!(i == 2 && what.contains("deny c 1:5 rwm") && what.contains("allow c *:* rwm"), "{i} {what}");
+        assert!(
+            i == 2 && what.contains("deny c 1:5 rwm") && what.contains("allow c *:* rwm"),
+            "{i} {what}"
+        );
         let rules = effective(&list(&["allow a", "deny b *:* rw", "allow b 8:0 r"]));
-        assert!(run(&rules.program(), b'b', 8, 0, READ) && !run(&rules.program(), b'b', 8, 0, READ | WRITE));
+        assert!(
+            run(&rules.program(), b'b', 8, 0, READ)
+                && !run(&rules.program(), b'b', 8, 0, READ | WRITE)
+        );
         assert_eq!(rules.v1_lines().unwrap_err().0, 2);
         // A default can be denied by name.
         let rules = effective(&list(&["deny a", "deny c 1:5 rwm"]));
-        assert!(!run(&rules.program(), b'c', 1, 5, READ) && run(&rules.program(), b'c', 1, 5, MKNOD));
+        assert!(
+            !run(&rules.program(), b'c', 1, 5, READ) && run(&rules.program(), b'c', 1, 5, MKNOD)
+        );
         assert!(!rules.v1_lines().unwrap().iter().any(|(_, l)| l.starts_with("c 1:5")));
     }
 
@@ -472,17 +525,23 @@ mod tests {
     #[test]
     fn a_rule_that_is_not_about_everything() {
         let mut check = Check::default();
-        let rule = DeviceRule { allow: true, kind: Some("a".into()), major: Some(7), ..DeviceRule::default() };
+        let rule = DeviceRule {
+            allow: true,
+            kind: Some("a".into()),
+            major: Some(7),
+            ..DeviceRule::default()
+        };
         let read = rules(&[rule], &mut check);
         assert!(check.errors.is_empty() && !read.allow_all());
-        let of_seven = read.list.iter().filter(|r| r.major == Some(7) && r.access == ALL).map(|r| r.kind);
+        let of_seven =
+            read.list.iter().filter(|r| r.major == Some(7) && r.access == ALL).map(|r| r.kind);
         assert_eq!(of_seven.collect::<Vec<_>>(), [b'b', b'c']);
     }
 
     /// What grows with the square of a list of 20,000 is not to be waited for.
     #[test]
     fn long_lists_are_fast() {
-        let rule = |i: u32| Rule {
+        let rule = |i: u32| PlannedRule {
             allow: !i.is_multiple_of(3),
             kind: b'c',
             major: Some(2000 + i % 2000),
@@ -493,7 +552,7 @@ mod tests {
         let begin = std::time::Instant::now();
         let rules = effective(&(0..20_000).map(rule).collect::<Vec<_>>());
         assert!(rules.v1_lines().is_ok() && rules.program().len() > 100_000);
-        let wide = |i| Rule { minor: None, ..rule(i) };
+        let wide = |i| PlannedRule { minor: None, ..rule(i) };
         assert!(effective(&(0..20_000).map(wide).collect::<Vec<_>>()).v1_lines().is_ok());
         assert!(begin.elapsed().as_secs() < 2, "{:?}", begin.elapsed());
     }

@@ -13,11 +13,11 @@ pub struct Nodes {
     /// The default nodes and links: left out where /dev itself is a bind mount, because they would land on the
     /// host.
     pub defaults: bool,
-    pub list: Vec<Node>,
+    pub list: Vec<DeviceNode>,
 }
 
 #[derive(Debug, Clone)]
-pub struct Node {
+pub struct DeviceNode {
     pub field: String,
     pub path: PathBuf,
     /// `S_IFCHR`, `S_IFBLK` or `S_IFIFO` with the permissions.
@@ -29,16 +29,23 @@ pub struct Node {
 }
 
 /// config-linux.md "Default Devices"; /dev/console and /dev/ptmx are made with the terminal and with devpts.
-const DEFAULTS: [(&str, u32, u32); 6] =
-    [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
+const DEFAULTS: [(&str, u32, u32); 6] = [
+    ("null", 1, 3),
+    ("zero", 1, 5),
+    ("full", 1, 7),
+    ("random", 1, 8),
+    ("urandom", 1, 9),
+    ("tty", 5, 0),
+];
 
 pub(super) fn nodes(linux: &Linux, mounts: &[Mount], check: &mut Check) -> Nodes {
-    let dev_is_bind = mounts.iter().any(|m| m.destination == *"dev" && matches!(m.kind, Action::Bind { .. }));
+    let dev_is_bind =
+        mounts.iter().any(|m| m.destination == *"dev" && matches!(m.kind, Action::Bind { .. }));
     let mut out = Nodes { defaults: !dev_is_bind, list: Vec::new() };
     if out.defaults {
         out.list = DEFAULTS
             .iter()
-            .map(|(name, major, minor)| Node {
+            .map(|(name, major, minor)| DeviceNode {
                 field: "linux.devices".into(),
                 path: PathBuf::from("dev").join(name),
                 mode: libc::S_IFCHR | 0o666,
@@ -64,7 +71,7 @@ pub(super) fn nodes(linux: &Linux, mounts: &[Mount], check: &mut Check) -> Nodes
     out
 }
 
-fn node(d: &Device, field: String, check: &mut Check) -> Option<Node> {
+fn node(d: &Device, field: String, check: &mut Check) -> Option<DeviceNode> {
     let kind = match d.kind.as_str() {
         "c" | "u" => libc::S_IFCHR,
         "b" => libc::S_IFBLK,
@@ -75,7 +82,10 @@ fn node(d: &Device, field: String, check: &mut Check) -> Option<Node> {
         }
     };
     if !d.path.starts_with('/') || clean(&crate::text::path(&d.path)).as_os_str().is_empty() {
-        check.bad(format!("{field}.path"), format!("{:?} is not the absolute path of a file", d.path));
+        check.bad(
+            format!("{field}.path"),
+            format!("{:?} is not the absolute path of a file", d.path),
+        );
         return None;
     }
     if kind != libc::S_IFIFO && !(in_dev_range(d.major, 12) && in_dev_range(d.minor, 20)) {
@@ -85,7 +95,7 @@ fn node(d: &Device, field: String, check: &mut Check) -> Option<Node> {
     if d.file_mode.is_some_and(|m| m & !0o177_777 != 0) {
         check.bad(format!("{field}.fileMode"), "more than permission bits");
     }
-    Some(Node {
+    Some(DeviceNode {
         path: clean(&crate::text::path(&d.path)),
         // Some engines store the type bits as well (runc: & 07777).
         mode: kind | (d.file_mode.unwrap_or(0o666) & 0o7777),

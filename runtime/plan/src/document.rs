@@ -8,7 +8,7 @@ mod words;
 use crate::error::{Error, Kind, Result};
 use crate::oci::config::Spec;
 use crate::oci::shape::{self, Shape};
-use scan::{steps, Scan, Step};
+use scan::{steps, PathStep, Scan};
 use std::path::PathBuf;
 
 pub struct Bundle {
@@ -42,7 +42,10 @@ impl Bundle {
     ///
     /// # Errors
     /// Every problem, by the order of the checks; never empty.
-    pub fn judge<T>(&self, plan: std::result::Result<T, Vec<Error>>) -> std::result::Result<T, Vec<Error>> {
+    pub fn judge<T>(
+        &self,
+        plan: std::result::Result<T, Vec<Error>>,
+    ) -> std::result::Result<T, Vec<Error>> {
         if self.bad.is_empty() {
             return plan;
         }
@@ -87,7 +90,10 @@ pub struct Parsed<T> {
 ///
 /// # Errors
 /// The text is no JSON.
-pub fn parse_all<T: serde::de::DeserializeOwned + Default + Shape>(text: &[u8], name: &str) -> Result<Parsed<T>> {
+pub fn parse_all<T: serde::de::DeserializeOwned + Default + Shape>(
+    text: &[u8],
+    name: &str,
+) -> Result<Parsed<T>> {
     // Where bytes are no UTF-8, they go on as [`crate::text`] writes them.
     let converted = crate::text::from_bytes(text);
     shape::forget_unknown();
@@ -103,8 +109,13 @@ pub fn parse_all<T: serde::de::DeserializeOwned + Default + Shape>(text: &[u8], 
             if let Some(e) = broken {
                 let said = Error::new(Kind::Invalid, format!("{name}: {}", words::syntax(e, text)));
                 // In the middle of a value, it has a name.
-                let inside =
-                    ["\\u must", "a string must not", "a backslash", "a number this large", "this is no number"];
+                let inside = [
+                    "\\u must",
+                    "a string must not",
+                    "a backslash",
+                    "a number this large",
+                    "this is no number",
+                ];
                 return Err(match inside.iter().any(|w| said.what.contains(w)) {
                     true => said.at(path_at(converted.as_bytes(), e.line(), e.column())),
                     false => said,
@@ -128,7 +139,10 @@ pub fn parse_all<T: serde::de::DeserializeOwned + Default + Shape>(text: &[u8], 
 ///
 /// # Errors
 /// The text is no JSON, or a value has another type than its field.
-pub fn parse<T: serde::de::DeserializeOwned + Default + Shape>(text: &[u8], name: &str) -> Result<T> {
+pub fn parse<T: serde::de::DeserializeOwned + Default + Shape>(
+    text: &[u8],
+    name: &str,
+) -> Result<T> {
     let parsed = parse_all::<T>(text, name)?;
     if parsed.bad.is_empty() {
         return Ok(parsed.value);
@@ -140,7 +154,12 @@ pub fn parse<T: serde::de::DeserializeOwned + Default + Shape>(text: &[u8], name
 fn path_at(text: &[u8], line: usize, column: usize) -> String {
     let start = match line {
         0 | 1 => 0,
-        n => text.iter().enumerate().filter(|(_, b)| **b == b'\n').nth(n - 2).map_or(0, |(i, _)| i + 1),
+        n => text
+            .iter()
+            .enumerate()
+            .filter(|(_, b)| **b == b'\n')
+            .nth(n - 2)
+            .map_or(0, |(i, _)| i + 1),
     };
     let mut scan = Scan { text, at: 0 };
     let mut path = String::new();
@@ -193,11 +212,12 @@ pub fn position(text: &[u8], field: &str) -> Option<(usize, usize)> {
 pub fn offset(text: &[u8], field: &str) -> Option<usize> {
     let mut scan = Scan { text, at: 0 };
     // What is missing at the top is missing from the document as a whole.
-    let mut best = if steps(field).is_empty() { None } else { Some(text.iter().position(|b| *b == b'{')?) };
+    let mut best =
+        if steps(field).is_empty() { None } else { Some(text.iter().position(|b| *b == b'{')?) };
     for step in steps(field) {
         let found = match step {
-            Step::Key(key) => scan.enter_key(&key),
-            Step::Index(i) => scan.enter_index(i),
+            PathStep::Key(key) => scan.enter_key(&key),
+            PathStep::Index(i) => scan.enter_index(i),
         };
         if found.is_none() {
             break;
@@ -236,7 +256,8 @@ mod tests {
             let known = format!("{{\"mounts\": {deep}}}");
             assert!(parse::<Spec>(known.as_bytes(), "config.json").is_err());
         }
-        for text in ["{", "[", "{\"a\"", "{\"a\":", "]", "}", "{]", "\"", "", "{\"a\":[1,", "{5:1}"] {
+        for text in ["{", "[", "{\"a\"", "{\"a\":", "]", "}", "{]", "\"", "", "{\"a\":[1,", "{5:1}"]
+        {
             let _ = (position(text.as_bytes(), "a[1].b"), path_at(text.as_bytes(), 1, 3));
         }
     }
@@ -252,9 +273,20 @@ mod tests {
             let e = parse::<Spec>(text.as_bytes(), "config.json").unwrap_err();
             assert!(e.field == field && e.what.contains("expected an object"), "{text}: {e}");
         }
-        assert!(parse::<Spec>(b"[]", "config.json").unwrap_err().what.contains("expected an object"));
-        for text in ["null", "{}", "{\"root\":null,\"mounts\":null,\"annotations\":null,\"ociVersion\":null}"] {
-            assert_eq!(parse::<Spec>(text.as_bytes(), "config.json").unwrap(), Spec::default(), "{text}");
+        assert!(parse::<Spec>(b"[]", "config.json")
+            .unwrap_err()
+            .what
+            .contains("expected an object"));
+        for text in [
+            "null",
+            "{}",
+            "{\"root\":null,\"mounts\":null,\"annotations\":null,\"ociVersion\":null}",
+        ] {
+            assert_eq!(
+                parse::<Spec>(text.as_bytes(), "config.json").unwrap(),
+                Spec::default(),
+                "{text}"
+            );
         }
     }
 
@@ -266,7 +298,8 @@ mod tests {
 
     #[test]
     fn type_errors_name_the_path() {
-        let e = parse::<Spec>(b"{\"mounts\":\n[{},{\"options\":[\"ro\",7]}]}", "config.json").unwrap_err();
+        let e = parse::<Spec>(b"{\"mounts\":\n[{},{\"options\":[\"ro\",7]}]}", "config.json")
+            .unwrap_err();
         assert_eq!(e.field, "mounts[1].options[1]");
         assert!(e.what.contains("line 2 column"), "{e}");
         // In a document of one line its number says nothing.
@@ -299,8 +332,15 @@ mod tests {
                 "linux.sysctl"
             ]
         );
-        assert_eq!(fields(&all.unknown), ["secomp", "windows", "process.user.username", "process.noNewPrivilege"]);
-        assert!(all.unknown[3].what.contains("did you mean noNewPrivileges?"), "{}", all.unknown[3]);
+        assert_eq!(
+            fields(&all.unknown),
+            ["secomp", "windows", "process.user.username", "process.noNewPrivilege"]
+        );
+        assert!(
+            all.unknown[3].what.contains("did you mean noNewPrivileges?"),
+            "{}",
+            all.unknown[3]
+        );
         // What is right is read.
         assert_eq!(all.value.process.as_ref().map(|p| p.cwd.as_str()), Some("/"));
         assert_eq!(all.value.mounts[1].destination, "/a");

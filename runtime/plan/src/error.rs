@@ -133,7 +133,8 @@ mod tests {
 
     #[test]
     fn names_field_call_and_meaning() {
-        let e = Error::call(Errno::EPERM, "setns(7</run/netns/x>, CLONE_NEWNET)").at("linux.namespaces[2].path");
+        let e = Error::call(Errno::EPERM, "setns(7</run/netns/x>, CLONE_NEWNET)")
+            .at("linux.namespaces[2].path");
         assert_eq!(
             e.to_string(),
             "linux.namespaces[2].path: setns(7</run/netns/x>, CLONE_NEWNET): EPERM (operation not permitted)"

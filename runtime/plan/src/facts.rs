@@ -42,6 +42,7 @@ impl Facts {
     /// user_namespaces(7): an unprivileged writer of gid_map must deny setgroups, and a denial is inherited.
     /// `single`: the container maps one group.
     pub fn setgroups_denied(&self, single: bool) -> bool {
-        (self.rootless && single) || ((self.rootless || !self.initial_userns) && self.setgroups_denied)
+        (self.rootless && single)
+            || ((self.rootless || !self.initial_userns) && self.setgroups_denied)
     }
 }

@@ -54,7 +54,9 @@ impl Value {
             Value::Path(_) => "o".into(),
             Value::Signature(_) => "g".into(),
             Value::Array(element, _) => format!("a{element}"),
-            Value::Struct(fields) => format!("({})", fields.iter().map(Value::signature).collect::<String>()),
+            Value::Struct(fields) => {
+                format!("({})", fields.iter().map(Value::signature).collect::<String>())
+            }
             Value::Variant(_) => "v".into(),
         }
     }
@@ -112,8 +114,10 @@ impl Parser<'_> {
             Some('@') => self.annotated(),
             Some(quote @ ('\'' | '"')) => self.string(quote, wanted),
             Some(_) => {
-                let end =
-                    self.rest.find(|c: char| c.is_whitespace() || ",]".contains(c)).unwrap_or(self.rest.len());
+                let end = self
+                    .rest
+                    .find(|c: char| c.is_whitespace() || ",]".contains(c))
+                    .unwrap_or(self.rest.len());
                 let word = &self.rest[..end];
                 self.rest = &self.rest[end..];
                 match TYPES.iter().find(|(name, _)| *name == word) {
@@ -126,7 +130,8 @@ impl Parser<'_> {
 
     /// `@as []`: an array whose elements' type cannot be seen.
     fn annotated(&mut self) -> Result<Value, String> {
-        let (signature, rest) = self.rest[1..].split_once(char::is_whitespace).ok_or("no value after the type")?;
+        let (signature, rest) =
+            self.rest[1..].split_once(char::is_whitespace).ok_or("no value after the type")?;
         self.rest = rest.trim_start();
         let kinds: Vec<char> = signature.chars().collect();
         match kinds.as_slice() {

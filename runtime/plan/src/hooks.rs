@@ -22,7 +22,10 @@ pub(super) fn check(spec: &Spec, check: &mut Check) {
         for (i, hook) in list.iter().enumerate() {
             let field = format!("hooks.{name}[{i}]");
             if !Path::new(&hook.path).is_absolute() {
-                check.bad(format!("{field}.path"), format!("{:?} is not an absolute path", hook.path));
+                check.bad(
+                    format!("{field}.path"),
+                    format!("{:?} is not an absolute path", hook.path),
+                );
             }
             if hook.timeout.is_some_and(|t| t <= 0) {
                 check.bad(format!("{field}.timeout"), "must be greater than zero seconds");

@@ -119,7 +119,8 @@ pub fn make(spec: &Spec, options: &Options, facts: &Facts) -> Result<Plan, Vec<E
     let mut check = Check::default();
     let plan = decide(spec, options, facts, &mut check);
     let warnings = check.finish()?;
-    let plan = plan.ok_or_else(|| vec![Error::invalid("", "the document has neither a plan nor a problem")])?;
+    let plan = plan
+        .ok_or_else(|| vec![Error::invalid("", "the document has neither a plan nor a problem")])?;
     Ok(Plan { warnings, ..plan })
 }
 
@@ -148,7 +149,9 @@ fn decide(spec: &Spec, options: &Options, facts: &Facts, check: &mut Check) -> O
     let sysctls = namespaces::sysctls(&linux, &namespaces, check);
     let net_devices = net_devices(&linux, &namespaces, facts, check);
     let rdt = placement::rdt(&linux, &options.id, facts, check);
-    for (list, name) in [(&linux.masked_paths, "maskedPaths"), (&linux.readonly_paths, "readonlyPaths")] {
+    for (list, name) in
+        [(&linux.masked_paths, "maskedPaths"), (&linux.readonly_paths, "readonlyPaths")]
+    {
         paths(list, name, &namespaces, check);
     }
     Some(Plan {
@@ -182,18 +185,26 @@ fn version(spec: &Spec, check: &mut Check) {
     match numbers.as_slice() {
         [Ok(1), Ok(_), Ok(_)] => {}
         [Ok(major), Ok(_), Ok(_)] if *major > 1 => {
-            check.bad(field, format!("version {:?}: this runtime implements 1.x", spec.oci_version));
+            check
+                .bad(field, format!("version {:?}: this runtime implements 1.x", spec.oci_version));
         }
         [Ok(0), Ok(_), Ok(_)] => check.warn(field, "a version before 1.0.0"),
         _ if spec.oci_version.is_empty() => check.bad(field, "required (runtime-spec, config.md)"),
-        _ => check.bad(field, format!("{:?} is not a semantic version such as 1.3.0", spec.oci_version)),
+        _ => check
+            .bad(field, format!("{:?} is not a semantic version such as 1.3.0", spec.oci_version)),
     }
     for key in spec.annotations.keys().filter(|k| k.is_empty()) {
         check.bad(format!("annotations[{key:?}]"), "keys must not be empty");
     }
 }
 
-fn rootfs(spec: &Spec, options: &Options, facts: &Facts, private: bool, check: &mut Check) -> Option<Rootfs> {
+fn rootfs(
+    spec: &Spec,
+    options: &Options,
+    facts: &Facts,
+    private: bool,
+    check: &mut Check,
+) -> Option<Rootfs> {
     let Some(root) = &spec.root else {
         check.bad("root", "required on Linux (runtime-spec, config.md)");
         return None;
@@ -210,7 +221,8 @@ fn rootfs(spec: &Spec, options: &Options, facts: &Facts, private: bool, check: &
         Some(false) => check.bad("root.path", format!("{}: not a directory", path.display())),
         Some(true) => {}
     }
-    let given = spec.linux.as_ref().and_then(|l| l.rootfs_propagation.as_deref()).filter(|s| !s.is_empty());
+    let given =
+        spec.linux.as_ref().and_then(|l| l.rootfs_propagation.as_deref()).filter(|s| !s.is_empty());
     let propagation = match given {
         None => (libc::MS_SLAVE | libc::MS_REC) as u64,
         Some(name) => match mount_options::propagation(name) {
@@ -239,7 +251,11 @@ fn rootfs(spec: &Spec, options: &Options, facts: &Facts, private: bool, check: &
 
 /// The specification's conditions: cgroup v2, a cgroup namespace, and a cgroup mount that may be written. Root of the
 /// host owns it already.
-fn cgroup_owner(mounts: &[mount::Mount], namespaces: &namespaces::Namespaces, uid: u32) -> Option<u32> {
+fn cgroup_owner(
+    mounts: &[mount::Mount],
+    namespaces: &namespaces::Namespaces,
+    uid: u32,
+) -> Option<u32> {
     use conex_sys::mount::ATTR_RDONLY;
     let writable = |m: &&mount::Mount| {
         matches!(&m.kind, mount::Action::Fs(kind) if kind == "cgroup2")
@@ -261,7 +277,10 @@ fn names(spec: &Spec, namespaces: &namespaces::Namespaces, check: &mut Check) {
             continue;
         };
         if !has_uts {
-            check.bad(field, "unable to set hostname without a private UTS namespace (linux.namespaces)");
+            check.bad(
+                field,
+                "unable to set hostname without a private UTS namespace (linux.namespaces)",
+            );
         }
         if value.len() > 64 {
             check.bad(field, format!("{} bytes; the kernel takes at most 64", value.len()));
@@ -294,12 +313,17 @@ fn net_devices(
             check.bad(field.clone(), "needs a network namespace (linux.namespaces)");
         }
         if facts.rootless {
-            check.unsupported(field.clone(), "network devices cannot be moved by an unprivileged runtime");
+            check.unsupported(
+                field.clone(),
+                "network devices cannot be moved by an unprivileged runtime",
+            );
         }
-        let name = device.name.clone().filter(|n| !n.is_empty()).unwrap_or_else(|| host_name.clone());
+        let name =
+            device.name.clone().filter(|n| !n.is_empty()).unwrap_or_else(|| host_name.clone());
         for (n, at) in [(host_name, field.clone()), (&name, format!("{field}.name"))] {
             // dev_valid_name() of the kernel; a % template is allowed for the new name.
-            if n.is_empty() || n.len() > 15 || n == "." || n == ".." || n.contains(['/', ':', ' ']) {
+            if n.is_empty() || n.len() > 15 || n == "." || n == ".." || n.contains(['/', ':', ' '])
+            {
                 check.bad(at, format!("{n:?} is not a network device name"));
             }
         }

@@ -158,7 +158,9 @@ pub(super) fn apply(
             Bind(recursive) => out.bind = Some(*recursive || out.bind == Some(true)),
             Remount => out.remount = true,
             CopyUp => out.tmpcopyup = true,
-            Idmap(recursive) => out.idmap = Some(mount::Idmap { recursive: *recursive, maps: maps_of(m, ns) }),
+            Idmap(recursive) => {
+                out.idmap = Some(mount::Idmap { recursive: *recursive, maps: maps_of(m, ns) })
+            }
             SourceNoFollow => out.source_nofollow = true,
             DestinationNoFollow => out.destination_nofollow = true,
             CopySymlink => out.copy_symlink = true,
@@ -241,17 +243,21 @@ fn custom_maps(text: &str, ns: &Namespaces) -> Result<Maps, String> {
 fn range_of(text: &str, container: Option<&Vec<IdMapping>>) -> Result<IdMapping, String> {
     let (relative, plain) = text.strip_prefix('@').map_or((false, text), |rest| (true, rest));
     let numbers: Option<Vec<u32>> = plain.split('-').map(|n| n.parse().ok()).collect();
-    let Some([container_id, mut host_id, size]) = numbers.as_deref().and_then(|n| <[u32; 3]>::try_from(n).ok())
+    let Some([container_id, mut host_id, size]) =
+        numbers.as_deref().and_then(|n| <[u32; 3]>::try_from(n).ok())
     else {
         return Err(format!("{text:?} is not a range such as 0-1000-10"));
     };
     if relative {
         let found = container.and_then(|list| {
-            list.iter().find(|m| container_id >= m.container_id && container_id - m.container_id < m.size)
+            list.iter()
+                .find(|m| container_id >= m.container_id && container_id - m.container_id < m.size)
         });
-        let found = found.ok_or_else(|| format!("{text:?}: the container's user namespace has no such id"))?;
+        let found = found
+            .ok_or_else(|| format!("{text:?}: the container's user namespace has no such id"))?;
         let moved = i64::from(host_id) + i64::from(found.host_id) - i64::from(found.container_id);
-        host_id = u32::try_from(moved).map_err(|_| format!("{text:?} leaves the ids that there are"))?;
+        host_id =
+            u32::try_from(moved).map_err(|_| format!("{text:?} leaves the ids that there are"))?;
     }
     Ok(IdMapping { container_id, host_id, size })
 }
@@ -264,7 +270,10 @@ mod tests {
     fn mappings_in_an_option() {
         let map = |c, h, size| IdMapping { container_id: c, host_id: h, size };
         let ns = Namespaces {
-            maps: Some(Maps { uid: vec![map(0, 0, 1), map(1, 2, 1000)], gid: vec![map(0, 500, 10)] }),
+            maps: Some(Maps {
+                uid: vec![map(0, 0, 1), map(1, 2, 1000)],
+                gid: vec![map(0, 500, 10)],
+            }),
             ..Namespaces::default()
         };
         let uid = |text: &str| custom_maps(&format!("uids={text};gids=0-0-1"), &ns).map(|m| m.uid);

@@ -46,7 +46,12 @@ pub(super) fn make(
         check.bad("annotations[\"run.oci.mount_context_type\"]", what);
     }
     let label = label.filter(|_| known).map(|l| (key.to_string(), l));
-    let common = Common { options, namespaces, label: label.as_ref(), hierarchies: &facts.cgroup.hierarchies };
+    let common = Common {
+        options,
+        namespaces,
+        label: label.as_ref(),
+        hierarchies: &facts.cgroup.hierarchies,
+    };
     let mut out = Vec::with_capacity(spec.mounts.len() + 1);
     for (i, m) in spec.mounts.iter().enumerate() {
         let field = format!("mounts[{i}]");
@@ -136,7 +141,10 @@ fn target(m: &config::Mount, dest: &Path, kind: &Action, field: &str, check: &mu
     }
     // runtime-spec: absolute; runc takes a relative one from the root and warns.
     if !m.destination.starts_with('/') {
-        check.warn(field.clone(), format!("{:?} is not absolute; taken from the root", m.destination));
+        check.warn(
+            field.clone(),
+            format!("{:?} is not absolute; taken from the root", m.destination),
+        );
     }
     if dest.as_os_str().is_empty() {
         check.bad(field, "a mount on / is not possible: it is the root file system");
@@ -154,7 +162,10 @@ fn target(m: &config::Mount, dest: &Path, kind: &Action, field: &str, check: &mu
     if dest == Path::new("proc") && !real && !matches!(kind, Action::Remount) {
         check.bad(field, "only procfs may be mounted on /proc");
     } else if below_proc && !(is_bind && PROC_ALLOWED.iter().any(|p| dest == Path::new(p))) {
-        check.bad(field, format!("\"/{}\" cannot be mounted because it is inside /proc", dest.display()));
+        check.bad(
+            field,
+            format!("\"/{}\" cannot be mounted because it is inside /proc", dest.display()),
+        );
     }
 }
 
@@ -170,7 +181,13 @@ const CGROUP2_OPTIONS: [&str; 7] = [
 ];
 
 /// Whether it can be mounted at all: what is missing, or of no use there.
-fn usable(asked: &Asked, kind: &Action, m: &config::Mount, field: &str, check: &mut Check) -> Option<()> {
+fn usable(
+    asked: &Asked,
+    kind: &Action,
+    m: &config::Mount,
+    field: &str,
+    check: &mut Check,
+) -> Option<()> {
     match kind {
         Action::Bind { .. } => {
             if m.source.as_deref().unwrap_or("").is_empty() {
@@ -179,7 +196,8 @@ fn usable(asked: &Asked, kind: &Action, m: &config::Mount, field: &str, check: &
             }
             // mount(2): the kernel ignores options of the file system with a bind mount. One that restricts or redirects
             // would be lost so; the flags of a superblock do neither.
-            let data: std::collections::HashSet<&str> = asked.data.iter().map(|(name, _)| name.as_str()).collect();
+            let data: std::collections::HashSet<&str> =
+                asked.data.iter().map(|(name, _)| name.as_str()).collect();
             let names = m.options.iter().map(|o| o.split('=').next().unwrap_or(o));
             for (i, name) in names.enumerate().filter(|(_, name)| data.contains(name)) {
                 let field = format!("{field}.options[{i}]");
@@ -192,7 +210,10 @@ fn usable(asked: &Asked, kind: &Action, m: &config::Mount, field: &str, check: &
             Some(())
         }
         Action::Fs(fs) if fs.is_empty() => {
-            check.bad(format!("{field}.type"), "required unless the mount is a bind mount (options bind, rbind)");
+            check.bad(
+                format!("{field}.type"),
+                "required unless the mount is a bind mount (options bind, rbind)",
+            );
             None
         }
         Action::Fs(fs) if fs == "bind" => {
@@ -210,13 +231,19 @@ fn combinations(asked: &Asked, kind: &Action, m: &config::Mount, field: &str, ch
     let field = format!("{field}.options");
     let links = asked.source_nofollow || asked.destination_nofollow || asked.copy_symlink;
     if links && !matches!(kind, Action::Bind { .. }) {
-        check.bad(field.clone(), "src-nofollow, dest-nofollow and copy-symlink are for bind mounts only");
+        check.bad(
+            field.clone(),
+            "src-nofollow, dest-nofollow and copy-symlink are for bind mounts only",
+        );
     }
     if is_cgroup(asked, m) {
         // Options of cgroup2's superblock, which the host has set: engines repeat them (containerd for privileged pods).
         let hosts = |name: &str| is_super(name) || CGROUP2_OPTIONS.contains(&name);
         for (name, _) in asked.data.iter().filter(|(name, _)| !hosts(name)) {
-            check.bad(field.clone(), format!("{name:?}: the host's cgroups are bound, with no option"));
+            check.bad(
+                field.clone(),
+                format!("{name:?}: the host's cgroups are bound, with no option"),
+            );
         }
     }
     if asked.tmpcopyup && !matches!(kind, Action::Fs(fs) if fs == "tmpfs") {
@@ -225,7 +252,13 @@ fn combinations(asked: &Asked, kind: &Action, m: &config::Mount, field: &str, ch
 }
 
 /// config.md: `uidMappings` on a mount without `idmap` or `ridmap` mean `idmap`; both lists or none.
-fn idmap(out: &mut Asked, kind: &Action, m: &config::Mount, (field, ns): (&str, &Namespaces), check: &mut Check) {
+fn idmap(
+    out: &mut Asked,
+    kind: &Action,
+    m: &config::Mount,
+    (field, ns): (&str, &Namespaces),
+    check: &mut Check,
+) {
     let lists = [("uidMappings", &m.uid_mappings), ("gidMappings", &m.gid_mappings)];
     let given = lists.iter().filter(|(_, l)| !l.is_empty()).count();
     if given == 1 {
@@ -255,7 +288,10 @@ fn notify_mount(dir: &Path) -> Mount {
         destination: "run/notify".into(),
         kind: Action::Bind { recursive: false },
         source: text::of_path(dir),
-        attr: MountAttr { set: ATTR_NOSUID | ATTR_NODEV | ATTR_NOEXEC | ATTR_RDONLY, ..MountAttr::default() },
+        attr: MountAttr {
+            set: ATTR_NOSUID | ATTR_NODEV | ATTR_NOEXEC | ATTR_RDONLY,
+            ..MountAttr::default()
+        },
         recursive: MountAttr::default(),
         propagation: Vec::new(),
         data: Vec::new(),
@@ -274,7 +310,8 @@ fn view(h: &Hierarchy, unified: bool) -> CgroupView {
         _ => String::new(),
     };
     // cpu,cpuacct is reached as cpu and as cpuacct.
-    let aliases = if name.contains(',') { name.split(',').map(str::to_string).collect() } else { Vec::new() };
+    let aliases =
+        if name.contains(',') { name.split(',').map(str::to_string).collect() } else { Vec::new() };
     CgroupView { name, mount_point: h.mount_point.clone(), aliases, v2: h.v2 }
 }
 
@@ -322,9 +359,14 @@ mod tests {
 
     #[test]
     fn flags_are_bits() {
-        for order in [["remount", "bind", "ro"], ["bind", "ro", "remount"], ["ro", "remount", "rbind"]] {
+        for order in
+            [["remount", "bind", "ro"], ["bind", "ro", "remount"], ["ro", "remount", "rbind"]]
+        {
             let (m, check) = parse(&order);
-            assert!(m.kind == Action::Remount && m.attr.set == ATTR_RDONLY && check.errors.is_empty(), "{order:?}");
+            assert!(
+                m.kind == Action::Remount && m.attr.set == ATTR_RDONLY && check.errors.is_empty(),
+                "{order:?}"
+            );
         }
     }
 

@@ -114,7 +114,10 @@ impl Maps {
     /// The host id of a container id.
     pub fn to_host(list: &[IdMapping], id: u32) -> Option<u32> {
         list.iter()
-            .find(|m| id >= m.container_id && u64::from(id) < u64::from(m.container_id) + u64::from(m.size))
+            .find(|m| {
+                id >= m.container_id
+                    && u64::from(id) < u64::from(m.container_id) + u64::from(m.size)
+            })
             .and_then(|m| m.host_id.checked_add(id - m.container_id))
     }
 }
@@ -125,7 +128,10 @@ pub(super) fn make(linux: &Linux, facts: &Facts, check: &mut Check) -> Namespace
         let field = format!("linux.namespaces[{i}]");
         let Some((_, _, flag)) = KINDS.iter().find(|(name, _, _)| *name == ns.kind) else {
             let known: Vec<_> = KINDS.iter().map(|k| k.0).collect();
-            check.bad(format!("{field}.type"), format!("{:?}: expected one of {}", ns.kind, known.join(", ")));
+            check.bad(
+                format!("{field}.type"),
+                format!("{:?}: expected one of {}", ns.kind, known.join(", ")),
+            );
             continue;
         };
         if out.private(*flag) {
@@ -142,8 +148,9 @@ pub(super) fn make(linux: &Linux, facts: &Facts, check: &mut Check) -> Namespace
     for (_, _, flag) in KINDS {
         out.join.extend(given.iter().position(|j| j.flag == flag).map(|i| given.swap_remove(i)));
     }
-    let no_way_back =
-        |j: &Join| j.flag == libc::CLONE_NEWUSER || (!facts.initial_userns && j.flag != libc::CLONE_NEWNS);
+    let no_way_back = |j: &Join| {
+        j.flag == libc::CLONE_NEWUSER || (!facts.initial_userns && j.flag != libc::CLONE_NEWNS)
+    };
     if out.join.iter().any(no_way_back) {
         out.hops = Hops::Two;
     }
@@ -177,19 +184,27 @@ fn user(linux: &Linux, out: &mut Namespaces, facts: &Facts, check: &mut Check) {
         for (name, list) in lists {
             // The runtime sets the container up as its root, whoever the program then is.
             if !list.iter().any(|m| m.container_id == 0) {
-                check.bad(format!("linux.{name}"), "the id 0 of a new user namespace must be mapped");
+                check.bad(
+                    format!("linux.{name}"),
+                    "the id 0 of a new user namespace must be mapped",
+                );
             }
         }
-        out.maps = Some(Maps { uid: linux.uid_mappings.0.clone(), gid: linux.gid_mappings.0.clone() });
+        out.maps =
+            Some(Maps { uid: linux.uid_mappings.0.clone(), gid: linux.gid_mappings.0.clone() });
     } else if out.private(libc::CLONE_NEWUSER) {
         // containerd and CRI-O send both; whether they agree with the namespace is checked when it is joined.
         if given {
-            out.maps = Some(Maps { uid: linux.uid_mappings.0.clone(), gid: linux.gid_mappings.0.clone() });
+            out.maps =
+                Some(Maps { uid: linux.uid_mappings.0.clone(), gid: linux.gid_mappings.0.clone() });
         }
     } else if given {
         check.bad("linux.uidMappings", "mappings without a user namespace (linux.namespaces)");
     } else if facts.rootless {
-        check.bad("linux.namespaces", "an unprivileged runtime needs a user namespace with mappings");
+        check.bad(
+            "linux.namespaces",
+            "an unprivileged runtime needs a user namespace with mappings",
+        );
     }
 }
 
@@ -204,7 +219,9 @@ pub fn mapping_list(field: &str, list: &[IdMapping], page: usize, check: &mut Ch
     if page > 0 && length >= page {
         check.bad(
             field,
-            format!("{length} bytes as the kernel reads them; it takes less than a page ({page} bytes)"),
+            format!(
+                "{length} bytes as the kernel reads them; it takes less than a page ({page} bytes)"
+            ),
         );
         return;
     }
@@ -283,9 +300,14 @@ pub(super) fn sysctls(linux: &Linux, namespaces: &Namespaces, check: &mut Check)
         };
         match namespace_of(&dotted) {
             _ if dotted == "kernel.hostname" => check.bad(field, "set the field hostname instead"),
-            None => check.bad(field, format!("sysctl {key:?} is not in a separate kernel namespace")),
+            None => {
+                check.bad(field, format!("sysctl {key:?} is not in a separate kernel namespace"))
+            }
             Some((flag, name)) if !namespaces.private(flag) => {
-                check.bad(field, format!("sysctl {key:?} is not allowed without a private {name} namespace"));
+                check.bad(
+                    field,
+                    format!("sysctl {key:?} is not allowed without a private {name} namespace"),
+                );
             }
             Some(_) => out.push(Sysctl { path: path_of(&dotted), value: value.clone(), field }),
         }

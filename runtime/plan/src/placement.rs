@@ -15,8 +15,11 @@ pub fn memory_policy(linux: &Linux, check: &mut Check) -> Option<(i32, Vec<u64>)
         ("MPOL_PREFERRED_MANY", 5),
         ("MPOL_WEIGHTED_INTERLEAVE", 6),
     ];
-    const FLAGS: [(&str, i32); 3] =
-        [("MPOL_F_STATIC_NODES", 1 << 15), ("MPOL_F_RELATIVE_NODES", 1 << 14), ("MPOL_F_NUMA_BALANCING", 1 << 13)];
+    const FLAGS: [(&str, i32); 3] = [
+        ("MPOL_F_STATIC_NODES", 1 << 15),
+        ("MPOL_F_RELATIVE_NODES", 1 << 14),
+        ("MPOL_F_NUMA_BALANCING", 1 << 13),
+    ];
     let policy = linux.memory_policy.as_ref()?;
     let field = "linux.memoryPolicy";
     let Some((_, mut mode)) = MODES.iter().find(|(n, _)| *n == policy.mode) else {
@@ -27,7 +30,8 @@ pub fn memory_policy(linux: &Linux, check: &mut Check) -> Option<(i32, Vec<u64>)
     for (i, name) in policy.flags.iter().enumerate() {
         match FLAGS.iter().find(|(n, _)| n == name) {
             Some((_, bit)) => mode |= bit,
-            None => check.bad(format!("{field}.flags[{i}]"), format!("{name:?} is no memory policy flag")),
+            None => check
+                .bad(format!("{field}.flags[{i}]"), format!("{name:?} is no memory policy flag")),
         }
     }
     let text = policy.nodes.as_deref().unwrap_or("");

@@ -98,18 +98,27 @@ pub(super) fn make(
 ) -> Option<Process> {
     let Some(process) = &spec.process else {
         // config.md: "process … is REQUIRED when start is called": the container can be created without one.
-        let nothing =
-            config::Process { cwd: "/".into(), args: config::List(vec!["-".into()]), ..config::Process::default() };
+        let nothing = config::Process {
+            cwd: "/".into(),
+            args: config::List(vec!["-".into()]),
+            ..config::Process::default()
+        };
         let mut out = one(&nothing, "process", facts, namespaces.maps.as_ref(), check);
         out.args.clear();
         return Some(out);
     };
     let linux = spec.linux.as_ref();
-    let seccomp = linux.and_then(|l| l.seccomp.as_ref()).and_then(|s| crate::seccomp::plan(s, check));
+    let seccomp =
+        linux.and_then(|l| l.seccomp.as_ref()).and_then(|s| crate::seccomp::plan(s, check));
     let mut out = one(process, "process", facts, namespaces.maps.as_ref(), check);
     out.seccomp = seccomp;
     if let Some(filter) = &out.seccomp {
-        crate::seccomp::needed(filter, out.no_new_privileges, !out.capabilities.ambient.is_empty(), check);
+        crate::seccomp::needed(
+            filter,
+            out.no_new_privileges,
+            !out.capabilities.ambient.is_empty(),
+            check,
+        );
     }
     out.personality = linux.and_then(|l| personality(l, check));
     out.memory_policy = linux.and_then(|l| super::placement::memory_policy(l, check));
@@ -163,12 +172,16 @@ pub fn one(
         no_new_privileges: process.no_new_privileges == Some(true),
         oom_score_adj: process.oom_score_adj,
         scheduler: process.scheduler.as_ref().and_then(|s| scheduler(s, &at("scheduler"), check)),
-        io_priority: process.io_priority.as_ref().and_then(|p| io_priority(p, &at("ioPriority"), check)),
+        io_priority: process
+            .io_priority
+            .as_ref()
+            .and_then(|p| io_priority(p, &at("ioPriority"), check)),
         affinity: affinity(process, field, check),
         uid: process.user.uid,
         gid: process.user.gid,
         groups: process.user.additional_gids.0.clone(),
-        can_setgroups: !facts.setgroups_denied(maps.is_some_and(|m| m.gid.len() == 1 && m.gid[0].size == 1)),
+        can_setgroups: !facts
+            .setgroups_denied(maps.is_some_and(|m| m.gid.len() == 1 && m.gid[0].size == 1)),
         umask: process.user.umask.unwrap_or(0o022),
         personality: None,
         memory_policy: None,
@@ -194,13 +207,18 @@ fn strings(process: &config::Process, field: &str, facts: &Facts, check: &mut Ch
     match process.args.first() {
         None => check.bad(at("args"), "args must not be empty"),
         // As Go's look-up says it: the engines make 127 of this text.
-        Some(a) if a.is_empty() => check.bad(at("args[0]"), "exec: \"\": executable file not found in $PATH"),
+        Some(a) if a.is_empty() => {
+            check.bad(at("args[0]"), "exec: \"\": executable file not found in $PATH")
+        }
         Some(_) => {}
     }
     nul_free(&process.args, &at("args"), check);
     nul_free(&process.env, &at("env"), check);
     if label(&process.apparmor_profile).is_some() && !facts.apparmor {
-        check.unsupported(at("apparmorProfile"), "apparmor: config provided but apparmor not supported");
+        check.unsupported(
+            at("apparmorProfile"),
+            "apparmor: config provided but apparmor not supported",
+        );
     }
     if label(&process.selinux_label).is_some() && !facts.selinux {
         check.unsupported(
@@ -251,11 +269,14 @@ pub fn set_env(env: &mut Vec<String>, name: &str, value: &str) {
 /// The last value of a name wins, at the place of the first: what runc does and shells expect.
 fn env(list: &[String], field: &str, check: &mut Check) -> Vec<String> {
     let mut out: Vec<&str> = Vec::with_capacity(list.len());
-    let mut index: std::collections::HashMap<&str, usize> = std::collections::HashMap::with_capacity(list.len());
+    let mut index: std::collections::HashMap<&str, usize> =
+        std::collections::HashMap::with_capacity(list.len());
     for (i, entry) in list.iter().enumerate() {
         match entry.split_once('=') {
             None => check.bad(format!("{field}[{i}]"), format!("{entry:?} is not NAME=value")),
-            Some(("", _)) => check.bad(format!("{field}[{i}]"), format!("{entry:?} has an empty name")),
+            Some(("", _)) => {
+                check.bad(format!("{field}[{i}]"), format!("{entry:?} has an empty name"))
+            }
             Some((name, _)) => match index.get(name) {
                 Some(at) => out[*at] = entry,
                 None => {
@@ -277,11 +298,17 @@ fn rlimits(list: &[config::Rlimit], field: &str, check: &mut Check) -> Vec<Rlimi
             continue;
         };
         if out.iter().any(|r| r.resource == *resource) {
-            check.bad(format!("{field}.type"), format!("{} is given twice (runtime-spec: MUST error)", limit.kind));
+            check.bad(
+                format!("{field}.type"),
+                format!("{} is given twice (runtime-spec: MUST error)", limit.kind),
+            );
             continue;
         }
         if limit.soft > limit.hard {
-            check.bad(format!("{field}.soft"), format!("{} is above the hard limit {}", limit.soft, limit.hard));
+            check.bad(
+                format!("{field}.soft"),
+                format!("{} is above the hard limit {}", limit.soft, limit.hard),
+            );
         }
         out.push(Rlimit {
             resource: *resource,
@@ -309,9 +336,10 @@ fn capabilities(
         let mut out = CapsHashSet::new();
         for (i, text) in list.iter().enumerate() {
             match Capability::from_str(text) {
-                Err(_) => {
-                    check.warn(format!("{field}.{name}[{i}]"), format!("unknown capability {text:?} is ignored"))
-                }
+                Err(_) => check.warn(
+                    format!("{field}.{name}[{i}]"),
+                    format!("unknown capability {text:?} is ignored"),
+                ),
                 // The first process of a user namespace has all of them there (user_namespaces(7)).
                 Ok(cap) if !in_userns && !facts.capabilities.contains(&cap) => {
                     check.warn(
@@ -334,11 +362,15 @@ fn capabilities(
         ambient: set(&caps.ambient, "ambient"),
     };
     for cap in out.effective.difference(&out.permitted) {
-        check.bad(format!("{field}.effective"), format!("{cap} is not in permitted (capabilities(7))"));
+        check.bad(
+            format!("{field}.effective"),
+            format!("{cap} is not in permitted (capabilities(7))"),
+        );
     }
     let able: CapsHashSet = out.permitted.intersection(&out.inheritable).copied().collect();
     for cap in out.ambient.difference(&able) {
-        let what = format!("{cap} is ignored: it is not both permitted and inheritable (capabilities(7))");
+        let what =
+            format!("{cap} is ignored: it is not both permitted and inheritable (capabilities(7))");
         check.warn(format!("{field}.ambient"), what);
     }
     out.ambient.retain(|c| able.contains(c));
@@ -374,7 +406,9 @@ fn scheduler(s: &config::Scheduler, field: &str, check: &mut Check) -> Option<Sc
     for (i, name) in s.flags.iter().enumerate() {
         match FLAGS.iter().find(|(n, _)| n == name) {
             Some((_, bit)) => flags |= bit,
-            None => check.bad(format!("{field}.flags[{i}]"), format!("{name:?} is no scheduling flag")),
+            None => {
+                check.bad(format!("{field}.flags[{i}]"), format!("{name:?} is no scheduling flag"))
+            }
         }
     }
     let nice = s.nice.unwrap_or(0);
@@ -386,7 +420,10 @@ fn scheduler(s: &config::Scheduler, field: &str, check: &mut Check) -> Option<Sc
     if priority != 0 && !realtime {
         check.bad(format!("{field}.priority"), "only SCHED_FIFO and SCHED_RR have a priority");
     } else if realtime && !(1..=99).contains(&priority) {
-        check.bad(format!("{field}.priority"), format!("{} needs a priority from 1 to 99", s.policy));
+        check.bad(
+            format!("{field}.priority"),
+            format!("{} needs a priority from 1 to 99", s.policy),
+        );
     }
     let deadline = [s.runtime, s.deadline, s.period].iter().any(|v| v.is_some_and(|v| v != 0));
     if deadline && *policy != 6 {
@@ -421,7 +458,11 @@ fn io_priority(p: &config::IoPriority, field: &str, check: &mut Check) -> Option
     Some((class, p.priority as u32))
 }
 
-fn affinity(process: &config::Process, field: &str, check: &mut Check) -> (Option<Vec<u64>>, Option<Vec<u64>>) {
+fn affinity(
+    process: &config::Process,
+    field: &str,
+    check: &mut Check,
+) -> (Option<Vec<u64>>, Option<Vec<u64>>) {
     let Some(affinity) = &process.exec_cpu_affinity else {
         return (None, None);
     };
@@ -429,7 +470,10 @@ fn affinity(process: &config::Process, field: &str, check: &mut Check) -> (Optio
         let text = text.as_deref().filter(|t| !t.is_empty())?;
         let bits = crate::text::bit_set(text);
         if bits.is_none() {
-            check.bad(format!("{field}.execCPUAffinity.{name}"), format!("{text:?} is not a list such as 0-3,7"));
+            check.bad(
+                format!("{field}.execCPUAffinity.{name}"),
+                format!("{text:?} is not a list such as 0-3,7"),
+            );
         }
         bits
     };

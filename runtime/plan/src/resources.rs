@@ -13,7 +13,11 @@ struct Out<'a> {
 
 impl Out<'_> {
     fn add(&mut self, field: &str, setting: Setting) {
-        self.list.push(Limit { field: format!("linux.resources.{field}"), setting, optional: false });
+        self.list.push(Limit {
+            field: format!("linux.resources.{field}"),
+            setting,
+            optional: false,
+        });
     }
     /// Nobody loses a limit where the kernel lacks the file of the last one.
     fn last_is_optional(&mut self) {
@@ -78,14 +82,20 @@ fn memory(m: &Memory, out: &mut Out) {
     }
     for (given, name) in [(m.kernel.is_some(), "kernel"), (m.kernel_tcp.is_some(), "kernelTCP")] {
         if given {
-            out.warn(&format!("memory.{name}"), "ignored: the kernel no longer limits kernel memory apart");
+            out.warn(
+                &format!("memory.{name}"),
+                "ignored: the kernel no longer limits kernel memory apart",
+            );
         }
     }
     let limit = m.limit.filter(|l| *l != 0);
     let swap = m.swap.filter(|s| *s != 0);
     if let (Some(limit), Some(swap)) = (limit, swap) {
         if swap != -1 && (limit == -1 || swap < limit) {
-            out.bad("memory.swap", format!("{swap} (memory plus swap) is below memory.limit {limit}"));
+            out.bad(
+                "memory.swap",
+                format!("{swap} (memory plus swap) is below memory.limit {limit}"),
+            );
             return;
         }
     }
@@ -129,7 +139,10 @@ fn memory_v1(m: &Memory, limit: Option<i64>, swap: Option<i64>, out: &mut Out) {
 fn memory_v2(m: &Memory, limit: Option<i64>, swap: Option<i64>, out: &mut Out) {
     match (limit, swap) {
         (None, Some(s)) if s > 0 => {
-            out.bad("memory.swap", "needs memory.limit: v2 limits swap alone, and the value is memory plus swap");
+            out.bad(
+                "memory.swap",
+                "needs memory.limit: v2 limits swap alone, and the value is memory plus swap",
+            );
         }
         // A kernel without swap has no such file, and no swap to limit.
         (Some(-1), None) | (_, Some(-1)) => {
@@ -174,7 +187,8 @@ fn cpu(c: &Cpu, out: &mut Out) {
                 out.bad(&format!("cpu.{name}"), format!("{text:?} is not a list such as 0-3,7"));
             }
             let list = text.to_string();
-            let setting = if name == "cpus" { Setting::Cpus(list) } else { Setting::MemoryNodes(list) };
+            let setting =
+                if name == "cpus" { Setting::Cpus(list) } else { Setting::MemoryNodes(list) };
             out.add(&format!("cpu.{name}"), setting);
         }
     }
@@ -201,7 +215,9 @@ fn cpu(c: &Cpu, out: &mut Out) {
             out.add(&format!("cpu.{field}"), setting);
         }
     }
-    for (given, name) in [(runtime.is_some(), "realtimeRuntime"), (realtime_period.is_some(), "realtimePeriod")] {
+    for (given, name) in
+        [(runtime.is_some(), "realtimeRuntime"), (realtime_period.is_some(), "realtimePeriod")]
+    {
         if given && v2 {
             out.unsupported(&format!("cpu.{name}"), "cgroup v2 has no real-time bandwidth");
         }
@@ -229,7 +245,10 @@ fn block_io(io: &BlockIo, out: &mut Out) {
     for (i, d) in io.weight_device.iter().enumerate() {
         let field = format!("blockIO.weightDevice[{i}]");
         if d.leaf_weight.is_some_and(|w| w != 0) {
-            out.unsupported(&format!("{field}.leafWeight"), "removed from the kernel with CFQ (Linux 5.0)");
+            out.unsupported(
+                &format!("{field}.leafWeight"),
+                "removed from the kernel with CFQ (Linux 5.0)",
+            );
         }
         if let Some(w) = d.weight {
             let device = Device(format!("{}:{}", d.major, d.minor));
@@ -256,8 +275,14 @@ fn hugepages(list: &[HugepageLimit], out: &mut Out) {
         let field = format!("hugepageLimits[{i}]");
         let digits = h.page_size.trim_end_matches(|c: char| c.is_ascii_alphabetic());
         let unit = &h.page_size[digits.len()..];
-        if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) || !matches!(unit, "KB" | "MB" | "GB") {
-            out.bad(&format!("{field}.pageSize"), format!("{:?} is not a size such as 2MB", h.page_size));
+        if digits.is_empty()
+            || !digits.bytes().all(|b| b.is_ascii_digit())
+            || !matches!(unit, "KB" | "MB" | "GB")
+        {
+            out.bad(
+                &format!("{field}.pageSize"),
+                format!("{:?} is not a size such as 2MB", h.page_size),
+            );
             continue;
         }
         if !out.facts.hugepage_sizes.contains(&h.page_size) {
@@ -303,7 +328,8 @@ fn rdma(r: &Resources, out: &mut Out) {
 }
 
 /// The controllers by the prefix of their files, for `unified`.
-const V2_CONTROLLERS: [&str; 9] = ["cpu", "cpuset", "memory", "io", "pids", "hugetlb", "rdma", "misc", "dmem"];
+const V2_CONTROLLERS: [&str; 9] =
+    ["cpu", "cpuset", "memory", "io", "pids", "hugetlb", "rdma", "misc", "dmem"];
 
 fn unified(r: &Resources, out: &mut Out) {
     for (file, value) in r.unified.iter() {
@@ -325,14 +351,21 @@ fn unified(r: &Resources, out: &mut Out) {
                 continue;
             }
             Some(c) if !out.v2(c) => {
-                out.unsupported(&field, format!("controller {c:?} is not available in cgroup v2 on this host"));
+                out.unsupported(
+                    &field,
+                    format!("controller {c:?} is not available in cgroup v2 on this host"),
+                );
                 continue;
             }
             Some(_) => {}
         }
         for line in value.lines().filter(|l| !l.is_empty()) {
-            let (controller, means) = (controller.copied().unwrap_or(""), limits::unified::means(file, line));
-            out.add(&field, Setting::File { controller, file: file.clone(), value: line.to_string(), means });
+            let (controller, means) =
+                (controller.copied().unwrap_or(""), limits::unified::means(file, line));
+            out.add(
+                &field,
+                Setting::File { controller, file: file.clone(), value: line.to_string(), means },
+            );
         }
     }
 }
@@ -345,7 +378,11 @@ mod tests {
     fn v2() -> CgroupFacts {
         let controllers = V2_CONTROLLERS.iter().map(|c| c.to_string()).collect();
         CgroupFacts {
-            hierarchies: vec![Hierarchy { mount_point: "/sys/fs/cgroup".into(), controllers, v2: true }],
+            hierarchies: vec![Hierarchy {
+                mount_point: "/sys/fs/cgroup".into(),
+                controllers,
+                v2: true,
+            }],
             hugepage_sizes: vec!["2MB".into()],
         }
     }
@@ -366,7 +403,10 @@ mod tests {
         };
         let files = |r| pairs(&r, &v2());
         assert_eq!(files(memory(Some(100), Some(100)))[0], ("memory.swap.max".into(), "0".into()));
-        assert_eq!(files(memory(Some(100), Some(300)))[0], ("memory.swap.max".into(), "200".into()));
+        assert_eq!(
+            files(memory(Some(100), Some(300)))[0],
+            ("memory.swap.max".into(), "200".into())
+        );
         assert_eq!(files(memory(Some(-1), None))[0], ("memory.swap.max".into(), "max".into()));
         assert_eq!(files(memory(Some(100), Some(0))).len(), 1);
         let mut check = Check::default();

@@ -263,12 +263,22 @@ mod tests {
     fn every_byte_comes_back() {
         let all: Vec<u8> = (0..=255).collect();
         let private = "x\u{10ff80}\u{10ffff}\u{10ff7f}\u{10fffe}y".as_bytes();
-        for input in
-            [&all[..], b"plain", "gr\u{fc}n".as_bytes(), b"\xff\xfe", b"a\xc3", b"\xf4\x8f\xbe", private, b""]
-        {
+        for input in [
+            &all[..],
+            b"plain",
+            "gr\u{fc}n".as_bytes(),
+            b"\xff\xfe",
+            b"a\xc3",
+            b"\xf4\x8f\xbe",
+            private,
+            b"",
+        ] {
             let text = from_bytes(input);
             assert_eq!(bytes(&text).as_ref(), input);
-            assert_eq!(path(&of_path(Path::new(OsStr::from_bytes(input)))).as_os_str().as_bytes(), input);
+            assert_eq!(
+                path(&of_path(Path::new(OsStr::from_bytes(input)))).as_os_str().as_bytes(),
+                input
+            );
         }
         assert!(matches!(from_bytes(b"plain"), Cow::Borrowed("plain")));
         assert!(matches!(bytes("gr\u{fc}n \u{1f980}"), Cow::Borrowed(_)));

@@ -57,7 +57,9 @@ pub(super) fn make(
         (if slice.is_empty() { default } else { slice }, unit)
     };
     // systemd.unit(5): the characters of a unit's name, and its length.
-    let plain = |n: &str| n.chars().all(|c| c.is_ascii_alphanumeric() || ":-_.\\".contains(c)) && n.len() <= 255;
+    let plain = |n: &str| {
+        n.chars().all(|c| c.is_ascii_alphanumeric() || ":-_.\\".contains(c)) && n.len() <= 255
+    };
     if !plain(&name) || name.starts_with('.') {
         check.bad(
             FIELD,
@@ -73,7 +75,8 @@ pub(super) fn make(
         match expand(&name) {
             Some(path) if !path.as_os_str().is_empty() => path,
             _ => {
-                check.bad(FIELD, format!("{name:?} is no slice such as machine.slice or a-b.slice"));
+                check
+                    .bad(FIELD, format!("{name:?} is no slice such as machine.slice or a-b.slice"));
                 return None;
             }
         }
@@ -143,7 +146,10 @@ const ALLOWED: [&str; 29] = [
 ];
 const ALLOWED_PREFIXES: [&str; 6] = ["CPU", "Memory", "IO", "BlockIO", "Startup", "Tasks"];
 
-fn extra(annotations: &BTreeMap<String, String>, check: &mut Check) -> Vec<(String, String, Value)> {
+fn extra(
+    annotations: &BTreeMap<String, String>,
+    check: &mut Check,
+) -> Vec<(String, String, Value)> {
     let mut out = Vec::new();
     for (key, value) in annotations {
         let Some(name) = key.strip_prefix("org.systemd.property.") else { continue };
@@ -160,7 +166,10 @@ fn extra(annotations: &BTreeMap<String, String>, check: &mut Check) -> Vec<(Stri
             || (name.chars().all(|c| c.is_ascii_alphanumeric())
                 && ALLOWED_PREFIXES.iter().any(|p| name.starts_with(p)));
         if !known {
-            check.bad(field, format!("{name} is not among the properties that a container may set on its unit"));
+            check.bad(
+                field,
+                format!("{name} is not among the properties that a container may set on its unit"),
+            );
             continue;
         }
         out.push((field, name, value));
@@ -192,11 +201,15 @@ fn in_microseconds(name: &str, value: Value) -> Result<(String, Value), String> 
 /// say it (v2), it is told all that some rule allows, and our own rules, which hold as well, take from it. Where the
 /// document starts from "all allowed" systemd is told
 /// nothing, and our own rules hold alone. `group` names a major number (proc_devices).
-pub fn devices(rules: &Rules, group: impl Fn(u8, u32) -> Option<String>) -> Vec<(&'static str, Value)> {
+pub fn devices(
+    rules: &Rules,
+    group: impl Fn(u8, u32) -> Option<String>,
+) -> Vec<(&'static str, Value)> {
     if rules.default_allow {
         return vec![("DevicePolicy", Value::str("auto"))];
     }
-    let allowed = rules.list.iter().filter(|r| r.allow).map(|r| ((r.kind, r.major, r.minor), r.access));
+    let allowed =
+        rules.list.iter().filter(|r| r.allow).map(|r| ((r.kind, r.major, r.minor), r.access));
     let list = rules.exceptions().unwrap_or_else(|_| allowed.collect());
     let entries = list.into_iter().filter_map(|((kind, major, minor), bits)| {
         let class = if kind == b'c' { "char" } else { "block" };
@@ -206,11 +219,15 @@ pub fn devices(rules: &Rules, group: impl Fn(u8, u32) -> Option<String>) -> Vec<
             (None, None) => format!("{class}-*"),
             (None, Some(_)) => return None,
         };
-        let access = [(READ, 'r'), (WRITE, 'w'), (MKNOD, 'm')].iter().filter(|(bit, _)| bits & bit != 0);
+        let access =
+            [(READ, 'r'), (WRITE, 'w'), (MKNOD, 'm')].iter().filter(|(bit, _)| bits & bit != 0);
         Some(Value::Struct(vec![Value::Str(node), Value::Str(access.map(|(_, c)| c).collect())]))
     });
     let entries: Vec<Value> = entries.collect();
-    vec![("DevicePolicy", Value::str("strict")), ("DeviceAllow", Value::Array("(ss)".into(), entries))]
+    vec![
+        ("DevicePolicy", Value::str("strict")),
+        ("DeviceAllow", Value::Array("(ss)".into(), entries)),
+    ]
 }
 
 #[cfg(test)]

@@ -40,7 +40,10 @@ fn names_and_paths() {
 #[test]
 fn annotations() {
     let list = |pairs: &[(&str, &str)]| {
-        let map = pairs.iter().map(|(k, v)| (format!("org.systemd.property.{k}"), v.to_string())).collect();
+        let map = pairs
+            .iter()
+            .map(|(k, v)| (format!("org.systemd.property.{k}"), v.to_string()))
+            .collect();
         let mut check = Check::default();
         let out: Vec<_> = extra(&map, &mut check).into_iter().map(|(_, n, v)| (n, v)).collect();
         (out, check.errors.len())
@@ -70,7 +73,7 @@ fn annotations() {
 /// A deny behind an allow for the same device is no longer in what systemd is told.
 #[test]
 fn devices_are_what_is_left() {
-    let rule = |allow, major, minor, access| super::super::device_rules::Rule {
+    let rule = |allow, major, minor, access| super::super::device_rules::PlannedRule {
         allow,
         kind: b'c',
         major,
@@ -78,12 +81,15 @@ fn devices_are_what_is_left() {
         access,
         index: Some(0),
     };
-    let told = |list: &[super::super::device_rules::Rule]| {
+    let told = |list: &[super::super::device_rules::PlannedRule]| {
         let told = devices(&super::super::device_rules::effective(list), |_, _| None);
-        let Value::Array(_, entries) = told.into_iter().nth(1).unwrap().1 else { panic!("no list") };
+        let Value::Array(_, entries) = told.into_iter().nth(1).unwrap().1 else {
+            panic!("no list")
+        };
         entries
     };
-    let entry = |node: &str, access: &str| Value::Struct(vec![Value::str(node), Value::str(access)]);
+    let entry =
+        |node: &str, access: &str| Value::Struct(vec![Value::str(node), Value::str(access)]);
     let list = told(&[rule(true, Some(10), Some(229), 6), rule(false, Some(10), Some(229), WRITE)]);
     assert!(list.contains(&entry("/dev/char/10:229", "r")), "{list:?}");
     let list = told(&[rule(false, Some(10), Some(200), 7)]);

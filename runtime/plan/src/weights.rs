@@ -62,7 +62,9 @@ mod tests {
             let want = 10f64.powf((l * l + 125.0 * l) / 612.0 - 7.0 / 34.0).ceil() as u64;
             assert_eq!(weight(shares), want, "{shares}");
         }
-        for (shares, want) in [(1, 1), (2, 1), (1024, 100), (262_144, 10_000), (300_000, 10_000), (512, 59)] {
+        for (shares, want) in
+            [(1, 1), (2, 1), (1024, 100), (262_144, 10_000), (300_000, 10_000), (512, 59)]
+        {
             assert_eq!(weight(shares), want, "{shares}");
         }
     }

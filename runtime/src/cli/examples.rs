@@ -2,8 +2,17 @@
 
 /// By the name of the command.
 pub const EXAMPLES: &[(&str, [&str; 2])] = &[
-    ("checkpoint", ["conex checkpoint --image-path /tmp/web web", "conex checkpoint --leave-running web"]),
-    ("create", ["conex create --bundle /var/lib/bundles/web web", "conex create -b web --pid-file web.pid web"]),
+    (
+        "checkpoint",
+        ["conex checkpoint --image-path /tmp/web web", "conex checkpoint --leave-running web"],
+    ),
+    (
+        "create",
+        [
+            "conex create --bundle /var/lib/bundles/web web",
+            "conex create -b web --pid-file web.pid web",
+        ],
+    ),
     ("delete", ["conex delete web", "conex delete --force web"]),
     ("doctor", ["conex doctor", "conex doctor --json"]),
     ("events", ["conex events --stats web", "conex events --interval 1s web"]),
@@ -19,7 +28,10 @@ pub const EXAMPLES: &[(&str, [&str; 2])] = &[
     ("run", ["conex run ./", "conex run --rootfs /srv/debian -m 64m -- /bin/sh"]),
     (
         "seccomp",
-        ["conex seccomp explain config.json clone3", "conex seccomp explain profile.json clone 0x10000000"],
+        [
+            "conex seccomp explain config.json clone3",
+            "conex seccomp explain profile.json clone 0x10000000",
+        ],
     ),
     ("setup", ["conex setup docker", "conex setup --write docker"]),
     ("spec", ["conex spec -- /bin/sh", "conex spec --rootfs /srv/debian --rootless"]),
@@ -43,12 +55,14 @@ mod tests {
 
     #[test]
     fn every_command_has_two_that_can_be_typed() {
-        let mut names: Vec<&str> = COMMANDS.iter().map(|c| c.name).chain(TOOLS.iter().map(|t| t.0)).collect();
+        let mut names: Vec<&str> =
+            COMMANDS.iter().map(|c| c.name).chain(TOOLS.iter().map(|t| t.0)).collect();
         names.sort_unstable();
         assert_eq!(names, EXAMPLES.iter().map(|e| e.0).collect::<Vec<_>>());
         for (name, two) in EXAMPLES {
             for line in two {
-                let first = line.split(['|', '&']).next().unwrap().trim().strip_prefix("conex ").unwrap();
+                let first =
+                    line.split(['|', '&']).next().unwrap().trim().strip_prefix("conex ").unwrap();
                 let words: Vec<String> = first.split_whitespace().map(str::to_string).collect();
                 let (_, rest) = parse_global(&words).unwrap();
                 let known = name != &"wait" || rest[0] == "kill" || rest[0] == "wait";
@@ -58,8 +72,8 @@ mod tests {
                 if line.contains("--rootfs /srv/debian -m") || line.contains("--all") {
                     continue;
                 }
-                let args =
-                    parse(&rest[1..], command.flags, command.reorder).unwrap_or_else(|e| panic!("{line}: {e}"));
+                let args = parse(&rest[1..], command.flags, command.reorder)
+                    .unwrap_or_else(|e| panic!("{line}: {e}"));
                 check_count(command, &args).unwrap_or_else(|e| panic!("{line}: {e}"));
             }
         }

@@ -34,25 +34,40 @@ pub const fn value(
 
 pub const GLOBAL: &[Flag] = &[
     switch("debug", None, "write debug messages to the log"),
-    value("trace", None, "file", "write a timeline: .json (Perfetto), .svg, .html, or - for standard error"),
+    value(
+        "trace",
+        None,
+        "file",
+        "write a timeline: .json (Perfetto), .svg, .html, or - for standard error",
+    ),
     value("log", None, "file", "append messages to this file instead of standard error"),
     value("log-format", None, "format", "format of messages: text or json"),
     value("root", None, "dir", "directory for the state of containers"),
     switch("systemd-cgroup", None, "use the systemd cgroup driver"),
-    value("cgroup-manager", None, "driver", "cgroupfs, systemd or disabled: no cgroup for the container"),
+    value(
+        "cgroup-manager",
+        None,
+        "driver",
+        "cgroupfs, systemd or disabled: no cgroup for the container",
+    ),
     value("rootless", None, "mode", "ignore permission errors of cgroups: true, false or auto"),
     value("criu", None, "path", "ignored; criu is found in PATH"),
     switch("help", Some("h"), "show help"),
     switch("version", Some("v"), "print the version"),
 ];
 
-const BUNDLE: Flag = value("bundle", Some("b"), "dir", "directory of the bundle (default: the current one)");
-const CONFIG: Flag = value("config", Some("f"), "file", "document to use instead of the bundle's config.json");
-const CONSOLE: Flag = value("console-socket", None, "path", "Unix socket that receives the terminal's master side");
-const PIDFD: Flag = value("pidfd-socket", None, "path", "Unix socket that receives a pidfd of the process");
+const BUNDLE: Flag =
+    value("bundle", Some("b"), "dir", "directory of the bundle (default: the current one)");
+const CONFIG: Flag =
+    value("config", Some("f"), "file", "document to use instead of the bundle's config.json");
+const CONSOLE: Flag =
+    value("console-socket", None, "path", "Unix socket that receives the terminal's master side");
+const PIDFD: Flag =
+    value("pidfd-socket", None, "path", "Unix socket that receives a pidfd of the process");
 const PID_FILE: Flag = value("pid-file", None, "file", "write the process id to this file");
 const PRESERVE: Flag = value("preserve-fds", None, "n", "pass n further descriptors, from 3 on");
-const PRESERVE_LIST: Flag = value("preserve-fd", None, "list", "pass these descriptors, such as 5,9");
+const PRESERVE_LIST: Flag =
+    value("preserve-fd", None, "list", "pass these descriptors, such as 5,9");
 const NO_PIVOT: Flag = switch("no-pivot", None, "move the root instead of pivot_root (ramdisk)");
 const NO_KEYRING: Flag = switch("no-new-keyring", None, "keep the caller's session keyring");
 const NO_SUBREAPER: Flag = switch("no-subreaper", None, "do not adopt orphans of the container");
@@ -89,7 +104,17 @@ pub const COMMANDS: &[Command] = &[
         name: "create",
         args: "<container-id>",
         help: "create a container, to be started by start",
-        flags: &[BUNDLE, CONFIG, CONSOLE, PIDFD, PID_FILE, NO_PIVOT, NO_KEYRING, PRESERVE, PRESERVE_LIST],
+        flags: &[
+            BUNDLE,
+            CONFIG,
+            CONSOLE,
+            PIDFD,
+            PID_FILE,
+            NO_PIVOT,
+            NO_KEYRING,
+            PRESERVE,
+            PRESERVE_LIST,
+        ],
         count: (1, 1),
         reorder: true,
     },
@@ -133,7 +158,12 @@ pub const COMMANDS: &[Command] = &[
             value("cap", Some("c"), "capability", "add a capability; may be repeated"),
             PRESERVE,
             PRESERVE_LIST,
-            value("cgroup", None, "[controllers:]path", "run in a cgroup below the container's; may be repeated"),
+            value(
+                "cgroup",
+                None,
+                "[controllers:]path",
+                "run in a cgroup below the container's; may be repeated",
+            ),
             switch("ignore-paused", None, "allow exec in a paused container"),
             NO_SUBREAPER,
         ],
@@ -152,7 +182,11 @@ pub const COMMANDS: &[Command] = &[
         name: "kill",
         args: "<container-id> [signal]",
         help: "send a signal to the container's init (default SIGTERM)",
-        flags: &[switch("all", Some("a"), "accepted for compatibility; a stopped container is no error")],
+        flags: &[switch(
+            "all",
+            Some("a"),
+            "accepted for compatibility; a stopped container is no error",
+        )],
         count: (1, 2),
         reorder: true,
     },
@@ -254,7 +288,12 @@ pub const COMMANDS: &[Command] = &[
         help: "write a config.json to start from",
         flags: &[
             value("bundle", Some("b"), "dir", "directory to write it to"),
-            value("rootfs", None, "dir", "the container's root directory (default: rootfs in the bundle)"),
+            value(
+                "rootfs",
+                None,
+                "dir",
+                "the container's root directory (default: rootfs in the bundle)",
+            ),
             switch("rootless", None, "for an unprivileged user"),
             switch("terminal", Some("t"), "with a terminal (default: only without a command)"),
             value("of", None, "id", "print the config.json of a container instead"),

@@ -56,9 +56,19 @@ pub struct Made {
 }
 
 impl Request {
-    pub fn new(env: &Env, id: String, bundle: Bundle, detached: bool, start: Start) -> Result<Request> {
+    pub fn new(
+        env: &Env,
+        id: String,
+        bundle: Bundle,
+        detached: bool,
+        start: Start,
+    ) -> Result<Request> {
         let path = |name: &str| {
-            env.args.value(name).filter(|v| !v.is_empty()).map(|v| absolute(&text::path(v))).transpose()
+            env.args
+                .value(name)
+                .filter(|v| !v.is_empty())
+                .map(|v| absolute(&text::path(v)))
+                .transpose()
         };
         let listen_fds = listen_fds();
         let preserved = preserved(env, listen_fds)?;
@@ -189,8 +199,13 @@ fn reserve(store: &Store, id: &str) -> Result<Entry> {
             let entry = store.find(id)?;
             // Judged again under the lock: another create may have been here first.
             let recorded = entry.load();
-            let bare = recorded.is_err() && entry.read("state.json").is_err_and(|e| e.errno == Some(Errno::ENOENT));
-            if !bare && !recorded.as_ref().is_ok_and(|s| s.init.is_none() && !crate::identity::alive(s.owner)) {
+            let bare = recorded.is_err()
+                && entry.read("state.json").is_err_and(|e| e.errno == Some(Errno::ENOENT));
+            if !bare
+                && !recorded
+                    .as_ref()
+                    .is_ok_and(|s| s.init.is_none() && !crate::identity::alive(s.owner))
+            {
                 return Err(e);
             }
             let state = recorded.unwrap_or_default();
@@ -223,7 +238,13 @@ fn record(plan: &Plan, bundle: &Bundle) -> State {
     }
 }
 
-fn keep(entry: &Entry, state: &mut State, plan: &Plan, request: &Request, root: &Path) -> Result<Container> {
+fn keep(
+    entry: &Entry,
+    state: &mut State,
+    plan: &Plan,
+    request: &Request,
+    root: &Path,
+) -> Result<Container> {
     entry.save(state)?;
     entry.write_new("config.json", &request.bundle.text)?;
     entry.link(crate::state::BUNDLE, &plan.bundle)?;
@@ -231,11 +252,15 @@ fn keep(entry: &Entry, state: &mut State, plan: &Plan, request: &Request, root: 
         std::fs::create_dir(dir).call(|| format!("mkdir({})", dir.display()))?;
     }
     let mut container = host::create(plan, entry, state, root, request.start)?;
-    let delivered =
-        deliver(&mut container, request.console_socket.as_deref(), request.pidfd_socket.as_deref(), "standard")
-            .and_then(|()| {
-                request.pid_file.as_deref().map_or(Ok(()), |f| write_pid_file(f, container.pid.as_raw()))
-            });
+    let delivered = deliver(
+        &mut container,
+        request.console_socket.as_deref(),
+        request.pidfd_socket.as_deref(),
+        "standard",
+    )
+    .and_then(|()| {
+        request.pid_file.as_deref().map_or(Ok(()), |f| write_pid_file(f, container.pid.as_raw()))
+    });
     if let Err(e) = delivered {
         let mut problems = undo::container(state, Some(container.pidfd.as_fd()));
         problems.extend(undo::limits(state));
@@ -246,18 +271,28 @@ fn keep(entry: &Entry, state: &mut State, plan: &Plan, request: &Request, root: 
 }
 
 /// Hands the terminal and the pidfd to those who asked for them.
-pub fn deliver(c: &mut Container, console: Option<&Path>, pidfd: Option<&Path>, payload: &str) -> Result<()> {
+pub fn deliver(
+    c: &mut Container,
+    console: Option<&Path>,
+    pidfd: Option<&Path>,
+    payload: &str,
+) -> Result<()> {
     if let Some(path) = console {
-        let master: OwnedFd =
-            c.terminal.take().ok_or_else(|| Error::new(Kind::System, "the process has no terminal"))?;
-        let name = conex_sys::tty::number(master.as_fd()).map_or("/dev/ptmx".into(), |n| format!("/dev/pts/{n}"));
+        let master: OwnedFd = c
+            .terminal
+            .take()
+            .ok_or_else(|| Error::new(Kind::System, "the process has no terminal"))?;
+        let name = conex_sys::tty::number(master.as_fd())
+            .map_or("/dev/ptmx".into(), |n| format!("/dev/pts/{n}"));
         listener::connect_stream(path)
             .and_then(|socket| listener::send_fd(socket.as_fd(), name.as_bytes(), master.as_fd()))
             .at(|| "--console-socket")?;
     }
     if let Some(path) = pidfd {
         listener::connect_stream(path)
-            .and_then(|socket| listener::send_fd(socket.as_fd(), payload.as_bytes(), c.pidfd.as_fd()))
+            .and_then(|socket| {
+                listener::send_fd(socket.as_fd(), payload.as_bytes(), c.pidfd.as_fd())
+            })
             .at(|| "--pidfd-socket")?;
     }
     Ok(())
@@ -268,9 +303,9 @@ pub fn deliver(c: &mut Container, console: Option<&Path>, pidfd: Option<&Path>, 
 pub fn write_pid_file(path: &Path, pid: i32) -> Result<()> {
     use std::io::Write;
     use std::os::unix::fs::OpenOptionsExt;
-    let name = path
-        .file_name()
-        .ok_or_else(|| Error::new(Kind::Invalid, format!("--pid-file {}: not a file name", path.display())))?;
+    let name = path.file_name().ok_or_else(|| {
+        Error::new(Kind::Invalid, format!("--pid-file {}: not a file name", path.display()))
+    })?;
     let mut temporary = std::ffi::OsString::from(".");
     temporary.push(name);
     let temporary = path.with_file_name(temporary);
@@ -284,6 +319,8 @@ pub fn write_pid_file(path: &Path, pid: i32) -> Result<()> {
         .at(|| "--pid-file")?;
     file.write_all(pid.to_string().as_bytes())
         .call(|| format!("write({})", temporary.display()))
-        .and_then(|()| std::fs::rename(&temporary, path).call(|| format!("rename({})", path.display())))
+        .and_then(|()| {
+            std::fs::rename(&temporary, path).call(|| format!("rename({})", path.display()))
+        })
         .at(|| "--pid-file")
 }

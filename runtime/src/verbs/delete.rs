@@ -41,14 +41,12 @@ pub fn main(env: &mut Env) -> Result<i32> {
     };
     match status {
         Status::Stopped | Status::Created => {}
-        Status::Creating if !force => {
-            return Err(Error::new(
-                Kind::Status,
-                format!("cannot delete container {} that is not stopped: creating", state.id),
-            ));
-        }
         other if !force => {
-            let what = format!("cannot delete container {} that is not stopped: {}", state.id, other.name());
+            let what = format!(
+                "cannot delete container {} that is not stopped: {}",
+                state.id,
+                other.name()
+            );
             return Err(Error::new(Kind::Status, what));
         }
         _ => {}
@@ -106,9 +104,12 @@ fn guess(entry: &Entry) -> (State, Option<Error>) {
     let facts = crate::host::facts::read(&spec, std::path::Path::new(""));
     let linux = spec.linux.unwrap_or_default();
     let mut check = crate::check::Check::default();
-    let planned = crate::plan::cgroup::make(&linux, &spec.annotations.0, &options, &facts, &mut check);
-    let paths = planned.and_then(|c| crate::host::cgroup::paths(&c, &facts.cgroup.hierarchies, "".as_ref()).ok());
-    let Some(paths) = paths.filter(|paths| paths.iter().all(|p| is_named_after(p, &entry.id))) else {
+    let planned =
+        crate::plan::cgroup::make(&linux, &spec.annotations.0, &options, &facts, &mut check);
+    let paths = planned
+        .and_then(|c| crate::host::cgroup::paths(&c, &facts.cgroup.hierarchies, "".as_ref()).ok());
+    let Some(paths) = paths.filter(|paths| paths.iter().all(|p| is_named_after(p, &entry.id)))
+    else {
         return (state, None);
     };
     let group = Group::open(&paths);
@@ -142,7 +143,9 @@ fn is_named_after(path: &std::path::Path, id: &str) -> bool {
 fn lives_in(pid: i32, root: &std::path::Path) -> bool {
     let id = |s: nix::Result<nix::sys::stat::FileStat>| s.ok().map(|s| (s.st_dev, s.st_ino));
     let theirs = id(nix::sys::stat::stat(format!("/proc/{pid}/root").as_str()));
-    theirs.is_some() && theirs == id(nix::sys::stat::stat(root)) && theirs != id(nix::sys::stat::stat("/"))
+    theirs.is_some()
+        && theirs == id(nix::sys::stat::stat(root))
+        && theirs != id(nix::sys::stat::stat("/"))
 }
 
 /// Kills what is left, removes everything, and runs poststop last, when the container is gone.
@@ -162,9 +165,10 @@ pub fn destroy(entry: &Entry, state: &State, hooks: Option<&Hooks>) -> Vec<Error
         bundle: &state.bundle,
         annotations: &state.annotations,
     };
-    let setting = hooks::Setting { cwd: Some(&state.bundle), ..hooks::Setting::default() };
+    let surroundings =
+        hooks::Surroundings { cwd: Some(&state.bundle), ..hooks::Surroundings::default() };
     if let Some(h) = hooks {
-        problems.extend(hooks::run_all(&h.poststop, "poststop", &document, &setting));
+        problems.extend(hooks::run_all(&h.poststop, "poststop", &document, &surroundings));
     }
     problems
 }
@@ -174,7 +178,12 @@ pub fn destroy(entry: &Entry, state: &State, hooks: Option<&Hooks>) -> Vec<Error
 ///
 /// # Errors
 /// The state directory cannot be locked.
-pub fn once_ended(root: &std::path::Path, state: &State, hooks: &Hooks, end: End) -> Result<Vec<Error>> {
+pub fn once_ended(
+    root: &std::path::Path,
+    state: &State,
+    hooks: &Hooks,
+    end: End,
+) -> Result<Vec<Error>> {
     let Some(store) = Store::open(root, false)? else {
         return Ok(Vec::new());
     };
@@ -201,8 +210,9 @@ mod tests {
 
     #[test]
     fn a_cgroup_is_named_after_its_container() {
-        let named =
-            |name: &str| is_named_after(std::path::Path::new("/sys/fs/cgroup/x").join(name).as_path(), "c1");
+        let named = |name: &str| {
+            is_named_after(std::path::Path::new("/sys/fs/cgroup/x").join(name).as_path(), "c1")
+        };
         assert!(named("c1") && named("docker-c1.scope") && named("libpod-c1") && named("a:b:c1"));
         for name in ["c11", "c1x", "xc1", "c1-2", "-c1", "c1.slice", "", "c"] {
             assert!(!named(name), "{name}");

@@ -32,9 +32,8 @@ impl Env {
 pub fn root(global: &crate::cli::Args) -> Result<std::path::PathBuf> {
     let given = global.value("root").filter(|r| !r.is_empty());
     let path = match given {
-        Some(root) => {
-            std::path::absolute(crate::text::path(root)).unwrap_or_else(|_| crate::text::path(root).into_owned())
-        }
+        Some(root) => std::path::absolute(crate::text::path(root))
+            .unwrap_or_else(|_| crate::text::path(root).into_owned()),
         None => {
             let rootless = crate::host::facts::of_a_user();
             match std::env::var_os("XDG_RUNTIME_DIR").filter(|d| rootless && !d.is_empty()) {

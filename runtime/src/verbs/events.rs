@@ -16,7 +16,10 @@ pub fn main(env: &mut Env) -> Result<i32> {
     let interval = duration(env.args.value("interval").unwrap_or("5s"))?;
     let (state, status) = env.store()?.peek(env.id())?;
     if status == Status::Stopped {
-        return Err(Error::new(Kind::Status, format!("container with id {} is not running", state.id)));
+        return Err(Error::new(
+            Kind::Status,
+            format!("container with id {} is not running", state.id),
+        ));
     }
     let group = Group::open_all(&state.cgroups)?;
     if env.args.is_set("stats") {
@@ -102,7 +105,8 @@ impl serde::Serialize for InOrder<'_> {
     fn serialize<S: serde::Serializer>(&self, to: S) -> std::result::Result<S::Ok, S::Error> {
         match self.0 {
             serde_json::Value::Object(map) => {
-                let place = |key: &String| ORDER.iter().position(|k| k == key).unwrap_or(ORDER.len());
+                let place =
+                    |key: &String| ORDER.iter().position(|k| k == key).unwrap_or(ORDER.len());
                 let mut keys: Vec<&String> = map.keys().collect();
                 keys.sort_by_key(|key| place(key));
                 to.collect_map(keys.into_iter().map(|key| match key.as_str() {
@@ -127,7 +131,8 @@ enum Part<'a> {
 fn print<T: serde::Serialize>(state: &State, kind: &str, data: Option<T>) -> Result<()> {
     let data = data.map(|data| serde_json::to_value(data).unwrap_or_default());
     let event = Event { r#type: kind, id: &state.id, data: data.as_ref().map(InOrder) };
-    let line = serde_json::to_string(&event).map_err(|e| Error::new(Kind::System, e.to_string()))?;
+    let line =
+        serde_json::to_string(&event).map_err(|e| Error::new(Kind::System, e.to_string()))?;
     super::env::print(&format!("{line}\n"))
 }
 
@@ -195,5 +200,8 @@ fn duration(text: &str) -> Result<Duration> {
         _ => return Err(bad()),
     };
     let microseconds = crate::text::decimal(&text[..end], unit * 1000);
-    microseconds.filter(|n| (1..=1_000_000_000_000_000).contains(n)).map(Duration::from_micros).ok_or_else(bad)
+    microseconds
+        .filter(|n| (1..=1_000_000_000_000_000).contains(n))
+        .map(Duration::from_micros)
+        .ok_or_else(bad)
 }

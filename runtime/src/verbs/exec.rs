@@ -28,7 +28,10 @@ pub fn main(env: &mut Env) -> Result<i32> {
     let (state, status) = entry.state()?;
     match status {
         Status::Stopped | Status::Creating => {
-            return Err(Error::new(Kind::Status, format!("cannot exec in a {} container", status.name())));
+            return Err(Error::new(
+                Kind::Status,
+                format!("cannot exec in a {} container", status.name()),
+            ));
         }
         Status::Paused if !env.args.is_set("ignore-paused") => {
             return Err(Error::new(
@@ -44,7 +47,8 @@ pub fn main(env: &mut Env) -> Result<i32> {
     let bundle::Parsed { value: wanted, bad, unknown } = wanted(env, &spec)?;
     let detach = env.args.is_set("detach");
     let console = path_flag(env, "console-socket")?;
-    check_terminal(wanted.terminal, detach, console.is_some()).map_err(|e| by_flag(e, &env.args, &spec))?;
+    check_terminal(wanted.terminal, detach, console.is_some())
+        .map_err(|e| by_flag(e, &env.args, &spec))?;
     let (planned, warnings) = plan(env, &spec, &wanted, &state, bad)?;
     for w in unknown.into_iter().chain(warnings) {
         env.log.warn(w.to_string());
@@ -66,7 +70,10 @@ pub fn main(env: &mut Env) -> Result<i32> {
 
 /// An error about a part of the process object that comes from the command line names the flag, no field of a document.
 fn by_flag(mut e: Error, args: &Args, spec: &Spec) -> Error {
-    let Some(path) = e.field.strip_prefix("process.").filter(|_| args.value("process").is_none()) else { return e };
+    let Some(path) = e.field.strip_prefix("process.").filter(|_| args.value("process").is_none())
+    else {
+        return e;
+    };
     let (path, index) = path.split_once('[').unwrap_or((path, "0"));
     let index = index.trim_end_matches(']').parse::<usize>().unwrap_or(0);
     let own = spec.process.as_ref().map_or((0, 0), |p| (p.env.len(), p.user.additional_gids.len()));
@@ -76,7 +83,8 @@ fn by_flag(mut e: Error, args: &Args, spec: &Spec) -> Error {
         "env" if e.field.ends_with("env") => {
             // One string that is too long, by the name of its variable.
             let is = |v: &&String| {
-                v.split_once('=').is_some_and(|(n, _)| e.what.contains(&format!(" bytes of {n} are ")))
+                v.split_once('=')
+                    .is_some_and(|(n, _)| e.what.contains(&format!(" bytes of {n} are ")))
             };
             args.values("env").iter().find(is).map_or("process.env", |_| "--env")
         }
@@ -87,7 +95,11 @@ fn by_flag(mut e: Error, args: &Args, spec: &Spec) -> Error {
         "terminal" if given("tty") => "--tty",
         "selinuxLabel" if given("process-label") => "--process-label",
         "apparmorProfile" if given("apparmor") => "--apparmor",
-        _ if path.starts_with("capabilities") && args.values("cap").iter().any(|c| e.what.contains(c)) => "--cap",
+        _ if path.starts_with("capabilities")
+            && args.values("cap").iter().any(|c| e.what.contains(c)) =>
+        {
+            "--cap"
+        }
         _ => return e,
     };
     e.field = flag.into();
@@ -113,7 +125,8 @@ fn run(env: &Env, exec: &Exec, console: Option<PathBuf>, detach: bool) -> Result
             raw = RawTerminal::open()?;
         }
         foreground::fit(master.as_ref(), raw.as_ref());
-        let confined = exec.process.seccomp.as_ref().map(|_| crate::identity::identity(c.pid.as_raw()));
+        let confined =
+            exec.process.seccomp.as_ref().map(|_| crate::identity::identity(c.pid.as_raw()));
         start::release(&c.sync, confined)?;
         // conmon takes the file for the proof that the process itself has started.
         pid_file.as_deref().map_or(Ok(()), |f| write_pid_file(f, c.pid.as_raw()))
@@ -143,7 +156,10 @@ fn wanted(env: &Env, spec: &Spec) -> Result<bundle::Parsed<Process>> {
     }
     let command = &env.args.rest[1..];
     if command.is_empty() {
-        return Err(Error::new(Kind::Invalid, "exec: no command given: process args cannot be empty"));
+        return Err(Error::new(
+            Kind::Invalid,
+            "exec: no command given: process args cannot be empty",
+        ));
     }
     let mut p = spec.process.clone().unwrap_or_default();
     p.args = List(command.to_vec());
@@ -157,9 +173,9 @@ fn wanted(env: &Env, spec: &Spec) -> Result<bundle::Parsed<Process>> {
         (p.user.uid, p.user.gid) = parse_user(user, p.user.gid)?;
     }
     for gid in env.args.values("additional-gids") {
-        p.user.additional_gids.0.push(
-            gid.parse().map_err(|_| Error::new(Kind::Invalid, format!("--additional-gids {gid:?}: not a gid")))?,
-        );
+        p.user.additional_gids.0.push(gid.parse().map_err(|_| {
+            Error::new(Kind::Invalid, format!("--additional-gids {gid:?}: not a gid"))
+        })?);
     }
     if let Some(label) = env.args.value("process-label") {
         p.selinux_label = Some(label.to_string());
@@ -171,7 +187,10 @@ fn wanted(env: &Env, spec: &Spec) -> Result<bundle::Parsed<Process>> {
         p.no_new_privileges = Some(v == "true");
     }
     if !env.args.values("cap").is_empty() {
-        add_capabilities(p.capabilities.get_or_insert_with(Capabilities::default), env.args.values("cap"));
+        add_capabilities(
+            p.capabilities.get_or_insert_with(Capabilities::default),
+            env.args.values("cap"),
+        );
     }
     Ok(bundle::Parsed { value: p, bad: Vec::new(), unknown: Vec::new() })
 }
@@ -202,7 +221,9 @@ pub fn parse_user(text: &str, gid: u32) -> Result<(u32, u32)> {
         Some((u, g)) => id(u).zip(id(g)),
         None => id(text).map(|u| (u, gid)),
     };
-    parsed.ok_or_else(|| Error::new(Kind::Invalid, format!("--user {text:?}: expected uid[:gid] in decimal")))
+    parsed.ok_or_else(|| {
+        Error::new(Kind::Invalid, format!("--user {text:?}: expected uid[:gid] in decimal"))
+    })
 }
 
 /// The same checks as for init, and what the container has for all its processes: seccomp, keyring, personality. `bad` is
@@ -222,7 +243,12 @@ fn plan(
     let mut p = process::one(wanted, "process", &facts, maps.as_ref(), &mut check);
     p.seccomp = linux.seccomp.as_ref().and_then(|s| crate::seccomp::plan(s, &mut check));
     if let Some(filter) = &p.seccomp {
-        crate::seccomp::needed(filter, p.no_new_privileges, !p.capabilities.ambient.is_empty(), &mut check);
+        crate::seccomp::needed(
+            filter,
+            p.no_new_privileges,
+            !p.capabilities.ambient.is_empty(),
+            &mut check,
+        );
     }
     p.keyring = state.keyring.then(|| format!("_ses.{}", state.id));
     p.personality = process::personality(&linux, &mut check);
@@ -230,8 +256,9 @@ fn plan(
     p.preserved = preserved(env, 0)?;
     p.detached = env.args.is_set("detach");
     p.keep_groups = process::keeps_groups(&spec.annotations);
-    let named =
-        |list: Vec<Error>| -> Vec<Error> { list.into_iter().map(|e| by_flag(e, &env.args, spec)).collect() };
+    let named = |list: Vec<Error>| -> Vec<Error> {
+        list.into_iter().map(|e| by_flag(e, &env.args, spec)).collect()
+    };
     match check.finish() {
         Ok(_) if !bad.is_empty() => Err(bundle::join(bad)),
         Ok(warnings) => {
@@ -270,7 +297,9 @@ mod tests {
     fn users_are_numbers() {
         assert_eq!(parse_user("1", 7).unwrap(), (1, 7));
         assert_eq!(parse_user("1000:5", 7).unwrap(), (1000, 5));
-        for bad in ["", "abc", "1x", "-1", "+1", "1:", ":1", "4294967295", "4294967296", "0x10", "1:1:1"] {
+        for bad in
+            ["", "abc", "1x", "-1", "+1", "1:", ":1", "4294967295", "4294967296", "0x10", "1:1:1"]
+        {
             assert!(parse_user(bad, 0).is_err(), "{bad}");
         }
     }

@@ -33,8 +33,9 @@ pub fn preserved(env: &Env, listen_fds: u32) -> Result<Vec<i32>> {
     }
     for text in env.args.values("preserve-fd").iter().flat_map(|list| list.split(',')) {
         let number = text.parse().ok().filter(|n| *n > 2);
-        let n =
-            number.ok_or_else(|| bad("preserve-fd", format!("{text:?}: expected numbers above 2 and commas")))?;
+        let n = number.ok_or_else(|| {
+            bad("preserve-fd", format!("{text:?}: expected numbers above 2 and commas"))
+        })?;
         all.push(open(n, "preserve-fd")?);
     }
     Ok(all)

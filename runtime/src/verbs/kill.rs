@@ -28,7 +28,8 @@ pub fn main(env: &mut Env) -> Result<i32> {
         }
         return Err(Error::new(Kind::Status, "container not running"));
     };
-    conex_sys::proc::pidfd_send_signal(fd.as_fd(), number).call(|| format!("pidfd_send_signal(init, {number})"))?;
+    conex_sys::proc::pidfd_send_signal(fd.as_fd(), number)
+        .call(|| format!("pidfd_send_signal(init, {number})"))?;
     // A frozen process dies only once it runs again.
     if number == libc::SIGKILL && crate::host::cgroup::is_frozen(&state.cgroups) {
         group.freeze(false)?;
@@ -76,9 +77,15 @@ mod tests {
 
     #[test]
     fn names_and_numbers() {
-        for (text, want) in
-            [("9", 9), ("KILL", 9), ("SIGKILL", 9), ("sigterm", 15), ("RTMIN+3", 37), ("SIGRTMAX", 64), ("iot", 6)]
-        {
+        for (text, want) in [
+            ("9", 9),
+            ("KILL", 9),
+            ("SIGKILL", 9),
+            ("sigterm", 15),
+            ("RTMIN+3", 37),
+            ("SIGRTMAX", 64),
+            ("iot", 6),
+        ] {
             assert_eq!(signal(text).unwrap(), want, "{text}");
         }
         for bad in ["", "SIGNOPE", "65", "-1", "RTMIN+31"] {

@@ -28,7 +28,8 @@ pub fn main(env: &mut Env) -> Result<i32> {
         return Ok(0);
     }
     if format == "json" {
-        let list: Vec<_> = found.iter().map(|(s, status)| Document::new(s, *status, owner(s.owner_uid))).collect();
+        let list: Vec<_> =
+            found.iter().map(|(s, status)| Document::new(s, *status, owner(s.owner_uid))).collect();
         let text = if list.is_empty() {
             "null".to_string()
         } else {
@@ -56,8 +57,9 @@ pub fn main(env: &mut Env) -> Result<i32> {
 
 /// Go's tabwriter(minwidth 12, tabwidth 1, padding 3), as runc prints it.
 fn table(rows: &[[String; 6]]) -> String {
-    let widths: Vec<usize> =
-        (0..5).map(|c| rows.iter().map(|r| r[c].chars().count() + 3).max().unwrap_or(0).max(12)).collect();
+    let widths: Vec<usize> = (0..5)
+        .map(|c| rows.iter().map(|r| r[c].chars().count() + 3).max().unwrap_or(0).max(12))
+        .collect();
     let mut out = String::new();
     for row in rows {
         for (c, width) in widths.iter().enumerate() {

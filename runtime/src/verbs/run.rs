@@ -41,10 +41,13 @@ pub fn main(env: &mut Env) -> Result<i32> {
         let pid = container.pid.as_raw();
         if let Some(relay) = &mut notify {
             // A container that nobody has been told of would be nobody's.
-            relay.wait(|| crate::identity::proc_stat(pid).is_some_and(|s| s.0 != 'Z')).map_err(|e| {
-                let ended = delete::once_ended(&env.root, &state, &plan.hooks, end::of(&state, None));
-                host::undo::with(e, ended.unwrap_or_else(|e| vec![e]))
-            })?;
+            relay.wait(|| crate::identity::proc_stat(pid).is_some_and(|s| s.0 != 'Z')).map_err(
+                |e| {
+                    let ended =
+                        delete::once_ended(&env.root, &state, &plan.hooks, end::of(&state, None));
+                    host::undo::with(e, ended.unwrap_or_else(|e| vec![e]))
+                },
+            )?;
         }
         return Ok(0);
     };
@@ -56,7 +59,9 @@ pub fn main(env: &mut Env) -> Result<i32> {
         keep(env, &state, end).unwrap_or_else(|e| crate::log::step(|| e.to_string()));
     } else {
         // The program's status is what the caller asked for; what could not be tidied up is told beside it.
-        for problem in delete::once_ended(&env.root, &state, &plan.hooks, end).unwrap_or_else(|e| vec![e]) {
+        for problem in
+            delete::once_ended(&env.root, &state, &plan.hooks, end).unwrap_or_else(|e| vec![e])
+        {
             env.log.warn(problem.to_string());
         }
     }
@@ -78,7 +83,8 @@ fn keep(env: &Env, state: &State, end: End) -> Result<()> {
 
 /// `SIGKILL` and the like; a realtime signal by its number.
 fn signal_name(signal: i32) -> String {
-    nix::sys::signal::Signal::try_from(signal).map_or(format!("signal {signal}"), |s| s.as_str().into())
+    nix::sys::signal::Signal::try_from(signal)
+        .map_or(format!("signal {signal}"), |s| s.as_str().into())
 }
 
 /// What is known of the end; what a shell would not make clear is said to whoever waits.
@@ -87,7 +93,10 @@ fn tell(state: &State, ended: &Ended) -> End {
     ended.signal.into_iter().for_each(|signal| drop(end.insert("signal".into(), signal.into())));
     let killed = end.get("oomKills").map(|n| {
         let by = end.get("oomLimit").map_or("the host has none left".into(), |limit| {
-            format!("the limit is {limit} bytes, of {}", end["oomCgroup"].as_str().unwrap_or_default())
+            format!(
+                "the limit is {limit} bytes, of {}",
+                end["oomCgroup"].as_str().unwrap_or_default()
+            )
         });
         format!("the kernel killed {n} of its processes for want of memory ({by})")
     });
@@ -117,7 +126,10 @@ fn release(made: &mut Made) -> Result<Released> {
     let master = made.container.terminal.take();
     let terminal = if master.is_some() { RawTerminal::open()? } else { None };
     foreground::fit(master.as_ref(), terminal.as_ref());
-    start::release(&made.container.sync, made.state.init.filter(|_| made.plan.process.seccomp.is_some()))?;
+    start::release(
+        &made.container.sync,
+        made.state.init.filter(|_| made.plan.process.seccomp.is_some()),
+    )?;
     Ok(Released { notify, master, terminal })
 }
 
@@ -126,7 +138,10 @@ fn target(env: &Env) -> Result<(String, Bundle)> {
     let arg = env.id().to_string();
     if !arg.contains('/') && arg != "." {
         crate::state::check_id(&arg)?;
-        return Ok((arg, create::bundle(env, &text::path(env.args.value("bundle").unwrap_or(".")))?));
+        return Ok((
+            arg,
+            create::bundle(env, &text::path(env.args.value("bundle").unwrap_or(".")))?,
+        ));
     }
     let path = text::path(&arg).canonicalize().call(|| format!("bundle {arg}"))?;
     Ok((id_from(&path), create::bundle(env, &path)?))
@@ -145,7 +160,9 @@ pub fn id_from(path: &Path) -> String {
         "" => "bundle",
         name => name,
     };
-    let nanos =
-        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().subsec_nanos();
+    let nanos = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap_or_default()
+        .subsec_nanos();
     format!("{name}-{:06x}", (nanos ^ std::process::id() << 8) & 0xff_ffff)
 }

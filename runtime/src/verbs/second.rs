@@ -32,7 +32,8 @@ pub fn watched(env: &Env, bundle: &Bundle) -> Result<()> {
         return Ok(());
     }
     let preserved = super::inherited::preserved(env, super::inherited::listen_fds())?;
-    let (mut command, path) = command().map_err(|e| e.at(format!("annotations[{SECCOMP_LOG:?}]")))?;
+    let (mut command, path) =
+        command().map_err(|e| e.at(format!("annotations[{SECCOMP_LOG:?}]")))?;
     // It executes this program anew, from where it lies, and with the descriptors that are to be handed on.
     command.env(WATCH, "1").env_remove(crate::host::seal::MARK);
     for n in preserved {
@@ -50,7 +51,9 @@ fn command() -> Result<(Command, PathBuf)> {
         Some((exe, tools))
     });
     let Some((exe, tools)) = found else {
-        let what = format!("this is done by the program conex-tools, which is not at {NAMES:?} from conex");
+        let what = format!(
+            "this is done by the program conex-tools, which is not at {NAMES:?} from conex"
+        );
         return Err(Error::new(Kind::System, what));
     };
     let mut command = Command::new(&tools);
@@ -61,13 +64,16 @@ fn command() -> Result<(Command, PathBuf)> {
 
 /// Where this program lies. The sealed one has no place of its own: then as whoever called it has found it.
 fn from() -> impl Iterator<Item = PathBuf> {
-    let own = std::env::current_exe().ok().filter(|_| std::env::var_os(crate::host::seal::MARK).is_none());
+    let own = std::env::current_exe()
+        .ok()
+        .filter(|_| std::env::var_os(crate::host::seal::MARK).is_none());
     let called = PathBuf::from(std::env::args_os().next().unwrap_or_default());
     let path = std::env::var_os("PATH").unwrap_or_default();
     let dirs: Vec<PathBuf> = match called.parent() {
         Some(dir) if dir != Path::new("") => vec![dir.to_path_buf()],
         _ => std::env::split_paths(&path).collect(),
     };
-    let called = dirs.into_iter().filter_map(move |dir| dir.join(called.file_name()?).canonicalize().ok());
+    let called =
+        dirs.into_iter().filter_map(move |dir| dir.join(called.file_name()?).canonicalize().ok());
     own.into_iter().chain(called)
 }

@@ -40,7 +40,10 @@ pub fn main(env: &mut Env) -> Result<i32> {
             .call(|| format!("open({}, O_CREAT|O_EXCL)", path.display())),
     }?;
     if !env.args.rest.is_empty() && !dir.join(text::path(&t.rootfs).as_ref()).is_dir() {
-        env.log.warn(format!("{} is not there yet: it is to be the container's root directory", t.rootfs));
+        env.log.warn(format!(
+            "{} is not there yet: it is to be the container's root directory",
+            t.rootfs
+        ));
     }
     Ok(0)
 }
@@ -67,8 +70,10 @@ pub fn directory(rootfs: &str) -> Result<std::path::PathBuf> {
 /// The document that a container was made of, with what `update` has changed.
 fn show(env: &Env, id: &str) -> Result<i32> {
     crate::state::check_id(id)?;
-    let store = crate::state::Store::open(&env.root, false)?.ok_or_else(|| crate::state::missing(id))?;
+    let store =
+        crate::state::Store::open(&env.root, false)?.ok_or_else(|| crate::state::missing(id))?;
     let text = store.find(id)?.read("config.json")?;
     let shown = String::from_utf8_lossy(&text);
-    print(&if shown.ends_with('\n') { shown.into_owned() } else { format!("{shown}\n") }).map(|()| 0)
+    print(&if shown.ends_with('\n') { shown.into_owned() } else { format!("{shown}\n") })
+        .map(|()| 0)
 }

@@ -19,22 +19,33 @@ pub fn main(env: &mut Env) -> Result<i32> {
     let (state, status) = entry.state()?;
     match status {
         Status::Created => {}
-        Status::Stopped => return Err(Error::new(Kind::Status, "cannot start a container that has stopped")),
-        Status::Running => return Err(Error::new(Kind::Status, "cannot start an already running container")),
+        Status::Stopped => {
+            return Err(Error::new(Kind::Status, "cannot start a container that has stopped"))
+        }
+        Status::Running => {
+            return Err(Error::new(Kind::Status, "cannot start an already running container"))
+        }
         other => {
-            return Err(Error::new(Kind::Status, format!("cannot start a container in the {} state", other.name())))
+            return Err(Error::new(
+                Kind::Status,
+                format!("cannot start a container in the {} state", other.name()),
+            ))
         }
     }
     let document = bundle::of(&entry)?;
     let confined = document.linux.as_ref().is_some_and(|linux| linux.seccomp.is_some());
     let hooks = document.hooks.unwrap_or_default();
     let inside = match notify::host_socket() {
-        Some(_) if notify::directory(&entry.path).is_dir() => Some(notify::bind_inside(&entry.path)?),
+        Some(_) if notify::directory(&entry.path).is_dir() => {
+            Some(notify::bind_inside(&entry.path)?)
+        }
         _ => None,
     };
     // Before the program runs: it would run without anybody who passes its word on.
     let relay = match inside.zip(notify::host_socket()).zip(state.init) {
-        Some(((socket, manager), init)) => Some((notify::Relay::new(socket, &manager, init.pid)?, init)),
+        Some(((socket, manager), init)) => {
+            Some((notify::Relay::new(socket, &manager, init.pid)?, init))
+        }
         None => None,
     };
     let channel = reach(&entry)?;
@@ -92,7 +103,9 @@ pub fn executed(channel: &Channel, confined: Option<Identity>) -> Result<()> {
         words = Some(memory);
         message = channel.receive()?;
     }
-    if let Some(e) = words.filter(|_| message.is_none()).and_then(|memory| crate::sync::read_words(memory.as_fd()))
+    if let Some(e) = words
+        .filter(|_| message.is_none())
+        .and_then(|memory| crate::sync::read_words(memory.as_fd()))
     {
         return Err(e);
     }
@@ -125,12 +138,14 @@ pub fn poststart(root: &std::path::Path, state: &State, hooks: &Hooks) -> Result
         bundle: &state.bundle,
         annotations: &state.annotations,
     };
-    let setting = hooks::Setting { cwd: Some(&state.bundle), ..hooks::Setting::default() };
-    let ran = hooks::run(&hooks.poststart, "poststart", &document, &setting);
+    let surroundings =
+        hooks::Surroundings { cwd: Some(&state.bundle), ..hooks::Surroundings::default() };
+    let ran = hooks::run(&hooks.poststart, "poststart", &document, &surroundings);
     ran.map_err(|e| {
         undo::with(
             e,
-            delete::once_ended(root, state, hooks, crate::end::of(state, None)).unwrap_or_else(|e| vec![e]),
+            delete::once_ended(root, state, hooks, crate::end::of(state, None))
+                .unwrap_or_else(|e| vec![e]),
         )
     })
 }

@@ -40,7 +40,11 @@ impl<'a> Document<'a> {
             created: &state.created,
             annotations: &state.annotations,
             owner,
-            end: if status == Status::Stopped { crate::end::of(state, None) } else { crate::state::End::new() },
+            end: if status == Status::Stopped {
+                crate::end::of(state, None)
+            } else {
+                crate::state::End::new()
+            },
         }
     }
 }
@@ -53,6 +57,7 @@ pub fn main(env: &mut Env) -> Result<i32> {
 
 /// Indented by two, without a newline at the end, as runc prints it.
 pub fn print_json(value: &impl Serialize) -> Result<()> {
-    let text = serde_json::to_string_pretty(value).map_err(|e| Error::new(Kind::System, e.to_string()))?;
+    let text =
+        serde_json::to_string_pretty(value).map_err(|e| Error::new(Kind::System, e.to_string()))?;
     super::env::print(&text)
 }

@@ -20,16 +20,15 @@ pub fn main(env: &mut Env) -> Result<i32> {
     let entry = env.store()?.find(env.id())?;
     let (state, status) = entry.state()?;
     if !matches!(status, Status::Running | Status::Created | Status::Paused) {
-        return Err(Error::new(Kind::Status, format!("container not running: it is {}", status.name())));
+        let what = format!("container not running: it is {}", status.name());
+        return Err(Error::new(Kind::Status, what));
     }
     schemata(env, &state)?;
     let (resources, bad, text) = match env.args.value("resources").map(str::to_string) {
         Some(file) => from_file(env, &file)?,
         None => (from_flags(env)?, Vec::new(), Vec::new()),
     };
-    let spec =
-        Spec { linux: Some(Linux { resources: Some(resources.clone()), ..Linux::default() }), ..Spec::default() };
-    let facts = facts::read(&spec, std::path::Path::new(""));
+    let facts = facts_for(&resources);
     let mut check = Check::default();
     let mut limits = plan::resources::limits(&resources, &facts.cgroup, &mut check);
     let checked = check.finish().map_err(|errors| bundle::locate(&text, errors));
@@ -53,7 +52,8 @@ pub fn main(env: &mut Env) -> Result<i32> {
     // Device rules are not part of an update: what a process has opened stays open.
     let before = group.before(&files, None, &[]);
     let mut unit = Unit::of(&state)?;
-    let told = unit.as_mut().map(|unit| unit.tell(&group, &facts.cgroup.hierarchies, &limits)).transpose();
+    let told =
+        unit.as_mut().map(|unit| unit.tell(&group, &facts.cgroup.hierarchies, &limits)).transpose();
     if let Err(e) = told.and_then(|_| group.apply(&files)) {
         if let Some(unit) = &mut unit {
             unit.back();
@@ -70,12 +70,24 @@ pub fn main(env: &mut Env) -> Result<i32> {
     Ok(0)
 }
 
+/// What the host says about these limits.
+fn facts_for(resources: &Resources) -> plan::facts::Facts {
+    let spec = Spec {
+        linux: Some(Linux { resources: Some(resources.clone()), ..Linux::default() }),
+        ..Spec::default()
+    };
+    facts::read(&spec, std::path::Path::new(""))
+}
+
 /// The lines of resctrl that flags give.
 fn schemata(env: &Env, state: &State) -> Result<()> {
     for name in ["l3-cache-schema", "mem-bw-schema"] {
         let Some(schema) = env.args.value(name) else { continue };
         let Some(group) = &state.rdt_group else {
-            return Err(Error::new(Kind::Unsupported, format!("--{name}: the container is in no resctrl group")));
+            return Err(Error::new(
+                Kind::Unsupported,
+                format!("--{name}: the container is in no resctrl group"),
+            ));
         };
         let lines: Vec<&str> = schema.lines().filter(|l| !l.is_empty()).collect();
         rdt::update(group, &lines, &format!("--{name}"))?;
@@ -94,7 +106,11 @@ struct Unit<'a> {
 impl Unit<'_> {
     fn of(state: &State) -> Result<Option<Unit<'_>>> {
         let Some(unit) = &state.systemd_unit else { return Ok(None) };
-        Ok(Some(Unit { name: &unit.name, manager: Manager::connect(unit.user)?, before: Vec::new() }))
+        Ok(Some(Unit {
+            name: &unit.name,
+            manager: Manager::connect(unit.user)?,
+            before: Vec::new(),
+        }))
     }
 
     fn tell(&mut self, group: &Group, hierarchies: &[Hierarchy], limits: &[Limit]) -> Result<()> {
@@ -156,7 +172,8 @@ fn from_flags(env: &Env) -> Result<Resources> {
     if cpu != Cpu::default() {
         r.cpu = Some(cpu);
     }
-    if some(&["memory", "memory-reservation", "memory-swap", "kernel-memory", "kernel-memory-tcp"]) {
+    if some(&["memory", "memory-reservation", "memory-swap", "kernel-memory", "kernel-memory-tcp"])
+    {
         r.memory = Some(Memory {
             limit: bytes("memory")?,
             reservation: bytes("memory-reservation")?,
@@ -177,7 +194,9 @@ fn from_flags(env: &Env) -> Result<Resources> {
 
 /// docker/go-units RAMInBytes: a number with an optional k, m, g, t (b, ib after it), or -1.
 pub fn size(flag: &str, text: &str) -> Result<i64> {
-    let bad = || Error::new(Kind::Invalid, format!("invalid value {text:?} for flag --{flag}: not a size"));
+    let bad = || {
+        Error::new(Kind::Invalid, format!("invalid value {text:?} for flag --{flag}: not a size"))
+    };
     if text == "-1" {
         return Ok(-1);
     }
@@ -199,20 +218,31 @@ pub fn size(flag: &str, text: &str) -> Result<i64> {
 pub fn cpu_quota(text: &str) -> Result<i64> {
     let quota = crate::text::decimal(text, 100_000).filter(|n| (1000..=10_000_000_000).contains(n));
     quota.map(|n| n as i64).ok_or_else(|| {
-        Error::new(Kind::Invalid, format!("--cpus {text:?}: expected a number from 0.01 to 100000, such as 1.5"))
+        Error::new(
+            Kind::Invalid,
+            format!("--cpus {text:?}: expected a number from 0.01 to 100000, such as 1.5"),
+        )
     })
 }
 
 /// The document in step with what will be in force, made before anything is changed. What came as JSON is merged into it;
 /// flags have no document of their own, and the cgroup files hold their values.
-fn remembered(entry: &crate::state::Entry, new: &[u8], limits: &[Limit]) -> Result<Option<Vec<u8>>> {
+fn remembered(
+    entry: &crate::state::Entry,
+    new: &[u8],
+    limits: &[Limit],
+) -> Result<Option<Vec<u8>>> {
     use serde_json::Value;
     if new.is_empty() || limits.is_empty() {
         return Ok(None);
     }
     // A document that is deeper than this reader goes is as it was: only what nobody knows can be so deep.
-    let read = |text: &[u8]| serde_json::from_slice::<Value>(crate::text::from_bytes(text).as_bytes()).ok();
-    let (Some(mut document), Some(new)) = (read(&entry.read("config.json")?), read(new)) else { return Ok(None) };
+    let read = |text: &[u8]| {
+        serde_json::from_slice::<Value>(crate::text::from_bytes(text).as_bytes()).ok()
+    };
+    let (Some(mut document), Some(new)) = (read(&entry.read("config.json")?), read(new)) else {
+        return Ok(None);
+    };
     let linux = document.as_object_mut().map(|d| d.entry("linux").or_insert(Value::Null));
     let Some(linux) = linux else { return Ok(None) };
     if !linux.is_object() {
@@ -241,9 +271,14 @@ mod tests {
 
     #[test]
     fn sizes() {
-        for (text, want) in
-            [("-1", -1), ("100", 100), ("1k", 1024), ("2M", 2 << 20), ("1.5g", 3 << 29), ("1gib", 1 << 30)]
-        {
+        for (text, want) in [
+            ("-1", -1),
+            ("100", 100),
+            ("1k", 1024),
+            ("2M", 2 << 20),
+            ("1.5g", 3 << 29),
+            ("1gib", 1 << 30),
+        ] {
             assert_eq!(size("memory", text).unwrap(), want, "{text}");
         }
         for bad in ["x", "", ".", "1.5.1", "16777216t", "-2"] {

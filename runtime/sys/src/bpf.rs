@@ -126,7 +126,8 @@ pub fn attached(cgroup: BorrowedFd) -> Result<Vec<OwnedFd>> {
         .map(|id| {
             let mut attr = [*id, 0, 0, 0];
             // SAFETY: a fresh descriptor on success.
-            bpf(BPF_PROG_GET_FD_BY_ID, &mut attr).map(|fd| unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+            bpf(BPF_PROG_GET_FD_BY_ID, &mut attr)
+                .map(|fd| unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
         })
         .collect()
 }

@@ -66,7 +66,11 @@ pub fn clone3(flags: u64, cgroup: Option<BorrowedFd>) -> Result<Forked> {
     // child gets a copy of the address space and returns here like fork(2); the caller is single-threaded
     // (documented above, kept by the runtime never starting a thread), so no lock is held by a vanished thread.
     let ret = unsafe {
-        libc::syscall(libc::SYS_clone3, &mut args as *mut libc::clone_args, size_of::<libc::clone_args>())
+        libc::syscall(
+            libc::SYS_clone3,
+            &mut args as *mut libc::clone_args,
+            size_of::<libc::clone_args>(),
+        )
     };
     let ret = match check(ret) {
         Err(Errno::ENOSYS) if cgroup.is_none() => legacy_clone(flags, &mut pidfd)?,
@@ -86,7 +90,14 @@ fn legacy_clone(flags: u64, pidfd: &mut libc::c_int) -> Result<libc::c_long> {
     // is where CLONE_PIDFD stores the descriptor; the order (flags, stack, parent_tid) is the same on x86-64,
     // arm64 and riscv for these three arguments.
     check(unsafe {
-        libc::syscall(libc::SYS_clone, flags as libc::c_ulong, 0usize, pidfd as *mut libc::c_int, 0usize, 0usize)
+        libc::syscall(
+            libc::SYS_clone,
+            flags as libc::c_ulong,
+            0usize,
+            pidfd as *mut libc::c_int,
+            0usize,
+            0usize,
+        )
     })
 }
 

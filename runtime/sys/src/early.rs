@@ -86,7 +86,9 @@ unsafe fn enters(argv: *const *const u8, argc: usize) -> bool {
                     tool += 1;
                 }
                 // A timeline is drawn by the second program, which executes this one once more, with a descriptor.
-                if (begins(arg, b"--trace") || begins(arg, b"-trace")) && !begins(arg, b"--trace=fd:") {
+                if (begins(arg, b"--trace") || begins(arg, b"-trace"))
+                    && !begins(arg, b"--trace=fd:")
+                {
                     return false;
                 }
                 found = begins(arg, b"run\0") || begins(arg, b"create\0") || begins(arg, b"exec\0");
@@ -130,8 +132,15 @@ unsafe fn lower_dirs(path: *mut u8) -> Option<*const u8> {
             i += 1;
         }
         let exe = path.add(LOWER.len());
-        let len = call(libc::SYS_readlink, [c"/proc/self/exe".as_ptr() as usize, exe as usize, MAX_PATH, 0, 0]);
-        if len <= 0 || len as usize >= MAX_PATH || begins(exe, b"/proc/") || begins(exe, &LOWER[..14]) {
+        let len = call(
+            libc::SYS_readlink,
+            [c"/proc/self/exe".as_ptr() as usize, exe as usize, MAX_PATH, 0, 0],
+        );
+        if len <= 0
+            || len as usize >= MAX_PATH
+            || begins(exe, b"/proc/")
+            || begins(exe, &LOWER[..14])
+        {
             return None;
         }
         let len = len as usize;
@@ -155,7 +164,12 @@ unsafe fn lower_dirs(path: *mut u8) -> Option<*const u8> {
 }
 
 /// Does not return if it succeeds. The descriptors are close-on-exec.
-unsafe fn execute(lower: *const u8, name: *const u8, argv: *const *const u8, env: *const *const u8) {
+unsafe fn execute(
+    lower: *const u8,
+    name: *const u8,
+    argv: *const *const u8,
+    env: *const *const u8,
+) {
     const CLOEXEC: usize = 1;
     const SET_STRING: usize = 1;
     const CMD_CREATE: usize = 6;
@@ -178,7 +192,10 @@ unsafe fn execute(lower: *const u8, name: *const u8, argv: *const *const u8, env
                 if exe >= 0 {
                     let empty = c"".as_ptr() as usize;
                     let flags = libc::AT_EMPTY_PATH as usize;
-                    call(libc::SYS_execveat, [exe as usize, empty, argv as usize, env as usize, flags]);
+                    call(
+                        libc::SYS_execveat,
+                        [exe as usize, empty, argv as usize, env as usize, flags],
+                    );
                     call(libc::SYS_close, [exe as usize, 0, 0, 0, 0]);
                 }
                 call(libc::SYS_close, [root as usize, 0, 0, 0, 0]);

@@ -14,7 +14,9 @@ pub struct Execve<'a> {
 
 impl<'a> Execve<'a> {
     pub fn new(path: &'a CStr, args: &'a [CString], env: &'a [CString]) -> Execve<'a> {
-        let list = |of: &'a [CString]| of.iter().map(|s| s.as_ptr()).chain([std::ptr::null()]).collect::<Vec<_>>();
+        let list = |of: &'a [CString]| {
+            of.iter().map(|s| s.as_ptr()).chain([std::ptr::null()]).collect::<Vec<_>>()
+        };
         Execve { path, args: list(args), env: list(env) }
     }
 
@@ -48,8 +50,16 @@ impl Words {
         let access = libc::PROT_READ | libc::PROT_WRITE;
         // SAFETY: a new mapping at an address of the kernel's choice, of a file that has this size and cannot be cut by
         // anybody but whoever receives the descriptor.
-        let at =
-            unsafe { libc::mmap(std::ptr::null_mut(), Words::SIZE, access, libc::MAP_SHARED, fd.as_raw_fd(), 0) };
+        let at = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                Words::SIZE,
+                access,
+                libc::MAP_SHARED,
+                fd.as_raw_fd(),
+                0,
+            )
+        };
         if at == libc::MAP_FAILED {
             return Err(Errno::last());
         }

@@ -29,10 +29,18 @@ pub(crate) fn cpath(path: &Path) -> Result<CString> {
 /// faccessat2(2) with X_OK and AT_EACCESS (Linux 5.8), by itself: glibc would put a guess of its own in the place of a
 /// call that the kernel lacks.
 pub fn may_execute(path: &Path) -> Result<()> {
-    let path = std::ffi::CString::new(path.as_os_str().as_encoded_bytes()).map_err(|_| Errno::EINVAL)?;
+    let path =
+        std::ffi::CString::new(path.as_os_str().as_encoded_bytes()).map_err(|_| Errno::EINVAL)?;
     // SAFETY: the path ends with a zero byte and lives until the call returns.
-    let ret =
-        unsafe { libc::syscall(libc::SYS_faccessat2, libc::AT_FDCWD, path.as_ptr(), libc::X_OK, libc::AT_EACCESS) };
+    let ret = unsafe {
+        libc::syscall(
+            libc::SYS_faccessat2,
+            libc::AT_FDCWD,
+            path.as_ptr(),
+            libc::X_OK,
+            libc::AT_EACCESS,
+        )
+    };
     check(ret).map(drop)
 }
 
@@ -41,7 +49,13 @@ pub fn may_execute(path: &Path) -> Result<()> {
 ///
 /// # Errors
 /// `ENOSYS` where the kernel has no such call: the caller walks by itself.
-pub fn openat2(dir: BorrowedFd, path: &Path, flags: i32, mode: u32, resolve: u64) -> Result<OwnedFd> {
+pub fn openat2(
+    dir: BorrowedFd,
+    path: &Path,
+    flags: i32,
+    mode: u32,
+    resolve: u64,
+) -> Result<OwnedFd> {
     let path = cpath(path)?;
     let how = OpenHow { flags: (flags | libc::O_CLOEXEC) as u64, mode: u64::from(mode), resolve };
     for _ in 0..128 {
@@ -69,7 +83,8 @@ pub fn openat2(dir: BorrowedFd, path: &Path, flags: i32, mode: u32, resolve: u64
 pub fn cloexec_from(first: u32) -> Result<()> {
     const CLOSE_RANGE_CLOEXEC: libc::c_uint = 4;
     // SAFETY: no memory is passed.
-    check(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, CLOSE_RANGE_CLOEXEC) }).map(drop)
+    check(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, CLOSE_RANGE_CLOEXEC) })
+        .map(drop)
 }
 
 /// Closes every descriptor from `first` to `last` (Linux 5.9).
@@ -98,7 +113,8 @@ pub fn close_all_but(keep: &[RawFd]) {
     }
     // Before Linux 5.9. The listing's own descriptor is among the numbers and is gone when they are closed.
     let Ok(list) = std::fs::read_dir("/proc/self/fd") else { return };
-    let numbers: Vec<RawFd> = list.flatten().filter_map(|e| e.file_name().to_str()?.parse().ok()).collect();
+    let numbers: Vec<RawFd> =
+        list.flatten().filter_map(|e| e.file_name().to_str()?.parse().ok()).collect();
     numbers.into_iter().filter(|n| *n > 2 && !keep.contains(&(*n as u32))).for_each(close_raw);
 }
 
@@ -189,18 +205,21 @@ pub fn readable(fd: BorrowedFd) -> Result<usize> {
 }
 
 /// Seals of a memfd that make its content final.
-pub const SEALS: i32 = libc::F_SEAL_SEAL | libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_WRITE;
+pub const SEALS: i32 =
+    libc::F_SEAL_SEAL | libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_WRITE;
 
 /// Adds [`SEALS`] (fcntl F_ADD_SEALS).
 pub fn seal(fd: BorrowedFd) -> Result<()> {
     // SAFETY: integers only.
-    check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_ADD_SEALS, SEALS) } as libc::c_long).map(drop)
+    check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_ADD_SEALS, SEALS) } as libc::c_long)
+        .map(drop)
 }
 
 /// The seals of a memfd; `EINVAL` for any other file.
 pub fn seals(fd: BorrowedFd) -> Result<i32> {
     // SAFETY: integers only.
-    check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GET_SEALS) } as libc::c_long).map(|v| v as i32)
+    check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GET_SEALS) } as libc::c_long)
+        .map(|v| v as i32)
 }
 
 /// The id of the mount that a descriptor is on (statx, `STATX_MNT_ID`, Linux 5.8), and whether it is that
@@ -209,7 +228,13 @@ pub fn mount_id(fd: BorrowedFd) -> Result<(u64, bool)> {
     let mut buf = std::mem::MaybeUninit::<libc::statx>::zeroed();
     // SAFETY: buf is a statx the kernel fills; the empty path with AT_EMPTY_PATH means the descriptor itself.
     let ret = unsafe {
-        libc::statx(fd.as_raw_fd(), c"".as_ptr(), libc::AT_EMPTY_PATH, libc::STATX_MNT_ID, buf.as_mut_ptr())
+        libc::statx(
+            fd.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH,
+            libc::STATX_MNT_ID,
+            buf.as_mut_ptr(),
+        )
     };
     check(ret as libc::c_long)?;
     // SAFETY: zero-initialised and then written by the kernel; any bit pattern is valid.
@@ -224,8 +249,9 @@ pub fn mount_id(fd: BorrowedFd) -> Result<(u64, bool)> {
 /// fchmodat on the descriptor itself, `O_PATH` included: through `/proc/self/fd` there is no need for fchmodat2.
 pub fn chown_fd(fd: impl AsFd, uid: u32, gid: u32) -> Result<()> {
     // SAFETY: the empty string is NUL-terminated.
-    check(unsafe { libc::fchownat(fd.as_fd().as_raw_fd(), c"".as_ptr(), uid, gid, libc::AT_EMPTY_PATH) }
-        as libc::c_long)
+    check(unsafe {
+        libc::fchownat(fd.as_fd().as_raw_fd(), c"".as_ptr(), uid, gid, libc::AT_EMPTY_PATH)
+    } as libc::c_long)
     .map(drop)
 }
 
@@ -233,7 +259,8 @@ pub fn chown_fd(fd: impl AsFd, uid: u32, gid: u32) -> Result<()> {
 pub fn mknodat(dir: BorrowedFd, name: &Path, mode: u32, dev: u64) -> Result<()> {
     let name = cpath(name)?;
     // SAFETY: name is NUL-terminated and outlives the call.
-    check(unsafe { libc::mknodat(dir.as_raw_fd(), name.as_ptr(), mode, dev) } as libc::c_long).map(drop)
+    check(unsafe { libc::mknodat(dir.as_raw_fd(), name.as_ptr(), mode, dev) } as libc::c_long)
+        .map(drop)
 }
 
 /// Owns a descriptor that the kernel just handed over by number (SCM_RIGHTS, an inherited one named by protocol).
@@ -267,8 +294,10 @@ pub fn pass(command: &mut std::process::Command, list: Vec<OwnedFd>) -> Result<(
 pub fn set_xattr(path: &Path, name: &str, value: &[u8]) -> Result<()> {
     let (path, name) = (cpath(path)?, cpath(Path::new(name))?);
     // SAFETY: both are strings that end, and the value is as long as said.
-    Errno::result(unsafe { libc::setxattr(path.as_ptr(), name.as_ptr(), value.as_ptr().cast(), value.len(), 0) })
-        .map(drop)
+    Errno::result(unsafe {
+        libc::setxattr(path.as_ptr(), name.as_ptr(), value.as_ptr().cast(), value.len(), 0)
+    })
+    .map(drop)
 }
 
 /// Whether a file has an extended attribute: getxattr(2).

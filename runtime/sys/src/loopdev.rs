@@ -47,7 +47,8 @@ pub fn attach(file: BorrowedFd, read_only: bool) -> Result<(OwnedFd, String)> {
     // Another process may take the free one first.
     for _ in 0..20 {
         // SAFETY: no argument.
-        let number = check(unsafe { libc::ioctl(control.as_raw_fd(), LOOP_CTL_GET_FREE) } as libc::c_long)?;
+        let number =
+            check(unsafe { libc::ioctl(control.as_raw_fd(), LOOP_CTL_GET_FREE) } as libc::c_long)?;
         let path = format!("/dev/loop{number}");
         let access = if read_only { OFlag::O_RDONLY } else { OFlag::O_RDWR };
         let device = open(path.as_str(), access | OFlag::O_CLOEXEC, Mode::empty())?;
@@ -56,7 +57,8 @@ pub fn attach(file: BorrowedFd, read_only: bool) -> Result<(OwnedFd, String)> {
         config.fd = file.as_raw_fd() as u32;
         config.info.flags = AUTOCLEAR | if read_only { READ_ONLY } else { 0 };
         // SAFETY: config has the kernel's layout and outlives the call.
-        match check(unsafe { libc::ioctl(device.as_raw_fd(), LOOP_CONFIGURE, &config) } as libc::c_long) {
+        let answer = unsafe { libc::ioctl(device.as_raw_fd(), LOOP_CONFIGURE, &config) };
+        match check(answer as libc::c_long) {
             Ok(_) => return Ok((device, path)),
             Err(Errno::EBUSY) => continue,
             Err(e) => return Err(e),

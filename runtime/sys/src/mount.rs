@@ -50,7 +50,8 @@ pub fn fsconfig(fs: BorrowedFd, key: &str, value: Option<&[u8]>) -> Result<()> {
         None => (FSCONFIG_SET_FLAG, std::ptr::null()),
     };
     // SAFETY: key and value are NUL-terminated and outlive the call; a flag takes a null value.
-    check(unsafe { libc::syscall(libc::SYS_fsconfig, fs.as_raw_fd(), cmd, key.as_ptr(), ptr, 0) }).map(drop)
+    check(unsafe { libc::syscall(libc::SYS_fsconfig, fs.as_raw_fd(), cmd, key.as_ptr(), ptr, 0) })
+        .map(drop)
 }
 
 /// fsconfig(FSCONFIG_CMD_CREATE).
@@ -66,7 +67,8 @@ pub fn fsreconfigure(fs: BorrowedFd) -> Result<()> {
 fn command(fs: BorrowedFd, cmd: libc::c_uint) -> Result<()> {
     let null = std::ptr::null::<libc::c_char>();
     // SAFETY: these commands take no key and no value.
-    check(unsafe { libc::syscall(libc::SYS_fsconfig, fs.as_raw_fd(), cmd, null, null, 0) }).map(drop)
+    check(unsafe { libc::syscall(libc::SYS_fsconfig, fs.as_raw_fd(), cmd, null, null, 0) })
+        .map(drop)
 }
 
 /// The superblock of the mount at `path` below `dir`, for [`fsreconfigure`].
@@ -75,7 +77,12 @@ pub fn fspick(at: BorrowedFd) -> Result<OwnedFd> {
     const FSPICK_EMPTY_PATH: libc::c_uint = 8;
     // SAFETY: the empty string is NUL-terminated.
     owned(unsafe {
-        libc::syscall(libc::SYS_fspick, at.as_raw_fd(), c"".as_ptr(), FSPICK_CLOEXEC | FSPICK_EMPTY_PATH)
+        libc::syscall(
+            libc::SYS_fspick,
+            at.as_raw_fd(),
+            c"".as_ptr(),
+            FSPICK_CLOEXEC | FSPICK_EMPTY_PATH,
+        )
     })
 }
 
@@ -107,7 +114,12 @@ pub fn fsmount(fs: BorrowedFd, attrs: u64) -> Result<OwnedFd> {
 
 /// open_tree(2) with OPEN_TREE_CLONE: a detached bind of `path` below `dir`, with everything under it if
 /// `recursive`. An empty path means `dir` itself; `follow` is about a symlink at the end of the path.
-pub fn open_tree_clone(dir: BorrowedFd, path: &Path, recursive: bool, follow: bool) -> Result<OwnedFd> {
+pub fn open_tree_clone(
+    dir: BorrowedFd,
+    path: &Path,
+    recursive: bool,
+    follow: bool,
+) -> Result<OwnedFd> {
     let mut flags = OPEN_TREE_CLONE | libc::O_CLOEXEC as libc::c_uint;
     if !follow {
         flags |= libc::AT_SYMLINK_NOFOLLOW as libc::c_uint;

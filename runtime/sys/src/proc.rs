@@ -18,7 +18,8 @@ pub fn pidfd_open(pid: Pid) -> Result<OwnedFd> {
 pub fn pidfd_send_signal(pidfd: BorrowedFd, signal: i32) -> Result<()> {
     let null = std::ptr::null::<libc::siginfo_t>();
     // SAFETY: a null siginfo means the same as kill(2).
-    check(unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, null, 0) }).map(drop)
+    check(unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, null, 0) })
+        .map(drop)
 }
 
 /// kill(2) with any number, real-time signals included.
@@ -110,7 +111,8 @@ pub fn join_session_keyring(name: &str) -> Result<i32> {
     const KEYCTL_JOIN_SESSION_KEYRING: libc::c_int = 1;
     let name = CString::new(name).map_err(|_| Errno::EINVAL)?;
     // SAFETY: NUL-terminated, outlives the call.
-    check(unsafe { libc::syscall(libc::SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, name.as_ptr()) }).map(|v| v as i32)
+    check(unsafe { libc::syscall(libc::SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, name.as_ptr()) })
+        .map(|v| v as i32)
 }
 
 /// Gives the container's user search permission on the session keyring: KEYCTL_DESCRIBE, then KEYCTL_SETPERM.
@@ -144,7 +146,9 @@ fn waitid(pidfd: BorrowedFd, flags: i32) -> Result<Waited> {
     let mut info = std::mem::MaybeUninit::<libc::siginfo_t>::zeroed();
     loop {
         // SAFETY: info is a siginfo_t the kernel fills.
-        let ret = unsafe { libc::waitid(libc::P_PIDFD, pidfd.as_raw_fd() as u32, info.as_mut_ptr(), flags) };
+        let ret = unsafe {
+            libc::waitid(libc::P_PIDFD, pidfd.as_raw_fd() as u32, info.as_mut_ptr(), flags)
+        };
         match check(ret as libc::c_long) {
             Err(Errno::EINTR) => continue,
             Err(e) => return Err(e),
@@ -170,7 +174,8 @@ pub fn is_child(pidfd: BorrowedFd) -> Result<bool> {
     let mut info = std::mem::MaybeUninit::<libc::siginfo_t>::zeroed();
     let flags = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
     // SAFETY: info is a siginfo_t the kernel fills; it is not looked at.
-    let ret = unsafe { libc::waitid(libc::P_PIDFD, pidfd.as_raw_fd() as u32, info.as_mut_ptr(), flags) };
+    let ret =
+        unsafe { libc::waitid(libc::P_PIDFD, pidfd.as_raw_fd() as u32, info.as_mut_ptr(), flags) };
     match check(ret as libc::c_long) {
         Ok(_) => Ok(true),
         Err(Errno::ECHILD) => Ok(false),
@@ -190,7 +195,13 @@ pub fn set_rlimit(pid: Pid, resource: u32, soft: u64, hard: u64) -> Result<()> {
     let null = std::ptr::null_mut::<libc::rlimit64>();
     // SAFETY: new has the kernel's layout and outlives the call; no old value is asked for.
     check(unsafe {
-        libc::syscall(libc::SYS_prlimit64, pid.as_raw(), resource, &new as *const libc::rlimit64, null)
+        libc::syscall(
+            libc::SYS_prlimit64,
+            pid.as_raw(),
+            resource,
+            &new as *const libc::rlimit64,
+            null,
+        )
     })
     .map(drop)
 }
@@ -209,7 +220,13 @@ pub fn rlimit(pid: Pid, resource: u32) -> Result<(u64, u64)> {
     let null = std::ptr::null::<libc::rlimit64>();
     // SAFETY: old has the kernel's layout and outlives the call; no new value is given.
     check(unsafe {
-        libc::syscall(libc::SYS_prlimit64, pid.as_raw(), resource, null, &mut old as *mut libc::rlimit64)
+        libc::syscall(
+            libc::SYS_prlimit64,
+            pid.as_raw(),
+            resource,
+            null,
+            &mut old as *mut libc::rlimit64,
+        )
     })?;
     Ok((old.rlim_cur, old.rlim_max))
 }
@@ -217,7 +234,8 @@ pub fn rlimit(pid: Pid, resource: u32) -> Result<(u64, u64)> {
 /// `struct utsname` fields by the kernel: sethostname and setdomainname.
 pub fn setdomainname(name: &str) -> Result<()> {
     // SAFETY: pointer and length describe the string.
-    check(unsafe { libc::setdomainname(name.as_ptr().cast(), name.len()) } as libc::c_long).map(drop)
+    check(unsafe { libc::setdomainname(name.as_ptr().cast(), name.len()) } as libc::c_long)
+        .map(drop)
 }
 
 /// Gives back the resident pages of the program's own text and read-only data: they are unmodified file pages, and the

@@ -12,7 +12,7 @@ pub const FLAG_WAIT_KILLABLE_RECV: u64 = 32;
 /// One instruction of classic BPF (`struct sock_filter`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 #[repr(C)]
-pub struct Insn {
+pub struct SockFilter {
     pub code: u16,
     pub jt: u8,
     pub jf: u8,
@@ -22,7 +22,7 @@ pub struct Insn {
 #[repr(C)]
 struct Prog {
     len: u16,
-    filter: *const Insn,
+    filter: *const SockFilter,
 }
 
 /// Installs the filter on the calling process. With [`FLAG_NEW_LISTENER`] the result is the notification
@@ -31,13 +31,14 @@ struct Prog {
 /// # Errors
 /// `EACCES` without CAP_SYS_ADMIN or no_new_privs, `EINVAL` for a bad program or flag, `EBUSY` if a listener
 /// exists already.
-pub fn install(program: &[Insn], flags: u64) -> Result<Option<OwnedFd>> {
+pub fn install(program: &[SockFilter], flags: u64) -> Result<Option<OwnedFd>> {
     const SECCOMP_SET_MODE_FILTER: libc::c_uint = 1;
     let len = u16::try_from(program.len()).map_err(|_| nix::errno::Errno::EINVAL)?;
     let prog = Prog { len, filter: program.as_ptr() };
     // SAFETY: prog points to len instructions that outlive the call.
-    let ret =
-        check(unsafe { libc::syscall(libc::SYS_seccomp, SECCOMP_SET_MODE_FILTER, flags, &prog as *const Prog) })?;
+    let ret = check(unsafe {
+        libc::syscall(libc::SYS_seccomp, SECCOMP_SET_MODE_FILTER, flags, &prog as *const Prog)
+    })?;
     if flags & FLAG_NEW_LISTENER == 0 {
         return Ok(None);
     }
@@ -49,7 +50,9 @@ pub fn install(program: &[Insn], flags: u64) -> Result<Option<OwnedFd>> {
 pub fn action_available(action: u32) -> bool {
     const SECCOMP_GET_ACTION_AVAIL: libc::c_uint = 2;
     // SAFETY: the kernel reads one u32.
-    unsafe { libc::syscall(libc::SYS_seccomp, SECCOMP_GET_ACTION_AVAIL, 0, &action as *const u32) == 0 }
+    unsafe {
+        libc::syscall(libc::SYS_seccomp, SECCOMP_GET_ACTION_AVAIL, 0, &action as *const u32) == 0
+    }
 }
 
 /// A call that waits for its listener's answer (`struct seccomp_notif` of linux/seccomp.h).
@@ -113,7 +116,8 @@ pub fn answer(listener: BorrowedFd, id: u64, answer: Answer) -> Result<()> {
     let mut response = Response { id, value: 0, error, flags };
     let request = listener_call(1, std::mem::size_of::<Response>());
     // SAFETY: response has the layout of the kernel's structure, and the size that the request number carries.
-    check(unsafe { libc::ioctl(listener.as_raw_fd(), request, &mut response) } as libc::c_long).map(drop)
+    check(unsafe { libc::ioctl(listener.as_raw_fd(), request, &mut response) } as libc::c_long)
+        .map(drop)
 }
 
 /// True if the process that asked still waits for the answer, so that its number is its own

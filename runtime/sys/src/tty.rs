@@ -34,7 +34,8 @@ pub fn set_controlling(tty: BorrowedFd) -> Result<()> {
 pub fn unlock(master: BorrowedFd) -> Result<()> {
     let zero: libc::c_int = 0;
     // SAFETY: TIOCSPTLCK reads one int.
-    check(unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCSPTLCK, &zero) } as libc::c_long).map(drop)
+    check(unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCSPTLCK, &zero) } as libc::c_long)
+        .map(drop)
 }
 
 /// The number N of /dev/pts/N.

@@ -1,7 +1,7 @@
 //! `conex run --rootfs DIR -- COMMAND…`: a directory run without a config.json. The document is made here, and kept with
 //! the state as any other.
 
-use crate::Env;
+use crate::Invocation;
 use conex::error::{Context, Error, Kind, Result};
 use conex::oci::template::Template;
 use conex::text;
@@ -20,15 +20,21 @@ const VALUES: [&str; 4] = ["console-socket", "pidfd-socket", "pid-file", "preser
 ///
 /// # Errors
 /// Returns only with one.
-pub fn main(env: &Env) -> Result<i32> {
+pub fn main(env: &Invocation) -> Result<i32> {
     let (id, root, document) = describe(env)?;
-    let file = nix::sys::memfd::memfd_create(c"config.json", nix::sys::memfd::MFdFlags::MFD_CLOEXEC);
+    let file =
+        nix::sys::memfd::memfd_create(c"config.json", nix::sys::memfd::MFdFlags::MFD_CLOEXEC);
     let mut file = std::fs::File::from(file.call(|| "memfd_create")?);
     file.write_all(&document).call(|| "write(memfd)")?;
     // Above those that the caller hands on by their numbers; conex reads it there.
     let kept = env.args.number::<i32>("preserve-fds")?.unwrap_or(0).clamp(0, 1 << 20);
-    let listen = std::env::var("LISTEN_FDS").ok().and_then(|n| n.parse::<i32>().ok()).unwrap_or(0).clamp(0, 1024);
-    let file = conex_sys::fd::dup_above(file.as_raw_fd(), 3 + kept + listen).call(|| "fcntl(F_DUPFD)")?;
+    let listen = std::env::var("LISTEN_FDS")
+        .ok()
+        .and_then(|n| n.parse::<i32>().ok())
+        .unwrap_or(0)
+        .clamp(0, 1024);
+    let file =
+        conex_sys::fd::dup_above(file.as_raw_fd(), 3 + kept + listen).call(|| "fcntl(F_DUPFD)")?;
     conex_sys::fd::clear_cloexec(file.as_raw_fd()).call(|| "fcntl(F_SETFD)")?;
     let mut command = std::process::Command::new(&env.program);
     command.args(&env.global).arg("run").arg("--bundle").arg(&root);
@@ -46,7 +52,7 @@ pub fn main(env: &Env) -> Result<i32> {
 }
 
 /// What `--memory` and `--cpus` give, as members of `linux.resources`.
-fn limits(env: &Env) -> Result<String> {
+fn limits(env: &Invocation) -> Result<String> {
     let mut out = String::new();
     if let Some(text) = env.args.value("memory") {
         out += &format!(",\n\t\t\t\"memory\": {{\"limit\": {}}}", update::size("memory", text)?);
@@ -59,7 +65,7 @@ fn limits(env: &Env) -> Result<String> {
 }
 
 /// What `--env` gives.
-fn variables(env: &Env) -> Result<Vec<String>> {
+fn variables(env: &Invocation) -> Result<Vec<String>> {
     let mut out = Vec::new();
     for variable in env.args.values("env") {
         match variable.split_once('=') {
@@ -69,7 +75,12 @@ fn variables(env: &Env) -> Result<Vec<String>> {
                 let value = std::env::var_os(&*text::os(variable));
                 out.extend(value.map(|v| format!("{variable}={}", text::of_path(Path::new(&v)))));
             }
-            _ => return Err(Error::new(Kind::Invalid, format!("--env {variable:?}: expected NAME=value or NAME"))),
+            _ => {
+                return Err(Error::new(
+                    Kind::Invalid,
+                    format!("--env {variable:?}: expected NAME=value or NAME"),
+                ))
+            }
         }
     }
     Ok(out)
@@ -79,13 +90,15 @@ fn variables(env: &Env) -> Result<Vec<String>> {
 ///
 /// # Errors
 /// Names the flag that is wrong.
-fn describe(env: &Env) -> Result<(String, std::path::PathBuf, Vec<u8>)> {
+fn describe(env: &Invocation) -> Result<(String, std::path::PathBuf, Vec<u8>)> {
     let bad = |what: String| Error::new(Kind::Invalid, what);
     let a = &env.args;
     let root = spec::directory(a.value("rootfs").unwrap_or("."))?;
     let terminal = match a.value("terminal") {
         Some(given) => given == "true",
-        None => !a.is_set("detach") && std::io::stdin().is_terminal() && std::io::stdout().is_terminal(),
+        None => {
+            !a.is_set("detach") && std::io::stdin().is_terminal() && std::io::stdout().is_terminal()
+        }
     };
     if a.rest.is_empty() {
         return Err(bad("run --rootfs: no command given".into()));
@@ -112,25 +125,29 @@ fn describe(env: &Env) -> Result<(String, std::path::PathBuf, Vec<u8>)> {
     }
     match a.value("net").unwrap_or("none") {
         "none" => {}
-        "host" => {
-            t.network = false;
-            // Names are looked up as on the host.
-            let file = Path::new("/etc/resolv.conf").canonicalize().ok().filter(|_| root.join("etc").is_dir());
-            if let Some(file) = file {
-                t.mounts += &bind(&text::of_path(&file), "/etc/resolv.conf", true);
-            }
-        }
+        "host" => share_network(&mut t, &root),
         other => return Err(bad(format!("--net {other:?}: expected host or none"))),
     }
     if conex::host::facts::of_a_user() {
         if !t.resources.is_empty() {
             return Err(bad(
-                "--memory and --cpus are not given to the containers of a user without privileges".into()
+                "--memory and --cpus are not given to the containers of a user without privileges"
+                    .into(),
             ));
         }
         t.rootless = Some((nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw()));
     }
     Ok((id, root, text::bytes(&t.text()).into_owned()))
+}
+
+fn share_network(t: &mut Template, root: &Path) {
+    t.network = false;
+    // Names are looked up as on the host.
+    let file =
+        Path::new("/etc/resolv.conf").canonicalize().ok().filter(|_| root.join("etc").is_dir());
+    if let Some(file) = file {
+        t.mounts += &bind(&text::of_path(&file), "/etc/resolv.conf", true);
+    }
 }
 
 /// What Docker gives a container.

@@ -105,8 +105,18 @@ pub const RUN: Command = Command {
     flags: &[
         value("rootfs", None, "dir", "the container's root directory"),
         value("name", None, "id", "the container's id (default: after the directory)"),
-        value("volume", Some("v"), "source:destination[:ro]", "bind a path of the host; may be repeated"),
-        value("env", Some("e"), "NAME[=value]", "a variable, or one of the caller's; may be repeated"),
+        value(
+            "volume",
+            Some("v"),
+            "source:destination[:ro]",
+            "bind a path of the host; may be repeated",
+        ),
+        value(
+            "env",
+            Some("e"),
+            "NAME[=value]",
+            "a variable, or one of the caller's; may be repeated",
+        ),
         value("memory", Some("m"), "bytes", "memory limit (k, m, g)"),
         value("cpus", None, "n", "number of CPUs, such as 1.5"),
         value("user", Some("u"), "uid[:gid]", "user of the process"),
@@ -116,7 +126,12 @@ pub const RUN: Command = Command {
         switch("terminal", Some("t"), "with a terminal (default: if this is one)"),
         switch("detach", Some("d"), "do not wait for the process"),
         switch("keep", None, "keep the container when its process has ended"),
-        value("console-socket", None, "path", "Unix socket that receives the terminal's master side"),
+        value(
+            "console-socket",
+            None,
+            "path",
+            "Unix socket that receives the terminal's master side",
+        ),
         value("pidfd-socket", None, "path", "Unix socket that receives a pidfd of the process"),
         value("pid-file", None, "file", "write the process id to this file"),
         value("preserve-fds", None, "n", "pass n further descriptors, from 3 on"),
@@ -137,17 +152,21 @@ mod tests {
     fn examples_can_be_typed() {
         let mut seen = 0;
         for line in EXAMPLES.iter().flat_map(|(_, two)| two) {
-            for part in line.split(['|', '&']).filter_map(|part| part.trim().strip_prefix("conex ")) {
+            for part in line.split(['|', '&']).filter_map(|part| part.trim().strip_prefix("conex "))
+            {
                 let words: Vec<String> = part.split_whitespace().map(str::to_string).collect();
                 let (_, rest) = parse_global(&words).unwrap();
-                let more = [&RUN, &LIST]
-                    .into_iter()
-                    .filter(|c| part.contains("--all") || part.contains("--rootfs") || c.name != rest[0]);
-                let own = COMMANDS.iter().chain(more).find(|c| c.name == rest[0] && !part.starts_with("spec"));
+                let more = [&RUN, &LIST].into_iter().filter(|c| {
+                    part.contains("--all") || part.contains("--rootfs") || c.name != rest[0]
+                });
+                let own = COMMANDS
+                    .iter()
+                    .chain(more)
+                    .find(|c| c.name == rest[0] && !part.starts_with("spec"));
                 let own = own.filter(|c| c.name != "run" || part.contains("--rootfs"));
                 let Some(command) = own else { continue };
-                let args =
-                    parse(&rest[1..], command.flags, command.reorder).unwrap_or_else(|e| panic!("{line}: {e}"));
+                let args = parse(&rest[1..], command.flags, command.reorder)
+                    .unwrap_or_else(|e| panic!("{line}: {e}"));
                 check_count(command, &args).unwrap_or_else(|e| panic!("{line}: {e}"));
                 seen += 1;
             }

@@ -1,6 +1,6 @@
 //! What is there: `conex list --all` and `--stats`, `conex top`, `conex wait`.
 
-use crate::Env;
+use crate::Invocation;
 use conex::error::{Context, Error, Kind, Result};
 use conex::host::cgroup::Group;
 use conex::identity::{exit_status, pidfd};
@@ -35,7 +35,7 @@ struct Found {
 /// # Errors
 /// The root that was asked for cannot be read. Of those of the engines, what is not conex's is passed over, and what could be
 /// somebody else's: a user could make the reader wait, or write to his terminal.
-fn find(env: &Env, all: bool) -> Result<Vec<Found>> {
+fn find(env: &Invocation, all: bool) -> Result<Vec<Found>> {
     let mut found = Vec::new();
     for root in roots(&env.root, all) {
         let asked = root == env.root;
@@ -63,7 +63,9 @@ fn find(env: &Env, all: bool) -> Result<Vec<Found>> {
 pub fn roots(own: &Path, all: bool) -> Vec<PathBuf> {
     let engines = if all { &ROOTS[..] } else { &[] };
     let others = engines.iter().flat_map(|(_, pattern)| matches(pattern));
-    std::iter::once(own.to_path_buf()).chain(others.filter(|root| root != own && is_own(root))).collect()
+    std::iter::once(own.to_path_buf())
+        .chain(others.filter(|root| root != own && is_own(root)))
+        .collect()
 }
 
 /// Whose a root is; the one that was asked for may be an engine's.
@@ -74,7 +76,7 @@ pub fn engine(root: &Path) -> &'static str {
 
 /// # Errors
 /// The state root cannot be read.
-pub fn list(env: &Env) -> Result<i32> {
+pub fn list(env: &Invocation) -> Result<i32> {
     let found = find(env, env.args.is_set("all"))?;
     if env.args.is_set("quiet") {
         found.iter().for_each(|f| println!("{}", f.state.id));
@@ -96,7 +98,7 @@ pub fn list(env: &Env) -> Result<i32> {
 ///
 /// # Errors
 /// Standard output is no terminal, where `list --stats` is what a script wants; the state root cannot be read.
-pub fn top(env: &Env) -> Result<i32> {
+pub fn top(env: &Invocation) -> Result<i32> {
     use std::io::IsTerminal;
     let once = env.args.value("count").map(|n| n.parse::<u64>());
     let mut left = match once {
@@ -117,7 +119,8 @@ pub fn top(env: &Env) -> Result<i32> {
         let found = find(env, !env.args.is_set("own"))?;
         let key = |f: &Found| (f.root.clone(), f.state.id.clone(), f.state.created.clone());
         // One that is new has used what it has used since it was made.
-        let used: Vec<u64> = found.iter().map(|f| before.get(&key(f)).copied().unwrap_or_else(|| cpu(f))).collect();
+        let used: Vec<u64> =
+            found.iter().map(|f| before.get(&key(f)).copied().unwrap_or_else(|| cpu(f))).collect();
         if !before.is_empty() || wait > Duration::from_secs(1) {
             let clear = if std::io::stdout().is_terminal() { "\x1b[H\x1b[2J" } else { "" };
             conex::verbs::env::print(&format!("{clear}{}", usage(&found, &used, begun.elapsed())))?;
@@ -139,8 +142,13 @@ fn usage(found: &[Found], before: &[u64], over: Duration) -> String {
     table(&rows(found, &columns, |i, f| figures(f, before[i], over).to_vec()))
 }
 
-fn rows(found: &[Found], columns: &[&str], more: impl Fn(usize, &Found) -> Vec<String>) -> Vec<Vec<String>> {
-    let heads = ["ID", "STATUS", "PID", "ENGINE"].iter().chain(columns).map(|s| (*s).to_string()).collect();
+fn rows(
+    found: &[Found],
+    columns: &[&str],
+    more: impl Fn(usize, &Found) -> Vec<String>,
+) -> Vec<Vec<String>> {
+    let heads =
+        ["ID", "STATUS", "PID", "ENGINE"].iter().chain(columns).map(|s| (*s).to_string()).collect();
     let row = |(i, f): (usize, &Found)| {
         let pid = f.state.init.filter(|_| f.status != Status::Stopped).map_or(0, |i| i.pid);
         let own = vec![f.state.id.clone(), status(f), pid.to_string(), f.engine.into()];
@@ -151,7 +159,11 @@ fn rows(found: &[Found], columns: &[&str], more: impl Fn(usize, &Found) -> Vec<S
 
 /// With the exit status of one that has stopped, where it is known.
 fn status(f: &Found) -> String {
-    let code = if f.status == Status::Stopped { conex::end::of(&f.state, None).remove("exitCode") } else { None };
+    let code = if f.status == Status::Stopped {
+        conex::end::of(&f.state, None).remove("exitCode")
+    } else {
+        None
+    };
     code.map_or(f.status.name().into(), |code| format!("{} ({code})", f.status.name()))
 }
 
@@ -163,9 +175,14 @@ fn matches(pattern: &str) -> Vec<PathBuf> {
             all.iter_mut().for_each(|path| path.push(part));
             continue;
         };
-        let names = |path: &PathBuf| std::fs::read_dir(path).into_iter().flatten().flatten().collect::<Vec<_>>();
-        let fits = |name: &std::ffi::OsStr| name.to_str().is_some_and(|n| n.starts_with(start) && n.ends_with(end));
-        all = all.iter().flat_map(names).filter(|e| fits(&e.file_name())).map(|e| e.path()).collect();
+        let names = |path: &PathBuf| {
+            std::fs::read_dir(path).into_iter().flatten().flatten().collect::<Vec<_>>()
+        };
+        let fits = |name: &std::ffi::OsStr| {
+            name.to_str().is_some_and(|n| n.starts_with(start) && n.ends_with(end))
+        };
+        all =
+            all.iter().flat_map(names).filter(|e| fits(&e.file_name())).map(|e| e.path()).collect();
     }
     all.retain(|path| path.is_dir());
     all.sort();
@@ -236,11 +253,13 @@ pub fn span(seconds: u64) -> String {
 
 fn table(rows: &[Vec<String>]) -> String {
     let columns = rows.first().map_or(0, Vec::len);
-    let widths: Vec<_> =
-        (0..columns).map(|c| rows.iter().map(|r| r[c].chars().count()).max().unwrap_or(0)).collect();
+    let widths: Vec<_> = (0..columns)
+        .map(|c| rows.iter().map(|r| r[c].chars().count()).max().unwrap_or(0))
+        .collect();
     let mut out = String::new();
     for row in rows {
-        let line: Vec<_> = row.iter().zip(&widths).map(|(text, width)| format!("{text:<width$}")).collect();
+        let line: Vec<_> =
+            row.iter().zip(&widths).map(|(text, width)| format!("{text:<width$}")).collect();
         out += line.join("   ").trim_end();
         out.push('\n');
     }
@@ -252,12 +271,15 @@ fn table(rows: &[Vec<String>]) -> String {
 ///
 /// # Errors
 /// There is no such container.
-pub fn wait(env: &Env) -> Result<i32> {
+pub fn wait(env: &Invocation) -> Result<i32> {
     let id = env.args.rest[0].as_str();
     let store = Store::open(&env.root, false)?.ok_or_else(|| conex::state::missing(id))?;
     let (state, status) = store.peek(id)?;
     if status == Status::Creating {
-        return Err(Error::new(Kind::Status, format!("{id} is being created: there is no process yet")));
+        return Err(Error::new(
+            Kind::Status,
+            format!("{id} is being created: there is no process yet"),
+        ));
     }
     let Some(init) = state.init else { return ended(&env.root, id) };
     let Some(fd) = pidfd(init)? else { return ended(&env.root, id) };

@@ -11,13 +11,18 @@ pub fn missing(spec: &Spec, bundle: &Path) -> Vec<Error> {
     let source = |(i, m): (usize, &Mount)| {
         if !is_bind(m) {
             let kind = m.kind.as_deref().filter(|k| !has_file_system(k))?;
-            let what = format!("{kind:?} is no file system of this kernel, and no module of its brings it");
+            let what = format!(
+                "{kind:?} is no file system of this kernel, and no module of its brings it"
+            );
             return Some(Error::invalid(format!("mounts[{i}].type"), what));
         }
         let source = m.source.as_deref().filter(|s| !s.is_empty())?;
         let path = bundle.join(text::path(source));
         let why = path.symlink_metadata().err()?;
-        Some(Error::invalid(format!("mounts[{i}].source"), format!("{}: {}", path.display(), words(&why))))
+        Some(Error::invalid(
+            format!("mounts[{i}].source"),
+            format!("{}: {}", path.display(), words(&why)),
+        ))
     };
     let mut out: Vec<Error> = spec.mounts.iter().enumerate().filter_map(source).collect();
     out.extend(namespaces(spec));
@@ -31,10 +36,14 @@ fn is_bind(m: &Mount) -> bool {
 
 fn namespaces(spec: &Spec) -> Vec<Error> {
     let Some(linux) = &spec.linux else { return Vec::new() };
-    let given = linux.namespaces.iter().enumerate().filter_map(|(i, n)| Some((i, n.path.as_deref()?)));
+    let given =
+        linux.namespaces.iter().enumerate().filter_map(|(i, n)| Some((i, n.path.as_deref()?)));
     let missing = |(i, path): (usize, &str)| {
         let why = text::path(path).metadata().err()?;
-        Some(Error::invalid(format!("linux.namespaces[{i}].path"), format!("{path}: {}", words(&why))))
+        Some(Error::invalid(
+            format!("linux.namespaces[{i}].path"),
+            format!("{path}: {}", words(&why)),
+        ))
     };
     given.filter(|(_, path)| path.starts_with('/')).filter_map(missing).collect()
 }
@@ -51,7 +60,8 @@ fn program(spec: &Spec, bundle: &Path) -> Option<Error> {
         true => vec![text::path(&process.cwd).join(text::path(name))],
         false => path.split(':').map(|d| text::path(d).join(text::path(name))).collect(),
     };
-    let below_mount = |p: &Path| spec.mounts.iter().any(|m| p.starts_with(text::path(&m.destination)));
+    let below_mount =
+        |p: &Path| spec.mounts.iter().any(|m| p.starts_with(text::path(&m.destination)));
     let program = |p: &std::path::PathBuf| {
         let fd = root_fd.open(p, nix::fcntl::OFlag::empty()).ok()?;
         nix::sys::stat::fstat(&fd)
@@ -62,8 +72,15 @@ fn program(spec: &Spec, bundle: &Path) -> Option<Error> {
     if candidates.iter().any(found) {
         return None;
     }
-    let place = if name.contains('/') { String::new() } else { format!(" in any directory of PATH={path}") };
-    Some(Error::invalid("process.args[0]", format!("there is no program {name:?}{place} in {}", root.display())))
+    let place = if name.contains('/') {
+        String::new()
+    } else {
+        format!(" in any directory of PATH={path}")
+    };
+    Some(Error::invalid(
+        "process.args[0]",
+        format!("there is no program {name:?}{place} in {}", root.display()),
+    ))
 }
 
 /// proc_filesystems(5), and what the kernel would load (modules.alias of depmod(8)).
@@ -77,15 +94,17 @@ fn has_file_system(name: &str) -> bool {
         return true;
     }
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    let aliases =
-        std::fs::read_to_string(format!("/lib/modules/{}/modules.alias", release.trim())).unwrap_or_default();
+    let aliases = std::fs::read_to_string(format!("/lib/modules/{}/modules.alias", release.trim()))
+        .unwrap_or_default();
     aliases.lines().any(|l| l.starts_with(&format!("alias fs-{name} ")))
 }
 
 /// Two rules of a seccomp profile about one call that can hold at the same time, and say different things: the first decides
 /// here; what libseccomp makes of it, and so runc, depends on its tree of conditions.
 pub fn order(spec: &Spec) -> Vec<Error> {
-    let Some(seccomp) = spec.linux.as_ref().and_then(|l| l.seccomp.as_ref()) else { return Vec::new() };
+    let Some(seccomp) = spec.linux.as_ref().and_then(|l| l.seccomp.as_ref()) else {
+        return Vec::new();
+    };
     let mut out = Vec::new();
     for (later, rule) in seccomp.syscalls.iter().enumerate().filter(|(_, r)| !r.args.is_empty()) {
         let contradicts = |other: &Syscall| {
@@ -95,7 +114,11 @@ pub fn order(spec: &Spec) -> Vec<Error> {
         };
         let of = |name: &String| {
             let both = |(_, r): &(usize, &Syscall)| r.names.contains(name) && contradicts(r);
-            seccomp.syscalls[..later].iter().enumerate().find(both).map(|(earlier, _)| (name.clone(), earlier))
+            seccomp.syscalls[..later]
+                .iter()
+                .enumerate()
+                .find(both)
+                .map(|(earlier, _)| (name.clone(), earlier))
         };
         if let Some((name, earlier)) = rule.names.iter().find_map(of) {
             let what = format!(
@@ -137,7 +160,11 @@ pub fn notes(spec: &Spec) -> Vec<Error> {
 
 fn of_process(process: &Process, note: &mut impl FnMut(&str, String)) {
     if process.no_new_privileges != Some(true) {
-        note("process", "noNewPrivileges is not set: set-user-ID programs in the container gain privileges".into());
+        note(
+            "process",
+            "noNewPrivileges is not set: set-user-ID programs in the container gain privileges"
+                .into(),
+        );
     }
     const STRONG: [(&str, &str); 7] = [
         ("CAP_SYS_ADMIN", "is nearly root of the host"),
@@ -163,8 +190,13 @@ fn mounts(spec: &Spec, note: &mut impl FnMut(&str, String)) {
         let field = format!("mounts[{i}].source");
         if source.ends_with("docker.sock") || source.ends_with("containerd.sock") {
             note(&field, format!("{source}: whoever reaches this socket is root of the host"));
-        } else if writable && ["/", "/etc", "/proc", "/sys", "/dev", "/boot", "/root"].contains(&source) {
-            note(&field, format!("{source} of the host, writable: its files are the host's security"));
+        } else if writable
+            && ["/", "/etc", "/proc", "/sys", "/dev", "/boot", "/root"].contains(&source)
+        {
+            note(
+                &field,
+                format!("{source} of the host, writable: its files are the host's security"),
+            );
         }
     }
 }
@@ -180,14 +212,18 @@ fn linux(spec: &Spec, note: &mut impl FnMut(&str, String)) {
     ];
     for (kind, what) in shared {
         if !has(kind) {
-            note("linux.namespaces", format!("no {kind} namespace: the container shares the host's {what}"));
+            note(
+                "linux.namespaces",
+                format!("no {kind} namespace: the container shares the host's {what}"),
+            );
         }
     }
     let root = spec.process.as_ref().is_some_and(|p| p.user.uid == 0);
     if root && !has("user") {
         note(
             "linux.namespaces",
-            "no user namespace: the container's root is the host's, held by capabilities only".into(),
+            "no user namespace: the container's root is the host's, held by capabilities only"
+                .into(),
         );
     }
     let proc = spec.mounts.iter().any(|m| m.kind.as_deref() == Some("proc"));
@@ -204,7 +240,10 @@ fn linux(spec: &Spec, note: &mut impl FnMut(&str, String)) {
     let resources = linux.resources.unwrap_or_default();
     for (i, rule) in resources.devices.iter().enumerate() {
         if rule.allow && rule.kind.as_deref().is_none_or(|k| k == "a") && rule.major.is_none() {
-            note(&format!("linux.resources.devices[{i}]"), "allows every device of the host".into());
+            note(
+                &format!("linux.resources.devices[{i}]"),
+                "allows every device of the host".into(),
+            );
         }
     }
     if resources.memory.and_then(|m| m.limit).is_none() {

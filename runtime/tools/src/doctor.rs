@@ -5,7 +5,7 @@ mod finding;
 mod host;
 mod times;
 
-use crate::Env;
+use crate::Invocation;
 use conex::error::Result;
 use conex::verbs::env::print;
 use finding::{Finding, Verdict};
@@ -13,7 +13,7 @@ use serde_json::json;
 use std::io::IsTerminal;
 
 /// 0, or 1 if something is missing without which no container runs.
-pub fn main(env: &Env) -> Result<i32> {
+pub fn main(env: &Invocation) -> Result<i32> {
     let mut all = host::all();
     all.extend(engines::all(&env.program));
     // Last: what is measured may leave the namespaces of the beginning.
@@ -22,7 +22,8 @@ pub fn main(env: &Env) -> Result<i32> {
         true => as_json(&all),
         false => as_text(&all, conex::log::colour(std::io::stdout().is_terminal())),
     })?;
-    let vital = |f: &Finding| f.verdict == Verdict::Missing && ["kernel", "namespaces"].contains(&f.area);
+    let vital =
+        |f: &Finding| f.verdict == Verdict::Missing && ["kernel", "namespaces"].contains(&f.area);
     Ok(i32::from(all.iter().any(vital)))
 }
 

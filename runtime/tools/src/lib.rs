@@ -24,7 +24,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 /// What every command gets.
-pub struct Env {
+pub struct Invocation {
     /// The runtime whose command this is, as engines will call it.
     pub program: PathBuf,
     /// The global flags as they were given.
@@ -40,7 +40,7 @@ pub struct Env {
 ///
 /// # Errors
 /// What the command says, and a name that is none of [`cli::COMMANDS`].
-pub fn dispatch(command: &Command, env: &Env) -> Result<i32> {
+pub fn dispatch(command: &Command, env: &Invocation) -> Result<i32> {
     match command.name {
         "doctor" => doctor::main(env),
         "lint" => lint::main(env),
@@ -49,7 +49,9 @@ pub fn dispatch(command: &Command, env: &Env) -> Result<i32> {
         "wait" => containers::wait(env),
         "why" => why::main(env),
         "run" if env.args.is_set("seccomp-log") => seccomp::watch::main(env),
-        "run" | "create" if std::env::var_os(conex::verbs::second::WATCH).is_some() => seccomp::watch::main(env),
+        "run" | "create" if std::env::var_os(conex::verbs::second::WATCH).is_some() => {
+            seccomp::watch::main(env)
+        }
         "run" => adhoc::main(env),
         "seccomp" => seccomp::main(env),
         "setup" => setup::main(env),
@@ -62,8 +64,10 @@ pub fn dispatch(command: &Command, env: &Env) -> Result<i32> {
 /// # Errors
 /// Neither is there.
 pub fn program() -> Result<PathBuf> {
-    let called =
-        std::env::args_os().next().map(PathBuf::from).filter(|p| p.is_absolute() && !p.ends_with("conex-tools"));
+    let called = std::env::args_os()
+        .next()
+        .map(PathBuf::from)
+        .filter(|p| p.is_absolute() && !p.ends_with("conex-tools"));
     if let Some(path) = called.filter(|p| p.is_file()) {
         return Ok(path);
     }

@@ -1,6 +1,6 @@
 //! `conex lint`: every problem of a config.json, each with its line.
 
-use crate::{danger, schema, values, Env};
+use crate::{danger, schema, values, Invocation};
 use conex::bundle::show::{self, Level, Place};
 use conex::bundle::{self, Bundle};
 use conex::error::{Context, Error, Kind, Result};
@@ -24,7 +24,7 @@ struct Problem {
 }
 
 /// 0: nothing is wrong; 1: errors; 2: warnings only.
-pub fn main(env: &Env) -> Result<i32> {
+pub fn main(env: &Invocation) -> Result<i32> {
     if env.args.is_set("json-schema") {
         let text = serde_json::to_string_pretty(&schema::document()).unwrap_or_default();
         return print(&(text + "\n")).map(|()| 0);
@@ -75,28 +75,41 @@ fn syntax(file: &Path, e: Error) -> Result<Problem> {
     let text = bundle::read(file, false)?;
     let converted = text::from_bytes(&text);
     let Err(at) = serde_json::from_str::<serde::de::IgnoredAny>(&converted) else { return Err(e) };
-    let start =
-        text.split_inclusive(|b| *b == b'\n').take(at.line().saturating_sub(1)).map(<[u8]>::len).sum::<usize>();
+    let start = text
+        .split_inclusive(|b| *b == b'\n')
+        .take(at.line().saturating_sub(1))
+        .map(<[u8]>::len)
+        .sum::<usize>();
     let offset = (start + at.column().saturating_sub(1)).min(text.len().saturating_sub(1));
     let place = (!text.is_empty()).then(|| show::place_of(&text, offset));
-    Ok(Problem { level: Level::Error, message: e.to_string(), field: String::new(), meant: None, place })
+    Ok(Problem {
+        level: Level::Error,
+        message: e.to_string(),
+        field: String::new(),
+        meant: None,
+        place,
+    })
 }
 
 fn look(bundle: &Bundle) -> Vec<Problem> {
     let facts = facts::read(&bundle.spec, &bundle.path);
     let options = Options { id: "lint".into(), bundle: bundle.path.clone(), ..Options::default() };
     let (errors, warnings) = plan::judge(&bundle.spec, &options, &facts);
-    let later =
-        errors.into_iter().chain(danger::missing(&bundle.spec, &bundle.path)).filter(|e| !bundle.is_told(e));
+    let later = errors
+        .into_iter()
+        .chain(danger::missing(&bundle.spec, &bundle.path))
+        .filter(|e| !bundle.is_told(e));
     let errors: Vec<Error> = bundle.bad.iter().cloned().chain(later).collect();
-    let warnings = bundle.unknown.iter().cloned().chain(warnings).chain(danger::order(&bundle.spec));
+    let warnings =
+        bundle.unknown.iter().cloned().chain(warnings).chain(danger::order(&bundle.spec));
     let notes = danger::notes(&bundle.spec);
     let all = [(Level::Error, errors), (Level::Warning, warnings.collect()), (Level::Note, notes)];
     let document: Value = serde_json::from_str(&text::from_bytes(&bundle.text)).unwrap_or_default();
     let problem = |level: Level, e: Error| Problem {
         level,
         message: e.to_string(),
-        meant: values::meant(&document, &e.field).filter(|_| e.kind == Kind::Invalid && level != Level::Note),
+        meant: values::meant(&document, &e.field)
+            .filter(|_| e.kind == Kind::Invalid && level != Level::Note),
         place: show::place(&bundle.text, &e),
         field: e.field,
     };
@@ -129,7 +142,8 @@ fn count(problems: &[Problem]) -> String {
 fn as_blocks(problems: &[Problem], name: &str) -> String {
     let mut out = String::new();
     for p in problems {
-        out += &show::block_at(p.level, &p.message, name, p.place.as_ref(), conex::log::colour(true));
+        out +=
+            &show::block_at(p.level, &p.message, name, p.place.as_ref(), conex::log::colour(true));
         out += &p.help().map_or(String::new(), |h| format!("   = help: {h}\n"));
         out.push('\n');
     }

@@ -4,7 +4,7 @@
 use conex::cli;
 use conex::error::{Error, Kind, Result};
 use conex::text;
-use conex_tools::{dispatch, program, trace, Env};
+use conex_tools::{dispatch, program, trace, Invocation};
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 use std::process::ExitCode;
@@ -32,8 +32,8 @@ fn run(argv: &[String]) -> Result<u8> {
     let (global, rest) = cli::parse_global(argv)?;
     let to = global.value("trace").filter(|to| !to.starts_with("fd:"));
     if let Some(to) = to {
-        let env =
-            Env { program: program()?, global: Vec::new(), root: "".into(), verb: "", args: cli::Args::default() };
+        let (global, args) = (Vec::new(), cli::Args::default());
+        let env = Invocation { program: program()?, global, root: "".into(), verb: "", args };
         return trace::main(&env, to, &without_trace(argv_len - rest.len())).map(|code| code as u8);
     }
     let (name, argv, help) = cli::split(&global, &rest);
@@ -68,8 +68,9 @@ fn run(argv: &[String]) -> Result<u8> {
     let before = argv_len - rest.len();
     let root = conex::verbs::root(&global)?;
     let global = std::env::args_os().skip(1).take(before).collect();
-    match program().and_then(|program| dispatch(command, &Env { program, global, root, verb: command.name, args }))
-    {
+    match program().and_then(|program| {
+        dispatch(command, &Invocation { program, global, root, verb: command.name, args })
+    }) {
         Ok(code) => Ok(code as u8),
         Err(e) => {
             log.fail(&e.to_string());
@@ -83,7 +84,11 @@ fn without_trace(before: usize) -> Vec<OsString> {
     let mut out = Vec::new();
     let mut argv = std::env::args_os().skip(1).enumerate();
     while let Some((i, arg)) = argv.next() {
-        let name = arg.as_bytes().strip_prefix(b"--").or(arg.as_bytes().strip_prefix(b"-")).unwrap_or_default();
+        let name = arg
+            .as_bytes()
+            .strip_prefix(b"--")
+            .or(arg.as_bytes().strip_prefix(b"-"))
+            .unwrap_or_default();
         match name.strip_prefix(b"trace").filter(|_| i < before) {
             // Its value is the next word.
             Some(b"") => drop(argv.next()),

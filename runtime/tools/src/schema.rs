@@ -48,7 +48,8 @@ fn leaf(expected: &str, default: &str, path: &str) -> Value {
         "\"\"" => json!({"type": ["string", "null"], "anyOf": [{"enum": words}, {}]}),
         _ => {
             let mut bounds = expected.rsplit(' ').filter_map(|w| w.parse::<i128>().ok());
-            let (most, least) = (bounds.next().unwrap_or(i128::MAX), bounds.next().unwrap_or(i128::MIN));
+            let (most, least) =
+                (bounds.next().unwrap_or(i128::MAX), bounds.next().unwrap_or(i128::MIN));
             json!({"type": ["integer", "null"], "minimum": least as f64, "maximum": most as f64})
         }
     }

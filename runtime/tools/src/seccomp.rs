@@ -5,16 +5,18 @@ mod judge;
 pub mod profile;
 pub mod watch;
 
-use crate::Env;
+use crate::Invocation;
 use conex::error::{Context, Error, Kind, Result};
 use conex::seccomp::{compile, table, Abi, Arg, Op};
-use profile::{abi_name, told, Profile};
+use profile::{abi_name, told, Watched};
 use serde_json::json;
 
 /// # Errors
 /// The profile is none, or there is no such call.
-pub fn main(env: &Env) -> Result<i32> {
-    let [what, file, call, args @ ..] = env.args.rest.as_slice() else { unreachable!("counted by the parser") };
+pub fn main(env: &Invocation) -> Result<i32> {
+    let [what, file, call, args @ ..] = env.args.rest.as_slice() else {
+        unreachable!("counted by the parser")
+    };
     if what != "explain" {
         return Err(Error::new(
             Kind::Invalid,
@@ -24,7 +26,8 @@ pub fn main(env: &Env) -> Result<i32> {
     let path = conex::text::path(file).into_owned();
     let path = if path.is_dir() { path.join("config.json") } else { path };
     let text = std::fs::read(&path).call(|| format!("open({})", path.display()))?;
-    let profile = Profile::read(&text, env.args.values("cap")).map_err(|e| e.at(path.display().to_string()))?;
+    let profile = Watched::read(&text, env.args.values("cap"))
+        .map_err(|e| e.at(path.display().to_string()))?;
     let known = table::SYSCALLS.iter().any(|entry| entry.0 == call);
     if !known {
         let meant = conex::text::closest(call, table::SYSCALLS.iter().map(|e| e.0));
@@ -35,8 +38,10 @@ pub fn main(env: &Env) -> Result<i32> {
     if args.len() > 6 {
         return Err(Error::new(Kind::Invalid, "a system call takes at most 6 arguments"));
     }
-    let lines: Vec<Line> = profile.abis().iter().map(|abi| line(&profile, *abi, call, &args)).collect();
-    let out = if env.args.is_set("json") { as_json(call, &lines) } else { as_text(call, file, &lines) };
+    let lines: Vec<Line> =
+        profile.abis().iter().map(|abi| line(&profile, *abi, call, &args)).collect();
+    let out =
+        if env.args.is_set("json") { as_json(call, &lines) } else { as_text(call, file, &lines) };
     conex::verbs::env::print(&out)?;
     Ok(0)
 }
@@ -64,7 +69,7 @@ struct Case {
     by: String,
 }
 
-fn line(profile: &Profile, abi: Abi, call: &str, args: &[u64]) -> Line {
+fn line(profile: &Watched, abi: Abi, call: &str, args: &[u64]) -> Line {
     let nr = compile::lookup(call, abi);
     let Some(number) = nr else { return Line { abi, nr, cases: Vec::new() } };
     let cases = if args.is_empty() {
@@ -79,11 +84,15 @@ fn line(profile: &Profile, abi: Abi, call: &str, args: &[u64]) -> Line {
 }
 
 /// All that can happen, in the order in which the filter asks.
-fn cases(profile: &Profile, abi: Abi, call: &str, nr: u32) -> Vec<Case> {
+fn cases(profile: &Watched, abi: Abi, call: &str, nr: u32) -> Vec<Case> {
     let mut out = Vec::new();
     for rule in profile.rules_for(call) {
         if rule.rule.any_of.is_empty() {
-            return vec![Case { condition: None, action: rule.rule.action, by: rule.place.clone() }];
+            return vec![Case {
+                condition: None,
+                action: rule.rule.action,
+                by: rule.place.clone(),
+            }];
         }
         for all in &rule.rule.any_of {
             let condition = Some(all.iter().map(condition).collect::<Vec<_>>().join(" and "));
@@ -121,7 +130,8 @@ fn as_text(call: &str, file: &str, lines: &[Line]) -> String {
             several => {
                 out += &format!("  {name} ({nr}): by its arguments\n");
                 for case in several {
-                    let condition = case.condition.as_ref().map_or("otherwise".into(), |c| format!("if {c}"));
+                    let condition =
+                        case.condition.as_ref().map_or("otherwise".into(), |c| format!("if {c}"));
                     out += &format!("    {condition}: {}, by {}\n", told(case.action), case.by);
                 }
             }

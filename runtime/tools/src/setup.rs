@@ -4,7 +4,7 @@ mod by_name;
 mod edit;
 mod file;
 
-use crate::Env;
+use crate::Invocation;
 use conex::error::{Context, Error, Kind, Result};
 use conex::verbs::env::print;
 use file::{read, write_new};
@@ -20,25 +20,29 @@ struct Target {
     shim: bool,
 }
 
-pub fn main(env: &Env) -> Result<i32> {
+fn bad(what: &str) -> Error {
+    Error::new(Kind::Invalid, what)
+}
+
+pub fn main(env: &Invocation) -> Result<i32> {
     let (engine, default) = match env.args.rest.first().map_or("", String::as_str) {
         "docker" => ("docker", "/etc/docker/daemon.json"),
         "containerd" => ("containerd", "/etc/containerd/config.toml"),
         "kubernetes" => ("kubernetes", "/etc/containerd/config.toml"),
         "podman" => ("podman", "/etc/containers/containers.conf.d/50-conex.conf"),
         other => {
-            let what = format!("setup {other:?}: expected docker, containerd, podman or kubernetes");
-            return Err(Error::new(Kind::Invalid, what));
+            return Err(bad(&format!(
+                "setup {other:?}: expected docker, containerd, podman or kubernetes"
+            )));
         }
     };
     let (write, undo) = (env.args.is_set("write"), env.args.is_set("undo"));
     if write && undo {
-        return Err(Error::new(Kind::Invalid, "--write and --undo exclude each other"));
+        return Err(bad("--write and --undo exclude each other"));
     }
     if env.args.is_set("by-name") {
         if env.args.is_set("shim") {
-            return Err(Error::new(
-                Kind::Invalid,
+            return Err(bad(
                 "--by-name and --shim exclude each other: by name conex's shim is used",
             ));
         }
@@ -52,7 +56,7 @@ pub fn main(env: &Env) -> Result<i32> {
     };
     if target.shim && !undo {
         if target.engine != "docker" {
-            return Err(Error::new(Kind::Invalid, "--shim is for docker; the others use conex's shim anyway"));
+            return Err(bad("--shim is for docker; the others use conex's shim anyway"));
         }
         knows_shims()?;
     }
@@ -74,7 +78,8 @@ pub fn main(env: &Env) -> Result<i32> {
 fn knows_shims() -> Result<()> {
     let Ok(answer) = Command::new("dockerd").arg("--version").output() else { return Ok(()) };
     let text = String::from_utf8_lossy(&answer.stdout).into_owned();
-    let release = text.split("version ").nth(1).and_then(|t| t.split('.').next()?.trim().parse::<u32>().ok());
+    let release =
+        text.split("version ").nth(1).and_then(|t| t.split('.').next()?.trim().parse::<u32>().ok());
     match release {
         Some(release) if release < 23 => {
             let what = format!("{}: it takes no shim (Docker does from 23.0 on) and would run runc instead; without --shim it runs conex", text.trim());
@@ -119,7 +124,9 @@ impl Target {
 
     fn with(&self, now: &Option<String>) -> Result<Option<String>> {
         match self.engine {
-            "docker" => edit::add_docker(now.as_deref(), &self.docker_entry(), &self.file).map(Some),
+            "docker" => {
+                edit::add_docker(now.as_deref(), &self.docker_entry(), &self.file).map(Some)
+            }
             "podman" => match now {
                 Some(text) if *text != self.podman_file() => Err(self.changed()),
                 _ => Ok(Some(self.podman_file())),
@@ -130,7 +137,9 @@ impl Target {
                 let after = edit::add_containerd(now, &self.file, path.as_deref(), &kept)?;
                 // As it is written now, containerd has the runtime that it had, and ours.
                 let dump = self.dump(&after)?;
-                if edit::lost_default(&self.dump(now)?, &dump).is_empty() && dump.contains(".runtimes.conex]") {
+                if edit::lost_default(&self.dump(now)?, &dump).is_empty()
+                    && dump.contains(".runtimes.conex]")
+                {
                     return Ok(Some(after));
                 }
                 let what = format!(
@@ -153,7 +162,10 @@ impl Target {
     }
 
     fn changed(&self) -> Error {
-        let what = format!("{} is not what conex setup writes; change or remove it by hand", self.file.display());
+        let what = format!(
+            "{} is not what conex setup writes; change or remove it by hand",
+            self.file.display()
+        );
         Error::new(Kind::Invalid, what)
     }
 
@@ -179,17 +191,21 @@ impl Target {
         let release = edit::release(&String::from_utf8_lossy(&answer.stdout))?;
         // Beside this program, or in bin beside its sbin.
         let shims = ["containerd-shim-conex-v2", "../bin/containerd-shim-conex-v2"];
-        let shim = shims.iter().find_map(|s| Path::new(&self.program).with_file_name(s).canonicalize().ok())?;
+        let shim = shims
+            .iter()
+            .find_map(|s| Path::new(&self.program).with_file_name(s).canonicalize().ok())?;
         ((1, 7)..(2, 4)).contains(&release).then(|| shim.display().to_string())
     }
 
     /// What containerd itself makes of a configuration.
     fn dump(&self, text: &str) -> Result<String> {
         // In a directory that nobody else can enter: in a shared one another user could wait with a symlink.
-        let dir = nix::unistd::mkdtemp(&std::env::temp_dir().join("conex-setup-XXXXXX")).call(|| "mkdtemp")?;
+        let dir = nix::unistd::mkdtemp(&std::env::temp_dir().join("conex-setup-XXXXXX"))
+            .call(|| "mkdtemp")?;
         let copy = dir.join("config.toml");
-        let answer = write_new(&copy, text, &self.file)
-            .map(|()| Command::new("containerd").arg("--config").arg(&copy).args(["config", "dump"]).output());
+        let answer = write_new(&copy, text, &self.file).map(|()| {
+            Command::new("containerd").arg("--config").arg(&copy).args(["config", "dump"]).output()
+        });
         let _ = std::fs::remove_dir_all(&dir);
         let answer = answer?;
         let answer = answer.call(|| {
@@ -200,7 +216,10 @@ impl Target {
         }
         let why = String::from_utf8_lossy(&answer.stderr);
         let why = why.lines().last().unwrap_or("no reason given").trim();
-        Err(Error::new(Kind::Invalid, format!("{}: containerd refuses it: {why}", self.file.display())))
+        Err(Error::new(
+            Kind::Invalid,
+            format!("{}: containerd refuses it: {why}", self.file.display()),
+        ))
     }
 
     /// Writes whole files only, with the mode of the old one; what was there is kept beside it, until it is there again.
@@ -217,7 +236,8 @@ impl Target {
         };
         let backup = beside(".before-conex");
         if let (Some(_), false) = (before, undo) {
-            let (text, mode) = (std::fs::read(&file), std::fs::metadata(&file).map(|m| m.permissions()));
+            let (text, mode) =
+                (std::fs::read(&file), std::fs::metadata(&file).map(|m| m.permissions()));
             let text = text.call(|| format!("read({})", file.display()))?;
             write_new(&backup, &text, &file)?;
             let _ = mode.and_then(|mode| std::fs::set_permissions(&backup, mode));

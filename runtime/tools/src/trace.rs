@@ -5,7 +5,7 @@
 mod picture;
 mod step;
 
-use crate::Env;
+use crate::Invocation;
 use conex::error::{Context, Error, Kind, Result};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -14,7 +14,7 @@ use std::io::{Read, Seek, Write};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::ExitStatusExt;
-use step::{Side, Step};
+use step::{Side, Stage};
 
 /// Where the timeline goes, and in what form.
 enum Form {
@@ -27,7 +27,7 @@ enum Form {
 
 /// # Errors
 /// The file's name is no form's, or it cannot be written. Those of the verb are its own.
-pub fn main(env: &Env, target: &str, argv: &[OsString]) -> Result<i32> {
+pub fn main(env: &Invocation, target: &str, argv: &[OsString]) -> Result<i32> {
     let bad = |what: String| Error::new(Kind::Invalid, what).at("--trace");
     let form = match target.rsplit_once('.').map(|(_, end)| end) {
         _ if target == "-" => Form::Text,
@@ -41,8 +41,8 @@ pub fn main(env: &Env, target: &str, argv: &[OsString]) -> Result<i32> {
         }
     };
     let mut out = if matches!(form, Form::Text) { None } else { Some(opened(target)?) };
-    let memory =
-        nix::sys::memfd::memfd_create(c"trace", nix::sys::memfd::MFdFlags::MFD_CLOEXEC).call(|| "memfd_create")?;
+    let memory = nix::sys::memfd::memfd_create(c"trace", nix::sys::memfd::MFdFlags::MFD_CLOEXEC)
+        .call(|| "memfd_create")?;
     // Two processes write to it, each at its end.
     nix::fcntl::fcntl(&memory, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_APPEND))
         .call(|| "fcntl(F_SETFL)")?;
@@ -81,7 +81,10 @@ fn opened(target: &str) -> Result<std::fs::File> {
     let path = conex::text::path(target).into_owned();
     let mut options = std::fs::OpenOptions::new();
     options.write(true).create(true).truncate(true).mode(0o644);
-    options.open(&path).call(|| format!("open({}, O_CREAT)", path.display())).map_err(|e| e.at("--trace"))
+    options
+        .open(&path)
+        .call(|| format!("open({}, O_CREAT)", path.display()))
+        .map_err(|e| e.at("--trace"))
 }
 
 /// Waits for conex. A signal from a process is passed on; what a terminal sends reaches both by itself.
@@ -96,7 +99,8 @@ pub fn pass_signals_on<T>(
         .call(|| "sigprocmask")?;
     begin();
     let signals = SignalFd::with_flags(&all, SfdFlags::SFD_CLOEXEC).call(|| "signalfd4")?;
-    let pidfd = conex_sys::proc::pidfd_open(nix::unistd::Pid::from_raw(child.id() as i32)).call(|| "pidfd_open")?;
+    let pidfd = conex_sys::proc::pidfd_open(nix::unistd::Pid::from_raw(child.id() as i32))
+        .call(|| "pidfd_open")?;
     loop {
         if let Some(status) = child.try_wait().call(|| "waitpid")? {
             return Ok(status);
@@ -110,15 +114,15 @@ pub fn pass_signals_on<T>(
 }
 
 /// The steps of both sides, in their order of time.
-pub fn read(text: &str) -> Vec<Step> {
-    let mut steps: Vec<Step> = text
+pub fn read(text: &str) -> Vec<Stage> {
+    let mut steps: Vec<Stage> = text
         .lines()
         .filter_map(|line| {
             let line: serde_json::Value = serde_json::from_str(line).ok()?;
             let begin = microseconds(line["time"].as_str()?)?;
             let (side, text) = line["msg"].as_str()?.split_once(": ")?;
             let side = if side == "container" { Side::Container } else { Side::Host };
-            Some(Step { side, begin, length: 0, text: text.to_string() })
+            Some(Stage { side, begin, length: 0, text: text.to_string() })
         })
         .collect();
     steps.sort_by_key(|s| s.begin);
@@ -152,7 +156,8 @@ mod tests {
             + &line("000300", "host: sends X")
             + &line("000250", "container: b: c");
         let steps = read(&text);
-        let seen: Vec<_> = steps.iter().map(|s| (s.side, s.begin, s.length, s.text.as_str(), s.kind())).collect();
+        let seen: Vec<_> =
+            steps.iter().map(|s| (s.side, s.begin, s.length, s.text.as_str(), s.kind())).collect();
         assert_eq!(
             seen,
             [

@@ -9,42 +9,41 @@ pub fn of(field: &str) -> Vec<String> {
     let parts: Vec<&str> = field.split('.').map(|p| p.split('[').next().unwrap_or(p)).collect();
     match parts.as_slice() {
         ["process", "capabilities", _] => caps(),
-        ["process", "rlimits", "type"] => plan::process::RLIMITS.iter().map(|r| r.0.into()).collect(),
-        ["process", "scheduler", "policy"] => plain(&[
-            "SCHED_OTHER",
-            "SCHED_FIFO",
-            "SCHED_RR",
-            "SCHED_BATCH",
-            "SCHED_ISO",
-            "SCHED_IDLE",
-            "SCHED_DEADLINE",
-        ]),
-        ["process", "ioPriority", "class"] => plain(&["IOPRIO_CLASS_RT", "IOPRIO_CLASS_BE", "IOPRIO_CLASS_IDLE"]),
-        ["linux", "namespaces", "type"] => plan::namespaces::KINDS.iter().map(|k| k.0.into()).collect(),
-        ["linux", "rootfsPropagation"] => {
-            plain(&["shared", "slave", "private", "unbindable", "rshared", "rslave", "rprivate", "runbindable"])
+        ["process", "rlimits", "type"] => {
+            plan::process::RLIMITS.iter().map(|r| r.0.into()).collect()
         }
+        ["process", "scheduler", "policy"] => plain(&POLICIES),
+        ["process", "ioPriority", "class"] => {
+            plain(&["IOPRIO_CLASS_RT", "IOPRIO_CLASS_BE", "IOPRIO_CLASS_IDLE"])
+        }
+        ["linux", "namespaces", "type"] => {
+            plan::namespaces::KINDS.iter().map(|k| k.0.into()).collect()
+        }
+        ["linux", "rootfsPropagation"] => plain(&[
+            "shared",
+            "slave",
+            "private",
+            "unbindable",
+            "rshared",
+            "rslave",
+            "rprivate",
+            "runbindable",
+        ]),
         ["linux", "seccomp", "defaultAction"] | ["linux", "seccomp", "syscalls", "action"] => {
             seccomp::ACTIONS.iter().map(|a| a.0.into()).collect()
         }
         ["linux", "seccomp", "architectures"] => plain(&seccomp::ARCHITECTURES),
         ["linux", "seccomp", "flags"] => seccomp::FLAGS.iter().map(|a| a.0.into()).collect(),
-        ["linux", "seccomp", "syscalls", "args", "op"] => seccomp::OPERATORS.iter().map(|a| a.0.into()).collect(),
+        ["linux", "seccomp", "syscalls", "args", "op"] => {
+            seccomp::OPERATORS.iter().map(|a| a.0.into()).collect()
+        }
         ["linux", "seccomp", "syscalls", "names"] => {
             seccomp::table::SYSCALLS.iter().map(|s| s.0.to_string()).collect()
         }
         ["linux", "devices", "type"] => plain(&["c", "b", "u", "p"]),
         ["linux", "resources", "devices", "type"] => plain(&["a", "b", "c"]),
         ["linux", "personality", "domain"] => plain(&["LINUX", "LINUX32"]),
-        ["linux", "memoryPolicy", "mode"] => plain(&[
-            "MPOL_DEFAULT",
-            "MPOL_BIND",
-            "MPOL_INTERLEAVE",
-            "MPOL_WEIGHTED_INTERLEAVE",
-            "MPOL_PREFERRED",
-            "MPOL_PREFERRED_MANY",
-            "MPOL_LOCAL",
-        ]),
+        ["linux", "memoryPolicy", "mode"] => plain(&MEMORY_MODES),
         ["linux", "timeOffsets", ..] => plain(&["monotonic", "boottime"]),
         ["mounts", "options"] => plan::mount_options::names(),
         _ => Vec::new(),
@@ -71,7 +70,8 @@ pub fn meant(document: &Value, field: &str) -> Option<String> {
         return Some(word.clone());
     }
     let short = [("mnt", "mount"), ("net", "network"), ("readonly", "ro"), ("rw-only", "rw")];
-    if let Some((_, word)) = short.iter().find(|(s, w)| *s == given && known.iter().any(|k| k == w)) {
+    if let Some((_, word)) = short.iter().find(|(s, w)| *s == given && known.iter().any(|k| k == w))
+    {
         return Some((*word).into());
     }
     text::closest(given, known.iter().map(String::as_str)).map(str::to_string)
@@ -79,9 +79,29 @@ pub fn meant(document: &Value, field: &str) -> Option<String> {
 
 /// The value at a path such as `mounts[1].options[0]`.
 fn at<'a>(document: &'a Value, field: &str) -> Option<&'a Value> {
-    use conex::bundle::scan::{steps, Step};
+    use conex::bundle::scan::{steps, PathStep};
     steps(field).into_iter().try_fold(document, |value, step| match step {
-        Step::Key(key) => value.get(&key),
-        Step::Index(i) => value.get(i),
+        PathStep::Key(key) => value.get(&key),
+        PathStep::Index(i) => value.get(i),
     })
 }
+
+const POLICIES: [&str; 7] = [
+    "SCHED_OTHER",
+    "SCHED_FIFO",
+    "SCHED_RR",
+    "SCHED_BATCH",
+    "SCHED_ISO",
+    "SCHED_IDLE",
+    "SCHED_DEADLINE",
+];
+
+const MEMORY_MODES: [&str; 7] = [
+    "MPOL_DEFAULT",
+    "MPOL_BIND",
+    "MPOL_INTERLEAVE",
+    "MPOL_WEIGHTED_INTERLEAVE",
+    "MPOL_PREFERRED",
+    "MPOL_PREFERRED_MANY",
+    "MPOL_LOCAL",
+];

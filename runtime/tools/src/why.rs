@@ -1,7 +1,7 @@
 //! `conex why`: what has become of a container, in a sentence, also when it is gone.
 
 use crate::containers::{engine, roots, size, span};
-use crate::Env;
+use crate::Invocation;
 use conex::end;
 use conex::error::{Error, Kind, Result};
 use conex::state::{End, Status, Store};
@@ -22,9 +22,10 @@ struct Case {
 
 /// # Errors
 /// Nothing is known of such a container, or the beginning of an id fits several.
-pub fn main(env: &Env) -> Result<i32> {
+pub fn main(env: &Invocation) -> Result<i32> {
     let wanted = env.args.rest[0].as_str();
-    let mut cases: Vec<Case> = roots(&env.root, true).iter().flat_map(|root| known(root, wanted)).collect();
+    let mut cases: Vec<Case> =
+        roots(&env.root, true).iter().flat_map(|root| known(root, wanted)).collect();
     if cases.iter().any(|c| c.id == wanted) {
         cases.retain(|c| c.id == wanted);
     }
@@ -32,7 +33,10 @@ pub fn main(env: &Env) -> Result<i32> {
     ids.sort_unstable();
     ids.dedup();
     if ids.len() > 1 {
-        return Err(Error::new(Kind::Invalid, format!("{wanted} is the beginning of several: {}", ids.join(", "))));
+        return Err(Error::new(
+            Kind::Invalid,
+            format!("{wanted} is the beginning of several: {}", ids.join(", ")),
+        ));
     }
     // One that is there, else the one that was deleted last: an id can be used again.
     let Some(case) = cases.iter().max_by_key(|c| (c.deleted.is_none(), c.deleted.clone())) else {
@@ -70,10 +74,14 @@ fn known(root: &Path, wanted: &str) -> Vec<Case> {
     for file in [end::OLDER, end::JOURNAL] {
         let text = std::fs::read(root.join(file)).unwrap_or_default();
         for line in text.split(|b| *b == b'\n') {
-            let Ok(Value::Object(mut line)) = serde_json::from_slice::<Value>(line) else { continue };
-            let mut text =
-                |key: &str| line.remove(key).and_then(|v| Some(v.as_str()?.to_string())).unwrap_or_default();
-            let (id, status, created, deleted) = (text("id"), text("status"), text("created"), text("deleted"));
+            let Ok(Value::Object(mut line)) = serde_json::from_slice::<Value>(line) else {
+                continue;
+            };
+            let mut text = |key: &str| {
+                line.remove(key).and_then(|v| Some(v.as_str()?.to_string())).unwrap_or_default()
+            };
+            let (id, status, created, deleted) =
+                (text("id"), text("status"), text("created"), text("deleted"));
             let end = line.remove("end").and_then(|v| v.as_object().cloned()).unwrap_or_default();
             if id.starts_with(wanted) && deleted >= oldest {
                 cases.push(Case { id, engine, status, created, deleted: Some(deleted), end });
@@ -86,7 +94,10 @@ fn known(root: &Path, wanted: &str) -> Vec<Case> {
 fn sentence(c: &Case) -> String {
     let whose = if c.engine == "conex" { String::new() } else { format!(" (of {})", c.engine) };
     let name = format!("{}{whose}", c.id);
-    let deleted = c.deleted.as_ref().map_or(String::new(), |at| format!(" It was deleted at {}.", moment(at)));
+    let deleted = c
+        .deleted
+        .as_ref()
+        .map_or(String::new(), |at| format!(" It was deleted at {}.", moment(at)));
     match (c.status.as_str(), &c.deleted) {
         ("stopped", _) => format!("{name} has ended{}: {}.{deleted}", when(c), reason(&c.end)),
         ("created", Some(_)) => format!("{name} was never started.{deleted}"),
@@ -100,7 +111,11 @@ fn sentence(c: &Case) -> String {
 fn when(c: &Case) -> String {
     let Some(at) = c.end.get("exitedAt").and_then(Value::as_str) else { return String::new() };
     let ran = seconds(at).zip(seconds(&c.created)).map(|(end, begin)| end.saturating_sub(begin));
-    format!(" at {}{}", moment(at), ran.map_or(String::new(), |s| format!(", {} after it was created", span(s))))
+    format!(
+        " at {}{}",
+        moment(at),
+        ran.map_or(String::new(), |s| format!(", {} after it was created", span(s)))
+    )
 }
 
 /// To the second.
@@ -114,15 +129,21 @@ pub fn seconds(time: &str) -> Option<u64> {
     let (year, month, day) = (number(0..4)?, number(5..7)?, number(8..10)?);
     // Howard Hinnant, "chrono-compatible low-level date algorithms".
     let (y, m) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
-    let days = y / 400 * 146_097 + y % 400 * 365 + y % 400 / 4 - y % 400 / 100 + (153 * m + 2) / 5 + day - 1;
-    Some((days - 719_468) * 86_400 + number(11..13)? * 3600 + number(14..16)? * 60 + number(17..19)?)
+    let days =
+        y / 400 * 146_097 + y % 400 * 365 + y % 400 / 4 - y % 400 / 100 + (153 * m + 2) / 5 + day
+            - 1;
+    Some(
+        (days - 719_468) * 86_400 + number(11..13)? * 3600 + number(14..16)? * 60 + number(17..19)?,
+    )
 }
 
 fn reason(end: &End) -> String {
     let number = |key: &str| end.get(key).and_then(Value::as_u64);
     let kills = number("oomKills").unwrap_or(0);
     let by = || match (number("oomLimit"), end.get("oomCgroup").and_then(Value::as_str)) {
-        (Some(limit), Some(cgroup)) => format!("the limit of {} that {cgroup} has was reached", size(limit)),
+        (Some(limit), Some(cgroup)) => {
+            format!("the limit of {} that {cgroup} has was reached", size(limit))
+        }
         _ => "the host had none left".to_string(),
     };
     let Some(code) = number("exitCode") else {
@@ -131,7 +152,9 @@ fn reason(end: &End) -> String {
         } else {
             String::new()
         };
-        return format!("its exit status was told to its parent alone, an engine if there is one{oom}");
+        return format!(
+            "its exit status was told to its parent alone, an engine if there is one{oom}"
+        );
     };
     let killed = u64::from(128 + libc::SIGKILL.unsigned_abs());
     // Or somebody has, after the kernel had killed another process.
@@ -142,17 +165,26 @@ fn reason(end: &End) -> String {
         );
     }
     let oom = if kills > 0 {
-        format!(", after the kernel had killed {kills} of its processes for want of memory: {}", by())
+        format!(
+            ", after the kernel had killed {kills} of its processes for want of memory: {}",
+            by()
+        )
     } else {
         String::new()
     };
     let told = match code {
         0 => "its program was done (exit status 0)".to_string(),
-        126 => "exit status 126, which shells and engines give when a program cannot be executed".to_string(),
-        127 => "exit status 127, which shells and engines give when a program is not found".to_string(),
+        126 => "exit status 126, which shells and engines give when a program cannot be executed"
+            .to_string(),
+        127 => {
+            "exit status 127, which shells and engines give when a program is not found".to_string()
+        }
         _ if end.contains_key("deniedSyscall") => denied(end),
-        159 => "SIGSYS ended it (exit status 159), which is what a seccomp profile kills with".to_string(),
-        129..=192 if number("signal").is_some() => format!("{} ended it (exit status {code})", signal(code - 128)),
+        159 => "SIGSYS ended it (exit status 159), which is what a seccomp profile kills with"
+            .to_string(),
+        129..=192 if number("signal").is_some() => {
+            format!("{} ended it (exit status {code})", signal(code - 128))
+        }
         129..=192 => format!("exit status {code}, which is that of {}", signal(code - 128)),
         _ => format!("its program ended with exit status {code}"),
     };

@@ -1,6 +1,6 @@
 //! The terminal of a process: a socket on which the runtime delivers its master side.
 
-use crate::status::{unknown, Call, Result};
+use crate::status::{unknown, During, Result};
 use nix::sys::socket::{recvmsg, ControlMessageOwned, MsgFlags};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
@@ -30,10 +30,10 @@ impl Socket {
             let dir = base.join(format!("conex-pty-{}-{nanos}-{attempt}", std::process::id()));
             match std::fs::DirBuilder::new().mode(0o700).create(&dir) {
                 Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => continue,
-                made => made.call(|| format!("mkdir({})", dir.display()))?,
+                made => made.during(|| format!("mkdir({})", dir.display()))?,
             }
             let path = dir.join("pty.sock");
-            let listener = UnixListener::bind(&path).call(|| format!("bind({})", path.display()));
+            let listener = UnixListener::bind(&path).during(|| format!("bind({})", path.display()));
             if listener.is_err() {
                 let _ = std::fs::remove_dir(&dir);
             }
@@ -49,12 +49,13 @@ impl Socket {
     /// The master side, which the runtime has sent before it ended.
     pub async fn receive(&self) -> Result<OwnedFd> {
         let accept = async {
-            let (stream, _) = self.listener.accept().await.call(|| "accept(console socket)".into())?;
+            let (stream, _) =
+                self.listener.accept().await.during(|| "accept(console socket)".into())?;
             loop {
-                stream.readable().await.call(|| "recvmsg(console socket)".into())?;
+                stream.readable().await.during(|| "recvmsg(console socket)".into())?;
                 match stream.try_io(tokio::io::Interest::READABLE, || take(stream.as_raw_fd())) {
                     Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => continue,
-                    other => return other.call(|| "recvmsg(console socket)".into()),
+                    other => return other.during(|| "recvmsg(console socket)".into()),
                 }
             }
         };

@@ -74,7 +74,13 @@ pub(super) enum Step {
 
 impl Stream {
     /// Begins to copy, with what an earlier build had in its hands first.
-    pub fn begin(name: &str, owner: &Rc<Owner>, from: Rc<OwnedFd>, to: Rc<OwnedFd>, start: Start) -> Rc<Stream> {
+    pub fn begin(
+        name: &str,
+        owner: &Rc<Owner>,
+        from: Rc<OwnedFd>,
+        to: Rc<OwnedFd>,
+        start: Start,
+    ) -> Rc<Stream> {
         let stream = Rc::new(Stream {
             name: name.to_string(),
             owner: owner.clone(),
@@ -127,7 +133,8 @@ impl Stream {
         let ring = self.ring.borrow_mut().take();
         if let Some(bytes) = ring.map(|r| r.length()).filter(|n| *n > 0) {
             let bytes = bytes.to_string();
-            let fields = [("id", self.owner.id.as_str()), ("stream", &self.name), ("bytes", &bytes)];
+            let fields =
+                [("id", self.owner.id.as_str()), ("stream", &self.name), ("bytes", &bytes)];
             crate::log::warn("output is lost: nobody has fetched it", &fields);
         }
         self.done.set(true);
@@ -265,7 +272,9 @@ impl Stream {
             Ok(n) => Step::Moved(n),
             Err(Errno::EINTR) => Step::Moved(0),
             // A sink that nobody reads refuses nothing as well.
-            Err(Errno::EAGAIN | Errno::EPIPE) if !is_ready(from, PollFlags::POLLIN) => Step::Starved,
+            Err(Errno::EAGAIN | Errno::EPIPE) if !is_ready(from, PollFlags::POLLIN) => {
+                Step::Starved
+            }
             // A read says nothing of the sink: there is more only since then, and a file cannot be waited for.
             Err(Errno::EAGAIN) if !*splices => Step::Moved(0),
             Err(Errno::EAGAIN) => Step::Full,

@@ -2,7 +2,7 @@
 
 use super::owner::{self, Owner};
 use crate::reap::{self, Exit, Reaper};
-use crate::status::{invalid, unknown, Call, Result};
+use crate::status::{invalid, unknown, During, Result};
 use conex_sys::proc::pidfd_send_signal;
 use std::cell::Cell;
 use std::os::fd::{AsFd, OwnedFd};
@@ -38,7 +38,8 @@ impl Logger {
     pub fn again(reaper: &Rc<Reaper>, pid: i32, pidfd: Rc<OwnedFd>) -> Logger {
         reaper.add(pid);
         let ended = Rc::new(Ended::default());
-        let (told, reaper, waiter) = (ended.clone(), reaper.clone(), pidfd.as_fd().try_clone_to_owned());
+        let (told, reaper, waiter) =
+            (ended.clone(), reaper.clone(), pidfd.as_fd().try_clone_to_owned());
         tokio::task::spawn_local(async move {
             let Ok(waiter) = waiter else { return };
             let Ok(exit) = reaper.wait(pid, waiter).await else { return };
@@ -55,11 +56,17 @@ impl Logger {
     ///
     /// # Errors
     /// The program is not root's own, cannot be executed, or ends before it is ready.
-    pub async fn start((uri, how): (&str, Ready), owner: &Owner, out: OwnedFd, err: OwnedFd) -> Result<Logger> {
+    pub async fn start(
+        (uri, how): (&str, Ready),
+        owner: &Owner,
+        out: OwnedFd,
+        err: OwnedFd,
+    ) -> Result<Logger> {
         let (path, query) = uri.split_once('?').unwrap_or((uri, ""));
         let path = decode(path);
         trusted(&path)?;
-        let (ready, theirs) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).call(|| "pipe2".into())?;
+        let (ready, theirs) =
+            nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).during(|| "pipe2".into())?;
         let mut command = Command::new(conex_plan::text::os(&path));
         for pair in query.split('&').filter(|p| !p.is_empty()) {
             let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
@@ -68,17 +75,20 @@ impl Logger {
                 command.arg(conex_plan::text::os(&decode(value)));
             }
         }
-        command.env_clear().env("CONTAINER_ID", &owner.id).env("CONTAINER_NAMESPACE", &owner.namespace);
+        command
+            .env_clear()
+            .env("CONTAINER_ID", &owner.id)
+            .env("CONTAINER_NAMESPACE", &owner.namespace);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        conex_sys::fd::pass(&mut command, vec![out, err, theirs]).call(|| "dup".into())?;
+        conex_sys::fd::pass(&mut command, vec![out, err, theirs]).during(|| "dup".into())?;
         crate::limit::as_given(&mut command);
-        let child = command.spawn().call(|| format!("exec({path})"))?;
+        let child = command.spawn().during(|| format!("exec({path})"))?;
         drop(command);
         let pid = child.id() as i32;
         let logger = Logger::again(&reap::reaper(), pid, Rc::new(reap::pidfd(pid)?));
         crate::log::info("logger started", &[("binary", &path), ("pid", &pid.to_string())]);
         owner::nonblocking(&ready)?;
-        let ready = conex_sys::ready::readable(ready).call(|| "epoll_ctl".into())?;
+        let ready = conex_sys::ready::readable(ready).during(|| "epoll_ctl".into())?;
         let told = tokio::time::timeout(Duration::from_secs(12), ready.readable()).await.is_ok();
         if !told {
             logger.end();
@@ -122,7 +132,8 @@ fn trusted(path: &str) -> Result<()> {
     if !path.starts_with('/') {
         return Err(invalid(format!("binary://{path}: not an absolute path")));
     }
-    let meta = std::fs::metadata(conex_plan::text::path(path)).call(|| format!("stat({path})"))?;
+    let meta =
+        std::fs::metadata(conex_plan::text::path(path)).during(|| format!("stat({path})"))?;
     if meta.uid() != nix::unistd::geteuid().as_raw() || meta.mode() & 0o022 != 0 {
         return Err(invalid(format!(
             "binary://{path}: must belong to the shim's user and be writable for nobody else"
@@ -141,7 +152,8 @@ fn decode(text: &str) -> String {
             b'%' => {
                 let rest = bytes.clone();
                 let digits: Vec<u8> = rest.take(2).collect();
-                let code = std::str::from_utf8(&digits).ok().and_then(|d| u8::from_str_radix(d, 16).ok());
+                let code =
+                    std::str::from_utf8(&digits).ok().and_then(|d| u8::from_str_radix(d, 16).ok());
                 match code.filter(|_| digits.len() == 2) {
                     Some(code) => {
                         out.push(code);

@@ -8,7 +8,7 @@ pub mod ring;
 pub mod spill;
 
 use crate::runtime::Streams;
-use crate::status::{invalid, unknown, Call, Result};
+use crate::status::{invalid, unknown, During, Result};
 use copy::{Start, Stream};
 use logger::{Logger, Ready};
 use nix::fcntl::{open, OFlag};
@@ -87,20 +87,25 @@ pub fn sink(uri: &str) -> Result<Sink> {
     match scheme {
         "fifo" => {
             let failed = || format!("containerd-shim: opening file {path:?} failed");
-            let hold = open(path, OFlag::O_RDONLY | OFlag::O_NONBLOCK | CLOEXEC, Mode::empty()).call(failed)?;
-            let write = open(path, OFlag::O_WRONLY | OFlag::O_NONBLOCK | CLOEXEC, Mode::empty()).call(failed)?;
+            let hold = open(path, OFlag::O_RDONLY | OFlag::O_NONBLOCK | CLOEXEC, Mode::empty())
+                .during(failed)?;
+            let write = open(path, OFlag::O_WRONLY | OFlag::O_NONBLOCK | CLOEXEC, Mode::empty())
+                .during(failed)?;
             Ok(Sink::Fifo(write, hold))
         }
         "file" => {
             let path = path.split('?').next().unwrap_or(path);
             if let Some(parent) = std::path::Path::new(path).parent() {
                 let made = std::fs::DirBuilder::new().recursive(true).mode(0o755).create(parent);
-                made.call(|| format!("mkdir({})", parent.display()))?;
+                made.during(|| format!("mkdir({})", parent.display()))?;
             }
             // An open that waits (a FIFO without a reader) would stop every task of this process.
-            let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_APPEND | OFlag::O_NONBLOCK | CLOEXEC;
-            let file = open(path, flags, Mode::from_bits_truncate(0o644)).call(|| format!("open({path})"))?;
-            let kind = nix::sys::stat::fstat(&file).call(|| format!("fstat({path})"))?.st_mode & libc::S_IFMT;
+            let flags =
+                OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_APPEND | OFlag::O_NONBLOCK | CLOEXEC;
+            let file = open(path, flags, Mode::from_bits_truncate(0o644))
+                .during(|| format!("open({path})"))?;
+            let kind = nix::sys::stat::fstat(&file).during(|| format!("fstat({path})"))?.st_mode
+                & libc::S_IFMT;
             if !matches!(kind, libc::S_IFREG | libc::S_IFCHR) {
                 return Err(invalid(format!("file://{path}: neither a regular file nor a device")));
             }
@@ -123,11 +128,16 @@ impl Io {
             theirs.stdin = Some(io.input(&stdio.stdin, owner)?);
         }
         if stdio.stdout.starts_with("binary://") || stdio.stdout.starts_with("binary-v2://") {
-            let Sink::Binary(uri, ready) = sink(&stdio.stdout)? else { return Err(unknown("not a logger")) };
+            let Sink::Binary(uri, ready) = sink(&stdio.stdout)? else {
+                return Err(unknown("not a logger"));
+            };
             let (out, err) = (pipe(owner)?, pipe(owner)?);
-            *io.logger.borrow_mut() = Some(Logger::start((&uri, ready), owner, out.0, err.0).await?);
+            *io.logger.borrow_mut() =
+                Some(Logger::start((&uri, ready), owner, out.0, err.0).await?);
             // Not the logger's pipes themselves: one that hangs or ends is the container's business no more.
-            for (name, to, end) in [("stdout", out.1, &mut theirs.stdout), ("stderr", err.1, &mut theirs.stderr)] {
+            for (name, to, end) in
+                [("stdout", out.1, &mut theirs.stdout), ("stderr", err.1, &mut theirs.stderr)]
+            {
                 let (from, theirs) = pipe(owner)?;
                 nonblocking(&from)?;
                 nonblocking(&to)?;
@@ -136,12 +146,15 @@ impl Io {
             }
             return Ok((io, theirs));
         }
-        for (name, uri, end) in
-            [("stdout", &stdio.stdout, &mut theirs.stdout), ("stderr", &stdio.stderr, &mut theirs.stderr)]
-        {
+        for (name, uri, end) in [
+            ("stdout", &stdio.stdout, &mut theirs.stdout),
+            ("stderr", &stdio.stderr, &mut theirs.stderr),
+        ] {
             let (to, hold) = match sink(uri)? {
                 Sink::Null => continue,
-                Sink::Binary(..) => return Err(invalid("a logger takes both streams: it belongs to stdout")),
+                Sink::Binary(..) => {
+                    return Err(invalid("a logger takes both streams: it belongs to stdout"))
+                }
                 Sink::File(to) => (to, None),
                 Sink::Fifo(to, hold) => (to, Some(hold)),
             };
@@ -167,7 +180,13 @@ impl Io {
     pub fn begin(&self, owner: &Rc<Owner>) {
         for Later { name, from, to, hold, capacity } in self.later.take() {
             let start = Start { hold, capacity, ..Start::default() };
-            self.streams.borrow_mut().push(Stream::begin(name, owner, Rc::new(from), Rc::new(to), start));
+            self.streams.borrow_mut().push(Stream::begin(
+                name,
+                owner,
+                Rc::new(from),
+                Rc::new(to),
+                start,
+            ));
         }
     }
 
@@ -183,17 +202,25 @@ impl Io {
             Sink::Binary(uri, ready) => {
                 let (out, to) = pipe(owner)?;
                 let (err, _) = pipe(owner)?;
-                *self.logger.borrow_mut() = Some(Logger::start((&uri, ready), owner, out, err).await?);
+                *self.logger.borrow_mut() =
+                    Some(Logger::start((&uri, ready), owner, out, err).await?);
                 nonblocking(&to)?;
                 (to, None)
             }
         };
         let start = Start { hold, ..Start::default() };
-        self.streams.borrow_mut().push(Stream::begin("stdout", owner, master.clone(), Rc::new(to), start));
+        self.streams.borrow_mut().push(Stream::begin(
+            "stdout",
+            owner,
+            master.clone(),
+            Rc::new(to),
+            start,
+        ));
         if !stdio.stdin.is_empty() {
             let (from, hold) = fifo_input(&stdio.stdin)?;
             *self.stdin_hold.borrow_mut() = Some(Rc::new(hold));
-            let stream = Stream::begin("stdin", owner, Rc::new(from), master.clone(), Start::default());
+            let stream =
+                Stream::begin("stdin", owner, Rc::new(from), master.clone(), Start::default());
             self.streams.borrow_mut().push(stream);
         }
         *self.console.borrow_mut() = Some(master);
@@ -232,8 +259,10 @@ impl Io {
 fn fifo_input(path: &str) -> Result<(OwnedFd, OwnedFd)> {
     let path = path.strip_prefix("fifo://").unwrap_or(path);
     let failed = || format!("containerd-shim: opening {path:?} for stdin failed");
-    let from = open(path, OFlag::O_RDONLY | OFlag::O_NONBLOCK | CLOEXEC, Mode::empty()).call(failed)?;
-    let hold = open(path, OFlag::O_WRONLY | OFlag::O_NONBLOCK | CLOEXEC, Mode::empty()).call(failed)?;
+    let from =
+        open(path, OFlag::O_RDONLY | OFlag::O_NONBLOCK | CLOEXEC, Mode::empty()).during(failed)?;
+    let hold =
+        open(path, OFlag::O_WRONLY | OFlag::O_NONBLOCK | CLOEXEC, Mode::empty()).during(failed)?;
     Ok((from, hold))
 }
 
@@ -253,15 +282,15 @@ pub fn reader_of(to: &impl AsFd) -> Option<OwnedFd> {
 }
 
 pub fn null() -> Result<OwnedFd> {
-    open("/dev/null", OFlag::O_RDWR | CLOEXEC, Mode::empty()).call(|| "open(/dev/null)".into())
+    open("/dev/null", OFlag::O_RDWR | CLOEXEC, Mode::empty()).during(|| "open(/dev/null)".into())
 }
 
 /// A pipe whose ends can be opened again, as /dev/stdout, by the container's user.
 fn pipe(owner: &Owner) -> Result<(OwnedFd, OwnedFd)> {
-    let (read, write) = nix::unistd::pipe2(CLOEXEC).call(|| "pipe2".into())?;
+    let (read, write) = nix::unistd::pipe2(CLOEXEC).during(|| "pipe2".into())?;
     if owner.uid != 0 || owner.gid != 0 {
         nix::unistd::fchown(read.as_fd(), Some(owner.uid.into()), Some(owner.gid.into()))
-            .call(|| format!("fchown(pipe, {}, {})", owner.uid, owner.gid))?;
+            .during(|| format!("fchown(pipe, {}, {})", owner.uid, owner.gid))?;
     }
     Ok((read, write))
 }

@@ -1,7 +1,7 @@
 //! Whose streams they are, and what the client asked for.
 
 use crate::report::events::Publisher;
-use crate::status::{Call, Result};
+use crate::status::{During, Result};
 use conex_proto::runc;
 use nix::fcntl::{fcntl, FcntlArg, OFlag};
 use std::os::fd::OwnedFd;
@@ -53,5 +53,5 @@ impl Owner {
 }
 
 pub fn nonblocking(fd: &OwnedFd) -> Result<()> {
-    fcntl(fd, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map(drop).call(|| "fcntl(O_NONBLOCK)".into())
+    fcntl(fd, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map(drop).during(|| "fcntl(O_NONBLOCK)".into())
 }

@@ -2,7 +2,7 @@
 //!
 //! Its first bytes say what is in it, so that the descriptor alone is enough for a server that takes over.
 
-use crate::status::{unknown, Call, Result};
+use crate::status::{unknown, During, Result};
 use std::cell::Cell;
 use std::fs::File;
 use std::io::{Seek, SeekFrom};
@@ -66,11 +66,14 @@ impl Ring {
         let mut open = File::options();
         open.read(true).write(true).mode(0o600).custom_flags(libc::O_TMPFILE | libc::O_CLOEXEC);
         // A part of what the file system has left: it is often memory, and others need it as well.
-        let free = nix::sys::statvfs::statvfs(dir).map_or(0, |s| s.blocks_available() * s.fragment_size());
+        let free =
+            nix::sys::statvfs::statvfs(dir).map_or(0, |s| s.blocks_available() * s.fragment_size());
         let capacity = capacity.min((free / 8).max(LINE));
         let file = match open.open(dir) {
             Ok(file) => file,
-            Err(_) => File::from(conex_sys::fd::memfd_data("output").call(|| "memfd_create".into())?),
+            Err(_) => {
+                File::from(conex_sys::fd::memfd_data("output").during(|| "memfd_create".into())?)
+            }
         };
         let state = State { capacity: capacity.clamp(1, MOST), begun: true, ..State::default() };
         let ring = Ring { file, state: Cell::new(state) };
@@ -86,14 +89,20 @@ impl Ring {
     pub fn resume(fd: OwnedFd) -> Result<Ring> {
         let file = File::from(fd);
         let mut head = [0u8; DATA as usize];
-        file.read_exact_at(&mut head, 0).call(|| "read(ring)".into())?;
+        file.read_exact_at(&mut head, 0).during(|| "read(ring)".into())?;
         let number = |i: usize| {
             let mut word = [0; 8];
             word.copy_from_slice(&head[i * 8..i * 8 + 8]);
             u64::from_le_bytes(word)
         };
         let lost = Lost { lines: number(3), bytes: number(4) };
-        let state = State { capacity: number(0), start: number(1), length: number(2), lost, begun: number(5) != 0 };
+        let state = State {
+            capacity: number(0),
+            start: number(1),
+            length: number(2),
+            lost,
+            begun: number(5) != 0,
+        };
         if number(6) != MAGIC
             || !(1..=MOST).contains(&state.capacity)
             || state.start >= state.capacity
@@ -109,7 +118,7 @@ impl Ring {
     /// What has come in without being counted, when the earlier server was killed. An older build kept no position.
     fn catch_up(&self, positioned: bool) -> Result<()> {
         let mut state = self.state.get();
-        let at = (&self.file).stream_position().call(|| "lseek(ring)".into())?.checked_sub(DATA);
+        let at = (&self.file).stream_position().during(|| "lseek(ring)".into())?.checked_sub(DATA);
         if let Some(at) = at.filter(|at| positioned && *at <= state.capacity) {
             let more = (at % state.capacity + state.capacity - state.end()) % state.capacity;
             state.length += if more <= self.room() { more } else { 0 };
@@ -188,7 +197,7 @@ impl Ring {
 
     /// Places the file at a byte of the ring.
     fn seek(&self, at: u64) -> Result<()> {
-        (&self.file).seek(SeekFrom::Start(DATA + at)).map(drop).call(|| "lseek(ring)".into())
+        (&self.file).seek(SeekFrom::Start(DATA + at)).map(drop).during(|| "lseek(ring)".into())
     }
 
     /// Appends; the oldest lines make room.
@@ -228,8 +237,9 @@ impl Ring {
     fn look(&self, skip: u64, into: &mut [u8]) -> Result<usize> {
         let state = self.state.get();
         let at = (state.start + skip) % state.capacity;
-        let n = state.length.saturating_sub(skip).min(into.len() as u64).min(state.capacity - at) as usize;
-        self.file.read_exact_at(&mut into[..n], DATA + at).call(|| "read(ring)".into())?;
+        let n = state.length.saturating_sub(skip).min(into.len() as u64).min(state.capacity - at)
+            as usize;
+        self.file.read_exact_at(&mut into[..n], DATA + at).during(|| "read(ring)".into())?;
         Ok(n)
     }
 
@@ -293,18 +303,28 @@ impl Ring {
         let at = (state.start + skip) % state.capacity;
         let first = bytes.len().min((state.capacity - at) as usize);
         let written = self.file.write_all_at(&bytes[..first], DATA + at);
-        written.and_then(|()| self.file.write_all_at(&bytes[first..], DATA)).call(|| "write(ring)".into())
+        written
+            .and_then(|()| self.file.write_all_at(&bytes[first..], DATA))
+            .during(|| "write(ring)".into())
     }
 
     fn set(&self, state: State) -> Result<()> {
         let mut head = [0u8; DATA as usize];
         let lost = state.lost;
-        let numbers =
-            [state.capacity, state.start, state.length, lost.lines, lost.bytes, u64::from(state.begun), MAGIC, 1];
+        let numbers = [
+            state.capacity,
+            state.start,
+            state.length,
+            lost.lines,
+            lost.bytes,
+            u64::from(state.begun),
+            MAGIC,
+            1,
+        ];
         for (i, n) in numbers.iter().enumerate() {
             head[i * 8..i * 8 + 8].copy_from_slice(&n.to_le_bytes());
         }
-        self.file.write_all_at(&head, 0).call(|| "write(ring)".into())?;
+        self.file.write_all_at(&head, 0).during(|| "write(ring)".into())?;
         self.state.set(state);
         Ok(())
     }
@@ -346,7 +366,9 @@ mod tests {
             for _ in 0..3000 {
                 let mut text = Vec::new();
                 for _ in 0..random(3) {
-                    text.extend(format!("{number} {}\n", "x".repeat(random(40) as usize)).into_bytes());
+                    text.extend(
+                        format!("{number} {}\n", "x".repeat(random(40) as usize)).into_bytes(),
+                    );
                     number += 1;
                 }
                 ring.push(&text).unwrap();
@@ -366,7 +388,10 @@ mod tests {
                         line.push(*b);
                         if *b == b'\n' {
                             let text = String::from_utf8(std::mem::take(&mut line)).unwrap();
-                            assert!(text.starts_with(&format!("{next} ")), "{text:?}, expected {next}, {capacity}");
+                            assert!(
+                                text.starts_with(&format!("{next} ")),
+                                "{text:?}, expected {next}, {capacity}"
+                            );
                             next += 1;
                         }
                     }

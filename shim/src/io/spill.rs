@@ -48,25 +48,25 @@ impl Stream {
             }
             // What is taken from the pipe now would be lost with a server whose keeper does not know of the ring.
             crate::marks::told().await;
-            log::warn("output is kept: nobody reads it", &[("id", &self.owner.id), ("stream", &self.name)]);
+            let whose = [("id", self.owner.id.as_str()), ("stream", &self.name)];
+            log::warn("output is kept: nobody reads it", &whose);
         }
         let now = Instant::now();
         let progress = now.checked_sub(PATIENCE).unwrap_or(now);
         let mut stretch = Stretch { since: now, progress, notice: Vec::new(), refused };
         let mut open = true;
         loop {
-            let out = self.replay(to, &mut stretch).map_err(|e| std::io::Error::other(e.message))?;
+            let out =
+                self.replay(to, &mut stretch).map_err(|e| std::io::Error::other(e.message))?;
             if matches!(out, Out::Empty) || !open && stretch.notice.is_empty() && self.is_empty() {
                 self.ring.borrow_mut().take();
                 crate::marks::touch_process(&self.owner.id, &self.owner.exec);
                 return Ok(open);
             }
             if open && self.may_take(&stretch) && is_ready(from.fd(), PollFlags::POLLIN) {
+                // At the end the kernel says whether a client is there: Delete waits for nobody who never came.
                 open = self.keep(from.fd())?;
-                if !open {
-                    // From now on the kernel says whether a client is there: Delete waits for nobody who never came.
-                    self.hold.borrow_mut().take();
-                }
+                self.hold.borrow_mut().take_if(|_| !open);
                 tokio::task::yield_now().await;
                 continue;
             }
@@ -141,7 +141,10 @@ impl Stream {
                 let kept = ring.as_ref().map_or(Ok(()), |ring| ring.push(&buffer[..n]));
                 if let Err(e) = kept {
                     // Then the process waits, as without a ring: these bytes come after those that are in it.
-                    log::error("output cannot be kept", &[("id", &self.owner.id), ("error", &e.message)]);
+                    log::error(
+                        "output cannot be kept",
+                        &[("id", &self.owner.id), ("error", &e.message)],
+                    );
                     self.pending.borrow_mut().extend_from_slice(&buffer[..n]);
                 }
                 Ok(true)
@@ -213,7 +216,8 @@ impl Stream {
         if let Some(events) = &self.owner.events {
             let (container_id, exec_id) = (id.clone(), self.owner.exec.clone());
             let stream = stream.clone();
-            let event = conex_proto::shim::OutputLost { container_id, exec_id, stream, lines, bytes };
+            let event =
+                conex_proto::shim::OutputLost { container_id, exec_id, stream, lines, bytes };
             events.publish_as("/conex/output-lost", "conex.shim.v1.OutputLost", &event);
         }
         format!("conex: {lines} lines ({bytes} bytes) of {stream} are lost: nobody read them for {seconds} s\n")

@@ -99,7 +99,10 @@ impl Publisher {
             let Some((number, lost)) = waiting.remove(at) else { return };
             crate::marks::touch_event(number);
             self.bytes.set(self.bytes.get() - lost.encoded_len());
-            log::warn("event dropped: containerd has been away for too long", &[("topic", &lost.topic)]);
+            log::warn(
+                "event dropped: containerd has been away for too long",
+                &[("topic", &lost.topic)],
+            );
         }
     }
 
@@ -118,7 +121,10 @@ impl Publisher {
             match sent {
                 Ok(refused) => {
                     if let Some(why) = refused {
-                        log::warn("containerd refused an event", &[("topic", &envelope.topic), ("error", &why)]);
+                        log::warn(
+                            "containerd refused an event",
+                            &[("topic", &envelope.topic), ("error", &why)],
+                        );
                     }
                     pause = Duration::from_millis(50);
                     // It may have been dropped meanwhile.
@@ -133,7 +139,10 @@ impl Publisher {
                     self.taken.notify_waiters();
                 }
                 Err(e) => {
-                    log::debug("event not sent", &[("topic", &envelope.topic), ("error", &e.to_string())]);
+                    log::debug(
+                        "event not sent",
+                        &[("topic", &envelope.topic), ("error", &e.to_string())],
+                    );
                     link = Link::default();
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(Duration::from_secs(2));
@@ -162,7 +171,11 @@ struct Link {
 
 impl Link {
     /// `Ok(Some(why))` if containerd took the message and refused the event.
-    async fn forward(&mut self, address: &str, envelope: &Envelope) -> std::io::Result<Option<String>> {
+    async fn forward(
+        &mut self,
+        address: &str,
+        envelope: &Envelope,
+    ) -> std::io::Result<Option<String>> {
         let exchange = async {
             if self.stream.is_none() {
                 self.stream = Some(UnixStream::connect(address).await?);
@@ -180,12 +193,18 @@ impl Link {
             let response = exchange(stream, id, &request).await?;
             Ok(response.status.filter(|s| s.code != 0).map(|s| s.message))
         };
-        tokio::time::timeout(Duration::from_secs(5), exchange).await.unwrap_or_else(|e| Err(e.into()))
+        tokio::time::timeout(Duration::from_secs(5), exchange)
+            .await
+            .unwrap_or_else(|e| Err(e.into()))
     }
 }
 
 /// One request on a stream socket, and its answer.
-pub async fn exchange(stream: &UnixStream, id: u32, request: &Request) -> std::io::Result<Response> {
+pub async fn exchange(
+    stream: &UnixStream,
+    id: u32,
+    request: &Request,
+) -> std::io::Result<Response> {
     let mut frame = Vec::new();
     frame::put(&mut frame, id, frame::REQUEST, request);
     frame::write_all(stream, &frame).await?;

@@ -13,10 +13,15 @@ use std::path::{Path, PathBuf};
 pub fn read(cgroups: &[PathBuf], pid: i32) -> Result<Any> {
     // Half of the figures would be read as zeros.
     if let Some(gone) = cgroups.iter().find(|c| !c.exists()) {
-        return Err(not_found(format!("the container's cgroup {} does not exist any more", gone.display())));
+        return Err(not_found(format!(
+            "the container's cgroup {} does not exist any more",
+            gone.display()
+        )));
     }
     let has = |file: &str| cgroups.iter().find(|c| c.join(file).exists());
-    if let Some(dir) = has("memory.current").or_else(|| has("cgroup.controllers").filter(|_| cgroups.len() == 1)) {
+    if let Some(dir) =
+        has("memory.current").or_else(|| has("cgroup.controllers").filter(|_| cgroups.len() == 1))
+    {
         return Ok(any("io.containerd.cgroups.v2.Metrics", &unified(dir, pid)));
     }
     if cgroups.is_empty() {
@@ -41,7 +46,10 @@ fn network<T>(pid: i32, make: impl Fn(String, [u64; 8]) -> T) -> Vec<T> {
         let Some((name, rest)) = line.split_once(':') else { continue };
         let n: Vec<u64> = rest.split_whitespace().filter_map(|f| f.parse().ok()).collect();
         if n.len() >= 12 && name.trim() != "lo" {
-            out.push(make(name.trim().to_string(), [n[0], n[1], n[2], n[3], n[8], n[9], n[10], n[11]]));
+            out.push(make(
+                name.trim().to_string(),
+                [n[0], n[1], n[2], n[3], n[8], n[9], n[10], n[11]],
+            ));
         }
     }
     out
@@ -70,7 +78,10 @@ fn unified(dir: &Path, pid: i32) -> v2::Metrics {
         })
     };
     v2::Metrics {
-        pids: Some(v2::PidsStat { current: number(dir, "pids.current"), limit: number(dir, "pids.max") }),
+        pids: Some(v2::PidsStat {
+            current: number(dir, "pids.current"),
+            limit: number(dir, "pids.max"),
+        }),
         cpu: Some(cpu(dir)),
         memory: Some(memory(dir)),
         rdma: Some(v2::RdmaStat { current: rdma("rdma.current"), limit: rdma("rdma.max") }),
@@ -142,7 +153,9 @@ fn memory(dir: &Path) -> v2::MemoryStat {
         pgfault: k("pgfault"),
         pgmajfault: k("pgmajfault"),
         // Linux 5.9 counts these for anonymous and file memory apart.
-        workingset_refault: k("workingset_refault") + k("workingset_refault_anon") + k("workingset_refault_file"),
+        workingset_refault: k("workingset_refault")
+            + k("workingset_refault_anon")
+            + k("workingset_refault_file"),
         workingset_activate: k("workingset_activate")
             + k("workingset_activate_anon")
             + k("workingset_activate_file"),
@@ -176,8 +189,8 @@ fn psi(dir: &Path, file: &str) -> Option<v2::PsiStats> {
 }
 
 fn io(text: &str) -> Vec<v2::IoEntry> {
-    let entry = |io: figures::Io| {
-        let figures::Io { major, minor, rbytes, wbytes, rios, wios } = io;
+    let entry = |io: figures::BlockIo| {
+        let figures::BlockIo { major, minor, rbytes, wbytes, rios, wios } = io;
         v2::IoEntry { major, minor, rbytes, wbytes, rios, wios }
     };
     figures::io(text).map(entry).collect()
@@ -186,7 +199,8 @@ fn io(text: &str) -> Vec<v2::IoEntry> {
 fn legacy<'a>(has: &impl Fn(&str) -> Option<&'a PathBuf>, pid: i32) -> v1::Metrics {
     let none = PathBuf::new();
     let dir = |file: &str| has(file).unwrap_or(&none).clone();
-    let (pids, memory, blkio) = (dir("pids.current"), dir("memory.usage_in_bytes"), dir("blkio.reset_stats"));
+    let (pids, memory, blkio) =
+        (dir("pids.current"), dir("memory.usage_in_bytes"), dir("blkio.reset_stats"));
     let huge = dir("hugetlb.2MB.usage_in_bytes");
     let rdma_dir = dir("rdma.current");
     let rdma = |file: &str| {
@@ -327,7 +341,10 @@ fn legacy_blkio(dir: &Path) -> v1::BlkIoStat {
             "throttle.io_serviced",
         ]),
         io_queued_recursive: list(&["bfq.io_queued_recursive", "io_queued_recursive"]),
-        io_service_time_recursive: list(&["bfq.io_service_time_recursive", "io_service_time_recursive"]),
+        io_service_time_recursive: list(&[
+            "bfq.io_service_time_recursive",
+            "io_service_time_recursive",
+        ]),
         io_wait_time_recursive: list(&["bfq.io_wait_time_recursive", "io_wait_time_recursive"]),
         io_merged_recursive: list(&["bfq.io_merged_recursive", "io_merged_recursive"]),
         io_time_recursive: list(&["bfq.time_recursive", "time_recursive"]),
@@ -348,8 +365,11 @@ fn blkio_entries(text: &str) -> Vec<v1::BlkIoEntry> {
 
 /// The node of a block device, by its numbers.
 fn device(numbers: &str) -> String {
-    let text = std::fs::read_to_string(format!("/sys/dev/block/{numbers}/uevent")).unwrap_or_default();
-    text.lines().find_map(|l| l.strip_prefix("DEVNAME=")).map_or(String::new(), |n| format!("/dev/{n}"))
+    let text =
+        std::fs::read_to_string(format!("/sys/dev/block/{numbers}/uevent")).unwrap_or_default();
+    text.lines()
+        .find_map(|l| l.strip_prefix("DEVNAME="))
+        .map_or(String::new(), |n| format!("/dev/{n}"))
 }
 
 #[cfg(test)]
@@ -366,7 +386,10 @@ mod tests {
             ("pids.current", "3\n"),
             ("pids.max", "max\n"),
             ("cpu.stat", "usage_usec 10\nuser_usec 7\nnr_bursts 1\n"),
-            ("memory.stat", "anon 1\nanon_thp 2\nworkingset_refault_anon 3\nworkingset_refault_file 4\n"),
+            (
+                "memory.stat",
+                "anon 1\nanon_thp 2\nworkingset_refault_anon 3\nworkingset_refault_file 4\n",
+            ),
             ("memory.events", "oom 1\noom_kill 2\n"),
             ("io.stat", "8:0 rbytes=1 wbytes=2 rios=3 wios=4 dbytes=0 dios=0\n"),
             ("cpu.pressure", "some avg10=0.50 avg60=0.00 avg300=0.00 total=9\n"),

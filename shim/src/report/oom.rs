@@ -1,6 +1,6 @@
 //! The OOM killer at work in a container, told as events ([`conex_cgroup::oom`]).
 
-use crate::status::{unknown, Call, Result};
+use crate::status::{unknown, During, Result};
 use conex_cgroup::oom;
 use std::cell::Cell;
 use std::path::PathBuf;
@@ -29,11 +29,16 @@ impl Watch {
     ///
     /// # Errors
     /// The kernel refuses the watch.
-    pub fn begin(cgroups: &[PathBuf], told: Option<u64>, tell: impl Fn() + 'static) -> Result<Option<Watch>> {
-        let has = |v2: bool| cgroups.iter().find(|c| c.join(oom::file(v2)).exists()).map(|dir| (dir, v2));
+    pub fn begin(
+        cgroups: &[PathBuf],
+        told: Option<u64>,
+        tell: impl Fn() + 'static,
+    ) -> Result<Option<Watch>> {
+        let has =
+            |v2: bool| cgroups.iter().find(|c| c.join(oom::file(v2)).exists()).map(|dir| (dir, v2));
         let Some((dir, v2)) = has(false).or_else(|| has(true)) else { return Ok(None) };
         let (kills, wake) = oom::Counter::watch(dir, v2).map_err(|e| unknown(e.to_string()))?;
-        let wake = conex_sys::ready::readable(wake).call(|| "epoll_ctl".into())?;
+        let wake = conex_sys::ready::readable(wake).during(|| "epoll_ctl".into())?;
         let counter = Rc::new(Counter { kills, told: Cell::new(0) });
         counter.told.set(told.unwrap_or_else(|| counter.value()));
         let watched = counter.clone();

@@ -20,7 +20,9 @@ impl Header {
     /// The header at the start of `bytes`, if it is there whole.
     pub fn parse(bytes: &[u8]) -> Option<Header> {
         let bytes = bytes.get(..HEADER)?;
-        let number = |at: usize| u32::from_be_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
+        let number = |at: usize| {
+            u32::from_be_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+        };
         Some(Header { length: number(0) as usize, stream: number(4), kind: bytes[8] })
     }
 }
@@ -70,7 +72,11 @@ mod tests {
     #[test]
     fn a_frame_is_what_the_wire_says() {
         let mut out = Vec::new();
-        let request = conex_proto::ttrpc::Request { service: "s".into(), method: "m".into(), ..Default::default() };
+        let request = conex_proto::ttrpc::Request {
+            service: "s".into(),
+            method: "m".into(),
+            ..Default::default()
+        };
         put(&mut out, 3, REQUEST, &request);
         assert_eq!(out, [0, 0, 0, 6, 0, 0, 0, 3, 1, 0, 0x0a, 1, b's', 0x12, 1, b'm']);
         assert_eq!(Header::parse(&out), Some(Header { length: 6, stream: 3, kind: REQUEST }));

@@ -53,7 +53,12 @@ pub struct Connections {
 
 impl Connections {
     pub fn new(handler: Box<Handler>) -> Connections {
-        Connections { handler, list: RefCell::default(), paused: Cell::new(false), resumed: Notify::new() }
+        Connections {
+            handler,
+            list: RefCell::default(),
+            paused: Cell::new(false),
+            resumed: Notify::new(),
+        }
     }
 
     pub fn open(&self) -> Vec<Rc<Connection>> {
@@ -110,8 +115,9 @@ pub fn add(
 
 /// Only the user that runs the shim (UnixSocketRequireSameUser of containerd's ttrpc); the socket's mode says the same.
 fn same_user(stream: &UnixStream) -> Result<(), String> {
-    let peer = nix::sys::socket::getsockopt(&stream.as_fd(), nix::sys::socket::sockopt::PeerCredentials)
-        .map_err(|e| format!("getsockopt(SO_PEERCRED): {e}"))?;
+    let peer =
+        nix::sys::socket::getsockopt(&stream.as_fd(), nix::sys::socket::sockopt::PeerCredentials)
+            .map_err(|e| format!("getsockopt(SO_PEERCRED): {e}"))?;
     if peer.uid() != nix::unistd::geteuid().as_raw() {
         return Err(format!("ttrpc: invalid peer, uid {}", peer.uid()));
     }
@@ -175,14 +181,21 @@ fn take_frames(connection: &Rc<Connection>, connections: &Rc<Connections>) {
                 let e = status::invalid("StreamID must be odd for client initiated streams");
                 answer(connection, header.stream, Err(e));
             }
-            Err(e) => answer(connection, header.stream, Err(status::invalid(format!("request: {e}")))),
+            Err(e) => {
+                answer(connection, header.stream, Err(status::invalid(format!("request: {e}"))))
+            }
             _ if connection.pending.borrow().contains_key(&header.stream) => {
                 let e = status::invalid("StreamID cannot be re-used and must increment");
                 answer(connection, header.stream, Err(e));
             }
             _ if connection.pending.borrow().len() >= MAX_PENDING => {
-                let message = format!("{MAX_PENDING} calls of this connection are not answered yet");
-                answer(connection, header.stream, Err(Failure { code: status::RESOURCE_EXHAUSTED, message }));
+                let message =
+                    format!("{MAX_PENDING} calls of this connection are not answered yet");
+                answer(
+                    connection,
+                    header.stream,
+                    Err(Failure { code: status::RESOURCE_EXHAUSTED, message }),
+                );
             }
             Ok(request) => begin(connection, connections, header.stream, request),
         }
@@ -196,7 +209,8 @@ fn skip(connection: &Rc<Connection>, header: Header) {
     input.drain(..HEADER + here);
     drop(input);
     connection.skip.set(header.length - here);
-    let message = format!("message length {} exceed maximum message size of {MAX_MESSAGE}", header.length);
+    let message =
+        format!("message length {} exceed maximum message size of {MAX_MESSAGE}", header.length);
     answer(connection, header.stream, Err(Failure { code: status::RESOURCE_EXHAUSTED, message }));
     if header.length > 2 * MAX_MESSAGE {
         // Nobody means this: the stream is out of step. What was answered can still be read.
@@ -220,8 +234,12 @@ fn begin(connection: &Rc<Connection>, connections: &Connections, stream: u32, re
         connection.pending.borrow_mut().remove(&stream);
         connection.waits.borrow_mut().remove(&stream);
         let late = result.is_err();
-        let expired =
-            |_| Err(Failure { code: status::DEADLINE_EXCEEDED, message: "context deadline exceeded".into() });
+        let expired = |_| {
+            Err(Failure {
+                code: status::DEADLINE_EXCEEDED,
+                message: "context deadline exceeded".into(),
+            })
+        };
         answer(&connection, stream, result.unwrap_or_else(expired));
         // The work goes on when the client has given up: half a create would be nobody's.
         if late && !waits {
@@ -236,9 +254,10 @@ fn begin(connection: &Rc<Connection>, connections: &Connections, stream: u32, re
 fn answer(connection: &Rc<Connection>, stream: u32, result: Result<Vec<u8>>) {
     let response = match result {
         Ok(payload) => Response { status: None, payload },
-        Err(Failure { code, message }) => {
-            Response { status: Some(Status { code, message, details: Vec::new() }), payload: Vec::new() }
-        }
+        Err(Failure { code, message }) => Response {
+            status: Some(Status { code, message, details: Vec::new() }),
+            payload: Vec::new(),
+        },
     };
     frame::put(&mut connection.output.borrow_mut(), stream, frame::RESPONSE, &response);
     if connection.writing.replace(true) {

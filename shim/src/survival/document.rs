@@ -1,6 +1,6 @@
 //! The document of one server for the next one, and how a program is executed that goes on with it.
 
-use crate::status::{unknown, Call, Result};
+use crate::status::{unknown, During, Result};
 use conex_proto::shim::{Document, Record};
 use conex_sys::fd;
 use nix::sys::signal::{sigprocmask, SigSet, SigmaskHow, Signal};
@@ -34,13 +34,13 @@ pub fn delicate() -> SigSet {
 
 /// The path of this program: "… (deleted)" if the file was replaced, the new one is at the same path.
 pub fn program() -> Result<String> {
-    let exe = std::fs::read_link("/proc/self/exe").call(|| "readlink(/proc/self/exe)".into())?;
+    let exe = std::fs::read_link("/proc/self/exe").during(|| "readlink(/proc/self/exe)".into())?;
     Ok(exe.to_string_lossy().trim_end_matches(" (deleted)").to_string())
 }
 
 /// A variable as execve(2) takes it, whatever bytes it has.
 pub fn variable(name: &OsStr, value: &OsStr) -> Result<CString> {
-    CString::new([name.as_bytes(), b"=", value.as_bytes()].concat()).call(|| "environment".into())
+    CString::new([name.as_bytes(), b"=", value.as_bytes()].concat()).during(|| "environment".into())
 }
 
 /// What an earlier server left to this one, if there was one: the number of the listener, and the records.
@@ -48,13 +48,17 @@ pub fn variable(name: &OsStr, value: &OsStr) -> Result<CString> {
 /// # Errors
 /// The document cannot be read: another format.
 pub fn inherited() -> Result<Option<(RawFd, Vec<Record>)>> {
-    let Some(number) = std::env::var(RESUME).ok().and_then(|n| n.parse::<RawFd>().ok()) else { return Ok(None) };
+    let Some(number) = std::env::var(RESUME).ok().and_then(|n| n.parse::<RawFd>().ok()) else {
+        return Ok(None);
+    };
     std::env::remove_var(RESUME);
     if !fd::is_open(number) {
         return Err(unknown(format!("{RESUME}={number}: not open")));
     }
     let mut text = Vec::new();
-    std::fs::File::from(fd::adopt(number)).read_to_end(&mut text).call(|| "read(state)".into())?;
+    std::fs::File::from(fd::adopt(number))
+        .read_to_end(&mut text)
+        .during(|| "read(state)".into())?;
     read(&text).map(Some)
 }
 
@@ -63,11 +67,15 @@ pub fn inherited() -> Result<Option<(RawFd, Vec<Record>)>> {
 /// # Errors
 /// It is none of this build's.
 pub fn read(text: &[u8]) -> Result<(RawFd, Vec<Record>)> {
-    let document = Document::decode(text).call(|| "state".into())?;
+    let document = Document::decode(text).during(|| "state".into())?;
     if document.version != VERSION {
-        return Err(unknown(format!("the state has version {}, this build reads {VERSION}", document.version)));
+        return Err(unknown(format!(
+            "the state has version {}, this build reads {VERSION}",
+            document.version
+        )));
     }
-    let listener = document.records.iter().find(|r| r.key == LISTENER).and_then(|r| r.descriptors.first());
+    let listener =
+        document.records.iter().find(|r| r.key == LISTENER).and_then(|r| r.descriptors.first());
     let listener = *listener.ok_or_else(|| unknown("the state names no listener"))?;
     for n in document.records.iter().flat_map(|r| &r.descriptors) {
         let _ = fd::set_cloexec(*n);

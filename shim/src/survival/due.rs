@@ -56,7 +56,9 @@ impl Due {
                     records.extend(saved);
                 }
                 Part::Event(number) => {
-                    records.extend(service.events.waiting_at(*number).map(|e| save::event(*number, &e)));
+                    records.extend(
+                        service.events.waiting_at(*number).map(|e| save::event(*number, &e)),
+                    );
                     keys.push(event_key(*number));
                 }
             }

@@ -10,7 +10,7 @@
 use super::document::{delicate, program, variable, KEEPER, RESUME, VERSION};
 use crate::args::Args;
 use crate::log;
-use crate::status::{unknown, Call, Result};
+use crate::status::{unknown, During, Result};
 use conex_proto::shim::{Document, Record};
 use conex_sys::fd;
 use nix::errno::Errno;
@@ -85,24 +85,25 @@ struct Keeper {
 }
 
 pub fn main(args: &Args) -> Result<()> {
-    conex_sys::proc::set_child_subreaper().call(|| "prctl(PR_SET_CHILD_SUBREAPER)".into())?;
+    conex_sys::proc::set_child_subreaper().during(|| "prctl(PR_SET_CHILD_SUBREAPER)".into())?;
     if !fd::is_open(LISTENER) {
         return Err(unknown("no listener as descriptor 3: the keeper is started by `start`"));
     }
-    log::open(&std::env::current_dir().call(|| "getcwd".into())?, args.debug);
+    log::open(&std::env::current_dir().during(|| "getcwd".into())?, args.debug);
     crate::limit::raise();
     let cgroup = std::env::var(crate::cgroup::NAME).ok();
     std::env::remove_var(crate::cgroup::NAME);
     let listener = fd::adopt(LISTENER);
-    fd::set_cloexec(LISTENER).call(|| "fcntl(F_SETFD)".into())?;
+    fd::set_cloexec(LISTENER).during(|| "fcntl(F_SETFD)".into())?;
     let mut keeper = Keeper::new(listener)?;
     let mut signals = SigSet::empty();
     for s in [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
         signals.add(s);
     }
-    nix::sys::signal::sigprocmask(SigmaskHow::SIG_BLOCK, Some(&signals), None).call(|| "sigprocmask".into())?;
+    nix::sys::signal::sigprocmask(SigmaskHow::SIG_BLOCK, Some(&signals), None)
+        .during(|| "sigprocmask".into())?;
     let events = SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
-        .call(|| "signalfd4".into())?;
+        .during(|| "signalfd4".into())?;
     keeper.start(args)?;
     loop {
         let more = if keeper.waiting.is_empty() { PollFlags::empty() } else { PollFlags::POLLOUT };
@@ -110,7 +111,7 @@ pub fn main(args: &Args) -> Result<()> {
         let mut fds = [PollFd::new(events.as_fd(), PollFlags::POLLIN), socket];
         match poll(&mut fds, PollTimeout::NONE) {
             Err(Errno::EINTR) => continue,
-            other => other.call(|| "poll".into())?,
+            other => other.during(|| "poll".into())?,
         };
         keeper.flush();
         while keeper.take() {}
@@ -138,8 +139,8 @@ pub fn main(args: &Args) -> Result<()> {
 impl Keeper {
     fn new(listener: OwnedFd) -> Result<Keeper> {
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-        let (socket, theirs) =
-            socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags).call(|| "socketpair".into())?;
+        let (socket, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)
+            .during(|| "socketpair".into())?;
         Ok(Keeper {
             socket,
             theirs,
@@ -175,10 +176,15 @@ impl Keeper {
                 return Ok(false);
             }
             self.start(args)?;
-            let numbers =
-                [pid.to_string(), status.to_string(), self.server.to_string(), self.kept.len().to_string()];
+            let numbers = [
+                pid.to_string(),
+                status.to_string(),
+                self.server.to_string(),
+                self.kept.len().to_string(),
+            ];
             let names = ["pid", "status", "new", "records"];
-            let fields: Vec<_> = names.into_iter().zip(numbers.iter().map(String::as_str)).collect();
+            let fields: Vec<_> =
+                names.into_iter().zip(numbers.iter().map(String::as_str)).collect();
             log::warn("the shim's server has ended: another one takes over", &fields);
         }
     }
@@ -218,7 +224,8 @@ impl Keeper {
         let mut space = nix::cmsg_space!([RawFd; 253]);
         let mut iov = [std::io::IoSliceMut::new(&mut text)];
         let flags = MsgFlags::MSG_CMSG_CLOEXEC | MsgFlags::MSG_DONTWAIT;
-        let Ok(message) = recvmsg::<()>(self.socket.as_raw_fd(), &mut iov, Some(&mut space), flags) else {
+        let Ok(message) = recvmsg::<()>(self.socket.as_raw_fd(), &mut iov, Some(&mut space), flags)
+        else {
             return false;
         };
         let mut received = Vec::new();
@@ -238,8 +245,11 @@ impl Keeper {
             }
             COMMIT => self.commit(rest),
             ENTER => {
-                let entered =
-                    if torn { Err(unknown("descriptors are missing")) } else { crate::pod::join_all(&received) };
+                let entered = if torn {
+                    Err(unknown("descriptors are missing"))
+                } else {
+                    crate::pod::join_all(&received)
+                };
                 self.say(ENTER, entered.err().map_or(String::new(), |e| e.message).as_bytes());
             }
             _ => self.change(*kind, rest, received, torn),
@@ -304,9 +314,14 @@ impl Keeper {
         for (key, kept) in &self.kept {
             let descriptors: Vec<RawFd> = kept.list.iter().map(AsRawFd::as_raw_fd).collect();
             for n in &descriptors {
-                actions.add_dup2(*n, *n).call(|| "posix_spawn".into())?;
+                actions.add_dup2(*n, *n).during(|| "posix_spawn".into())?;
             }
-            records.push(Record { key: key.clone(), text: kept.text.clone(), descriptors, torn: kept.torn });
+            records.push(Record {
+                key: key.clone(),
+                text: kept.text.clone(),
+                descriptors,
+                torn: kept.torn,
+            });
         }
         let text = Document { version: VERSION, records }.encode_to_vec();
         crate::runtime::input(&text).map(Some)
@@ -328,11 +343,12 @@ impl Keeper {
         self.next.clear();
         self.anew = false;
         self.recent.retain(|(told, _)| told.elapsed() < RECENT);
-        self.waiting = self.recent.iter().map(|(_, text)| [&[EXIT][..], text.as_bytes()].concat()).collect();
+        self.waiting =
+            self.recent.iter().map(|(_, text)| [&[EXIT][..], text.as_bytes()].concat()).collect();
         self.flush();
         let failed = || "posix_spawn".to_string();
-        let mut actions = PosixSpawnFileActions::init().call(failed)?;
-        let c = |text: String| CString::new(text).call(|| "argument".into());
+        let mut actions = PosixSpawnFileActions::init().during(failed)?;
+        let c = |text: String| CString::new(text).during(|| "argument".into());
         let mut env = vec![c(format!("{KEEPER}={}", self.theirs.as_raw_fd()))?];
         let document = self.document(&mut actions)?;
         let mut further = vec![self.theirs.as_raw_fd()];
@@ -345,22 +361,22 @@ impl Keeper {
             None => further.push(self.listener.as_raw_fd()),
         }
         for n in further {
-            actions.add_dup2(n, n).call(failed)?;
+            actions.add_dup2(n, n).during(failed)?;
         }
         for (name, value) in std::env::vars_os() {
             env.push(variable(&name, &value)?);
         }
         let line = command_line(args).into_iter().map(c).collect::<Result<Vec<_>>>()?;
-        let mut attributes = PosixSpawnAttr::init().call(failed)?;
-        attributes.set_flags(PosixSpawnFlags::POSIX_SPAWN_SETSIGMASK).call(failed)?;
-        attributes.set_sigmask(&delicate()).call(failed)?;
+        let mut attributes = PosixSpawnAttr::init().during(failed)?;
+        attributes.set_flags(PosixSpawnFlags::POSIX_SPAWN_SETSIGMASK).during(failed)?;
+        attributes.set_sigmask(&delicate()).during(failed)?;
         // What lies at our path may have been replaced by what does not run: then this process's own build.
         let own = !std::mem::replace(&mut self.settled, false);
         let exe = c(if own { "/proc/self/exe".into() } else { program()? })?;
         match posix_spawn(exe.as_c_str(), &actions, &attributes, &line, &env) {
             Ok(pid) => self.server = pid.as_raw(),
             Err(_) if !own => return self.start(args),
-            Err(e) => return Err(e).call(|| format!("posix_spawn({})", exe.to_string_lossy())),
+            Err(e) => return Err(e).during(|| format!("posix_spawn({})", exe.to_string_lossy())),
         }
         Ok(())
     }
@@ -370,7 +386,10 @@ impl Keeper {
 fn command_line(args: &Args) -> Vec<String> {
     let own = std::env::args_os().next().unwrap_or_default();
     let mut line = vec![own.to_string_lossy().into_owned()];
-    line.extend(["-namespace", &args.namespace, "-id", &args.id, "-address", &args.address].map(String::from));
+    line.extend(
+        ["-namespace", &args.namespace, "-id", &args.id, "-address", &args.address]
+            .map(String::from),
+    );
     if args.debug {
         line.push("-debug".into());
     }

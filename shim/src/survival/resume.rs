@@ -10,7 +10,7 @@ use crate::log;
 use crate::reap::Exit;
 use crate::rpc::server::{self, Connections};
 use crate::runtime::Runtime;
-use crate::status::{unknown, Call, Result};
+use crate::status::{unknown, During, Result};
 use crate::task::container::Container;
 use crate::task::process::{Process, Stage};
 use crate::task::restore::Restore;
@@ -47,7 +47,7 @@ impl Held {
     }
 
     fn read<M: Message + Default>(&self) -> Result<M> {
-        M::decode(self.text.as_slice()).call(|| format!("record {}", self.key))
+        M::decode(self.text.as_slice()).during(|| format!("record {}", self.key))
     }
 
     fn at(&self, place: u32) -> Option<Rc<OwnedFd>> {
@@ -56,7 +56,11 @@ impl Held {
 }
 
 /// Goes on where the earlier server stopped.
-pub fn resume(service: &Rc<Service>, connections: &Rc<Connections>, records: Vec<Record>) -> Result<()> {
+pub fn resume(
+    service: &Rc<Service>,
+    connections: &Rc<Connections>,
+    records: Vec<Record>,
+) -> Result<()> {
     let (mut containers, mut processes, mut open) = (Vec::new(), Vec::new(), Vec::new());
     for record in records.into_iter().filter(|r| r.key != LISTENER) {
         let torn = record.torn;
@@ -105,9 +109,13 @@ struct Sleeper {
     torn: bool,
 }
 
-fn rebuild(service: &Rc<Service>, c: proto::Container, processes: Vec<Sleeper>) -> Result<Container> {
+fn rebuild(
+    service: &Rc<Service>,
+    c: proto::Container,
+    processes: Vec<Sleeper>,
+) -> Result<Container> {
     let (bundle, cgroups) = (path(c.bundle), c.cgroups.into_iter().map(path).collect::<Vec<_>>());
-    let options = runc::Options::decode(c.options.as_slice()).call(|| "options".into())?;
+    let options = runc::Options::decode(c.options.as_slice()).during(|| "options".into())?;
     let (mut init, mut execs) = (None, std::collections::BTreeMap::new());
     for p in processes {
         let owner = Rc::new(Owner::new(
@@ -130,12 +138,12 @@ fn rebuild(service: &Rc<Service>, c: proto::Container, processes: Vec<Sleeper>) 
     };
     let restore = match c.restore.as_slice() {
         [] => None,
-        text => Some(serde_json::from_slice::<Restore>(text).call(|| "restore".into())?),
+        text => Some(serde_json::from_slice::<Restore>(text).during(|| "restore".into())?),
     };
     Ok(Container {
         id: c.id,
         bundle,
-        runtime: serde_json::from_slice::<Runtime>(&c.runtime).call(|| "runtime".into())?,
+        runtime: serde_json::from_slice::<Runtime>(&c.runtime).during(|| "runtime".into())?,
         options,
         execs: RefCell::new(execs),
         init,
@@ -155,7 +163,10 @@ fn process_again(service: &Service, p: Sleeper, owner: &Rc<Owner>) -> Process {
     let Sleeper { saved: p, held, torn } = p;
     if torn {
         let fields = [("id", p.container_id.as_str()), ("exec", &p.exec_id)];
-        log::error("the keeper could not hold the streams of a process (RLIMIT_NOFILE): they are cut", &fields);
+        log::error(
+            "the keeper could not hold the streams of a process (RLIMIT_NOFILE): they are cut",
+            &fields,
+        );
     }
     let io = streams_again(service, p.streams.unwrap_or_default(), &held, owner);
     let reaped = p.reaped.or(p.exit);
@@ -164,8 +175,10 @@ fn process_again(service: &Service, p: Sleeper, owner: &Rc<Owner>) -> Process {
     }
     let stdio = Stdio { stdin: p.stdin, stdout: p.stdout, stderr: p.stderr, terminal: p.terminal };
     let out = Process::new(&p.exec_id, stdio, p.spec);
-    let again =
-        |e: proto::Exit| Exit { status: e.status, at: time(proto::Time { seconds: e.seconds, nanos: e.nanos }) };
+    let again = |e: proto::Exit| Exit {
+        status: e.status,
+        at: time(proto::Time { seconds: e.seconds, nanos: e.nanos }),
+    };
     out.stage.set(Stage::of(p.stage));
     out.pid.set(p.pid);
     out.start_time.set(p.start_time);
@@ -189,7 +202,8 @@ fn streams_again(service: &Service, s: proto::Streams, held: &Held, owner: &Rc<O
                 None
             }
         });
-        let start = Start { hold: reader_of(&to), pending: saved.pending, ring, capacity: saved.capacity };
+        let start =
+            Start { hold: reader_of(&to), pending: saved.pending, ring, capacity: saved.capacity };
         io.streams.borrow_mut().push(Stream::begin(&saved.name, owner, from, to, start));
     }
     *io.stdin_hold.borrow_mut() = held.at(s.stdin_hold);
@@ -202,12 +216,18 @@ fn streams_again(service: &Service, s: proto::Streams, held: &Held, owner: &Rc<O
 
 fn connection_again(connections: &Rc<Connections>, held: Held) -> Result<()> {
     let c = held.read::<proto::Connection>()?;
-    let Some(socket) = held.descriptors.into_iter().next().and_then(Rc::into_inner) else { return Ok(()) };
+    let Some(socket) = held.descriptors.into_iter().next().and_then(Rc::into_inner) else {
+        return Ok(());
+    };
     let stream = std::os::unix::net::UnixStream::from(socket);
-    let stream = tokio::net::UnixStream::from_std(stream).call(|| "epoll_ctl(connection)".into())?;
+    let stream =
+        tokio::net::UnixStream::from_std(stream).during(|| "epoll_ctl(connection)".into())?;
     let mut pending = std::collections::BTreeMap::new();
     for call in c.pending {
-        pending.insert(call.stream, Request::decode(call.request.as_slice()).call(|| "request".into())?);
+        pending.insert(
+            call.stream,
+            Request::decode(call.request.as_slice()).during(|| "request".into())?,
+        );
     }
     server::add(stream, (c.input, c.skip as usize), pending, connections);
     Ok(())

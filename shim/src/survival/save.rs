@@ -45,12 +45,18 @@ impl Maker {
 
 /// The state; with the connections if this process itself goes on with them.
 pub fn save(service: &Service, listener: RawFd, connections: Option<&Connections>) -> Vec<Record> {
-    let mut out =
-        vec![Record { key: LISTENER.into(), descriptors: vec![listener], ..Record::default() }, sandbox(service)];
+    let mut out = vec![
+        Record { key: LISTENER.into(), descriptors: vec![listener], ..Record::default() },
+        sandbox(service),
+    ];
     for c in service.containers.borrow().values() {
         out.push(container(c));
         let execs = c.execs.borrow();
-        out.extend(std::iter::once(&c.init).chain(execs.values()).map(|p| process(c, p, connections.is_some())));
+        out.extend(
+            std::iter::once(&c.init)
+                .chain(execs.values())
+                .map(|p| process(c, p, connections.is_some())),
+        );
     }
     for (number, event) in service.events.waiting() {
         out.push(self::event(number, &event));
@@ -95,7 +101,8 @@ fn sandbox(service: &Service) -> Record {
         let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         proto::Time { seconds: since.as_secs(), nanos: since.subsec_nanos() }
     };
-    let message = proto::Sandbox { id, started, created: created.map(time), stopped: stopped.map(time) };
+    let message =
+        proto::Sandbox { id, started, created: created.map(time), stopped: stopped.map(time) };
     Maker::default().finish("sandbox".into(), &message)
 }
 
@@ -145,7 +152,8 @@ fn process(c: &Container, p: &Process, whole: bool) -> Record {
 }
 
 fn streams(maker: &mut Maker, io: &Io, whole: bool) -> proto::Streams {
-    let mut list: Vec<_> = io.streams.borrow().iter().filter_map(|s| stream(maker, s, whole)).collect();
+    let mut list: Vec<_> =
+        io.streams.borrow().iter().filter_map(|s| stream(maker, s, whole)).collect();
     // Those that begin when the process is there: a server that takes over begins them at once.
     for l in io.later.borrow().iter() {
         list.push(proto::Stream {
@@ -181,8 +189,10 @@ fn stream(maker: &mut Maker, s: &Stream, whole: bool) -> Option<proto::Stream> {
 }
 
 fn connection(number: usize, c: &Connection) -> Record {
-    let call =
-        |(stream, request): (&u32, &Request)| proto::Call { stream: *stream, request: request.encode_to_vec() };
+    let call = |(stream, request): (&u32, &Request)| proto::Call {
+        stream: *stream,
+        request: request.encode_to_vec(),
+    };
     let message = proto::Connection {
         input: c.input.borrow().clone(),
         skip: c.skip.get() as u64,
@@ -210,7 +220,13 @@ mod tests {
     #[test]
     fn times_that_cannot_be() {
         assert_eq!(after_epoch(Duration::MAX), SystemTime::UNIX_EPOCH);
-        assert_eq!(time(proto::Time { seconds: u64::MAX, nanos: u32::MAX }), SystemTime::UNIX_EPOCH);
-        assert_eq!(time(proto::Time { seconds: 5, nanos: 7 }), SystemTime::UNIX_EPOCH + Duration::new(5, 7));
+        assert_eq!(
+            time(proto::Time { seconds: u64::MAX, nanos: u32::MAX }),
+            SystemTime::UNIX_EPOCH
+        );
+        assert_eq!(
+            time(proto::Time { seconds: 5, nanos: 7 }),
+            SystemTime::UNIX_EPOCH + Duration::new(5, 7)
+        );
     }
 }

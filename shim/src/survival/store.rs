@@ -6,7 +6,7 @@ use super::keep;
 use crate::log;
 use crate::marks::{Keeper, Work, CHANGED};
 use crate::reap::Exit;
-use crate::status::{unknown, Call, Result};
+use crate::status::{unknown, During, Result};
 use crate::task::service::Service;
 use conex_proto::shim::Record;
 use conex_sys::fd;
@@ -56,8 +56,9 @@ pub struct Store {
 
 impl Store {
     fn new(service: &Rc<Service>, number: RawFd, listener: RawFd) -> Store {
-        let now =
-            std::time::SystemTime::now().duration_since(std::time::SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let now = std::time::SystemTime::now()
+            .duration_since(std::time::SystemTime::UNIX_EPOCH)
+            .unwrap_or_default();
         let first = now.as_nanos() as u64;
         Store {
             service: service.clone(),
@@ -130,10 +131,11 @@ async fn tell_now(store: &Rc<Store>, whole: bool) {
 pub async fn begin(service: &Rc<Service>, listener: RawFd) -> Result<Option<Rc<Store>>> {
     let number = std::env::var(KEEPER).ok().and_then(|n| n.parse::<RawFd>().ok());
     // After an upgrade without a keeper the number could be anything's.
-    let is_ours =
-        |n: &RawFd| fd::is_open(*n) && getsockopt(&fd::borrow(*n), sockopt::SockType) == Ok(SockType::SeqPacket);
+    let is_ours = |n: &RawFd| {
+        fd::is_open(*n) && getsockopt(&fd::borrow(*n), sockopt::SockType) == Ok(SockType::SeqPacket)
+    };
     let Some(number) = number.filter(is_ours) else { return Ok(None) };
-    fd::set_cloexec(number).call(|| "fcntl(F_SETFD)".into())?;
+    fd::set_cloexec(number).during(|| "fcntl(F_SETFD)".into())?;
     let store = Rc::new(Store::new(service, number, listener));
     CHANGED.with(|c| *c.keeper.borrow_mut() = Some(store.clone()));
     let socket = fd::adopt(number);
@@ -281,17 +283,21 @@ async fn enter(store: &Store, namespaces: &[OwnedFd]) -> Result<()> {
     let Some(number) = store.socket.get() else { return Ok(()) };
     let list: Vec<RawFd> = namespaces.iter().map(AsRawFd::as_raw_fd).collect();
     store.entered.take();
-    let socket = fd::borrow(number).try_clone_to_owned().call(|| "dup(keeper)".into())?;
+    let socket = fd::borrow(number).try_clone_to_owned().during(|| "dup(keeper)".into())?;
     let answer = async {
         while let Err(e) = put(socket.as_fd(), &[keep::ENTER], &list) {
             if e != Errno::EAGAIN {
-                return Err(e).call(|| "sendmsg(keeper)".into());
+                return Err(e).during(|| "sendmsg(keeper)".into());
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         loop {
             if let Some(answer) = store.entered.take() {
-                return if answer.is_empty() { Ok(()) } else { Err(unknown(format!("keeper: {answer}"))) };
+                return if answer.is_empty() {
+                    Ok(())
+                } else {
+                    Err(unknown(format!("keeper: {answer}")))
+                };
             }
             if store.socket.get().is_none() {
                 return Ok(());
@@ -299,7 +305,9 @@ async fn enter(store: &Store, namespaces: &[OwnedFd]) -> Result<()> {
             store.heard.notified().await;
         }
     };
-    tokio::time::timeout(PATIENCE, answer).await.unwrap_or_else(|_| Err(unknown("the keeper does not answer")))
+    tokio::time::timeout(PATIENCE, answer)
+        .await
+        .unwrap_or_else(|_| Err(unknown("the keeper does not answer")))
 }
 
 /// Exits of processes that are the keeper's children now, and its answers; until it is gone.
@@ -329,7 +337,10 @@ fn take(store: &Store, message: &[u8]) {
                 store.heard.notify_waiters();
                 if torn > 0 {
                     let count = torn.to_string();
-                    log::warn("the keeper lacks descriptors (RLIMIT_NOFILE)", &[("records", &count)]);
+                    log::warn(
+                        "the keeper lacks descriptors (RLIMIT_NOFILE)",
+                        &[("records", &count)],
+                    );
                 }
             }
         }
@@ -346,7 +357,9 @@ fn take(store: &Store, message: &[u8]) {
     }
 }
 
-fn fd_ready(socket: &OwnedFd) -> std::io::Result<tokio::io::unix::AsyncFd<std::os::fd::BorrowedFd<'_>>> {
+fn fd_ready(
+    socket: &OwnedFd,
+) -> std::io::Result<tokio::io::unix::AsyncFd<std::os::fd::BorrowedFd<'_>>> {
     conex_sys::ready::borrowed(socket.as_fd(), Interest::READABLE)
 }
 

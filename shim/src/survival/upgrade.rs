@@ -9,7 +9,7 @@ use super::save::save;
 use super::Server;
 use crate::log;
 use crate::runtime::Streams;
-use crate::status::{unknown, Call, Result};
+use crate::status::{unknown, During, Result};
 use crate::task::service::Service;
 use conex_proto::shim::Document;
 use conex_sys::fd;
@@ -38,13 +38,18 @@ async fn ask(service: &Service) -> Result<()> {
     let mut command = std::process::Command::new(&program);
     command.arg("document");
     let streams = Streams::default();
-    let answer = crate::runtime::execute(&service.reaper, command, streams, Some(Duration::from_secs(5))).await;
+    let answer =
+        crate::runtime::execute(&service.reaper, command, streams, Some(Duration::from_secs(5)))
+            .await;
     let refused = |why: String| unknown(format!("live upgrade: {program}: {why}"));
     let (code, text) = answer.map_err(|e| refused(e.message))?;
     if code == 0 && text.lines().any(|l| l.parse() == Ok(VERSION)) {
         return Ok(());
     }
-    Err(refused(format!("does not read version {VERSION} of the state (status {code}, said {:?})", text.trim())))
+    Err(refused(format!(
+        "does not read version {VERSION} of the state (status {code}, said {:?})",
+        text.trim()
+    )))
 }
 
 /// Waits until nothing is at work, and the keeper knows all there is: the next build takes no notice of what has ended
@@ -54,7 +59,8 @@ async fn quiet(server: &Server) -> Result<()> {
     loop {
         if is_quiet(server) {
             server.service.told().await;
-            let behind = server.store.as_ref().is_some_and(|store| store.has_keeper() && store.is_behind());
+            let behind =
+                server.store.as_ref().is_some_and(|store| store.has_keeper() && store.is_behind());
             if is_quiet(server) && !behind {
                 return Ok(());
             }
@@ -70,7 +76,8 @@ async fn quiet(server: &Server) -> Result<()> {
 fn is_quiet(server: &Server) -> bool {
     let service = &server.service;
     let flushed = server.connections.open().iter().all(|c| c.is_flushed());
-    let calm = service.busy.get() == 0 && crate::runtime::running() == 0 && service.reaper.is_settled();
+    let calm =
+        service.busy.get() == 0 && crate::runtime::running() == 0 && service.reaper.is_settled();
     calm && flushed && !service.events.is_sending()
 }
 
@@ -80,8 +87,8 @@ fn replace(server: &Server) -> Result<()> {
     let mut list: Vec<RawFd> = records.iter().flat_map(|r| r.descriptors.iter().copied()).collect();
     let text = Document { version: VERSION, records }.encode_to_vec();
     let document = crate::runtime::input(&text)?;
-    let c = |text: &str| CString::new(text).call(|| text.to_string());
-    let args = std::env::args_os().map(|a| CString::new(a.into_vec()).call(|| "argv".into()));
+    let c = |text: &str| CString::new(text).during(|| text.to_string());
+    let args = std::env::args_os().map(|a| CString::new(a.into_vec()).during(|| "argv".into()));
     let args = args.collect::<Result<Vec<_>>>()?;
     let mut env = Vec::new();
     for (name, value) in std::env::vars_os().filter(|(name, _)| name != RESUME && name != KEEPER) {
@@ -97,7 +104,7 @@ fn replace(server: &Server) -> Result<()> {
     list.push(document.as_raw_fd());
     list.extend(keeper);
     log::info("live upgrade", &[("program", &exe), ("descriptors", &list.len().to_string())]);
-    sigprocmask(SigmaskHow::SIG_BLOCK, Some(&delicate()), None).call(|| "sigprocmask".into())?;
+    sigprocmask(SigmaskHow::SIG_BLOCK, Some(&delicate()), None).during(|| "sigprocmask".into())?;
     for n in &list {
         let _ = fd::clear_cloexec(*n);
     }

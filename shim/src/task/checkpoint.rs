@@ -18,7 +18,8 @@ impl Service {
     /// Makes and starts the container from its checkpoint. On failure it is again one that could be started.
     pub async fn restore(self: &Rc<Self>, c: &Rc<Container>, from: &Restore) -> Result<()> {
         let pid_file = c.bundle.join("init.pid");
-        let mut args: Vec<&OsStr> = vec!["restore".as_ref(), "--detach".as_ref(), "--bundle".as_ref()];
+        let mut args: Vec<&OsStr> =
+            vec!["restore".as_ref(), "--detach".as_ref(), "--bundle".as_ref()];
         args.extend([c.bundle.as_os_str(), "--image-path".as_ref(), from.image.as_ref()]);
         args.extend(["--work-path".as_ref(), from.work.as_os_str()]);
         if !from.parent.is_empty() {
@@ -55,11 +56,16 @@ impl Service {
         let result = c.runtime.run(&self.reaper, what, &args, Streams::default()).await.map(drop);
         // Another call may have left its own there.
         let log = work.join("dump.log");
-        let fresh = log.metadata().and_then(|m| m.modified()).is_ok_and(|at| at + Duration::from_secs(1) >= begun);
+        let fresh = log
+            .metadata()
+            .and_then(|m| m.modified())
+            .is_ok_and(|at| at + Duration::from_secs(1) >= begun);
         let result = result.map_err(|e| match std::fs::copy(log, c.bundle.join("criu-dump.log")) {
-            Ok(_) if fresh => {
-                status::unknown(format!("{} path= {}", e.message, c.bundle.join("criu-dump.log").display()))
-            }
+            Ok(_) if fresh => status::unknown(format!(
+                "{} path= {}",
+                e.message,
+                c.bundle.join("criu-dump.log").display()
+            )),
             // The runtime did not come as far as CRIU.
             _ => e,
         });
@@ -74,7 +80,8 @@ impl Service {
 fn arguments(o: &runc::CheckpointOptions, path: &str, work: &Path) -> Vec<String> {
     let image = if path.is_empty() { o.image_path.as_str() } else { path };
     let work = work.to_string_lossy().into_owned();
-    let mut out = vec!["--image-path".to_string(), image.to_string(), "--work-path".to_string(), work];
+    let mut out =
+        vec!["--image-path".to_string(), image.to_string(), "--work-path".to_string(), work];
     for (set, flag) in [
         (!o.exit, "--leave-running"),
         (o.open_tcp, "--tcp-established"),
@@ -86,7 +93,9 @@ fn arguments(o: &runc::CheckpointOptions, path: &str, work: &Path) -> Vec<String
             out.push(flag.to_string());
         }
     }
-    for (flag, value) in [("--manage-cgroups-mode", &o.cgroups_mode), ("--parent-path", &o.parent_path)] {
+    for (flag, value) in
+        [("--manage-cgroups-mode", &o.cgroups_mode), ("--parent-path", &o.parent_path)]
+    {
         if !value.is_empty() {
             out.extend([flag.to_string(), value.clone()]);
         }

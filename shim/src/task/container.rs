@@ -2,7 +2,7 @@
 
 use crate::report::oom::Watch;
 use crate::runtime::Runtime;
-use crate::status::{self, unknown, Call, Result};
+use crate::status::{self, unknown, During, Result};
 use crate::task::process::{Process, Stage};
 use crate::task::restore::Restore;
 use conex_proto::runc::Options;
@@ -71,7 +71,9 @@ impl Config {
     pub fn names_a_unit(&self) -> bool {
         let path = self.linux.cgroups_path.as_deref().unwrap_or("");
         let parts: Vec<_> = path.split(':').collect();
-        parts.len() == 3 && !path.contains('/') && (parts[0].is_empty() || parts[0].ends_with(".slice"))
+        parts.len() == 3
+            && !path.contains('/')
+            && (parts[0].is_empty() || parts[0].ends_with(".slice"))
     }
 }
 
@@ -88,8 +90,10 @@ impl Config {
     pub fn read(bundle: &Path) -> Result<Config> {
         let path = bundle.join("config.json");
         // A FIFO or a device there must not stop the shim.
-        let text = conex_host::bundle::read(&path, false).map_err(|e| status::invalid(e.to_string()))?;
-        serde_json::from_str(&conex_plan::text::from_bytes(&text)).call(|| path.display().to_string())
+        let text =
+            conex_host::bundle::read(&path, false).map_err(|e| status::invalid(e.to_string()))?;
+        serde_json::from_str(&conex_plan::text::from_bytes(&text))
+            .during(|| path.display().to_string())
     }
 
     /// How much output waits for a reader, in bytes a stream: as the annotation says, as the environment of containerd
@@ -101,7 +105,9 @@ impl Config {
         const NAME: &str = "dev.conex.output-buffer";
         if let Some(said) = self.annotations.get(NAME) {
             let wrong = || {
-                status::invalid(format!("config.json: annotations[{NAME:?}]: {said:?} is no size (64M, 512K, 0)"))
+                status::invalid(format!(
+                    "config.json: annotations[{NAME:?}]: {said:?} is no size (64M, 512K, 0)"
+                ))
             };
             return size(said).ok_or_else(wrong);
         }
@@ -142,7 +148,8 @@ impl Container {
     pub fn leaf(&self, exec_id: &str) -> Option<PathBuf> {
         let name = self.runtime.binary.file_name()?.to_string_lossy().into_owned();
         let list = self.cgroups.borrow();
-        let dir = list.iter().find(|d| name.starts_with("conex") && d.join("cgroup.kill").exists())?;
+        let dir =
+            list.iter().find(|d| name.starts_with("conex") && d.join("cgroup.kill").exists())?;
         Some(dir.join(format!("exec-{exec_id}")))
     }
 
@@ -154,7 +161,8 @@ impl Container {
         if std::fs::create_dir(&leaf).is_err() {
             return false;
         }
-        let fits = std::fs::read_to_string(leaf.join("cgroup.type")).is_ok_and(|t| t.trim() == "domain");
+        let fits =
+            std::fs::read_to_string(leaf.join("cgroup.type")).is_ok_and(|t| t.trim() == "domain");
         if !fits {
             let _ = std::fs::remove_dir(&leaf);
         }
@@ -203,13 +211,16 @@ impl Container {
         let (stage, paused) = (self.init.stage.get(), self.paused.get());
         let refuse = |what: &str| Err(unknown(what.replace("{}", operation)));
         match (operation, stage) {
-            ("pause" | "resume" | "checkpoint", Stage::Added | Stage::Created | Stage::Starting) => {
-                refuse("cannot {} task in created state")
-            }
+            (
+                "pause" | "resume" | "checkpoint",
+                Stage::Added | Stage::Created | Stage::Starting,
+            ) => refuse("cannot {} task in created state"),
             ("start" | "delete", Stage::Running) if paused => refuse("cannot {} a paused process"),
             ("pause", Stage::Running) if paused => refuse("cannot {} a paused container"),
             ("exec", Stage::Running) if paused => refuse("cannot {} in a paused state"),
-            ("resume" | "start" | "delete", Stage::Running) if !paused => refuse("cannot {} a running process"),
+            ("resume" | "start" | "delete", Stage::Running) if !paused => {
+                refuse("cannot {} a running process")
+            }
             ("exec", Stage::Created | Stage::Starting) if self.init.pid.get() == 0 => {
                 refuse("cannot {} in a created state")
             }

@@ -35,7 +35,10 @@ impl Service {
             let (exit, zombie, seen) = match waited {
                 Ok(waited) => waited,
                 Err(e) => {
-                    log::error("cannot wait for a process", &[("id", &c.id), ("error", &e.message)]);
+                    log::error(
+                        "cannot wait for a process",
+                        &[("id", &c.id), ("error", &e.message)],
+                    );
                     return;
                 }
             };
@@ -58,7 +61,10 @@ impl Service {
             p.set(Stage::Stopped);
             service.events.publish("/tasks/exit", "TaskExit", &event(&c, &p, exit));
             service.told_process(&c.id, &p.id).await;
-            log::info("exited", &[("id", &c.id), ("exec", &p.id), ("status", &exit.status.to_string())]);
+            log::info(
+                "exited",
+                &[("id", &c.id), ("exec", &p.id), ("status", &exit.status.to_string())],
+            );
         });
         Ok(())
     }
@@ -79,7 +85,8 @@ impl Service {
     async fn init_ended(&self, c: &Rc<Container>) -> u64 {
         if c.shared_pid {
             // Without a PID namespace of its own the others outlive init.
-            let args: [&OsStr; 4] = ["kill".as_ref(), "--all".as_ref(), c.id.as_ref(), "KILL".as_ref()];
+            let args: [&OsStr; 4] =
+                ["kill".as_ref(), "--all".as_ref(), c.id.as_ref(), "KILL".as_ref()];
             let _ = c.runtime.run(&self.reaper, "kill", &args, Streams::default()).await;
         }
         let execs: Vec<_> = c.execs.borrow().values().cloned().collect();
@@ -122,16 +129,25 @@ fn leave(c: &Container, init: &Process, exit: Exit, kills: u64) {
     let (whole, part) = (bundle.join(conex_host::end::LEFT), bundle.join(".exit.json"));
     let _ = std::fs::remove_file(&part);
     let made = std::fs::OpenOptions::new().write(true).create_new(true).open(&part);
-    let written = made.and_then(|mut file| std::io::Write::write_all(&mut file, text.to_string().as_bytes()));
+    let written =
+        made.and_then(|mut file| std::io::Write::write_all(&mut file, text.to_string().as_bytes()));
     let _ = written.and_then(|()| std::fs::rename(&part, &whole));
 }
 
 /// Watches for OOM kills, from `told` of them on; none without a memory controller.
-pub fn watch_oom(service: &Service, id: &str, cgroups: &[std::path::PathBuf], told: Option<u64>) -> Option<Watch> {
+pub fn watch_oom(
+    service: &Service,
+    id: &str,
+    cgroups: &[std::path::PathBuf],
+    told: Option<u64>,
+) -> Option<Watch> {
     let (events, name) = (service.events.clone(), id.to_string());
     let watch = Watch::begin(cgroups, told, move || tell_oom(&events, &name));
     watch.unwrap_or_else(|e| {
-        log::warn("OOM kills of this container will not be told", &[("id", id), ("error", &e.message)]);
+        log::warn(
+            "OOM kills of this container will not be told",
+            &[("id", id), ("error", &e.message)],
+        );
         None
     })
 }

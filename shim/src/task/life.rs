@@ -5,7 +5,7 @@ use crate::io::console::Socket;
 use crate::io::{Io, Owner, Stdio};
 use crate::reap;
 use crate::runtime::{input, Runtime, Streams};
-use crate::status::{self, invalid, unknown, Call, Result};
+use crate::status::{self, invalid, unknown, During, Result};
 use crate::task::container::{Config, Container};
 use crate::task::process::{Process, Stage};
 use crate::task::restore::Restore;
@@ -33,7 +33,9 @@ pub fn options(any: Option<&Any>) -> Result<runc::Options> {
 impl Service {
     pub async fn create(self: &Rc<Self>, r: CreateTaskRequest) -> Result<CreateTaskResponse> {
         crate::args::check_name("id", &r.id).map_err(invalid)?;
-        if self.containers.borrow().contains_key(&r.id) || !self.creating.borrow_mut().insert(r.id.clone()) {
+        if self.containers.borrow().contains_key(&r.id)
+            || !self.creating.borrow_mut().insert(r.id.clone())
+        {
             return Err(status::exists(format!("task {}", r.id)));
         }
         let made = self.make(&r).await;
@@ -72,8 +74,9 @@ impl Service {
         let output_buffer = config.output_buffer()?;
         let mut runtime = Runtime::new(&options, &self.namespace, &bundle);
         // Docker has no way to tell a shim given by `runtimeType` which driver it uses; its path does.
-        runtime.systemd_cgroup |= config.names_a_unit() && Path::new("/run/systemd/system").is_dir();
-        let record = serde_json::to_vec(&runtime).call(|| "options.json".into())?;
+        runtime.systemd_cgroup |=
+            config.names_a_unit() && Path::new("/run/systemd/system").is_dir();
+        let record = serde_json::to_vec(&runtime).during(|| "options.json".into())?;
         write_private(&bundle.join("options.json"), &record)?;
         let restore = Restore::of(r, &options, &bundle)?;
         let root = bundle.join("rootfs");
@@ -106,8 +109,7 @@ impl Service {
             container.init.set(Stage::Created);
             return Ok(Rc::new(container));
         }
-        let created = self.runtime_create(&container).await;
-        if let Err(e) = created {
+        if let Err(e) = self.runtime_create(&container).await {
             self.undo_create(&container).await;
             if !r.rootfs.is_empty() {
                 rootfs::unmount(&root);
@@ -167,7 +169,12 @@ impl Service {
         (what, pid_file): (&str, &'a Path),
         mut args: Vec<&'a OsStr>,
     ) -> Result<()> {
-        let owner = Rc::new(Owner::new((&self.namespace, &self.events), (&c.id, &p.id), &c.bundle, &c.options));
+        let owner = Rc::new(Owner::new(
+            (&self.namespace, &self.events),
+            (&c.id, &p.id),
+            &c.bundle,
+            &c.options,
+        ));
         // What a client takes from an exec are data, not a log: they wait for it, as in a pipe.
         let capacity = if p.id.is_empty() { c.output_buffer } else { 0 };
         let socket = if p.stdio.terminal { Some(Socket::new()?) } else { None };
@@ -189,12 +196,18 @@ impl Service {
         // Until its pid is known, nobody may reap what could be it.
         let _hold = self.reaper.hold();
         c.runtime.run(&self.reaper, what, &args, streams).await?;
-        let text = std::fs::read_to_string(pid_file).call(|| format!("open({})", pid_file.display()))?;
-        let pid: i32 = text.trim().parse().call(|| format!("{}: {text:?}", pid_file.display()))?;
+        let text =
+            std::fs::read_to_string(pid_file).during(|| format!("open({})", pid_file.display()))?;
+        let pid: i32 =
+            text.trim().parse().during(|| format!("{}: {text:?}", pid_file.display()))?;
         // Nobody reaps meanwhile: a child's number is its own. The file's could be of another PID namespace.
-        if !conex_sys::proc::is_child(reap::pidfd(pid)?.as_fd()).call(|| format!("waitid({pid})"))? {
+        if !conex_sys::proc::is_child(reap::pidfd(pid)?.as_fd())
+            .during(|| format!("waitid({pid})"))?
+        {
             let file = pid_file.display();
-            return Err(unknown(format!("{file}: process {pid} is not one that the runtime left to this shim")));
+            return Err(unknown(format!(
+                "{file}: process {pid} is not one that the runtime left to this shim"
+            )));
         }
         self.reaper.add(pid);
         p.io().begin(&owner);
@@ -262,10 +275,8 @@ impl Service {
         }
         .await;
         let _ = std::fs::remove_file(&spec);
-        if result.is_err() {
-            let _ = std::fs::remove_file(&pid_file);
-        }
         if let Err(e) = result {
+            let _ = std::fs::remove_file(&pid_file);
             if p.pid.get() > 0 {
                 self.end(p).await;
             }
@@ -276,8 +287,11 @@ impl Service {
             p.give_up();
             return Err(e);
         }
-        let event =
-            events::TaskExecStarted { container_id: c.id.clone(), exec_id: p.id.clone(), pid: p.pid.get() as u32 };
+        let event = events::TaskExecStarted {
+            container_id: c.id.clone(),
+            exec_id: p.id.clone(),
+            pid: p.pid.get() as u32,
+        };
         self.events.publish("/tasks/exec-started", "TaskExecStarted", &event);
         p.spec.take();
         p.set(Stage::Running);
@@ -295,7 +309,8 @@ impl Service {
         }
         c.allow("exec")?;
         let spec = r.spec.ok_or_else(|| invalid("spec: missing"))?.value;
-        let stdio = Stdio { stdin: r.stdin, stdout: r.stdout, stderr: r.stderr, terminal: r.terminal };
+        let stdio =
+            Stdio { stdin: r.stdin, stdout: r.stdout, stderr: r.stderr, terminal: r.terminal };
         let process = Rc::new(Process::new(&r.exec_id, stdio, with_terminal(spec, r.terminal)));
         c.execs.borrow_mut().insert(r.exec_id.clone(), process);
         let event = events::TaskExecAdded { container_id: r.id, exec_id: r.exec_id };
@@ -333,10 +348,17 @@ impl Service {
         }
         self.reaper.reaped(c.init.pid.get()).await;
         let args: [&OsStr; 2] = ["delete".as_ref(), c.id.as_ref()];
-        match c.runtime.run(&self.reaper, "OCI runtime delete failed", &args, Streams::default()).await {
+        match c
+            .runtime
+            .run(&self.reaper, "OCI runtime delete failed", &args, Streams::default())
+            .await
+        {
             // A checkpoint that ended it, or another hand, was first.
             Err(e) if e.code != status::NOT_FOUND => return Err(e),
-            Err(e) => log::warn("was gone when it was to be deleted", &[("id", &c.id), ("error", &e.message)]),
+            Err(e) => log::warn(
+                "was gone when it was to be deleted",
+                &[("id", &c.id), ("error", &e.message)],
+            ),
             Ok(_) => log::info("deleted", &[("id", &c.id)]),
         }
         c.init.io().close().await;
@@ -385,23 +407,35 @@ impl Service {
         if c.paused.get() && r.signal as i32 == libc::SIGKILL {
             // Frozen processes die when they run again.
             let args: [&OsStr; 2] = ["resume".as_ref(), c.id.as_ref()];
-            let _ = c.runtime.run(&self.reaper, "OCI runtime resume failed", &args, Streams::default()).await;
+            let _ = c
+                .runtime
+                .run(&self.reaper, "OCI runtime resume failed", &args, Streams::default())
+                .await;
         }
         Ok(())
     }
 
     pub async fn pids(&self, id: &str) -> Result<PidsResponse> {
         let c = self.container(id)?;
-        let args: [&OsStr; 4] = ["ps".as_ref(), "--format".as_ref(), "json".as_ref(), c.id.as_ref()];
-        let text = c.runtime.run(&self.reaper, "OCI runtime ps failed", &args, Streams::default()).await?;
-        let list: Option<Vec<i32>> = serde_json::from_str(text.trim()).call(|| format!("ps: {text:?}"))?;
+        let args: [&OsStr; 4] =
+            ["ps".as_ref(), "--format".as_ref(), "json".as_ref(), c.id.as_ref()];
+        let text =
+            c.runtime.run(&self.reaper, "OCI runtime ps failed", &args, Streams::default()).await?;
+        let list: Option<Vec<i32>> =
+            serde_json::from_str(text.trim()).during(|| format!("ps: {text:?}"))?;
         let name = |pid: &i32| {
             let execs = c.execs.borrow();
             let exec = execs.values().find(|p| p.pid.get() == *pid)?;
-            Some(any("containerd.runc.v1.ProcessDetails", &runc::ProcessDetails { exec_id: exec.id.clone() }))
+            Some(any(
+                "containerd.runc.v1.ProcessDetails",
+                &runc::ProcessDetails { exec_id: exec.id.clone() },
+            ))
         };
         let list = list.unwrap_or_default();
-        let processes = list.iter().map(|pid| types::ProcessInfo { pid: *pid as u32, info: name(pid) }).collect();
+        let processes = list
+            .iter()
+            .map(|pid| types::ProcessInfo { pid: *pid as u32, info: name(pid) })
+            .collect();
         Ok(PidsResponse { processes })
     }
 
@@ -418,7 +452,8 @@ impl Service {
         c.allow("update")?;
         let resources = r.resources.ok_or_else(|| invalid("resources: missing"))?.value;
         let streams = Streams { stdin: Some(input(&resources)?), ..Streams::default() };
-        let args: [&OsStr; 4] = ["update".as_ref(), "--resources".as_ref(), "-".as_ref(), c.id.as_ref()];
+        let args: [&OsStr; 4] =
+            ["update".as_ref(), "--resources".as_ref(), "-".as_ref(), c.id.as_ref()];
         c.runtime.run(&self.reaper, "OCI runtime update failed", &args, streams).await.map(drop)
     }
 
@@ -461,7 +496,11 @@ fn write_private(path: &Path, bytes: &[u8]) -> Result<()> {
     use std::io::Write;
     use std::os::unix::fs::OpenOptionsExt;
     let mut open = std::fs::OpenOptions::new();
-    open.write(true).create(true).truncate(true).mode(0o600).custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC);
+    open.write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC);
     let written = open.open(path).and_then(|mut f| f.write_all(bytes));
-    written.call(|| format!("write({})", path.display()))
+    written.during(|| format!("write({})", path.display()))
 }

@@ -50,10 +50,15 @@ impl Service {
             let _turn = c.turn.lock().await;
             runtimes_gone(&c).await;
             match service.state_of(&c).await {
-                Ok(state) if (state == "paused") != c.paused.get() => service.turned(&c, state == "paused"),
+                Ok(state) if (state == "paused") != c.paused.get() => {
+                    service.turned(&c, state == "paused")
+                }
                 Ok(_) => {}
                 Err(e) => {
-                    log::error("a pause of the earlier server", &[("id", &c.id), ("error", &e.message)]);
+                    log::error(
+                        "a pause of the earlier server",
+                        &[("id", &c.id), ("error", &e.message)],
+                    );
                 }
             }
             c.turning.set(false);

@@ -20,7 +20,13 @@ impl Sandbox {
         (self.id.borrow().clone(), self.started.get(), self.created.get(), self.stopped.get())
     }
 
-    pub fn resume(&self, id: String, started: bool, created: Option<SystemTime>, stopped: Option<SystemTime>) {
+    pub fn resume(
+        &self,
+        id: String,
+        started: bool,
+        created: Option<SystemTime>,
+        stopped: Option<SystemTime>,
+    ) {
         *self.id.borrow_mut() = id;
         self.started.set(started);
         self.created.set(created);

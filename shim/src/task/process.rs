@@ -24,7 +24,10 @@ impl Stage {
     /// From its number in a record.
     pub fn of(number: u32) -> Stage {
         use Stage::*;
-        [Added, Created, Starting, Running].into_iter().find(|s| *s as u32 == number).unwrap_or(Stopped)
+        [Added, Created, Starting, Running]
+            .into_iter()
+            .find(|s| *s as u32 == number)
+            .unwrap_or(Stopped)
     }
 }
 
@@ -114,7 +117,8 @@ impl Process {
     /// afterwards, because a server that takes over knows the number from a document.
     pub fn pidfd(&self) -> Result<OwnedFd> {
         let fd = crate::reap::pidfd(self.pid.get())?;
-        let same = conex_acts::identity::proc_stat(self.pid.get()).is_some_and(|s| s.1 == self.start_time.get());
+        let same = conex_acts::identity::proc_stat(self.pid.get())
+            .is_some_and(|s| s.1 == self.start_time.get());
         same.then_some(fd).ok_or_else(|| not_found("process already finished"))
     }
 

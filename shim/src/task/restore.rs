@@ -28,13 +28,21 @@ pub fn options(any: Option<&Any>) -> Result<Option<runc::CheckpointOptions>> {
 
 impl Restore {
     /// What a create names; `None` for a task that begins at its program's beginning.
-    pub fn of(r: &CreateTaskRequest, options: &runc::Options, bundle: &Path) -> Result<Option<Restore>> {
+    pub fn of(
+        r: &CreateTaskRequest,
+        options: &runc::Options,
+        bundle: &Path,
+    ) -> Result<Option<Restore>> {
         if r.checkpoint.is_empty() {
             return Ok(None);
         }
         let own = self::options(r.options.as_ref())?.unwrap_or_default();
         let work = [&own.work_path, &options.criu_work_path].into_iter().find(|w| !w.is_empty());
         let work = work.map_or(bundle.join("work"), PathBuf::from);
-        Ok(Some(Restore { image: r.checkpoint.clone().into(), parent: r.parent_checkpoint.clone(), work }))
+        Ok(Some(Restore {
+            image: r.checkpoint.clone().into(),
+            parent: r.parent_checkpoint.clone(),
+            work,
+        }))
     }
 }

@@ -37,7 +37,8 @@ impl Service {
                 while s.stopped.get().is_none() {
                     s.changed.notified().await;
                 }
-                WaitSandboxResponse { exit_status: 0, exited_at: s.stopped.get().map(timestamp) }.encode_to_vec()
+                WaitSandboxResponse { exit_status: 0, exited_at: s.stopped.get().map(timestamp) }
+                    .encode_to_vec()
             }
             "SandboxStatus" => SandboxStatusResponse {
                 sandbox_id: id,
@@ -55,7 +56,9 @@ impl Service {
                 self.shutdown.notify_one();
                 Vec::new()
             }
-            "SandboxMetrics" => SandboxMetricsResponse { metrics: self.sandbox_metrics(id)? }.encode_to_vec(),
+            "SandboxMetrics" => {
+                SandboxMetricsResponse { metrics: self.sandbox_metrics(id)? }.encode_to_vec()
+            }
             other => return Err(status::unimplemented(format!("method {other}"))),
         })
     }
@@ -63,9 +66,15 @@ impl Service {
     /// What the pod's cgroup counts, which is above that of every container; nothing while there is no container.
     fn sandbox_metrics(&self, id: String) -> Result<Option<Metric>> {
         let list = self.containers.borrow();
-        let Some(one) = list.values().find(|c| !c.cgroups.borrow().is_empty()) else { return Ok(None) };
-        let above: Vec<_> =
-            one.cgroups.borrow().iter().filter_map(|c| c.parent().map(std::path::PathBuf::from)).collect();
+        let Some(one) = list.values().find(|c| !c.cgroups.borrow().is_empty()) else {
+            return Ok(None);
+        };
+        let above: Vec<_> = one
+            .cgroups
+            .borrow()
+            .iter()
+            .filter_map(|c| c.parent().map(std::path::PathBuf::from))
+            .collect();
         let data = crate::report::metrics::read(&above, std::process::id().cast_signed())?;
         Ok(Some(Metric { timestamp: Some(timestamp(SystemTime::now())), id, data: Some(data) }))
     }
@@ -107,7 +116,8 @@ impl Service {
             }
             for p in alive() {
                 if let Ok(fd) = p.pidfd() {
-                    let _ = conex_sys::proc::pidfd_send_signal(std::os::fd::AsFd::as_fd(&fd), signal);
+                    let _ =
+                        conex_sys::proc::pidfd_send_signal(std::os::fd::AsFd::as_fd(&fd), signal);
                 }
             }
             let all = async {

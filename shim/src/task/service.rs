@@ -67,7 +67,12 @@ impl Service {
     }
 
     /// One request. The payload of the answer, or the status of a failure.
-    pub async fn call(self: &Rc<Self>, service: &str, method: &str, payload: &[u8]) -> Result<Vec<u8>> {
+    pub async fn call(
+        self: &Rc<Self>,
+        service: &str,
+        method: &str,
+        payload: &[u8],
+    ) -> Result<Vec<u8>> {
         match service {
             // The two differ in nothing but the name.
             "containerd.task.v2.Task" | "containerd.task.v3.Task" => {
@@ -147,7 +152,8 @@ impl Service {
         let process = self.container(&r.id)?.process(&r.exec_id)?;
         // Of a process that never was, containerd's own shim says so: status 0 at Go's time zero.
         let none = || (0, conex_proto::Timestamp { seconds: GO_ZERO, nanos: 0 });
-        let (exit_status, at) = process.outcome().await.map_or_else(none, |exit| (exit.status, timestamp(exit.at)));
+        let (exit_status, at) =
+            process.outcome().await.map_or_else(none, |exit| (exit.status, timestamp(exit.at)));
         Ok(encode(WaitResponse { exit_status, exited_at: Some(at) }))
     }
 
@@ -173,12 +179,19 @@ impl Service {
     fn connect(&self, id: &str) -> Result<ConnectResponse> {
         // Also asked before there is a container.
         let pid = self.container(id).map_or(0, |c| c.init.pid.get());
-        Ok(ConnectResponse { shim_pid: std::process::id(), task_pid: pid as u32, version: String::new() })
+        Ok(ConnectResponse {
+            shim_pid: std::process::id(),
+            task_pid: pid as u32,
+            version: String::new(),
+        })
     }
 
     fn shutdown(&self, _: &ShutdownRequest) -> Result<()> {
         // A pod's shim serves the others; containerd asks again after the last one.
-        if self.containers.borrow().is_empty() && self.creating.borrow().is_empty() && !self.sandbox.exists() {
+        if self.containers.borrow().is_empty()
+            && self.creating.borrow().is_empty()
+            && !self.sandbox.exists()
+        {
             self.shutdown.notify_one();
         }
         Ok(())

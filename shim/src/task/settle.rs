@@ -2,7 +2,7 @@
 
 use crate::log;
 use crate::runtime::Streams;
-use crate::status::{Call, Result};
+use crate::status::{During, Result};
 use crate::task::container::Container;
 use crate::task::process::{Process, Stage};
 use crate::task::service::Service;
@@ -41,7 +41,10 @@ impl Service {
             }
             drop((curious, turn));
             let stage = format!("{:?}", p.stage.get());
-            log::info("a start of the earlier server", &[("id", &c.id), ("exec", &p.id), ("came to", &stage)]);
+            log::info(
+                "a start of the earlier server",
+                &[("id", &c.id), ("exec", &p.id), ("came to", &stage)],
+            );
             service.told_process(&c.id, &p.id).await;
         });
     }
@@ -49,19 +52,24 @@ impl Service {
     /// As the runtime says.
     pub(crate) async fn state_of(&self, c: &Container) -> Result<String> {
         let args: [&OsStr; 2] = ["state".as_ref(), c.id.as_ref()];
-        let text = c.runtime.run(&self.reaper, "OCI runtime state failed", &args, Streams::default()).await?;
+        let text = c
+            .runtime
+            .run(&self.reaper, "OCI runtime state failed", &args, Streams::default())
+            .await?;
         #[derive(Deserialize)]
         struct State {
             status: String,
         }
-        serde_json::from_str::<State>(&text).map(|s| s.status).call(|| format!("state: {text:?}"))
+        serde_json::from_str::<State>(&text).map(|s| s.status).during(|| format!("state: {text:?}"))
     }
 
     async fn settle_init(self: &Rc<Self>, c: &Rc<Container>) -> Result<()> {
         let p = &c.init;
         if p.pid.get() == 0 {
             // From a checkpoint: the runtime has made the process, or has not.
-            let Some((pid, start_time)) = self.found(&c.bundle.join("init.pid")) else { return Ok(()) };
+            let Some((pid, start_time)) = self.found(&c.bundle.join("init.pid")) else {
+                return Ok(());
+            };
             self.reaper.add(pid);
             p.pid.set(pid);
             p.start_time.set(start_time);
@@ -112,7 +120,11 @@ impl Service {
             p.start_time.set(start_time);
         }
         p.spec.take();
-        let event = events::TaskExecStarted { container_id: c.id.clone(), exec_id: p.id.clone(), pid: pid as u32 };
+        let event = events::TaskExecStarted {
+            container_id: c.id.clone(),
+            exec_id: p.id.clone(),
+            pid: pid as u32,
+        };
         self.events.publish("/tasks/exec-started", "TaskExecStarted", &event);
         p.set(Stage::Running);
         // Whoever takes over before that finds the process by its file.
@@ -132,7 +144,8 @@ impl Service {
             return Some((pid, 0));
         }
         let start_time = proc_stat(pid)?.1;
-        let ours = parent(pid)? == nix::unistd::getppid().as_raw() && proc_stat(pid)?.1 == start_time;
+        let ours =
+            parent(pid)? == nix::unistd::getppid().as_raw() && proc_stat(pid)?.1 == start_time;
         ours.then_some((pid, start_time))
     }
 }
@@ -161,8 +174,10 @@ pub(crate) async fn runtimes_gone(c: &Container) {
         words.any(|w| w == root) && line.split(|b| *b == 0).any(|w| w == c.id.as_bytes())
     };
     loop {
-        let list = std::fs::read_to_string(format!("/proc/{keeper}/task/{keeper}/children")).unwrap_or_default();
-        if !list.split_whitespace().any(|pid| !ours(pid) && at_work(pid)) || begun.elapsed() > MOST {
+        let list = std::fs::read_to_string(format!("/proc/{keeper}/task/{keeper}/children"))
+            .unwrap_or_default();
+        if !list.split_whitespace().any(|pid| !ours(pid) && at_work(pid)) || begun.elapsed() > MOST
+        {
             return;
         }
         tokio::time::sleep(Duration::from_millis(10)).await;

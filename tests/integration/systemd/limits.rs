@@ -14,7 +14,11 @@ fn a_unit_with_all_limits() {
     assert_eq!((show(&b, "Slice"), show(&b, "Delegate")), (slice(&b), "yes".into()));
     assert!(show(&b, "Description").contains(&b.id));
     assert_eq!(show(&b, "TasksMax"), "44");
-    assert!(show(&b, "CPUQuotaPerSecUSec").starts_with("333.33"), "{}", show(&b, "CPUQuotaPerSecUSec"));
+    assert!(
+        show(&b, "CPUQuotaPerSecUSec").starts_with("333.33"),
+        "{}",
+        show(&b, "CPUQuotaPerSecUSec")
+    );
     assert_eq!(show(&b, if v2() { "MemoryMax" } else { "MemoryLimit" }), (64 << 20).to_string());
     assert_eq!(file(&b, "memory", "memory.limit_in_bytes", "memory.max"), (64 << 20).to_string());
     assert_eq!(file(&b, "cpu", "cpu.shares", "cpu.weight"), if v2() { "59" } else { "512" });
@@ -26,7 +30,10 @@ fn a_unit_with_all_limits() {
 
     b.verb("update", &["--memory", "80M", "--cpu-quota", "50000", "--pids-limit", "55"], &[]).ok();
     assert_eq!(file(&b, "memory", "memory.limit_in_bytes", "memory.max"), (80 << 20).to_string());
-    assert_eq!((show(&b, "TasksMax").as_str(), show(&b, "CPUQuotaPerSecUSec").as_str()), ("55", "500ms"));
+    assert_eq!(
+        (show(&b, "TasksMax").as_str(), show(&b, "CPUQuotaPerSecUSec").as_str()),
+        ("55", "500ms")
+    );
     // systemd applies its own view again: it must be the same.
     systemctl(&["daemon-reload"]).ok();
     assert_eq!(file(&b, "memory", "memory.limit_in_bytes", "memory.max"), (80 << 20).to_string());
@@ -72,7 +79,10 @@ fn device_rules_outlive_a_reload() {
         until(|| b.output().ends_with(&format!("round {round}\n")), what);
         let out = b.output();
         let last = out.rsplit("round ").nth(1).unwrap();
-        assert!(last.contains("Operation not permitted") && last.ends_with("\n1\n"), "{what}: {out}");
+        assert!(
+            last.contains("Operation not permitted") && last.ends_with("\n1\n"),
+            "{what}: {out}"
+        );
         round += 1;
     };
     check(&b, "created");
@@ -93,7 +103,9 @@ fn device_rules_outlive_a_reload() {
 /// A file of a cgroup that has all controllers this host can give.
 fn has_file(file: &str) -> bool {
     let root = Path::new("/sys/fs/cgroup");
-    for controller in std::fs::read_to_string(root.join("cgroup.controllers")).unwrap().split_whitespace() {
+    for controller in
+        std::fs::read_to_string(root.join("cgroup.controllers")).unwrap().split_whitespace()
+    {
         let _ = std::fs::write(root.join("cgroup.subtree_control"), format!("+{controller}"));
     }
     let probe = root.join(format!("conex-test-probe-{}", std::process::id()));
@@ -145,7 +157,10 @@ fn no_limit_is_lost_at_a_reload() {
         })
         .collect();
     let document = |pick: &dyn Fn(&Row) -> String| {
-        json!(rows.iter().map(|r| (r[0].to_string(), pick(r))).collect::<std::collections::BTreeMap<_, _>>())
+        json!(rows
+            .iter()
+            .map(|r| (r[0].to_string(), pick(r)))
+            .collect::<std::collections::BTreeMap<_, _>>())
     };
     let check = |b: &Box, what: &str, want: &dyn Fn(&Row) -> String| {
         for r in &rows {
@@ -178,7 +193,11 @@ fn no_limit_is_lost_at_a_reload() {
     for words in looks_again(&b) {
         step(&words);
         let now = ["memory.max", "cpu.max", "pids.max"].map(|f| file(&b, "", f, f));
-        assert_eq!(now, [(81 << 20).to_string(), "500000 1000000".into(), "51".into()], "after {words:?}");
+        assert_eq!(
+            now,
+            [(81 << 20).to_string(), "500000 1000000".into(), "51".into()],
+            "after {words:?}"
+        );
     }
     // What is no whole hundredth of a percent is rounded by the reload, never to more (docs/limits.md).
     b.verb("update", &["--cpu-period", "100000", "--cpu-quota", "33333"], &[]).ok();
@@ -204,7 +223,16 @@ fn no_limit_is_lost_at_a_reload() {
     let tasks = show(&b, "TasksMax");
     let failed = b.verb(
         "update",
-        &["--blkio-weight", "500", "--pids-limit", "60", "--memory", "79M", "--cpuset-cpus", "4000"],
+        &[
+            "--blkio-weight",
+            "500",
+            "--pids-limit",
+            "60",
+            "--memory",
+            "79M",
+            "--cpuset-cpus",
+            "4000",
+        ],
         &[],
     );
     assert_ne!(failed.code, 0);
@@ -214,7 +242,8 @@ fn no_limit_is_lost_at_a_reload() {
     let stats: serde_json::Value = serde_json::from_str(&r.out).unwrap();
     let swap = |key: &str| stats["data"]["memory"]["swap"][key].as_u64().unwrap();
     assert!(
-        swap("usage") >= stats["data"]["memory"]["usage"]["usage"].as_u64().unwrap() && swap("limit") >= 80 << 20,
+        swap("usage") >= stats["data"]["memory"]["usage"]["usage"].as_u64().unwrap()
+            && swap("limit") >= 80 << 20,
         "{stats}"
     );
     b.verb("delete", &["--force"], &[]).ok();

@@ -54,7 +54,11 @@ fn a_systemd_that_answers_no_more() {
     b.up();
     let run = b.dir.join("run");
     let _silent = silent(&run);
-    for words in ["update --pids-limit 50 ID", "update --memory 90M --cpu-quota 50000 ID", "delete --force ID"] {
+    for words in [
+        "update --pids-limit 50 ID",
+        "update --memory 90M --cpu-quota 50000 ID",
+        "delete --force ID",
+    ] {
         let begin = std::time::Instant::now();
         let r = finish_within(&mut beside(&b, &run, &words.replace("ID", &b.id)), b"", 100);
         assert!(r.code == 1 && r.err.contains("has not answered since"), "{words}: {}", r.err);
@@ -105,7 +109,11 @@ fn a_systemd_that_counts_processes_otherwise() {
         let r = finish_within(&mut verb, b"", 60);
         server.kill().unwrap();
         server.wait().unwrap();
-        assert!(r.code == 1 && r.err.contains("systemd runs in another PID namespace"), "{inside}: {}", r.err);
+        assert!(
+            r.code == 1 && r.err.contains("systemd runs in another PID namespace"),
+            "{inside}: {}",
+            r.err
+        );
         assert!(r.err.contains("linux.cgroupsPath"), "{}", r.err);
         b.assert_gone();
     }

@@ -18,10 +18,14 @@ fn main() {
     let measure = |into: &mut Vec<(&str, Vec<f64>)>, pause: u64, i: usize| {
         let rest = || std::thread::sleep(std::time::Duration::from_millis(pause));
         rest();
-        into[0].1.push(time(Command::new(floor).args(["/tmp/bundle/rootfs", "/bin/true"]).current_dir(dir)));
+        into[0].1.push(time(
+            Command::new(floor).args(["/tmp/bundle/rootfs", "/bin/true"]).current_dir(dir),
+        ));
         for (slot, (_, binary)) in runtimes.iter().enumerate() {
             rest();
-            into[slot + 1].1.push(time(Command::new(binary).args(["run", &format!("r{i}")]).current_dir(dir)));
+            into[slot + 1]
+                .1
+                .push(time(Command::new(binary).args(["run", &format!("r{i}")]).current_dir(dir)));
         }
     };
     (0..rounds).for_each(|i| measure(&mut run, 0, i));
@@ -35,15 +39,22 @@ fn main() {
 fn bundle(dir: &Path, conex: &str) {
     std::fs::create_dir_all(dir.join("rootfs/bin")).expect("mkdir");
     for name in ["true", "sleep"] {
-        std::fs::copy("/usr/bin/busybox", dir.join("rootfs/bin").join(name)).expect("busybox-static");
+        std::fs::copy("/usr/bin/busybox", dir.join("rootfs/bin").join(name))
+            .expect("busybox-static");
     }
-    assert!(Command::new(conex).arg("spec").current_dir(dir).status().expect("conex spec").success());
+    assert!(Command::new(conex)
+        .arg("spec")
+        .current_dir(dir)
+        .status()
+        .expect("conex spec")
+        .success());
     rewrite(dir, &["/bin/true"]);
 }
 
 fn rewrite(dir: &Path, args: &[&str]) {
     let file = dir.join("config.json");
-    let mut config: serde_json::Value = serde_json::from_slice(&std::fs::read(&file).expect("read")).expect("json");
+    let mut config: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(&file).expect("read")).expect("json");
     config["process"]["terminal"] = false.into();
     config["process"]["args"] = args.into();
     std::fs::write(file, config.to_string()).expect("write");
@@ -51,7 +62,12 @@ fn rewrite(dir: &Path, args: &[&str]) {
 
 fn time(command: &mut Command) -> f64 {
     let begun = Instant::now();
-    let out = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).output().expect("spawn");
+    let out = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .output()
+        .expect("spawn");
     let elapsed = begun.elapsed().as_secs_f64() * 1000.0;
     assert!(out.status.success(), "{command:?}: {}", String::from_utf8_lossy(&out.stderr));
     elapsed
@@ -68,7 +84,10 @@ fn report(what: &str, list: &[(&str, Vec<f64>)]) {
             base = median;
         }
         let (low, high) = (t[t.len() / 10], t[t.len() * 9 / 10]);
-        println!("  {name:<6} median {median:6.2} ms   10-90 % {low:.2} to {high:.2} ms   x {:.2}", median / base);
+        println!(
+            "  {name:<6} median {median:6.2} ms   10-90 % {low:.2} to {high:.2} ms   x {:.2}",
+            median / base
+        );
     }
 }
 
@@ -90,7 +109,8 @@ fn waiting(dir: &Path, runtimes: &[(&str, &str)], rounds: usize) {
     let mut memory = Vec::new();
     for (name, binary) in runtimes {
         let pid_file = format!("/tmp/{name}.pid");
-        assert!(call(binary, &["create", "--pid-file", &pid_file, &format!("e-{name}")]), "{name} create");
+        let create = ["create", "--pid-file", &pid_file, &format!("e-{name}")];
+        assert!(call(binary, &create), "{name} create");
         let pid = std::fs::read_to_string(&pid_file).expect("pid file");
         memory.push((*name, private(&pid)));
         assert!(call(binary, &["start", &format!("e-{name}")]), "{name} start");
@@ -99,7 +119,9 @@ fn waiting(dir: &Path, runtimes: &[(&str, &str)], rounds: usize) {
     for _ in 0..rounds {
         for (slot, (name, binary)) in runtimes.iter().enumerate() {
             exec[slot].1.push(time(
-                Command::new(binary).args(["exec", &format!("e-{name}"), "/bin/true"]).current_dir(dir),
+                Command::new(binary)
+                    .args(["exec", &format!("e-{name}"), "/bin/true"])
+                    .current_dir(dir),
             ));
         }
     }
@@ -107,7 +129,8 @@ fn waiting(dir: &Path, runtimes: &[(&str, &str)], rounds: usize) {
     let mut foreground = Vec::new();
     for (name, binary) in runtimes {
         let run = watched(dir, binary, name, &["run"], &[&format!("f-{name}")]);
-        let exec = watched(dir, binary, name, &["exec"], &[&format!("e-{name}"), "/bin/sleep", "1000"]);
+        let exec =
+            watched(dir, binary, name, &["exec"], &[&format!("e-{name}"), "/bin/sleep", "1000"]);
         foreground.push((*name, run, exec));
     }
     for (name, binary) in runtimes {
@@ -143,7 +166,8 @@ fn watched(dir: &Path, binary: &str, name: &str, verb: &[&str], rest: &[&str]) -
     std::thread::sleep(std::time::Duration::from_millis(200));
     let memory = private(&child.id().to_string());
     let pid = std::fs::read_to_string(&pid_file).expect("pid file").trim().parse().expect("pid");
-    let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
+    let _ =
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
     let _ = child.wait();
     memory
 }

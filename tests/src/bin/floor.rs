@@ -42,15 +42,19 @@ fn main() {
         std::fs::create_dir(group).unwrap();
         if hierarchy.ends_with("cpuset") {
             for file in ["cpuset.cpus", "cpuset.mems"] {
-                std::fs::write(group.join(file), std::fs::read(hierarchy.join(file)).unwrap()).unwrap();
+                std::fs::write(group.join(file), std::fs::read(hierarchy.join(file)).unwrap())
+                    .unwrap();
             }
         }
     }
     let unified = groups.iter().find(|g| g.join("cgroup.kill").exists());
     let unified_fd = unified.map(|u| open(u, OFlag::O_PATH, Mode::empty()).unwrap());
     let (reader, writer) = nix::unistd::pipe2(OFlag::O_CLOEXEC).unwrap();
-    let flags =
-        libc::CLONE_NEWNS | libc::CLONE_NEWUTS | libc::CLONE_NEWIPC | libc::CLONE_NEWPID | libc::CLONE_NEWNET;
+    let flags = libc::CLONE_NEWNS
+        | libc::CLONE_NEWUTS
+        | libc::CLONE_NEWIPC
+        | libc::CLONE_NEWPID
+        | libc::CLONE_NEWNET;
     match clone3(flags as u64, unified_fd.as_ref().map(|f| f.as_fd())).unwrap() {
         Forked::Child => {
             child(&rootfs, &groups, &reader);
@@ -75,10 +79,17 @@ fn main() {
     }
 }
 
-fn file_system(root: BorrowedFd, kind: &str, at: &str, attrs: u64, data: &[(&str, &str)]) -> OwnedFd {
+fn file_system(
+    root: BorrowedFd,
+    kind: &str,
+    at: &str,
+    attrs: u64,
+    data: &[(&str, &str)],
+) -> OwnedFd {
     let fs = fsopen(kind).unwrap();
     for (key, value) in data {
-        fsconfig(fs.as_fd(), key, if value.is_empty() { None } else { Some(value.as_bytes()) }).unwrap();
+        fsconfig(fs.as_fd(), key, if value.is_empty() { None } else { Some(value.as_bytes()) })
+            .unwrap();
     }
     fscreate(fs.as_fd()).unwrap();
     let fd = fsmount(fs.as_fd(), attrs).unwrap();
@@ -93,14 +104,16 @@ fn file_system(root: BorrowedFd, kind: &str, at: &str, attrs: u64, data: &[(&str
 fn child(rootfs: &Path, groups: &[PathBuf], go: &OwnedFd) {
     let none = None::<&str>;
     let v1 = groups.iter().filter(|g| !g.join("cgroup.kill").exists());
-    let tasks: Vec<OwnedFd> = v1.map(|g| open(&g.join("tasks"), OFlag::O_WRONLY, Mode::empty()).unwrap()).collect();
+    let tasks: Vec<OwnedFd> =
+        v1.map(|g| open(&g.join("tasks"), OFlag::O_WRONLY, Mode::empty()).unwrap()).collect();
     mount(none, "/", none, MsFlags::MS_SLAVE | MsFlags::MS_REC, none).unwrap();
     let target = open(rootfs, OFlag::O_PATH | OFlag::O_DIRECTORY, Mode::empty()).unwrap();
     let root = open_tree_clone(target.as_fd(), Path::new(""), true, true).unwrap();
     move_mount(root.as_fd(), target.as_fd()).unwrap();
     let safe = ATTR_NOSUID | ATTR_NOEXEC | ATTR_NODEV;
-    let dir =
-        |fd: &OwnedFd, name: &str| nix::sys::stat::mkdirat(fd, name, Mode::from_bits_truncate(0o755)).unwrap_or(());
+    let dir = |fd: &OwnedFd, name: &str| {
+        nix::sys::stat::mkdirat(fd, name, Mode::from_bits_truncate(0o755)).unwrap_or(())
+    };
     file_system(root.as_fd(), "proc", "proc", 0, &[]);
     let dev = file_system(
         root.as_fd(),
@@ -126,14 +139,29 @@ fn child(rootfs: &Path, groups: &[PathBuf], go: &OwnedFd) {
         dir(&cgroup, name);
         let at = openat(&cgroup, name, OFlag::O_PATH, Mode::empty()).unwrap();
         let tree = open_tree_clone(nix::fcntl::AT_FDCWD, group, false, true).unwrap();
-        mount_setattr(tree.as_fd(), false, &MountAttr { set: safe | ATTR_RDONLY, ..MountAttr::default() }).unwrap();
+        mount_setattr(
+            tree.as_fd(),
+            false,
+            &MountAttr { set: safe | ATTR_RDONLY, ..MountAttr::default() },
+        )
+        .unwrap();
         move_mount(tree.as_fd(), at.as_fd()).unwrap();
     }
-    for (name, minor, major) in
-        [("null", 3, 1), ("zero", 5, 1), ("full", 7, 1), ("random", 8, 1), ("urandom", 9, 1), ("tty", 0, 5)]
-    {
-        conex_sys::fd::mknodat(dev.as_fd(), Path::new(name), libc::S_IFCHR | 0o666, libc::makedev(major, minor))
-            .unwrap();
+    for (name, minor, major) in [
+        ("null", 3, 1),
+        ("zero", 5, 1),
+        ("full", 7, 1),
+        ("random", 8, 1),
+        ("urandom", 9, 1),
+        ("tty", 0, 5),
+    ] {
+        conex_sys::fd::mknodat(
+            dev.as_fd(),
+            Path::new(name),
+            libc::S_IFCHR | 0o666,
+            libc::makedev(major, minor),
+        )
+        .unwrap();
     }
     for (link, to) in [
         ("fd", "/proc/self/fd"),
@@ -152,7 +180,8 @@ fn child(rootfs: &Path, groups: &[PathBuf], go: &OwnedFd) {
     mount(none, ".", none, MsFlags::MS_SLAVE | MsFlags::MS_REC, none).unwrap();
     umount2(".", MntFlags::MNT_DETACH).unwrap();
     nix::unistd::chdir("/").unwrap();
-    mount_setattr(root.as_fd(), false, &MountAttr { set: ATTR_RDONLY, ..MountAttr::default() }).unwrap();
+    mount_setattr(root.as_fd(), false, &MountAttr { set: ATTR_RDONLY, ..MountAttr::default() })
+        .unwrap();
     nix::unistd::sethostname("floor").unwrap();
     nix::unistd::read(go, &mut [0u8; 1]).unwrap();
     // By itself: moving another process waits for RCU.
@@ -168,7 +197,8 @@ fn protect(root: BorrowedFd) {
             continue;
         };
         let tree = open_tree_clone(target.as_fd(), Path::new(""), false, true).unwrap();
-        mount_setattr(tree.as_fd(), false, &MountAttr { set: ATTR_RDONLY, ..MountAttr::default() }).unwrap();
+        mount_setattr(tree.as_fd(), false, &MountAttr { set: ATTR_RDONLY, ..MountAttr::default() })
+            .unwrap();
         move_mount(tree.as_fd(), target.as_fd()).unwrap();
     }
     let mut empty: Option<OwnedFd> = None;
@@ -187,7 +217,8 @@ fn protect(root: BorrowedFd) {
         let Ok(target) = openat(root, path, OFlag::O_PATH, Mode::empty()) else {
             continue;
         };
-        let is_dir = nix::sys::stat::fstat(&target).unwrap().st_mode & libc::S_IFMT == libc::S_IFDIR;
+        let is_dir =
+            nix::sys::stat::fstat(&target).unwrap().st_mode & libc::S_IFMT == libc::S_IFDIR;
         let tree = match (&empty, is_dir) {
             (_, false) => open_tree_clone(null.as_fd(), Path::new(""), false, true).unwrap(),
             (Some(fd), true) => open_tree_clone(fd.as_fd(), Path::new(""), false, true).unwrap(),

@@ -26,7 +26,8 @@ fn takes_id(c: &Command) -> bool {
 }
 
 fn zsh() -> String {
-    let quote = |t: &str| t.replace('\'', "").replace(':', "\\:").replace('[', "(").replace(']', ")");
+    let quote =
+        |t: &str| t.replace('\'', "").replace(':', "\\:").replace('[', "(").replace(']', ")");
     let option = |f: &Flag| {
         let value = f.value.map_or(String::new(), |v| format!(":{}:_files", quote(v)));
         format!("'--{}[{}]{value}'", f.name, quote(f.help))
@@ -37,7 +38,8 @@ fn zsh() -> String {
     }
     let globals: Vec<String> = GLOBAL.iter().map(option).collect();
     let _ = writeln!(out, "\t)\n\t_arguments -C {} '1: :->verb' '*:: :->rest'", globals.join(" "));
-    out += "\tcase $state in\n\tverb) _describe command commands ;;\n\trest)\n\t\tcase $words[1] in\n";
+    out +=
+        "\tcase $state in\n\tverb) _describe command commands ;;\n\trest)\n\t\tcase $words[1] in\n";
     for c in commands() {
         let options: Vec<String> = c.flags.iter().map(option).collect();
         let id = if takes_id(c) { "'1:container:_conex_ids'" } else { "'*:file:_files'" };
@@ -50,14 +52,29 @@ fn fish() -> String {
     let quote = |t: &str| t.replace('\'', "");
     let mut out = String::from("# fish completion for conex\n");
     for f in GLOBAL {
-        let _ = writeln!(out, "complete -c conex -n __fish_use_subcommand -l {} -d '{}'", f.name, quote(f.help));
+        let _ = writeln!(
+            out,
+            "complete -c conex -n __fish_use_subcommand -l {} -d '{}'",
+            f.name,
+            quote(f.help)
+        );
     }
     for c in commands() {
-        let _ = writeln!(out, "complete -c conex -n __fish_use_subcommand -a {} -d '{}'", c.name, quote(c.help));
+        let _ = writeln!(
+            out,
+            "complete -c conex -n __fish_use_subcommand -a {} -d '{}'",
+            c.name,
+            quote(c.help)
+        );
         let seen = format!("-n '__fish_seen_subcommand_from {}'", c.name);
         for f in c.flags {
             let value = if f.value.is_some() { " -r" } else { "" };
-            let _ = writeln!(out, "complete -c conex {seen} -l {}{value} -d '{}'", f.name, quote(f.help));
+            let _ = writeln!(
+                out,
+                "complete -c conex {seen} -l {}{value} -d '{}'",
+                f.name,
+                quote(f.help)
+            );
         }
         if takes_id(c) {
             let _ = writeln!(out, "complete -c conex {seen} -f -a '(conex list -q 2>/dev/null)'");

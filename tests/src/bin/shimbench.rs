@@ -41,7 +41,10 @@ fn main() {
         })
         .collect();
     let rounds: usize = std::env::var("ROUNDS").ok().and_then(|r| r.parse().ok()).unwrap_or(15);
-    println!("| figure | {} |", list.iter().map(|c| c.name.as_str()).collect::<Vec<_>>().join(" | "));
+    println!(
+        "| figure | {} |",
+        list.iter().map(|c| c.name.as_str()).collect::<Vec<_>>().join(" | ")
+    );
     println!("|---|{}", "---|".repeat(list.len()));
     let timed = |name: &str, measure: fn(&Candidate) -> f64| {
         let mut samples = vec![Vec::new(); list.len()];
@@ -62,7 +65,10 @@ fn main() {
             s.push(throughput());
         }
     }
-    row("1 GiB through a FIFO (median)", samples.iter_mut().map(|s| format!("{:.2} GB/s", median(s))).collect());
+    row(
+        "1 GiB through a FIFO (median)",
+        samples.iter_mut().map(|s| format!("{:.2} GB/s", median(s))).collect(),
+    );
     let each = |name: &str, measure: &dyn Fn(&Candidate) -> String| {
         let cells = list.iter().map(|c| {
             c.choose();
@@ -71,7 +77,9 @@ fn main() {
         row(name, cells.collect());
     };
     for buffer in ["16M", "128M"] {
-        let name = format!("100 MB of lines while nobody reads for 10 s (room for {buffer}): done after, lost");
+        let name = format!(
+            "100 MB of lines while nobody reads for 10 s (room for {buffer}): done after, lost"
+        );
         each(&name, &|_| nobody_reads(buffer));
     }
     each("200 parallel execs", &|_| format!("{:.0} /s", execs()));
@@ -95,7 +103,8 @@ fn start(_: &Candidate) -> f64 {
     let _log = std::fs::OpenOptions::new().read(true).write(true).open(b.dir.join("log")).unwrap();
     let events = Events::listen(&b.dir.join("events.sock"));
     let begin = Instant::now();
-    let out = start_command(&b.dir, &b.dir, &b.id).stdin(std::process::Stdio::null()).output().unwrap();
+    let out =
+        start_command(&b.dir, &b.dir, &b.id).stdin(std::process::Stdio::null()).output().unwrap();
     let address = address(&String::from_utf8_lossy(&out.stdout));
     std::os::unix::net::UnixStream::connect(&address).unwrap();
     let took = begin.elapsed().as_secs_f64();

@@ -26,7 +26,8 @@ pub fn write_value(fd: &OwnedFd, value: &str) -> nix::Result<()> {
 }
 
 pub fn read_at(dir: BorrowedFd, file: &str) -> nix::Result<String> {
-    let fd = openat(dir, file, OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW, Mode::empty())?;
+    let fd =
+        openat(dir, file, OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW, Mode::empty())?;
     let mut out = Vec::with_capacity(4096);
     let mut buffer = [0u8; 4096];
     loop {

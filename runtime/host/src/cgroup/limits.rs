@@ -24,7 +24,8 @@ pub(super) fn enable_controllers(path: &Path, h: &Hierarchy) -> Result<()> {
     for level in levels {
         let file = level.join("cgroup.subtree_control");
         let have = read(&file).unwrap_or_default();
-        for controller in h.controllers.iter().filter(|c| !have.split_whitespace().any(|x| x == *c)) {
+        for controller in h.controllers.iter().filter(|c| !have.split_whitespace().any(|x| x == *c))
+        {
             // Best effort here: a controller that is needed and still missing shows when its file is written, with
             // the field that asked for it. A level with processes (EBUSY) or a threaded one refuses.
             let _ = std::fs::write(&file, format!("+{controller}"));
@@ -80,9 +81,11 @@ impl Group {
                 // Two files that limit each other (memory and memory+swap, quota and period) are accepted only in
                 // one order, which depends on the values in force: try the partner first.
                 Err(e) if matches!(e.errno, Some(Errno::EINVAL | Errno::EBUSY)) => {
-                    let is_partner = |f: &&Assignment| f.choices.iter().any(|(file, _)| a.partner == Some(file));
+                    let is_partner =
+                        |f: &&Assignment| f.choices.iter().any(|(file, _)| a.partner == Some(file));
                     let partner = files[i + 1..].iter().find(is_partner);
-                    let retried = partner.map(|p| apply_one(dir, p).and_then(|()| apply_one(dir, a)));
+                    let retried =
+                        partner.map(|p| apply_one(dir, p).and_then(|()| apply_one(dir, a)));
                     retried.unwrap_or(Err(e))?;
                 }
                 Err(e) => return Err(e),
@@ -94,14 +97,18 @@ impl Group {
     /// The device rules: by the v1 controller where it is mounted, else as an eBPF program on the v2 directory.
     pub fn devices(&self, rules: &Rules) -> Result<()> {
         let field = "linux.resources.devices";
-        if let Some(dir) = self.dirs.iter().find(|d| !d.hierarchy.v2 && d.hierarchy.has("devices")) {
+        if let Some(dir) = self.dirs.iter().find(|d| !d.hierarchy.v2 && d.hierarchy.has("devices"))
+        {
             return v1_devices(dir, rules).map_err(|e| e.at(field));
         }
         if rules.allow_all() {
             return Ok(());
         }
         let Some(dir) = self.unified() else {
-            return Err(Error::unsupported(field, "this host has neither the v1 devices controller nor cgroup v2"));
+            return Err(Error::unsupported(
+                field,
+                "this host has neither the v1 devices controller nor cgroup v2",
+            ));
         };
         attach(dir, rules).map_err(|e| e.at(field))
     }
@@ -113,10 +120,13 @@ fn v1_devices(dir: &Dir, rules: &Rules) -> Result<()> {
     // The plan has looked already.
     let lines = rules.v1_lines().map_err(|(_, what)| Error::new(Kind::Unsupported, what))?;
     for (allow, line) in lines {
-        let (file, slot) = if allow { ("devices.allow", &mut open[0]) } else { ("devices.deny", &mut open[1]) };
+        let (file, slot) =
+            if allow { ("devices.allow", &mut open[0]) } else { ("devices.deny", &mut open[1]) };
         let written = match slot {
             Some(fd) => write_value(fd, &line),
-            None => open_to_write(dir.as_fd(), file).and_then(|fd| write_value(slot.insert(fd), &line)),
+            None => {
+                open_to_write(dir.as_fd(), file).and_then(|fd| write_value(slot.insert(fd), &line))
+            }
         };
         written.call(|| format!("write({}/{file}, {line})", dir.path.display()))?;
     }
@@ -126,8 +136,10 @@ fn v1_devices(dir: &Dir, rules: &Rules) -> Result<()> {
 /// Puts a new program in the place of an old one, without a moment with none.
 fn attach(dir: &Dir, rules: &Rules) -> Result<()> {
     use conex_sys::bpf;
-    let program = bpf::load_device_program(&rules.program()).call(|| "bpf(BPF_PROG_LOAD, CGROUP_DEVICE)")?;
-    let old = bpf::attached(dir.as_fd()).call(|| format!("bpf(BPF_PROG_QUERY, {})", dir.path.display()))?;
+    let program =
+        bpf::load_device_program(&rules.program()).call(|| "bpf(BPF_PROG_LOAD, CGROUP_DEVICE)")?;
+    let old = bpf::attached(dir.as_fd())
+        .call(|| format!("bpf(BPF_PROG_QUERY, {})", dir.path.display()))?;
     let replace = if let [one] = old.as_slice() { Some(one.as_fd()) } else { None };
     bpf::attach(dir.as_fd(), program.as_fd(), replace)
         .call(|| format!("bpf(BPF_PROG_ATTACH, {}, CGROUP_DEVICE)", dir.path.display()))?;
@@ -190,7 +202,8 @@ fn refused(e: Errno, dir: &Dir, file: &str, value: &str, call: String) -> Error 
 
 /// The first choice whose file exists, or the first.
 fn chosen<'a>(dir: &Dir, a: &'a Assignment) -> Option<&'a (String, String)> {
-    let exists = |(file, _): &&(String, String)| a.choices.len() == 1 || exists_at(dir.as_fd(), file);
+    let exists =
+        |(file, _): &&(String, String)| a.choices.len() == 1 || exists_at(dir.as_fd(), file);
     a.choices.iter().find(exists).or(a.choices.first())
 }
 
@@ -223,7 +236,13 @@ impl Group {
     /// `checkBeforeUpdate` (config-linux.md): a limit below the usage would call the OOM killer.
     pub fn refuse_below_usage(&self, limits: &[Limit]) -> Result<()> {
         let Some(dir) = self.dir("memory") else { return Ok(()) };
-        let max = |s: &Setting| if let Setting::MemoryMax(limits::Amount::Is(n)) = s { Some(*n) } else { None };
+        let max = |s: &Setting| {
+            if let Setting::MemoryMax(limits::Amount::Is(n)) = s {
+                Some(*n)
+            } else {
+                None
+            }
+        };
         let used = shown::memory_used(dir.hierarchy.v2, |file| text(dir, file));
         let below = limits.iter().find_map(|l| {
             let given = match &l.setting {

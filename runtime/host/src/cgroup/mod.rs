@@ -24,12 +24,19 @@ use std::time::{Duration, Instant};
 
 /// The directories of a planned cgroup, whether they exist or not. `base` is where the paths of a systemd unit begin.
 pub fn paths(plan: &Cgroup, hierarchies: &[Hierarchy], base: &Path) -> Result<Vec<PathBuf>> {
-    let own =
-        if plan.relative { crate::acts::read_text("/proc/self/cgroup").unwrap_or_default() } else { String::new() };
+    let own = if plan.relative {
+        crate::acts::read_text("/proc/self/cgroup").unwrap_or_default()
+    } else {
+        String::new()
+    };
     hierarchies
         .iter()
         .map(|h| {
-            let parent = if plan.relative { own_path(&own, h).unwrap_or_default() } else { base.to_path_buf() };
+            let parent = if plan.relative {
+                own_path(&own, h).unwrap_or_default()
+            } else {
+                base.to_path_buf()
+            };
             let below = crate::root::clean(&parent.join(&plan.path));
             if below.as_os_str().is_empty() {
                 // Everything that follows may kill, freeze or attach a device program: never to the root.
@@ -46,7 +53,8 @@ fn own_path(text: &str, h: &Hierarchy) -> Option<PathBuf> {
     let line = text.lines().find_map(|line| {
         let mut parts = line.splitn(3, ':');
         let (_, controllers, path) = (parts.next()?, parts.next()?, parts.next()?);
-        let same = if h.v2 { controllers.is_empty() } else { controllers == h.controllers.join(",") };
+        let same =
+            if h.v2 { controllers.is_empty() } else { controllers == h.controllers.join(",") };
         same.then_some(path)
     })?;
     let path = &*crate::text::path(line);
@@ -58,8 +66,11 @@ fn own_path(text: &str, h: &Hierarchy) -> Option<PathBuf> {
 pub fn missing(paths: &[PathBuf], hierarchies: &[Hierarchy]) -> Vec<PathBuf> {
     let mut out = Vec::new();
     for (path, h) in paths.iter().zip(hierarchies) {
-        let mut levels: Vec<_> =
-            path.ancestors().take_while(|p| *p != h.mount_point && !p.exists()).map(Path::to_path_buf).collect();
+        let mut levels: Vec<_> = path
+            .ancestors()
+            .take_while(|p| *p != h.mount_point && !p.exists())
+            .map(Path::to_path_buf)
+            .collect();
         levels.reverse();
         out.extend(levels);
     }
@@ -68,7 +79,8 @@ pub fn missing(paths: &[PathBuf], hierarchies: &[Hierarchy]) -> Vec<PathBuf> {
 
 /// `Path::starts_with` for two clean paths, without looking at every component.
 fn is_below(path: &Path, level: &Path) -> bool {
-    let rest = path.as_os_str().as_encoded_bytes().strip_prefix(level.as_os_str().as_encoded_bytes());
+    let rest =
+        path.as_os_str().as_encoded_bytes().strip_prefix(level.as_os_str().as_encoded_bytes());
     rest.is_some_and(|r| r.is_empty() || r[0] == b'/')
 }
 
@@ -92,7 +104,8 @@ impl Group {
                     // A parent that another container has made meanwhile.
                     Err(Errno::EEXIST) if level != path || made.contains(level) => {}
                     Err(e) => {
-                        return Err(Error::call(e, format!("mkdir({})", level.display())).at("linux.cgroupsPath"))
+                        return Err(Error::call(e, format!("mkdir({})", level.display()))
+                            .at("linux.cgroupsPath"))
                     }
                 }
                 if !h.v2 && h.has("cpuset") {
@@ -118,7 +131,9 @@ impl Group {
         let dirs = paths
             .iter()
             .filter_map(|p| {
-                let h = hierarchies.iter().filter(|h| p.starts_with(&h.mount_point) && *p != h.mount_point);
+                let h = hierarchies
+                    .iter()
+                    .filter(|h| p.starts_with(&h.mount_point) && *p != h.mount_point);
                 let h = h.max_by_key(|h| h.mount_point.as_os_str().len())?;
                 open(p, h).ok()
             })
@@ -137,7 +152,8 @@ impl Group {
         match paths.iter().find(|p| !there(p)) {
             None => Ok(group),
             Some(path) => {
-                let what = format!("the container's cgroup {} does not exist any more", path.display());
+                let what =
+                    format!("the container's cgroup {} does not exist any more", path.display());
                 Err(Error { errno: Some(Errno::ENOENT), ..Error::new(Kind::System, what) })
             }
         }
@@ -149,8 +165,10 @@ impl Group {
         match frozen_by(&self.dirs) {
             None => Ok(()),
             Some(path) => {
-                let what =
-                    format!("the cgroup {} is frozen: a container in or below it cannot start", path.display());
+                let what = format!(
+                    "the cgroup {} is frozen: a container in or below it cannot start",
+                    path.display()
+                );
                 Err(Error::new(Kind::Status, what).at("linux.cgroupsPath"))
             }
         }
@@ -176,7 +194,8 @@ impl Group {
         v1.map(|d| {
             let fd = nix::fcntl::openat(&d.fd, "tasks", flags, Mode::empty());
             let path = d.path.display().to_string();
-            let fd = fd.call(|| format!("open({path}/tasks)")).map_err(|e| e.at("linux.cgroupsPath"))?;
+            let fd =
+                fd.call(|| format!("open({path}/tasks)")).map_err(|e| e.at("linux.cgroupsPath"))?;
             Ok((path, fd))
         })
         .collect()
@@ -198,9 +217,13 @@ impl Group {
 
     /// True if the v2 cgroup has room for so many further processes.
     pub fn has_room_for(&self, processes: u64) -> bool {
-        let number =
-            |file| self.unified().and_then(|d| read_at(d.fd.as_fd(), file).ok()?.trim().parse::<u64>().ok());
-        let (Some(max), Some(now)) = (number("pids.max"), number("pids.current")) else { return true };
+        let number = |file| {
+            self.unified()
+                .and_then(|d| read_at(d.fd.as_fd(), file).ok()?.trim().parse::<u64>().ok())
+        };
+        let (Some(max), Some(now)) = (number("pids.max"), number("pids.current")) else {
+            return true;
+        };
         now + processes <= max
     }
 
@@ -223,7 +246,10 @@ impl Group {
 
     /// The hierarchy to ask for processes: one that a container cannot leave by itself.
     fn process_dir(&self) -> Option<&Dir> {
-        self.dir("devices").or_else(|| self.dir("memory")).or_else(|| self.unified()).or(self.dirs.first())
+        self.dir("devices")
+            .or_else(|| self.dir("memory"))
+            .or_else(|| self.unified())
+            .or(self.dirs.first())
     }
 
     /// Kills every process: atomically by cgroup.kill (Linux 5.14), else frozen first so that no fork escapes.
@@ -231,8 +257,12 @@ impl Group {
         if signal == libc::SIGKILL {
             if let Some(dir) = self.unified() {
                 // With those of sub-cgroups, which alone may hold processes.
-                let populated = read_at(dir.fd.as_fd(), "cgroup.events").is_ok_and(|t| t.contains("populated 1"));
-                if populated && write_at(dir.fd.as_fd(), "cgroup.kill", "1").is_ok() && self.dirs.len() == 1 {
+                let populated = read_at(dir.fd.as_fd(), "cgroup.events")
+                    .is_ok_and(|t| t.contains("populated 1"));
+                if populated
+                    && write_at(dir.fd.as_fd(), "cgroup.kill", "1").is_ok()
+                    && self.dirs.len() == 1
+                {
                     return;
                 }
             }
@@ -250,7 +280,9 @@ impl Group {
     /// Signals each process by a descriptor. The number in a cgroup's file can be a stranger's by the time it is opened:
     /// a process that is listed again while its descriptor is open is that one.
     fn signal(&self, signal: i32) {
-        let open = |pid: &i32| Some((*pid, conex_sys::proc::pidfd_open(nix::unistd::Pid::from_raw(*pid)).ok()?));
+        let open = |pid: &i32| {
+            Some((*pid, conex_sys::proc::pidfd_open(nix::unistd::Pid::from_raw(*pid)).ok()?))
+        };
         for some in self.pids().chunks(256) {
             let opened: Vec<(i32, OwnedFd)> = some.iter().filter_map(open).collect();
             let still = self.pids();
@@ -337,7 +369,8 @@ impl Dir {
 
     /// True if the process is in this very directory.
     fn holds(&self, pid: i32) -> bool {
-        read_at(self.fd.as_fd(), "cgroup.procs").is_ok_and(|t| t.lines().any(|l| l.parse() == Ok(pid)))
+        read_at(self.fd.as_fd(), "cgroup.procs")
+            .is_ok_and(|t| t.lines().any(|l| l.parse() == Ok(pid)))
     }
 
     /// Those below count as well: a limit, a kill and a device program reach them too.
@@ -358,8 +391,10 @@ impl Dir {
     fn check_usable(&self) -> Result<()> {
         let count = self.processes();
         if count > 0 {
-            let what =
-                format!("container's cgroup is not empty: {count} process(es) found in {}", self.path.display());
+            let what = format!(
+                "container's cgroup is not empty: {count} process(es) found in {}",
+                self.path.display()
+            );
             return Err(Error::invalid("linux.cgroupsPath", what));
         }
         let holds_freezer = self.hierarchy.v2 || self.hierarchy.has("freezer");
@@ -434,7 +469,9 @@ pub fn remove_at_once(made: &[PathBuf]) -> bool {
 /// Without a deadline only what is empty goes.
 fn remove_one(path: &Path, until: Option<Instant>) -> Result<()> {
     for attempt in 0u32.. {
-        match std::fs::remove_dir(path).map_err(|e| e.raw_os_error().map_or(Errno::EIO, Errno::from_raw)) {
+        match std::fs::remove_dir(path)
+            .map_err(|e| e.raw_os_error().map_or(Errno::EIO, Errno::from_raw))
+        {
             Ok(()) | Err(Errno::ENOENT) => return Ok(()),
             Err(Errno::EBUSY | Errno::ENOTEMPTY) if until.is_some() => {
                 for sub in children(path) {
@@ -450,5 +487,8 @@ fn remove_one(path: &Path, until: Option<Instant>) -> Result<()> {
         std::thread::sleep(Duration::from_millis(1 << attempt.min(8)));
     }
     let left = read(&path.join("cgroup.procs")).map_or(0, |t| t.lines().count());
-    Err(Error::call(Errno::EBUSY, format!("rmdir({}) with {left} process(es) left in it", path.display())))
+    Err(Error::call(
+        Errno::EBUSY,
+        format!("rmdir({}) with {left} process(es) left in it", path.display()),
+    ))
 }

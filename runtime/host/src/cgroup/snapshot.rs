@@ -33,11 +33,17 @@ const PROGRAM: &str = "device program";
 
 impl Group {
     /// The values in force of what will be changed, but for directories that were made for it.
-    pub fn before(&self, files: &[Assignment], devices: Option<&Rules>, made: &[PathBuf]) -> Vec<Before> {
+    pub fn before(
+        &self,
+        files: &[Assignment],
+        devices: Option<&Rules>,
+        made: &[PathBuf],
+    ) -> Vec<Before> {
         let foreign = |d: &&Dir| !made.contains(&d.path);
         let mut out = Vec::new();
         for a in files {
-            let found = self.dir_of(a).filter(foreign).and_then(|d| Some((d, limits::previous(d, a)?)));
+            let found =
+                self.dir_of(a).filter(foreign).and_then(|d| Some((d, limits::previous(d, a)?)));
             if let Some((dir, (file, value))) = found {
                 out.push(Before { dir: dir.path.clone(), file, value });
             }
@@ -88,7 +94,8 @@ fn write_back(b: &Before) -> crate::error::Result<()> {
             })
         }
         PROGRAM => {
-            let list = bpf::attached(dir.as_fd()).call(|| format!("bpf(BPF_PROG_QUERY, {})", b.dir.display()))?;
+            let list = bpf::attached(dir.as_fd())
+                .call(|| format!("bpf(BPF_PROG_QUERY, {})", b.dir.display()))?;
             list.iter().try_for_each(|program| {
                 bpf::detach(dir.as_fd(), program.as_fd())
                     .call(|| format!("bpf(BPF_PROG_DETACH, {})", b.dir.display()))

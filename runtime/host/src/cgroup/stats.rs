@@ -52,21 +52,24 @@ impl Group {
     pub fn oom_limit(&self) -> Option<(std::path::PathBuf, u64)> {
         let dir = self.dir("memory")?;
         let top = dir.hierarchy.mount_point.as_path();
-        dir.path.ancestors().take_while(|path| *path != top && path.starts_with(top)).find_map(|path| {
-            let read = |file: &str| read(&path.join(file)).unwrap_or_default();
-            let number = |file: &str| read(file).trim().parse::<u64>().ok();
-            let limit = if dir.hierarchy.v2 {
-                number("memory.max").filter(|_| key(&read("memory.events.local"), "oom") > 0)
-            } else {
-                // The counters of cgroup v1 do not count all that is refused (Linux 6.18). The peak is as near to the limit as
-                // the kernel's charges are large: 64 pages at once.
-                ["memory", "memory.memsw"].into_iter().find_map(|kind| {
-                    let limit = number(&format!("{kind}.limit_in_bytes"))?;
-                    (number(&format!("{kind}.max_usage_in_bytes"))? + (64 << 12) >= limit).then_some(limit)
-                })
-            };
-            limit.map(|limit| (path.to_path_buf(), limit))
-        })
+        dir.path.ancestors().take_while(|path| *path != top && path.starts_with(top)).find_map(
+            |path| {
+                let read = |file: &str| read(&path.join(file)).unwrap_or_default();
+                let number = |file: &str| read(file).trim().parse::<u64>().ok();
+                let limit = if dir.hierarchy.v2 {
+                    number("memory.max").filter(|_| key(&read("memory.events.local"), "oom") > 0)
+                } else {
+                    // The counters of cgroup v1 do not count all that is refused (Linux 6.18). The peak is as near to the limit as
+                    // the kernel's charges are large: 64 pages at once.
+                    ["memory", "memory.memsw"].into_iter().find_map(|kind| {
+                        let limit = number(&format!("{kind}.limit_in_bytes"))?;
+                        (number(&format!("{kind}.max_usage_in_bytes"))? + (64 << 12) >= limit)
+                            .then_some(limit)
+                    })
+                };
+                limit.map(|limit| (path.to_path_buf(), limit))
+            },
+        )
     }
 
     fn cpu(&self) -> Value {
@@ -112,7 +115,9 @@ impl Group {
         };
         let list = |file: &str| -> Vec<u64> {
             let bits = crate::text::bit_set(text(dir, file).trim()).unwrap_or_default();
-            (0..bits.len() as u64 * 64).filter(|b| bits[(*b / 64) as usize] >> (b % 64) & 1 == 1).collect()
+            (0..bits.len() as u64 * 64)
+                .filter(|b| bits[(*b / 64) as usize] >> (b % 64) & 1 == 1)
+                .collect()
         };
         let flag = |name: &str| number(dir, &format!("cpuset.{name}"));
         json!({
@@ -135,10 +140,12 @@ impl Group {
             return json!({});
         };
         let stat = text(dir, "memory.stat");
-        let raw: Map<String, Value> = pairs(&stat).map(|(k, v)| (k.to_string(), json!(v))).collect();
+        let raw: Map<String, Value> =
+            pairs(&stat).map(|(k, v)| (k.to_string(), json!(v))).collect();
         if dir.hierarchy.v2 {
             // v1 counts memory and swap together, and so does runc for both.
-            let sum = |swap: &str, memory: &str| number(dir, swap).saturating_add(number(dir, memory));
+            let sum =
+                |swap: &str, memory: &str| number(dir, swap).saturating_add(number(dir, memory));
             let swap = json!({
                 "limit": sum("memory.swap.max", "memory.max"),
                 "usage": sum("memory.swap.current", "memory.current"),
@@ -251,7 +258,10 @@ fn psi(dir: &Dir, file: &str) -> Value {
     let text = text(dir, file);
     let one = |kind: &str| {
         let p = figures::pressure(&text, kind)?;
-        Some((kind.to_string(), json!({"avg10": p.avg10, "avg60": p.avg60, "avg300": p.avg300, "total": p.total})))
+        Some((
+            kind.to_string(),
+            json!({"avg10": p.avg10, "avg60": p.avg60, "avg300": p.avg300, "total": p.total}),
+        ))
     };
     let found: Map<String, Value> = ["some", "full"].into_iter().filter_map(one).collect();
     if found.is_empty() {

@@ -52,7 +52,8 @@ impl Manager {
             }
         }
         let who = if user { "the user's systemd (XDG_RUNTIME_DIR)" } else { "systemd" };
-        let why = if reasons.is_empty() { "no address is known".to_string() } else { reasons.join("; ") };
+        let why =
+            if reasons.is_empty() { "no address is known".to_string() } else { reasons.join("; ") };
         Err(Error::new(Kind::System, format!("--systemd-cgroup: no connection to {who}: {why}")))
     }
 
@@ -86,8 +87,14 @@ impl Manager {
         }
     }
 
-    fn property(&mut self, path: &str, interface: &str, name: &str) -> std::result::Result<String, Failure> {
-        let out = self.again(path, PROPERTIES, "Get", &[Value::str(interface), Value::str(name)])?;
+    fn property(
+        &mut self,
+        path: &str,
+        interface: &str,
+        name: &str,
+    ) -> std::result::Result<String, Failure> {
+        let out =
+            self.again(path, PROPERTIES, "Get", &[Value::str(interface), Value::str(name)])?;
         Ok(out.first().and_then(Value::as_str).unwrap_or_default().to_string())
     }
 
@@ -105,23 +112,16 @@ impl Manager {
     }
 
     /// Starts the container's unit with a process in it, and waits until systemd has moved it.
-    pub fn start(&mut self, plan: &Cgroup, unit: &Unit, record: &UnitRecord, pid: i32) -> Result<()> {
-        let v2 = plan.hierarchies.iter().all(|h| h.v2);
+    pub fn start(
+        &mut self,
+        plan: &Cgroup,
+        unit: &Unit,
+        record: &UnitRecord,
+        pid: i32,
+    ) -> Result<()> {
         self.check_numbers()?;
         self.watch_jobs()?;
-        let mut properties = base(unit, &record.description, pid, v2);
-        properties.extend(own(limits::systemd::properties(&plan.limits, &plan.hierarchies, (None, 100_000))));
-        if let Some(devices) = plan.devices.as_ref().filter(|_| !self.user) {
-            let text = read(Path::new("/proc/devices")).unwrap_or_default();
-            properties.extend(own(unit::devices(devices, |kind, major| device_group(&text, kind, major))));
-        }
-        for (field, name, value) in &unit.extra {
-            // Whoever may annotate must not raise a limit of the document.
-            if properties.iter().any(|(n, _)| n == name) {
-                return Err(Error::invalid(field.clone(), format!("{name} follows from linux.resources")));
-            }
-            properties.push((name.clone(), value.clone()));
-        }
+        let mut properties = self.properties(plan, unit, record, pid)?;
         let deadline = Instant::now() + PATIENCE;
         loop {
             let arguments = [
@@ -138,7 +138,10 @@ impl Manager {
                 // What is left of an earlier container of that name: failed, or just being stopped.
                 Err(f) if f.name.ends_with(".UnitExists") && Instant::now() < deadline => {
                     let state = self.unit_property(&unit.name, "ActiveState").unwrap_or_default();
-                    if self.unit_property(&unit.name, "Description").is_ok_and(|d| d == record.description) {
+                    if self
+                        .unit_property(&unit.name, "Description")
+                        .is_ok_and(|d| d == record.description)
+                    {
                         // Asked for twice, because the first answer was lost.
                         return self.effect(&unit.name, "start", deadline);
                     }
@@ -155,6 +158,40 @@ impl Manager {
                 },
             }
         }
+    }
+
+    /// All that the unit is given: conex's own, the limits, the device rules and what annotations ask for.
+    fn properties(
+        &self,
+        plan: &Cgroup,
+        unit: &Unit,
+        record: &UnitRecord,
+        pid: i32,
+    ) -> Result<Vec<(String, Value)>> {
+        let v2 = plan.hierarchies.iter().all(|h| h.v2);
+        let mut properties = base(unit, &record.description, pid, v2);
+        properties.extend(own(limits::systemd::properties(
+            &plan.limits,
+            &plan.hierarchies,
+            (None, 100_000),
+        )));
+        if let Some(devices) = plan.devices.as_ref().filter(|_| !self.user) {
+            let text = read(Path::new("/proc/devices")).unwrap_or_default();
+            properties.extend(own(unit::devices(devices, |kind, major| {
+                device_group(&text, kind, major)
+            })));
+        }
+        for (field, name, value) in &unit.extra {
+            // Whoever may annotate must not raise a limit of the document.
+            if properties.iter().any(|(n, _)| n == name) {
+                return Err(Error::invalid(
+                    field.clone(),
+                    format!("{name} follows from linux.resources"),
+                ));
+            }
+            properties.push((name.clone(), value.clone()));
+        }
+        Ok(properties)
     }
 
     /// A process is named to systemd by its number, which must mean the same to both: otherwise a stranger would be moved
@@ -182,29 +219,38 @@ impl Manager {
     /// connection and keeps the job: then its effect is waited for.
     fn finish(&mut self, job: &str, unit: &str, verb: &str, deadline: Instant) -> Result<()> {
         let removed = self.connection.signal("JobRemoved", deadline, |body| match body {
-            [_, path, _, result, ..] if path.as_str() == Some(job) => result.as_str().map(str::to_string),
+            [_, path, _, result, ..] if path.as_str() == Some(job) => {
+                result.as_str().map(str::to_string)
+            }
             _ => None,
         });
         match removed {
             Ok(result) if result == "done" => Ok(()),
             Ok(result) => {
-                let what = format!("systemd could not {verb} the unit {unit}: its job ended with {result:?}");
+                let what = format!(
+                    "systemd could not {verb} the unit {unit}: its job ended with {result:?}"
+                );
                 Err(Error::new(Kind::System, what))
             }
             Err(e) if e.errno.is_some() => {
                 self.reconnect(deadline).and_then(|()| self.effect(unit, verb, deadline))
             }
-            Err(e) => Err(e.during(&format!("waiting until systemd has done the {verb} of {unit}"))),
+            Err(e) => {
+                Err(e.during(&format!("waiting until systemd has done the {verb} of {unit}")))
+            }
         }
     }
 
     fn effect(&mut self, unit: &str, verb: &str, deadline: Instant) -> Result<()> {
-        let wanted: &[&str] = if verb == "start" { &["active"] } else { &["inactive", "failed", ""] };
+        let wanted: &[&str] =
+            if verb == "start" { &["active"] } else { &["inactive", "failed", ""] };
         let mut last = String::new();
         while Instant::now() < deadline {
             last = match self.unit_property(unit, "ActiveState") {
                 Ok(state) => state,
-                Err(f) if f.name.ends_with(".NoSuchUnit") || f.name.ends_with(".UnknownObject") => String::new(),
+                Err(f) if f.name.ends_with(".NoSuchUnit") || f.name.ends_with(".UnknownObject") => {
+                    String::new()
+                }
                 Err(f) => return Err(f.error),
             };
             if wanted.contains(&last.as_str()) {
@@ -221,7 +267,8 @@ impl Manager {
     /// Stops the unit and makes systemd forget it. A unit that is not there, or is not the one that this container
     /// made, is left alone.
     pub fn stop(&mut self, record: &UnitRecord) -> Result<()> {
-        let gone = |f: &Failure| f.name.ends_with(".NoSuchUnit") || f.name.ends_with(".UnknownObject");
+        let gone =
+            |f: &Failure| f.name.ends_with(".NoSuchUnit") || f.name.ends_with(".UnknownObject");
         match self.unit_property(&record.name, "Description") {
             Ok(text) if text == record.description => {}
             Ok(_) => return Ok(()),
@@ -263,7 +310,8 @@ impl Manager {
     /// The values in force of these properties, for [`Manager::set`]: what an update that fails goes back to. One that this
     /// systemd does not have is left out.
     pub fn get(&mut self, unit: &str, names: &[&'static str]) -> Vec<(&'static str, Value)> {
-        let interface = format!("{SERVICE}.{}", if unit.ends_with(".slice") { "Slice" } else { "Scope" });
+        let interface =
+            format!("{SERVICE}.{}", if unit.ends_with(".slice") { "Slice" } else { "Scope" });
         let path = object_path(unit);
         let mut value = |name: &&'static str| {
             let arguments = [Value::str(interface.as_str()), Value::str(*name)];
@@ -308,14 +356,22 @@ fn lost(f: &Failure) -> bool {
 
 fn addresses(user: bool) -> Vec<(PathBuf, bool)> {
     if !user {
-        return vec![("/run/systemd/private".into(), true), ("/run/dbus/system_bus_socket".into(), false)];
+        return vec![
+            ("/run/systemd/private".into(), true),
+            ("/run/dbus/system_bus_socket".into(), false),
+        ];
     }
     let mut out = Vec::new();
     let dir = std::env::var_os("XDG_RUNTIME_DIR").filter(|d| !d.is_empty()).map(PathBuf::from);
     let dir = dir.unwrap_or_else(|| format!("/run/user/{}", crate::facts::outer_uid()).into());
     out.push((dir.join("systemd/private"), true));
     let given = std::env::var("DBUS_SESSION_BUS_ADDRESS").unwrap_or_default();
-    out.extend(given.split([';', ',']).filter_map(|a| a.strip_prefix("unix:path=")).map(|p| (p.into(), false)));
+    out.extend(
+        given
+            .split([';', ','])
+            .filter_map(|a| a.strip_prefix("unix:path="))
+            .map(|p| (p.into(), false)),
+    );
     out.push((dir.join("bus"), false));
     out
 }
@@ -382,7 +438,8 @@ fn without(properties: &mut Vec<(String, Value)>, f: &Failure) -> bool {
         "MemoryZSwapWriteback",
     ];
     let unknown = |name: &str| {
-        f.error.what.contains(&format!("property {name},")) && f.error.what.contains("unknown property")
+        f.error.what.contains(&format!("property {name},"))
+            && f.error.what.contains("unknown property")
     };
     let before = properties.len();
     properties.retain(|(name, _)| !(NEWER.contains(&name.as_str()) && unknown(name)));
@@ -412,7 +469,9 @@ pub fn thaw(record: &UnitRecord) -> Result<()> {
 
 /// Stops the unit of a record; all that can be said if the manager cannot be reached is why.
 pub fn stop(record: &UnitRecord) -> Result<()> {
-    Manager::connect(record.user).and_then(|mut m| m.stop(record)).during(&format!("stop {}", record.name))
+    Manager::connect(record.user)
+        .and_then(|mut m| m.stop(record))
+        .during(&format!("stop {}", record.name))
 }
 
 #[cfg(test)]

@@ -4,7 +4,9 @@ pub mod wire;
 
 use crate::error::{Context, Error, Kind, Result};
 pub use crate::gvariant::Value;
-use nix::sys::socket::{connect, setsockopt, socket, sockopt, AddressFamily, SockFlag, SockType, UnixAddr};
+use nix::sys::socket::{
+    connect, setsockopt, socket, sockopt, AddressFamily, SockFlag, SockType, UnixAddr,
+};
 use nix::sys::time::{TimeVal, TimeValLike};
 use std::collections::VecDeque;
 use std::io::{Read, Write};
@@ -13,7 +15,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Mutex;
 use std::time::{Duration, Instant, SystemTime};
-use wire::{Message, Method};
+use wire::{BusMessage, Method};
 
 /// A failed call. `name` is the error's name on the bus, empty if the connection itself failed.
 #[derive(Debug)]
@@ -56,7 +58,7 @@ pub struct Connection {
     /// True for a connection to the service itself: without a bus there are neither names nor subscriptions.
     pub direct: bool,
     destination: &'static str,
-    signals: VecDeque<Message>,
+    signals: VecDeque<BusMessage>,
     limit: Duration,
     /// Whoever waits here has been told why.
     told: bool,
@@ -65,7 +67,12 @@ pub struct Connection {
 impl Connection {
     /// Connects and authenticates. `direct` for a service's own socket; else a bus, which is greeted. `limit` holds for
     /// each call by itself.
-    pub fn open(path: &Path, direct: bool, destination: &'static str, limit: Duration) -> Result<Connection> {
+    pub fn open(
+        path: &Path,
+        direct: bool,
+        destination: &'static str,
+        limit: Duration,
+    ) -> Result<Connection> {
         let fd = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)
             .call(|| "socket(AF_UNIX)")?;
         let time = TimeVal::milliseconds(limit.as_millis() as i64);
@@ -118,7 +125,9 @@ impl Connection {
                     }
                     return Ok(());
                 }
-                _ => return Err(Error::new(Kind::System, format!("authentication refused: {line}"))),
+                _ => {
+                    return Err(Error::new(Kind::System, format!("authentication refused: {line}")))
+                }
             }
         }
     }
@@ -142,7 +151,11 @@ impl Connection {
     fn unanswered(&self) -> String {
         match *silence() {
             Some((_, since)) => {
-                format!("{} has not answered since {}", self.destination, crate::log::rfc3339(since, 0))
+                format!(
+                    "{} has not answered since {}",
+                    self.destination,
+                    crate::log::rfc3339(since, 0)
+                )
             }
             // It has answered, and now a signal is waited for.
             None => format!("{} has not told the end of its job", self.destination),
@@ -154,7 +167,10 @@ impl Connection {
         while self.buffer.len() < out.len() {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                return Err(Error::new(Kind::System, format!("{} ({:?})", self.unanswered(), self.limit)));
+                return Err(Error::new(
+                    Kind::System,
+                    format!("{} ({:?})", self.unanswered(), self.limit),
+                ));
             }
             let first = if self.told { left } else { left.min(Duration::from_secs(1)) };
             self.stream.set_read_timeout(Some(first)).call(|| "setsockopt(SO_RCVTIMEO)")?;
@@ -165,7 +181,10 @@ impl Connection {
                 Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => {
                     if !std::mem::replace(&mut self.told, true) {
                         let left = deadline.saturating_duration_since(Instant::now()).as_secs();
-                        crate::log::notice(&format!("{}; waiting {left} s more", self.unanswered()));
+                        crate::log::notice(&format!(
+                            "{}; waiting {left} s more",
+                            self.unanswered()
+                        ));
                     }
                 }
                 Err(e) => return Err(e).call(|| "read(D-Bus)"),
@@ -178,7 +197,7 @@ impl Connection {
         Ok(())
     }
 
-    fn message(&mut self, deadline: Instant) -> Result<Message> {
+    fn message(&mut self, deadline: Instant) -> Result<BusMessage> {
         let mut head = [0; 16];
         self.receive(&mut head, deadline)?;
         let malformed = || Error::new(Kind::System, "D-Bus: malformed message");
@@ -199,7 +218,11 @@ impl Connection {
         self.call_to(Method { to: Some(self.destination), path, interface, member }, arguments)
     }
 
-    fn call_to(&mut self, method: Method, arguments: &[Value]) -> std::result::Result<Vec<Value>, Failure> {
+    fn call_to(
+        &mut self,
+        method: Method,
+        arguments: &[Value],
+    ) -> std::result::Result<Vec<Value>, Failure> {
         let Method { interface, member, .. } = method;
         crate::log::step(|| format!("D-Bus: calls {member}"));
         self.serial += 1;
@@ -224,8 +247,12 @@ impl Connection {
                 3 if m.reply_serial == serial => {
                     answered();
                     let text = m.body.first().and_then(Value::as_str).unwrap_or("no reason given");
-                    let what = format!("D-Bus call {interface}.{member}: {text} ({})", m.error_name);
-                    return Err(Failure { error: Error::new(Kind::System, what), name: m.error_name });
+                    let what =
+                        format!("D-Bus call {interface}.{member}: {text} ({})", m.error_name);
+                    return Err(Failure {
+                        error: Error::new(Kind::System, what),
+                        name: m.error_name,
+                    });
                 }
                 4 => self.signals.push_back(m),
                 _ => {}
@@ -238,7 +265,10 @@ impl Connection {
         if self.direct {
             return Ok(());
         }
-        let rule = format!("type='signal',sender='{}',interface='{interface}',member='{member}'", self.destination);
+        let rule = format!(
+            "type='signal',sender='{}',interface='{interface}',member='{member}'",
+            self.destination
+        );
         self.call_to(bus("AddMatch"), &[Value::str(rule)])?;
         Ok(())
     }

@@ -82,11 +82,15 @@ pub fn call(serial: u32, method: Method, arguments: &[Value]) -> Vec<u8> {
     let Method { to, path, interface, member } = method;
     let mut body = Vec::new();
     arguments.iter().for_each(|v| put(&mut body, v));
-    let mut fields =
-        vec![(PATH, Value::Path(path.into())), (INTERFACE, Value::str(interface)), (MEMBER, Value::str(member))];
+    let mut fields = vec![
+        (PATH, Value::Path(path.into())),
+        (INTERFACE, Value::str(interface)),
+        (MEMBER, Value::str(member)),
+    ];
     fields.extend(to.map(|to| (DESTINATION, Value::str(to))));
     if !arguments.is_empty() {
-        fields.push((SIGNATURE, Value::Signature(arguments.iter().map(Value::signature).collect())));
+        fields
+            .push((SIGNATURE, Value::Signature(arguments.iter().map(Value::signature).collect())));
     }
     // Little endian, METHOD_CALL, no flags, version 1.
     let mut out = vec![b'l', 1, 0, 1];
@@ -101,7 +105,7 @@ pub fn call(serial: u32, method: Method, arguments: &[Value]) -> Vec<u8> {
 
 /// What came in.
 #[derive(Debug, Default)]
-pub struct Message {
+pub struct BusMessage {
     /// 2 is a reply, 3 an error, 4 a signal.
     pub kind: u8,
     pub reply_serial: u32,
@@ -115,15 +119,17 @@ const LARGEST: usize = 1 << 20;
 
 /// The length of a message whose first 16 bytes are given.
 pub fn length(head: &[u8; 16]) -> Option<usize> {
-    let number = |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]) as usize;
+    let number = |at: usize| {
+        u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]) as usize
+    };
     // Only little-endian peers: the manager runs on this machine.
     let total = (16 + number(12)).next_multiple_of(8).checked_add(number(4))?;
     (head[0] == b'l' && number(12) <= LARGEST && number(4) <= LARGEST).then_some(total)
 }
 
 /// Decodes a whole message; `None` if it is malformed or uses a type that no manager sends us.
-pub fn decode(bytes: &[u8]) -> Option<Message> {
-    let mut message = Message { kind: *bytes.get(1)?, ..Message::default() };
+pub fn decode(bytes: &[u8]) -> Option<BusMessage> {
+    let mut message = BusMessage { kind: *bytes.get(1)?, ..BusMessage::default() };
     let mut reader = Reader { bytes, at: 12 };
     let Value::Array(_, fields) = reader.value("a(yv)", 0)? else { return None };
     let mut signature = String::new();
@@ -257,7 +263,8 @@ impl Reader<'_> {
             b'(' | b'{' => {
                 let mut fields = Vec::new();
                 // An empty structure takes no bytes: an array of them would never end.
-                let mut rest = signature.get(1..signature.len() - 1).filter(|inner| !inner.is_empty())?;
+                let mut rest =
+                    signature.get(1..signature.len() - 1).filter(|inner| !inner.is_empty())?;
                 while !rest.is_empty() {
                     let (one, after) = split(rest)?;
                     fields.push(self.value(one, depth + 1)?);
@@ -275,7 +282,8 @@ mod tests {
     use super::*;
 
     fn round(values: &[Value]) {
-        let mut bytes = call(7, Method { to: Some("a.b"), path: "/x", interface: "i.f", member: "M" }, values);
+        let mut bytes =
+            call(7, Method { to: Some("a.b"), path: "/x", interface: "i.f", member: "M" }, values);
         assert_eq!(length(bytes[..16].try_into().unwrap()), Some(bytes.len()));
         let back = decode(&bytes).unwrap();
         assert_eq!((back.kind, back.member.as_str(), back.body.as_slice()), (1, "M", values));
@@ -292,7 +300,17 @@ mod tests {
 
     #[test]
     fn signatures_that_are_none() {
-        for bad in ["\u{fc}", "a\u{fc}", "(u\u{fc}", "(", "a", "((((", ")", "aaaaaaaaaaa(", &"a".repeat(300)] {
+        for bad in [
+            "\u{fc}",
+            "a\u{fc}",
+            "(u\u{fc}",
+            "(",
+            "a",
+            "((((",
+            ")",
+            "aaaaaaaaaaa(",
+            &"a".repeat(300),
+        ] {
             assert!(split(bad).is_none() || bad == ")", "{bad}");
             let mut reader = Reader { bytes: &[0; 64], at: 0 };
             let _ = reader.value(bad, 0);
@@ -311,7 +329,10 @@ mod tests {
             Value::I32(-1),
             Value::I64(-5),
             Value::Double(1.5),
-            Value::Array("(ss)".into(), vec![Value::Struct(vec![Value::str("a"), Value::str("bc")])]),
+            Value::Array(
+                "(ss)".into(),
+                vec![Value::Struct(vec![Value::str("a"), Value::str("bc")])],
+            ),
             Value::Array("(sv)".into(), vec![]),
             Value::Variant(Box::new(Value::Array("u".into(), vec![Value::U32(9)]))),
             Value::Path("/a".into()),

@@ -1,28 +1,28 @@
 //! Walking a JSON text by bytes: where the value of a path is, and which path is at a place. Documents are walked only
 //! when something in them is to be shown.
 
-pub enum Step {
+pub enum PathStep {
     Key(String),
     Index(usize),
 }
 
 /// `linux.sysctl["net.ipv4.x"]` and `mounts[1].options[0]` as steps.
-pub fn steps(field: &str) -> Vec<Step> {
+pub fn steps(field: &str) -> Vec<PathStep> {
     let mut out = Vec::new();
     let mut rest = field;
     while !rest.is_empty() {
         if let Some(inner) = rest.strip_prefix("[\"") {
             let Some(end) = inner.find("\"]") else { break };
-            out.push(Step::Key(inner[..end].to_string()));
+            out.push(PathStep::Key(inner[..end].to_string()));
             rest = &inner[end + 2..];
         } else if let Some(inner) = rest.strip_prefix('[') {
             let Some(end) = inner.find(']') else { break };
             let Ok(i) = inner[..end].parse() else { break };
-            out.push(Step::Index(i));
+            out.push(PathStep::Index(i));
             rest = &inner[end + 1..];
         } else {
             let end = rest.find(['.', '[']).unwrap_or(rest.len());
-            out.push(Step::Key(rest[..end].to_string()));
+            out.push(PathStep::Key(rest[..end].to_string()));
             rest = &rest[end..];
         }
         rest = rest.strip_prefix('.').unwrap_or(rest);
@@ -52,7 +52,11 @@ pub struct Scan<'a> {
 
 impl<'a> Scan<'a> {
     pub fn space(&mut self) -> Option<u8> {
-        while self.text.get(self.at).is_some_and(|b| b.is_ascii_whitespace() || *b == b',' || *b == b':') {
+        while self
+            .text
+            .get(self.at)
+            .is_some_and(|b| b.is_ascii_whitespace() || *b == b',' || *b == b':')
+        {
             self.at += 1;
         }
         self.text.get(self.at).copied()

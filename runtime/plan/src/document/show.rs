@@ -86,8 +86,11 @@ pub fn block(level: Level, text: &[u8], name: &str, e: &Error, colour: bool) -> 
 
 /// One block with its place, if it has one.
 pub fn block_at(level: Level, e: &str, name: &str, place: Option<&Place>, colour: bool) -> String {
-    let (on, bold, blue, off) =
-        if colour { (level.colour(), "\x1b[1m", "\x1b[1;34m", "\x1b[0m") } else { ("", "", "", "") };
+    let (on, bold, blue, off) = if colour {
+        (level.colour(), "\x1b[1m", "\x1b[1;34m", "\x1b[0m")
+    } else {
+        ("", "", "", "")
+    };
     let mut out = format!("{on}{}{off}{bold}: {e}{off}\n", level.name());
     let Some(place) = place else {
         let _ = writeln!(out, " {blue}-->{off} {name}");
@@ -98,6 +101,11 @@ pub fn block_at(level: Level, e: &str, name: &str, place: Option<&Place>, colour
     let _ = writeln!(out, "{gap}{blue}-->{off} {name}:{}:{}", place.line, place.column);
     let _ = writeln!(out, "{gap} {blue}|{off}");
     let _ = writeln!(out, "{blue}{number} |{off} {}", place.shown.trim_end());
-    let _ = writeln!(out, "{gap} {blue}|{off} {}{on}{}{off}", " ".repeat(place.before), "^".repeat(place.width));
+    let _ = writeln!(
+        out,
+        "{gap} {blue}|{off} {}{on}{}{off}",
+        " ".repeat(place.before),
+        "^".repeat(place.width)
+    );
     out
 }

@@ -27,7 +27,13 @@ struct Walk<'a> {
 /// Walks a text that is known to be JSON.
 pub fn compare(text: &[u8], node: fn() -> Node) -> Found {
     let (scan, again) = (Scan { text, at: 0 }, node());
-    let mut walk = Walk { scan, path: String::new(), found: Found::default(), root: node(), mends: Vec::new() };
+    let mut walk = Walk {
+        scan,
+        path: String::new(),
+        found: Found::default(),
+        root: node(),
+        mends: Vec::new(),
+    };
     let _ = walk.value(&again, true);
     let Walk { mut found, mends, .. } = walk;
     if mends.is_empty() {
@@ -63,7 +69,10 @@ fn place_of(key: &str, node: &Node, path: &str) -> Option<String> {
     if let Some(name) = text::closest(key, names.iter().copied()).filter(|_| key.len() > 4) {
         return Some(format!("{path}{dot}{name}"));
     }
-    names.iter().zip(*types).find_map(|(name, node)| place_of(key, &node(), &format!("{path}{dot}{name}")))
+    names
+        .iter()
+        .zip(*types)
+        .find_map(|(name, node)| place_of(key, &node(), &format!("{path}{dot}{name}")))
 }
 
 impl Walk<'_> {
@@ -87,7 +96,11 @@ impl Walk<'_> {
                     Node::List(_) => "[]",
                     _ => "{}",
                 };
-                self.bad(format!("expected {}, found {}", words::expected(node), words::value(value)));
+                self.bad(format!(
+                    "expected {}, found {}",
+                    words::expected(node),
+                    words::value(value)
+                ));
                 self.mends.push((start, self.scan.at, default));
                 Some(())
             }
@@ -148,7 +161,11 @@ impl Walk<'_> {
     }
 
     /// Every member of an object or array, each with the path of the whole before it.
-    fn each(&mut self, close: u8, mut member: impl FnMut(&mut Self, usize) -> Option<()>) -> Option<()> {
+    fn each(
+        &mut self,
+        close: u8,
+        mut member: impl FnMut(&mut Self, usize) -> Option<()>,
+    ) -> Option<()> {
         self.scan.at += 1;
         let before = self.path.len();
         let mut index = 0;

@@ -14,7 +14,10 @@ pub fn expected(node: &Node) -> String {
                 format!("an object with {} and {last}", rest.join(", "))
             }
             [one] => format!("an object with {one}"),
-            names => format!("an object with {} …", names.iter().take(4).copied().collect::<Vec<_>>().join(", ")),
+            names => format!(
+                "an object with {} …",
+                names.iter().take(4).copied().collect::<Vec<_>>().join(", ")
+            ),
         },
     }
 }
@@ -41,7 +44,9 @@ pub fn value(text: &[u8]) -> String {
 pub fn syntax(e: &serde_json::Error, text: &[u8]) -> String {
     let place = format!("line {} column {}", e.line(), e.column());
     let what = match text {
-        [0xef, 0xbb, 0xbf, ..] => return "the file begins with a byte order mark (EF BB BF); JSON has none".into(),
+        [0xef, 0xbb, 0xbf, ..] => {
+            return "the file begins with a byte order mark (EF BB BF); JSON has none".into()
+        }
         [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => return "the file is UTF-16; JSON is UTF-8".into(),
         text if text.trim_ascii().is_empty() => return "the file is empty".into(),
         _ => e.to_string(),
@@ -52,7 +57,9 @@ pub fn syntax(e: &serde_json::Error, text: &[u8]) -> String {
         "trailing comma" => "a comma with nothing after it",
         "trailing characters" => "something follows the end of the document",
         "key must be a string" => "expected a name in double quotes",
-        "expected ident" | "expected value" => "expected a value: true, false, null, a number, a string, [ or {",
+        "expected ident" | "expected value" => {
+            "expected a value: true, false, null, a number, a string, [ or {"
+        }
         "expected `:`" => "expected a colon after the name",
         "expected `,` or `}`" => "expected a comma or the end of the object, }",
         "expected `,` or `]`" => "expected a comma or the end of the array, ]",
@@ -62,7 +69,10 @@ pub fn syntax(e: &serde_json::Error, text: &[u8]) -> String {
         }
         "invalid number" => "this is no number of JSON",
         "number out of range" => "a number this large cannot be read",
-        w if w.contains("surrogate") || w.contains("hex escape") || w.contains("unicode code point") => {
+        w if w.contains("surrogate")
+            || w.contains("hex escape")
+            || w.contains("unicode code point") =>
+        {
             "\\u must be followed by four hexadecimal digits, and a surrogate by its other half"
         }
         "recursion limit exceeded" => "it is nested more than 128 deep",

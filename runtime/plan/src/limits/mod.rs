@@ -39,11 +39,16 @@ pub struct Assignment {
 pub fn files(limits: &[Limit], hierarchies: &[Hierarchy]) -> Vec<Assignment> {
     let mut out = Vec::with_capacity(limits.len());
     for limit in limits {
-        let rows =
-            if limit.setting.is_v2(hierarchies) { v2::rows(&limit.setting) } else { v1::rows(&limit.setting) };
+        let rows = if limit.setting.is_v2(hierarchies) {
+            v2::rows(&limit.setting)
+        } else {
+            v1::rows(&limit.setting)
+        };
         for row in rows {
             out.push(Assignment {
-                field: row.field.map_or_else(|| limit.field.clone(), |f| format!("linux.resources.{f}")),
+                field: row
+                    .field
+                    .map_or_else(|| limit.field.clone(), |f| format!("linux.resources.{f}")),
                 controller: limit.setting.controller_of(hierarchies),
                 choices: row.choices,
                 optional: limit.optional,

@@ -116,10 +116,9 @@ impl Setting {
     pub fn controller(&self) -> &'static str {
         use Setting::*;
         match self {
-            MemoryMax(_) | MemoryAndSwap(_) | SwapMax(_) | MemoryLow(_) | MemoryHigh(_) | MemoryMin(_)
-            | ZswapMax(_) | ZswapWriteback(_) | Swappiness(_) | OomKillerDisabled | UseHierarchy | OomGroup(_) => {
-                "memory"
-            }
+            MemoryMax(_) | MemoryAndSwap(_) | SwapMax(_) | MemoryLow(_) | MemoryHigh(_)
+            | MemoryMin(_) | ZswapMax(_) | ZswapWriteback(_) | Swappiness(_)
+            | OomKillerDisabled | UseHierarchy | OomGroup(_) => "memory",
             CpuShares(_)
             | CpuWeight(_)
             | CpuBandwidth { .. }

@@ -5,7 +5,11 @@ use nix::errno::Errno;
 
 /// CPU quota (`None` for none) and period in force, in microseconds.
 pub fn bandwidth(v2: bool, read: impl Fn(&str) -> String) -> (Option<u64>, u64) {
-    let text = if v2 { read("cpu.max") } else { ["cpu.cfs_quota_us", "cpu.cfs_period_us"].map(read).join(" ") };
+    let text = if v2 {
+        read("cpu.max")
+    } else {
+        ["cpu.cfs_quota_us", "cpu.cfs_period_us"].map(read).join(" ")
+    };
     let mut words = text.split_whitespace().map(|w| w.parse().ok());
     (words.next().flatten(), words.next().flatten().unwrap_or(100_000))
 }
@@ -28,7 +32,9 @@ pub fn previous(file: &str, value: &str, text: &str) -> Option<String> {
             Some(line) => line.to_string(),
             None => match file {
                 "io.max" => format!("{key} rbps=max wbps=max riops=max wiops=max"),
-                "io.weight" | "io.bfq.weight" | "blkio.bfq.weight_device" => format!("{key} default"),
+                "io.weight" | "io.bfq.weight" | "blkio.bfq.weight_device" => {
+                    format!("{key} default")
+                }
                 "io.latency" => format!("{key} target=0"),
                 _ => format!("{key} 0"),
             },
@@ -60,8 +66,12 @@ pub fn refused(file: &str, e: Errno, read: impl Fn(&str) -> String) -> Option<St
 /// The list of the host that a cpuset's must be a part of: what it is of, and where it is shown.
 pub fn chosen_from(file: &str, e: Errno) -> Option<(&'static str, &'static str)> {
     match (file, e) {
-        ("cpuset.cpus", Errno::ERANGE | Errno::EINVAL) => Some(("CPUs", "/sys/devices/system/cpu/online")),
-        ("cpuset.mems", Errno::ERANGE | Errno::EINVAL) => Some(("memory nodes", "/sys/devices/system/node/online")),
+        ("cpuset.cpus", Errno::ERANGE | Errno::EINVAL) => {
+            Some(("CPUs", "/sys/devices/system/cpu/online"))
+        }
+        ("cpuset.mems", Errno::ERANGE | Errno::EINVAL) => {
+            Some(("memory nodes", "/sys/devices/system/node/online"))
+        }
         _ => None,
     }
 }

@@ -38,11 +38,13 @@ pub fn properties(
             s => all.push((s, s.is_v2(hierarchies))),
         }
     }
-    let weighed = all.iter().any(|(s, _)| matches!(s, Setting::CpuShares(_) | Setting::CpuWeight(_)));
+    let weighed =
+        all.iter().any(|(s, _)| matches!(s, Setting::CpuShares(_) | Setting::CpuWeight(_)));
     let mut gathered = Gathered::default();
     let mut out: Vec<_> = all.iter().filter_map(|(s, v2)| property(s, *v2, weighed)).collect();
     all.iter().for_each(|(s, v2)| gather(s, *v2, cpu, &mut gathered));
-    let names = RATES.iter().map(|(_, name)| *name).chain(["IODeviceWeight", "IODeviceLatencyTargetUSec"]);
+    let names =
+        RATES.iter().map(|(_, name)| *name).chain(["IODeviceWeight", "IODeviceLatencyTargetUSec"]);
     for (name, list) in names.zip(gathered.lists).filter(|(_, list)| !list.is_empty()) {
         out.push((name, Value::Array("(st)".into(), list)));
     }
@@ -50,7 +52,8 @@ pub fn properties(
         out.push(("CPUQuotaPeriodUSec", Value::U64(period)));
         // Exact, because systemd writes the file again whenever it looks at the unit. A reload reads it back from
         // percents, with two decimals or (before systemd 250) none: less than one would become no limit at all.
-        let per_second = |q: u64| u64::try_from(u128::from(q) * 1_000_000 / u128::from(period.max(1)));
+        let per_second =
+            |q: u64| u64::try_from(u128::from(q) * 1_000_000 / u128::from(period.max(1)));
         let rate = quota.map_or(u64::MAX, |q| per_second(q).unwrap_or(u64::MAX).max(10_000));
         out.push(("CPUQuotaPerSecUSec", Value::U64(rate)));
     }
@@ -72,7 +75,9 @@ fn property(s: &Setting, v2: bool, weighed: bool) -> Option<(&'static str, Value
         // systemd 256.
         Setting::ZswapWriteback(on) => Some(("MemoryZSwapWriteback", Value::Bool(*on))),
         // systemd 253, and only while the unit is being made.
-        Setting::OomGroup(on) => Some(("OOMPolicy", Value::str(if *on { "kill" } else { "continue" }))),
+        Setting::OomGroup(on) => {
+            Some(("OOMPolicy", Value::str(if *on { "kill" } else { "continue" })))
+        }
         Setting::Pids(a) => number("TasksMax", a),
         Setting::CpuShares(n) if v2 => Some(("CPUWeight", Value::U64(crate::weights::weight(*n)))),
         Setting::CpuShares(n) => Some(("CPUShares", Value::U64((*n).clamp(2, 262_144)))),
@@ -83,7 +88,9 @@ fn property(s: &Setting, v2: bool, weighed: bool) -> Option<(&'static str, Value
         Setting::Cpus(list) => bits(list).map(|b| ("AllowedCPUs", b)),
         Setting::MemoryNodes(list) => bits(list).map(|b| ("AllowedMemoryNodes", b)),
         Setting::IoWeight(None, weight) if v2 => Some(("IOWeight", Value::U64(weight.io()))),
-        Setting::IoWeight(None, super::setting::Weight::Blkio(n)) => Some(("BlockIOWeight", Value::U64(*n))),
+        Setting::IoWeight(None, super::setting::Weight::Blkio(n)) => {
+            Some(("BlockIOWeight", Value::U64(*n)))
+        }
         _ => None,
     }
 }
@@ -92,10 +99,13 @@ fn gather(s: &Setting, v2: bool, cpu: (Option<u64>, u64), out: &mut Gathered) {
     match s {
         Setting::CpuBandwidth { quota, period } => {
             let (quota_now, period_now) = out.bandwidth.unwrap_or(cpu);
-            let quota = quota.map_or(quota_now, |q| if let Amount::Is(n) = q { Some(n) } else { None });
+            let quota =
+                quota.map_or(quota_now, |q| if let Amount::Is(n) = q { Some(n) } else { None });
             out.bandwidth = Some((quota, period.unwrap_or(period_now)));
         }
-        Setting::IoWeight(Some(device), weight) if v2 => out.lists[WEIGHTS].push(per_device(device, weight.io())),
+        Setting::IoWeight(Some(device), weight) if v2 => {
+            out.lists[WEIGHTS].push(per_device(device, weight.io()))
+        }
         Setting::IoLatency(device, n) => out.lists[LATENCIES].push(per_device(device, *n)),
         Setting::IoRate(device, rate, a) if v2 => {
             let place = RATES.iter().position(|(r, _)| r == rate).unwrap_or_default();
@@ -112,7 +122,8 @@ fn per_device(device: &Device, n: u64) -> Value {
 
 /// A list such as `0-3,7` as the bytes of a bit mask, lowest first.
 fn bits(text: &str) -> Option<Value> {
-    let mut bytes: Vec<u8> = crate::text::bit_set(text)?.iter().flat_map(|word| word.to_le_bytes()).collect();
+    let mut bytes: Vec<u8> =
+        crate::text::bit_set(text)?.iter().flat_map(|word| word.to_le_bytes()).collect();
     while bytes.last() == Some(&0) {
         bytes.pop();
     }
@@ -127,15 +138,18 @@ mod tests {
 
     fn hosts() -> [Vec<Hierarchy>; 2] {
         let one = |v2| {
-            let controllers = ["cpu", "cpuset", "memory", "io", "blkio", "pids"].map(String::from).to_vec();
+            let controllers =
+                ["cpu", "cpuset", "memory", "io", "blkio", "pids"].map(String::from).to_vec();
             vec![Hierarchy { mount_point: "/sys/fs/cgroup".into(), controllers, v2 }]
         };
         [one(false), one(true)]
     }
 
     fn limits(list: &[Setting], v2: bool, cpu: (Option<u64>, u64)) -> Vec<(&'static str, Value)> {
-        let list: Vec<_> =
-            list.iter().map(|s| Limit { field: String::new(), setting: s.clone(), optional: false }).collect();
+        let list: Vec<_> = list
+            .iter()
+            .map(|s| Limit { field: String::new(), setting: s.clone(), optional: false })
+            .collect();
         properties(&list, &hosts()[usize::from(v2)], cpu)
     }
 
@@ -150,27 +164,45 @@ mod tests {
         let half = |quota, period| Setting::CpuBandwidth { quota, period };
         let rate = |s: Setting, cpu| limits(&[s], true, cpu)[1].1.clone();
         assert_eq!(rate(file("cpu.max", "50000 100000"), (None, 100_000)), Value::U64(500_000));
-        assert_eq!(rate(half(Some(Amount::Is(33_333)), None), (None, 100_000)), Value::U64(333_330));
+        assert_eq!(
+            rate(half(Some(Amount::Is(33_333)), None), (None, 100_000)),
+            Value::U64(333_330)
+        );
         assert_eq!(rate(half(Some(Amount::Is(100)), None), (None, 100_000)), Value::U64(10_000));
         assert_eq!(rate(half(None, Some(200_000)), (Some(50_000), 100_000)), Value::U64(250_000));
-        assert_eq!(rate(half(Some(Amount::Max), None), (Some(50_000), 100_000)), Value::U64(u64::MAX));
+        assert_eq!(
+            rate(half(Some(Amount::Max), None), (Some(50_000), 100_000)),
+            Value::U64(u64::MAX)
+        );
         assert_eq!(rate(file("cpu.max", "50000"), (None, 100_000)), Value::U64(500_000));
-        assert_eq!(rate(file("cpu.max", "18446744073709551614 1000"), (None, 1)), Value::U64(u64::MAX));
+        assert_eq!(
+            rate(file("cpu.max", "18446744073709551614 1000"), (None, 1)),
+            Value::U64(u64::MAX)
+        );
         let one = |s: Setting| limits(&[s], true, (None, 1));
         assert_eq!(one(Setting::Cpus("0,9".into()))[0].1, Value::bytes(&[1, 2]));
         assert_eq!(one(Setting::Pids(Amount::Max))[0].1, Value::U64(u64::MAX));
         assert_eq!(one(file("memory.high", "16M")), [("MemoryHigh", Value::U64(16 << 20))]);
         assert_eq!(one(Setting::CpuIdle(0)), [("CPUWeight", Value::U64(100))]);
-        assert_eq!(limits(&[Setting::CpuIdle(0), file("cpu.weight", "7")], true, (None, 1)).len(), 1);
+        assert_eq!(
+            limits(&[Setting::CpuIdle(0), file("cpu.weight", "7")], true, (None, 1)).len(),
+            1
+        );
         let on_v1 = limits(&[Setting::CpuIdle(0), Setting::CpuShares(512)], false, (None, 1));
         assert_eq!(on_v1, [("CPUShares", Value::U64(512))]);
     }
 
     #[test]
     fn devices_are_lists() {
-        let per = |device: &str, n| Value::Struct(vec![Value::Str(format!("/dev/block/{device}")), Value::U64(n)]);
+        let per = |device: &str, n| {
+            Value::Struct(vec![Value::Str(format!("/dev/block/{device}")), Value::U64(n)])
+        };
         let list = |one| Value::Array("(st)".into(), vec![one]);
-        let io = limits(&[file("io.max", "8:0 rbps=7 wiops=max"), file("io.max", "8:16 rbps=9")], true, (None, 1));
+        let io = limits(
+            &[file("io.max", "8:0 rbps=7 wiops=max"), file("io.max", "8:16 rbps=9")],
+            true,
+            (None, 1),
+        );
         assert_eq!((io[0].0, io[1].0, io.len()), ("IOReadBandwidthMax", "IOWriteIOPSMax", 2));
         let each = [
             file("io.weight", "8:0 200"),

@@ -68,7 +68,10 @@ pub fn means(file: &str, text: &str) -> Vec<Setting> {
 /// `50000 100000`, `max`.
 fn bandwidth(text: &str) -> Setting {
     let (quota, period) = text.trim().split_once(char::is_whitespace).unwrap_or((text.trim(), ""));
-    Setting::CpuBandwidth { quota: number("", quota).map(amount).or(Some(Amount::Max)), period: number("", period) }
+    Setting::CpuBandwidth {
+        quota: number("", quota).map(amount).or(Some(Amount::Max)),
+        period: number("", period),
+    }
 }
 
 /// `default 70`, `70`, `8:0 200`.
@@ -99,7 +102,9 @@ fn io_max(text: &str) -> Vec<Setting> {
             "wiops" => Rate::WriteIops,
             _ => continue,
         };
-        out.extend(number("", value).map(|n| Setting::IoRate(Device(device.to_string()), rate, amount(n))));
+        out.extend(
+            number("", value).map(|n| Setting::IoRate(Device(device.to_string()), rate, amount(n))),
+        );
     }
     out
 }

@@ -42,7 +42,9 @@ pub fn rows(s: &Setting) -> Vec<Row> {
             out
         }
         Setting::CpuBurst(n) => one("cpu.cfs_burst_us", n),
-        Setting::RealtimePeriod(n) => vec![bound("cpu.rt_period_us", n.to_string(), "cpu.rt_runtime_us")],
+        Setting::RealtimePeriod(n) => {
+            vec![bound("cpu.rt_period_us", n.to_string(), "cpu.rt_runtime_us")]
+        }
         Setting::RealtimeRuntime(n) => one("cpu.rt_runtime_us", n),
         Setting::CpuIdle(n) => one("cpu.idle", n),
         Setting::Cpus(list) => one("cpuset.cpus", list),
@@ -52,7 +54,9 @@ pub fn rows(s: &Setting) -> Vec<Row> {
         Setting::IoWeight(device, weight) => vec![io_weight(device.as_ref(), *weight)],
         Setting::IoRate(device, rate, limit) => vec![io_rate(device, *rate, *limit)],
         Setting::Hugepages(size, n) => one(format!("hugetlb.{size}.limit_in_bytes"), n),
-        Setting::HugepagesReserved(size, n) => one(format!("hugetlb.{size}.rsvd.limit_in_bytes"), n),
+        Setting::HugepagesReserved(size, n) => {
+            one(format!("hugetlb.{size}.rsvd.limit_in_bytes"), n)
+        }
         Setting::NetworkClass(id) => one("net_cls.classid", id),
         Setting::NetworkPriority { interface, priority } => {
             one("net_prio.ifpriomap", format!("{interface} {priority}"))
@@ -75,7 +79,8 @@ fn io_weight(device: Option<&Device>, (Weight::Blkio(n) | Weight::Io(n)): Weight
         None => ("", n.to_string()),
         Some(device) => ("_device", format!("{} {n}", device.0)),
     };
-    let choices = ["blkio.bfq.weight", "blkio.weight"].map(|name| (format!("{name}{suffix}"), value.clone()));
+    let choices =
+        ["blkio.bfq.weight", "blkio.weight"].map(|name| (format!("{name}{suffix}"), value.clone()));
     Row { choices: choices.to_vec(), field: None, partner: None }
 }
 

@@ -41,7 +41,9 @@ pub fn rows(s: &Setting) -> Vec<Row> {
             one("io.max", format!("{} {}={}", device.0, rate_key(*rate), number(*limit)))
         }
         Setting::Hugepages(size, n) => one(&format!("hugetlb.{size}.max"), n.to_string()),
-        Setting::HugepagesReserved(size, n) => one(&format!("hugetlb.{size}.rsvd.max"), n.to_string()),
+        Setting::HugepagesReserved(size, n) => {
+            one(&format!("hugetlb.{size}.rsvd.max"), n.to_string())
+        }
         Setting::Rdma(device, limits) => one("rdma.max", format!("{device} {limits}")),
         Setting::File { file, value, .. } => one(file, value.clone()),
         Setting::MemoryAndSwap(_)

@@ -81,18 +81,27 @@ impl Template {
         let quote = |s: &str| serde_json::Value::from(s).to_string();
         let list = |l: &[String]| l.iter().map(|s| quote(s)).collect::<Vec<_>>().join(", ");
         let caps = self.capabilities;
-        let mut out = format!("{{\n\t\"ociVersion\": \"{}\",\n\t\"process\": {{\n", super::SPEC_VERSION);
+        let mut out =
+            format!("{{\n\t\"ociVersion\": \"{}\",\n\t\"process\": {{\n", super::SPEC_VERSION);
         let _ = writeln!(out, "\t\t\"args\": [{}],", list(&self.args));
         let _ = writeln!(out, "\t\t\"cwd\": \"/\",\n\t\t\"env\": [{}],", list(&self.env));
         let _ = writeln!(out, "\t\t\"terminal\": {},", self.terminal);
         let _ = writeln!(out, "\t\t\"user\": {{\"uid\": {}, \"gid\": {}}},", self.uid, self.gid);
         out += "\t\t\"noNewPrivileges\": true,\n\t\t\"capabilities\": {\n";
         for set in ["bounding", "effective", "permitted"] {
-            let _ = writeln!(out, "\t\t\t\"{set}\": [{caps}]{}", if set == "permitted" { "" } else { "," });
+            let _ = writeln!(
+                out,
+                "\t\t\t\"{set}\": [{caps}]{}",
+                if set == "permitted" { "" } else { "," }
+            );
         }
         out += "\t\t},\n\t\t\"rlimits\": [{\"type\": \"RLIMIT_NOFILE\", \"soft\": 1024, \"hard\": 1024}]\n\t},\n";
-        let _ =
-            writeln!(out, "\t\"root\": {{\"path\": {}, \"readonly\": {}}},", quote(&self.rootfs), self.readonly);
+        let _ = writeln!(
+            out,
+            "\t\"root\": {{\"path\": {}, \"readonly\": {}}},",
+            quote(&self.rootfs),
+            self.readonly
+        );
         let _ = writeln!(out, "\t\"hostname\": {},\n\t\"mounts\": [", quote(&self.hostname));
         // Group 5 is tty; a user namespace of one id does not have it.
         out += &MOUNTS.replace('@', if self.rootless.is_some() { "" } else { ", \"gid=5\"" });
@@ -107,8 +116,14 @@ impl Template {
         if self.network {
             out += ", {\"type\": \"network\"}";
         }
+        self.owner(&mut out);
+        out + PATHS + "\t}\n}\n"
+    }
+
+    /// The end of the namespaces, and whose the container is: mapped ids, or limits.
+    fn owner(&self, out: &mut String) {
         if let Some((uid, gid)) = self.rootless {
-            out += ", {\"type\": \"user\"}\n\t\t],\n";
+            *out += ", {\"type\": \"user\"}\n\t\t],\n";
             for (name, id) in [("uid", uid), ("gid", gid)] {
                 let _ = writeln!(
                     out,
@@ -116,11 +131,10 @@ impl Template {
                 );
             }
         } else {
-            out += "\n\t\t],\n";
-            out += "\t\t\"resources\": {\n\t\t\t\"devices\": [{\"allow\": false, \"access\": \"rwm\"}]";
-            out += &self.resources;
-            out += "\n\t\t},\n";
+            *out += "\n\t\t],\n";
+            *out += "\t\t\"resources\": {\n\t\t\t\"devices\": [{\"allow\": false, \"access\": \"rwm\"}]";
+            *out += &self.resources;
+            *out += "\n\t\t},\n";
         }
-        out + PATHS + "\t}\n}\n"
     }
 }

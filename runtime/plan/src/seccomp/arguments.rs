@@ -2,10 +2,15 @@
 
 use super::bpf::{insn, jump, AND, JA, JEQ, JGE, JGT, LD, RET};
 use super::*;
-use conex_sys::seccomp::Insn;
+use conex_sys::seccomp::SockFilter;
 use std::collections::BTreeMap;
 
-pub(super) fn conditions(list: &[(&[Arg], Option<Arg>, u32)], default: u32, abi: Abi, out: &mut Vec<Insn>) {
+pub(super) fn conditions(
+    list: &[(&[Arg], Option<Arg>, u32)],
+    default: u32,
+    abi: Abi,
+    out: &mut Vec<SockFilter>,
+) {
     let wide = abi != Abi::X86 && abi != Abi::X32;
     let mut rest = list;
     while let [(args, multiplex, action), others @ ..] = rest {
@@ -41,7 +46,7 @@ fn same_question(a: &(&[Arg], Option<Arg>, u32), b: &(&[Arg], Option<Arg>, u32))
 
 /// A search among the values of one argument, of each high half on its own; falls to its end without a match. Profiles of
 /// thousands of values (ioctl) would not fit into a filter as blocks of five instructions.
-fn switch(list: &[(&[Arg], Option<Arg>, u32)], wide: bool, out: &mut Vec<Insn>) {
+fn switch(list: &[(&[Arg], Option<Arg>, u32)], wide: bool, out: &mut Vec<SockFilter>) {
     let (at, action) = (16 + list[0].0[0].index * 8, list[0].2);
     let mut halves: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
     for (args, _, _) in list {
@@ -63,7 +68,7 @@ fn switch(list: &[(&[Arg], Option<Arg>, u32)], wide: bool, out: &mut Vec<Insn>) 
 }
 
 /// The accumulator holds the low half. Every part that does not match falls to the end of all.
-fn among(values: &[u32], action: u32, out: &mut Vec<Insn>) {
+fn among(values: &[u32], action: u32, out: &mut Vec<SockFilter>) {
     const CHAIN: usize = 64;
     if values.len() > CHAIN {
         let (low, high) = values.split_at(values.len() / 2);
@@ -86,7 +91,7 @@ fn among(values: &[u32], action: u32, out: &mut Vec<Insn>) {
 /// The code of one conjunction: falls to its end when a condition fails.
 #[derive(Default)]
 struct Block {
-    list: Vec<Insn>,
+    list: Vec<SockFilter>,
     /// Instructions whose `jt` (true) or `jf` (false) leads behind the block.
     fails: Vec<(usize, bool)>,
 }
@@ -149,7 +154,7 @@ impl Block {
         self.list.push(insn(code, k));
     }
 
-    fn resolve(mut self) -> Vec<Insn> {
+    fn resolve(mut self) -> Vec<SockFilter> {
         let end = self.list.len();
         for (i, on_true) in self.fails {
             // Six conditions of at most seven instructions: always within 255.

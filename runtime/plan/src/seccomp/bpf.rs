@@ -1,6 +1,6 @@
 //! Instructions of classic BPF (linux/bpf_common.h), as far as filters need them.
 
-use conex_sys::seccomp::Insn;
+use conex_sys::seccomp::SockFilter;
 
 pub(super) const LD: u16 = 0x20;
 pub(super) const JEQ: u16 = 0x15;
@@ -15,17 +15,17 @@ const JSET: u16 = 0x45;
 /// `AUDIT_ARCH_*` of a program of this build (linux/audit.h).
 pub const NATIVE: u32 = if cfg!(target_arch = "aarch64") { 0xc000_00b7 } else { 0xc000_003e };
 
-pub(super) fn insn(code: u16, k: u32) -> Insn {
-    Insn { code, jt: 0, jf: 0, k }
+pub(super) fn insn(code: u16, k: u32) -> SockFilter {
+    SockFilter { code, jt: 0, jf: 0, k }
 }
 
-pub(super) fn jump(code: u16, k: u32, jt: u8, jf: u8) -> Insn {
-    Insn { code, jt, jf, k }
+pub(super) fn jump(code: u16, k: u32, jt: u8, jf: u8) -> SockFilter {
+    SockFilter { code, jt, jf, k }
 }
 
 /// What a program answers for one call (`SECCOMP_RET_*`), as the kernel's interpreter. `u32::MAX` for an instruction that the
 /// compiler never writes.
-pub fn run(program: &[Insn], arch: u32, nr: u32, args: [u64; 6]) -> u32 {
+pub fn run(program: &[SockFilter], arch: u32, nr: u32, args: [u64; 6]) -> u32 {
     let word = |offset: u32| match offset {
         0 => nr,
         4 => arch,

@@ -14,7 +14,7 @@ use super::arguments::conditions;
 use super::bpf::{insn, jump, JA, JEQ, JGE, LD, RET};
 use super::table::SYSCALLS;
 use super::*;
-use conex_sys::seccomp::Insn;
+use conex_sys::seccomp::SockFilter;
 use std::collections::BTreeMap;
 
 const ARCH_X86_64: u32 = 0xc000_003e;
@@ -41,7 +41,7 @@ struct Leaf<'a> {
 ///
 /// # Errors
 /// The number of instructions, if the kernel would refuse the program for it.
-pub fn compile(profile: &Profile) -> Result<Vec<Insn>, usize> {
+pub fn compile(profile: &Profile) -> Result<Vec<SockFilter>, usize> {
     let tree = |abi: Abi| {
         profile.abis.contains(&abi).then(|| {
             let mut out = Vec::new();
@@ -74,7 +74,7 @@ pub fn compile(profile: &Profile) -> Result<Vec<Insn>, usize> {
 }
 
 /// `if arch == value { ld nr; body }`, the accumulator holding the architecture.
-fn section(out: &mut Vec<Insn>, value: u32, body: Vec<Insn>) {
+fn section(out: &mut Vec<SockFilter>, value: u32, body: Vec<SockFilter>) {
     out.push(jump(JEQ, value, 1, 0));
     out.push(insn(JA, body.len() as u32 + 1));
     out.push(insn(LD, 0));
@@ -120,7 +120,9 @@ pub fn told_by_kernel(abi: Abi, nr: u32) -> (u32, u32) {
 
 /// The name of a call as the kernel tells of it, or its number.
 pub fn name(arch: u32, nr: u32) -> String {
-    let Some((abi, plain)) = abi_of(arch, nr) else { return format!("{nr} (architecture {arch:#x})") };
+    let Some((abi, plain)) = abi_of(arch, nr) else {
+        return format!("{nr} (architecture {arch:#x})");
+    };
     let found = SYSCALLS.iter().find(|e| number(e, abi) == Some(plain));
     found.map_or_else(|| format!("{nr}"), |e| e.0.to_string())
 }
@@ -189,7 +191,12 @@ fn verdicts(profile: &Profile, abi: Abi) -> BTreeMap<u32, Verdict<'_>> {
 }
 
 /// libseccomp's merging: a rule without conditions replaces those with conditions, and the first of its kind stays.
-fn add<'a>(map: &mut BTreeMap<u32, Verdict<'a>>, nr: u32, rule: &'a Rule, multiplex: Option<Arg>) {
+fn add<'a>(
+    map: &mut BTreeMap<u32, Verdict<'a>>,
+    nr: u32,
+    rule: &'a SyscallRule,
+    multiplex: Option<Arg>,
+) {
     if rule.any_of.is_empty() && multiplex.is_none() {
         match map.get(&nr) {
             Some(Verdict::Action(_)) => {}
@@ -218,7 +225,8 @@ fn leaves(profile: &Profile, abi: Abi) -> Vec<Leaf<'_>> {
         Some(last) if last.verdict == verdict => {}
         _ => out.push(Leaf { low: base + low, verdict }),
     };
-    let permissive = matches!(profile.default & ACTION_MASK, RET_ALLOW | RET_LOG | RET_TRACE | RET_NOTIFY);
+    let permissive =
+        matches!(profile.default & ACTION_MASK, RET_ALLOW | RET_LOG | RET_TRACE | RET_NOTIFY);
     let rest = if map.is_empty() || permissive { profile.default } else { ENOSYS };
     let mut next = 0;
     for (nr, verdict) in map {
@@ -233,7 +241,7 @@ fn leaves(profile: &Profile, abi: Abi) -> Vec<Leaf<'_>> {
 }
 
 /// Emits a binary search; the accumulator holds the number.
-fn search(leaves: &[Leaf], default: u32, abi: Abi, out: &mut Vec<Insn>) {
+fn search(leaves: &[Leaf], default: u32, abi: Abi, out: &mut Vec<SockFilter>) {
     let [first, ..] = leaves else { return };
     if leaves.len() == 1 {
         match &first.verdict {
@@ -262,11 +270,11 @@ mod tests {
     use super::*;
     use crate::seccomp::bpf::run;
 
-    fn rule(name: &str, action: u32, args: &[Arg]) -> Rule {
-        Rule { names: vec![name.into()], action, any_of: alternatives(args.to_vec()) }
+    fn rule(name: &str, action: u32, args: &[Arg]) -> SyscallRule {
+        SyscallRule { names: vec![name.into()], action, any_of: alternatives(args.to_vec()) }
     }
 
-    fn profile(rules: Vec<Rule>) -> Profile {
+    fn profile(rules: Vec<SyscallRule>) -> Profile {
         Profile { default: RET_ERRNO | 1, abis: vec![Abi::X86_64, Abi::X86, Abi::X32], rules }
     }
 
@@ -319,9 +327,14 @@ mod tests {
         list.push(vec![equal(5 << 32 | 3, 1)]);
         list.push(vec![equal(5 << 32 | 7, 1)]);
         list.push(vec![equal(1, 2), equal(2, 3)]);
-        let many = Rule { names: vec!["ioctl".into()], action: RET_ALLOW, any_of: list };
-        let then = Rule { names: vec!["ioctl".into()], action: RET_ERRNO | 9, any_of: vec![vec![equal(8, 1)]] };
-        let only = Profile { default: RET_ERRNO | 1, abis: vec![Abi::X86_64], rules: vec![many, then] };
+        let many = SyscallRule { names: vec!["ioctl".into()], action: RET_ALLOW, any_of: list };
+        let then = SyscallRule {
+            names: vec!["ioctl".into()],
+            action: RET_ERRNO | 9,
+            any_of: vec![vec![equal(8, 1)]],
+        };
+        let only =
+            Profile { default: RET_ERRNO | 1, abis: vec![Abi::X86_64], rules: vec![many, then] };
         let p = compile(&only).unwrap();
         let of = |a: u64, b: u64, c: u64| run(&p, ARCH_X86_64, 16, [0, a, b, c, 0, 0]);
         for i in 0..21_100u64 {
@@ -333,18 +346,27 @@ mod tests {
             assert_eq!(of(i, 0, 0), want, "{i}");
         }
         assert_eq!([of(5 << 32 | 3, 0, 0), of(5 << 32 | 7, 0, 0)], [RET_ALLOW; 2]);
-        assert_eq!([of(5 << 32 | 14, 0, 0), of(4 << 32 | 3, 0, 0), of(9, 1, 3)], [RET_ERRNO | 1; 3]);
+        assert_eq!(
+            [of(5 << 32 | 14, 0, 0), of(4 << 32 | 3, 0, 0), of(9, 1, 3)],
+            [RET_ERRNO | 1; 3]
+        );
         assert_eq!(of(9, 1, 2), RET_ALLOW);
         // What the document says first holds.
-        let (a, b) = (vec![vec![equal(1, 0)], vec![equal(2, 0)], vec![equal(3, 0)]], vec![vec![equal(2, 0)]]);
+        let (a, b) = (
+            vec![vec![equal(1, 0)], vec![equal(2, 0)], vec![equal(3, 0)]],
+            vec![vec![equal(2, 0)]],
+        );
         let rules = vec![
-            Rule { names: vec!["ioctl".into()], action: RET_ERRNO | 9, any_of: b },
-            Rule { names: vec!["ioctl".into()], action: RET_ALLOW, any_of: a },
+            SyscallRule { names: vec!["ioctl".into()], action: RET_ERRNO | 9, any_of: b },
+            SyscallRule { names: vec!["ioctl".into()], action: RET_ALLOW, any_of: a },
         ];
         let p = compile(&profile(rules)).unwrap();
         for (arch, nr) in [(ARCH_X86_64, 16), (ARCH_I386, 54)] {
             let of = |a| run(&p, arch, nr, [a, 0, 0, 0, 0, 0]);
-            assert_eq!([of(1), of(2), of(3), of(4)], [RET_ALLOW, RET_ERRNO | 9, RET_ALLOW, RET_ERRNO | 1]);
+            assert_eq!(
+                [of(1), of(2), of(3), of(4)],
+                [RET_ALLOW, RET_ERRNO | 9, RET_ALLOW, RET_ERRNO | 1]
+            );
         }
     }
 

@@ -37,11 +37,11 @@ pub struct Profile {
     pub default: u32,
     /// ABIs of this machine, the native one first.
     pub abis: Vec<Abi>,
-    pub rules: Vec<Rule>,
+    pub rules: Vec<SyscallRule>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
-pub struct Rule {
+pub struct SyscallRule {
     pub names: Vec<String>,
     pub action: u32,
     /// Alternatives; each a conjunction. Empty: the rule holds for any arguments.
@@ -154,7 +154,8 @@ pub fn plan(s: &config::Seccomp, check: &mut Check) -> Option<Filter> {
     if s.default_action.is_empty() && s.syscalls.is_empty() {
         return None;
     }
-    let default = action(&s.default_action, s.default_errno_ret, &format!("{field}.defaultAction"), check);
+    let default =
+        action(&s.default_action, s.default_errno_ret, &format!("{field}.defaultAction"), check);
     if default == Some(RET_NOTIFY) {
         check.bad(
             format!("{field}.defaultAction"),
@@ -167,15 +168,17 @@ pub fn plan(s: &config::Seccomp, check: &mut Check) -> Option<Filter> {
         rules.extend(rule(call, &format!("{field}.syscalls[{i}]"), default, check));
     }
     let notify = rules.iter().any(|r| r.action == RET_NOTIFY);
-    let listener = s
-        .listener_path
-        .as_deref()
-        .filter(|p| !p.is_empty())
-        .map(|path| Listener { path: path.to_string(), metadata: s.listener_metadata.clone().unwrap_or_default() });
+    let listener = s.listener_path.as_deref().filter(|p| !p.is_empty()).map(|path| Listener {
+        path: path.to_string(),
+        metadata: s.listener_metadata.clone().unwrap_or_default(),
+    });
     if notify && listener.is_none() {
         check.bad(format!("{field}.listenerPath"), "required with SCMP_ACT_NOTIFY");
     }
-    if !notify && listener.is_none() && s.listener_metadata.as_deref().is_some_and(|m| !m.is_empty()) {
+    if !notify
+        && listener.is_none()
+        && s.listener_metadata.as_deref().is_some_and(|m| !m.is_empty())
+    {
         check.bad(format!("{field}.listenerMetadata"), "needs listenerPath");
     }
     let mut flags = flags(s, check);
@@ -205,8 +208,17 @@ pub fn needed(filter: &Filter, no_new_privileges: bool, ambient: bool, check: &m
     };
     // Without a tracer the kernel answers a traced call with ENOSYS.
     let denied = |name: &str| !matches!(action(name), RET_ALLOW | RET_LOG | RET_NOTIFY);
-    const LATE: [&str; 9] =
-        ["capget", "capset", "sendmsg", "recvmsg", "accept4", "close", "prctl", "prlimit64", "rt_sigprocmask"];
+    const LATE: [&str; 9] = [
+        "capget",
+        "capset",
+        "sendmsg",
+        "recvmsg",
+        "accept4",
+        "close",
+        "prctl",
+        "prlimit64",
+        "rt_sigprocmask",
+    ];
     let mut missing: Vec<&str> = Vec::new();
     if filter.listener.is_some() {
         // Loaded before the container waits for its start: all that is done from then on is done under it.
@@ -269,7 +281,10 @@ fn architectures(s: &config::Seccomp, check: &mut Check) -> Vec<Abi> {
     let mut out = vec![native];
     for (i, name) in s.architectures.iter().enumerate() {
         if !ARCHITECTURES.contains(&name.as_str()) {
-            check.bad(format!("linux.seccomp.architectures[{i}]"), format!("{name:?} is no seccomp architecture"));
+            check.bad(
+                format!("linux.seccomp.architectures[{i}]"),
+                format!("{name:?} is no seccomp architecture"),
+            );
         }
         let abi = match name.as_str() {
             "SCMP_ARCH_X86" => Abi::X86,
@@ -283,7 +298,12 @@ fn architectures(s: &config::Seccomp, check: &mut Check) -> Vec<Abi> {
     out
 }
 
-fn rule(call: &config::Syscall, field: &str, default: Option<u32>, check: &mut Check) -> Option<Rule> {
+fn rule(
+    call: &config::Syscall,
+    field: &str,
+    default: Option<u32>,
+    check: &mut Check,
+) -> Option<SyscallRule> {
     let action = action(&call.action, call.errno_ret, &format!("{field}.action"), check);
     if call.names.is_empty() {
         check.bad(format!("{field}.names"), "must name at least one system call");
@@ -305,7 +325,7 @@ fn rule(call: &config::Syscall, field: &str, default: Option<u32>, check: &mut C
     if action == default {
         return None;
     }
-    Some(Rule { names: call.names.0.clone(), action: action?, any_of: alternatives(args) })
+    Some(SyscallRule { names: call.names.0.clone(), action: action?, any_of: alternatives(args) })
 }
 
 /// Conditions on different arguments are all needed; as soon as one argument appears twice, every condition is a
@@ -329,7 +349,8 @@ fn flags(s: &config::Seccomp, check: &mut Check) -> u64 {
     for (i, name) in list.iter().enumerate() {
         match FLAGS.iter().find(|(n, _)| n == name) {
             Some((_, bit)) => out |= bit,
-            None => check.bad(format!("linux.seccomp.flags[{i}]"), format!("{name:?} is no seccomp flag")),
+            None => check
+                .bad(format!("linux.seccomp.flags[{i}]"), format!("{name:?} is no seccomp flag")),
         }
     }
     out

@@ -7,7 +7,12 @@ use std::process::Command;
 /// Where each engine is told of its runtimes, and how conex is recognized there.
 const ENGINES: [(&str, &[&str], &[&str], &str); 5] = [
     ("dockerd", &["--version"], &["/etc/docker/daemon.json"], "docker"),
-    ("containerd", &["--version"], &["/etc/containerd/config.toml", "/etc/containerd/conf.d"], "containerd"),
+    (
+        "containerd",
+        &["--version"],
+        &["/etc/containerd/config.toml", "/etc/containerd/conf.d"],
+        "containerd",
+    ),
     (
         "podman",
         &["--version"],
@@ -44,7 +49,10 @@ pub fn version_of(name: &str, ask: &[&str]) -> Option<String> {
 }
 
 fn conex(program: &Path) -> Finding {
-    Finding::ok("conex", format!("{} {}, commit {}", program.display(), env!("CARGO_PKG_VERSION"), conex::REVISION))
+    Finding::ok(
+        "conex",
+        format!("{} {}, commit {}", program.display(), env!("CARGO_PKG_VERSION"), conex::REVISION),
+    )
 }
 
 /// Where an engine finds the shim: beside conex, or in bin beside its sbin.
@@ -63,9 +71,16 @@ fn shim(program: &Path) -> Vec<Finding> {
 fn configured(engine: &str, files: &[&str], setup: &str) -> Finding {
     let texts = files.iter().flat_map(|f| texts(Path::new(f)));
     match texts.into_iter().find(|(_, text)| text.contains("conex")) {
-        Some((file, _)) => Finding::ok("engine", format!("{engine}: conex is configured in {file}")),
-        None if setup.is_empty() => Finding::ok("engine", format!("{engine}: conex is not configured")),
-        None => Finding::ok("engine", format!("{engine}: conex is not configured (conex setup --write {setup})")),
+        Some((file, _)) => {
+            Finding::ok("engine", format!("{engine}: conex is configured in {file}"))
+        }
+        None if setup.is_empty() => {
+            Finding::ok("engine", format!("{engine}: conex is not configured"))
+        }
+        None => Finding::ok(
+            "engine",
+            format!("{engine}: conex is not configured (conex setup --write {setup})"),
+        ),
     }
 }
 
@@ -75,6 +90,7 @@ fn texts(path: &Path) -> Vec<(String, String)> {
         Ok(dir) => dir.flatten().map(|e| e.path()).collect(),
         Err(_) => vec![path.to_path_buf()],
     };
-    let read = |p: std::path::PathBuf| Some((p.display().to_string(), std::fs::read_to_string(&p).ok()?));
+    let read =
+        |p: std::path::PathBuf| Some((p.display().to_string(), std::fs::read_to_string(&p).ok()?));
     files.into_iter().filter_map(read).collect()
 }

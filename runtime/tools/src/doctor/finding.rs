@@ -23,12 +23,28 @@ impl Finding {
         Finding { verdict: Verdict::Ok, area, what: what.into(), advice: String::new(), ms: None }
     }
 
-    pub fn missing(area: &'static str, what: impl Into<String>, advice: impl Into<String>) -> Finding {
-        Finding { verdict: Verdict::Missing, area, what: what.into(), advice: advice.into(), ms: None }
+    pub fn missing(
+        area: &'static str,
+        what: impl Into<String>,
+        advice: impl Into<String>,
+    ) -> Finding {
+        Finding {
+            verdict: Verdict::Missing,
+            area,
+            what: what.into(),
+            advice: advice.into(),
+            ms: None,
+        }
     }
 
     /// A measured time: slow from `most` milliseconds on.
-    pub fn timed(area: &'static str, what: impl Into<String>, ms: f64, most: f64, advice: &str) -> Finding {
+    pub fn timed(
+        area: &'static str,
+        what: impl Into<String>,
+        ms: f64,
+        most: f64,
+        advice: &str,
+    ) -> Finding {
         let slow = ms > most;
         Finding {
             verdict: if slow { Verdict::Slow } else { Verdict::Ok },

@@ -27,7 +27,8 @@ fn read(path: &str) -> Option<String> {
 
 fn kernel() -> Finding {
     let release = read("/proc/sys/kernel/osrelease").unwrap_or_default();
-    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).filter_map(|n| n.parse::<u32>().ok());
+    let mut numbers =
+        release.split(|c: char| !c.is_ascii_digit()).filter_map(|n| n.parse::<u32>().ok());
     let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
     match version {
         v if v < (5, 4) => Finding::missing(
@@ -52,7 +53,8 @@ fn kernel() -> Finding {
 fn cgroups() -> Vec<Finding> {
     let hierarchies = conex::acts::hierarchy::hierarchies();
     let v2 = hierarchies.iter().find(|h| h.v2);
-    let v1: Vec<&Hierarchy> = hierarchies.iter().filter(|h| !h.v2 && !h.controllers.is_empty()).collect();
+    let v1: Vec<&Hierarchy> =
+        hierarchies.iter().filter(|h| !h.v2 && !h.controllers.is_empty()).collect();
     let layout = match (v2, v1.is_empty()) {
         (Some(_), true) => "v2 alone",
         (Some(_), false) => "hybrid (v1 and v2)",
@@ -67,7 +69,9 @@ fn cgroups() -> Vec<Finding> {
     };
     let list = |h: &Hierarchy| h.controllers.join(",");
     let mut all: Vec<String> = v1.iter().map(|h| list(h)).collect();
-    all.extend(v2.map(|h| format!("v2: {}", if h.controllers.is_empty() { "none".into() } else { list(h) })));
+    all.extend(v2.map(|h| {
+        format!("v2: {}", if h.controllers.is_empty() { "none".into() } else { list(h) })
+    }));
     let mut out = vec![Finding::ok("cgroups", format!("{layout}; {}", all.join(" ")))];
     let has = |names: &[&str]| names.iter().any(|n| hierarchies.iter().any(|h| h.has(n)));
     let wanted = [
@@ -94,7 +98,9 @@ fn delegated(v2: &Hierarchy) -> Option<Finding> {
     if !facts::of_a_user() {
         return None;
     }
-    let own = read("/proc/self/cgroup")?.lines().find_map(|l| l.strip_prefix("0::/").map(str::to_string))?;
+    let own = read("/proc/self/cgroup")?
+        .lines()
+        .find_map(|l| l.strip_prefix("0::/").map(str::to_string))?;
     let dir = v2.mount_point.join(own);
     let writable = nix::unistd::access(&dir, nix::unistd::AccessFlags::W_OK).is_ok();
     let controllers = std::fs::read_to_string(dir.join("cgroup.controllers")).unwrap_or_default();
@@ -114,8 +120,11 @@ fn namespaces() -> Finding {
         "mount" => "mnt".to_string(),
         other => other.to_string(),
     };
-    let missing: Vec<&str> =
-        KINDS.iter().map(|k| k.0).filter(|k| !Path::new(&format!("/proc/self/ns/{}", file(k))).exists()).collect();
+    let missing: Vec<&str> = KINDS
+        .iter()
+        .map(|k| k.0)
+        .filter(|k| !Path::new(&format!("/proc/self/ns/{}", file(k))).exists())
+        .collect();
     if missing.is_empty() {
         return Finding::ok("namespaces", "all eight kinds");
     }
@@ -151,12 +160,18 @@ fn user_namespaces() -> Vec<Finding> {
     ];
     for (path, bad, cure) in switches {
         if read(path).as_deref() == Some(bad) {
-            let what = format!("{} is {bad}", path.trim_start_matches("/proc/sys/").replace('/', "."));
-            out.push(Finding::missing(area, what, format!("no containers without root; set {cure}")));
+            let what =
+                format!("{} is {bad}", path.trim_start_matches("/proc/sys/").replace('/', "."));
+            out.push(Finding::missing(
+                area,
+                what,
+                format!("no containers without root; set {cure}"),
+            ));
         }
     }
     let helper = |name: &str| {
-        std::env::var_os("PATH").is_some_and(|p| std::env::split_paths(&p).any(|d| d.join(name).is_file()))
+        std::env::var_os("PATH")
+            .is_some_and(|p| std::env::split_paths(&p).any(|d| d.join(name).is_file()))
     };
     if !helper("newuidmap") {
         out.push(Finding::missing(
@@ -202,25 +217,39 @@ fn idmapped() -> Vec<Finding> {
     if facts::of_a_user() {
         return Vec::new();
     }
-    let range = |first| conex::oci::config::IdMapping { container_id: 0, host_id: first, size: 65536 };
+    let range =
+        |first| conex::oci::config::IdMapping { container_id: 0, host_id: first, size: 65536 };
     let maps = Maps { uid: vec![range(100_000)], gid: vec![range(100_000)] };
     let user = match conex::host::userns::namespace_with(&maps) {
         Ok(user) => user,
         Err(e) => {
-            return vec![Finding::missing(area, "not tried", format!("no user namespace could be made: {e}"))]
+            return vec![Finding::missing(
+                area,
+                "not tried",
+                format!("no user namespace could be made: {e}"),
+            )]
         }
     };
     let mut seen: Vec<(u64, String, bool)> = Vec::new();
-    for path in ["/", "/var/lib/containerd", "/var/lib/docker", "/var/lib/containers", "/run", "/tmp"] {
+    for path in
+        ["/", "/var/lib/containerd", "/var/lib/docker", "/var/lib/containers", "/run", "/tmp"]
+    {
         use std::os::unix::fs::MetadataExt;
         let Ok(meta) = std::fs::metadata(path) else { continue };
-        let fs = nix::sys::statfs::statfs(path).map(|s| s.filesystem_type().0 as i64).unwrap_or_default();
+        let fs = nix::sys::statfs::statfs(path)
+            .map(|s| s.filesystem_type().0 as i64)
+            .unwrap_or_default();
         if !seen.iter().any(|(dev, ..)| *dev == meta.dev()) {
-            seen.push((meta.dev(), format!("{path} ({})", file_system(fs)), takes_idmap(path, &user).is_ok()));
+            seen.push((
+                meta.dev(),
+                format!("{path} ({})", file_system(fs)),
+                takes_idmap(path, &user).is_ok(),
+            ));
         }
     }
-    let names =
-        |good: bool| seen.iter().filter(|s| s.2 == good).map(|s| s.1.clone()).collect::<Vec<_>>().join(", ");
+    let names = |good: bool| {
+        seen.iter().filter(|s| s.2 == good).map(|s| s.1.clone()).collect::<Vec<_>>().join(", ")
+    };
     let mut out = Vec::new();
     if seen.iter().any(|s| s.2) {
         out.push(Finding::ok(area, names(true)));
@@ -234,7 +263,8 @@ fn idmapped() -> Vec<Finding> {
 
 fn takes_idmap(path: &str, user: &std::os::fd::OwnedFd) -> nix::Result<()> {
     let tree = open_tree_clone(conex::acts::tree::cwd(), Path::new(path), false, true)?;
-    let attr = MountAttr { set: ATTR_IDMAP, userns: user.as_raw_fd() as u64, ..MountAttr::default() };
+    let attr =
+        MountAttr { set: ATTR_IDMAP, userns: user.as_raw_fd() as u64, ..MountAttr::default() };
     mount_setattr(tree.as_fd(), false, &attr)
 }
 

@@ -64,8 +64,9 @@ fn mounts() -> Finding {
             3.0,
             "every runtime is slowed by that at each start; unmount what nobody uses (findmnt)",
         ),
-        Err(_) => {
-            Finding::ok("mounts", format!("{count} mounts on this host; the copy could not be timed without root"))
-        }
+        Err(_) => Finding::ok(
+            "mounts",
+            format!("{count} mounts on this host; the copy could not be timed without root"),
+        ),
     }
 }

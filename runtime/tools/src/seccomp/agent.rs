@@ -4,7 +4,7 @@
 //! this program once more; it ends with the last process under the filter, and writes the file then.
 
 use super::judge::{Place, Watch};
-use super::profile::Profile;
+use super::profile::Watched;
 use conex::error::{Context, Error, Kind, Result};
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -37,7 +37,12 @@ pub(super) struct Order<'a> {
 ///
 /// # Errors
 /// The file cannot be written, or a program not be executed.
-pub(super) fn begin(mut command: Command, listener: UnixListener, place: Place, order: &Order) -> Result<i32> {
+pub(super) fn begin(
+    mut command: Command,
+    listener: UnixListener,
+    place: Place,
+    order: &Order,
+) -> Result<i32> {
     let Order { log, document, whose, waits } = *order;
     // Before anything runs: what cannot be kept is told at once.
     open(log).call(|| format!("open({}, O_CREAT|O_APPEND)", log.display()))?;
@@ -59,7 +64,8 @@ pub(super) fn begin(mut command: Command, listener: UnixListener, place: Place, 
     place.leave();
     if !waits {
         // It closes with the runtime, however that ends; the container's process does not keep it.
-        let control = conex_sys::fd::dup_above(control.as_raw_fd(), HIGH).unwrap_or_else(|_| control.into());
+        let control =
+            conex_sys::fd::dup_above(control.as_raw_fd(), HIGH).unwrap_or_else(|_| control.into());
         conex_sys::fd::clear_cloexec(control.as_raw_fd()).call(|| "fcntl(F_SETFD)")?;
         let e = command.exec();
         return Err(Error::new(Kind::System, format!("execve(conex): {e}")));
@@ -93,7 +99,7 @@ fn attend(dir: &Path, log: &Path, whose: &str) -> Result<()> {
     let own = |fd: &dyn AsFd| fd.as_fd().try_clone_to_owned().call(|| "dup");
     let listener = UnixListener::from(own(&std::io::stdin())?);
     let mut control = UnixStream::from(own(&std::io::stdout())?);
-    let watch = Arc::new(Watch::new(Profile::read(&text, &[])?));
+    let watch = Arc::new(Watch::new(Watched::read(&text, &[])?));
     let judge = watch.clone();
     std::thread::spawn(move || judge.accept(&listener));
     let _ = control.read_to_end(&mut Vec::new());

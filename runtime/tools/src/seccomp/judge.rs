@@ -1,6 +1,6 @@
 //! Answers calls as a profile would, and counts what it denies.
 
-use super::profile::{told, Profile};
+use super::profile::{told, Watched};
 use conex::error::{Context, Result};
 use conex::identity::{identity, never_executed, Identity};
 use conex::seccomp::{self, compile, ACTION_MASK};
@@ -27,7 +27,8 @@ pub(super) struct Place {
 
 impl Place {
     pub fn new() -> Result<Place> {
-        let dir = nix::unistd::mkdtemp(&std::env::temp_dir().join("conex-seccomp-XXXXXX")).call(|| "mkdtemp")?;
+        let dir = nix::unistd::mkdtemp(&std::env::temp_dir().join("conex-seccomp-XXXXXX"))
+            .call(|| "mkdtemp")?;
         Ok(Place { socket: dir.join("listener"), dir, left: false })
     }
 
@@ -51,7 +52,7 @@ pub(super) fn allows(action: u32) -> bool {
 
 /// Answers the calls that ask.
 pub(super) struct Watch {
-    profile: Profile,
+    profile: Watched,
     denied: Mutex<BTreeMap<Denied, u64>>,
     /// Filters so far, and those that a process is under.
     filters: Mutex<(u64, u64)>,
@@ -59,8 +60,13 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    pub(super) fn new(profile: Profile) -> Watch {
-        Watch { profile, denied: Mutex::default(), filters: Mutex::default(), changed: Condvar::new() }
+    pub(super) fn new(profile: Watched) -> Watch {
+        Watch {
+            profile,
+            denied: Mutex::default(),
+            filters: Mutex::default(),
+            changed: Condvar::new(),
+        }
     }
 
     /// One filter after the other: that of the container, and those of further processes in it.
@@ -117,18 +123,27 @@ impl Watch {
     fn judged(&self, fd: &OwnedFd, asked: &Asked, before: &mut Option<Identity>) -> Answer {
         *before = before.filter(|process| never_executed(*process));
         // Itself, or a process that is about to become a hook.
-        let own = |process: Identity| process.pid == asked.pid as i32 || never_executed(identity(asked.pid as i32));
+        let own = |process: Identity| {
+            process.pid == asked.pid as i32 || never_executed(identity(asked.pid as i32))
+        };
         if before.is_some_and(own) {
             return Answer::Go;
         }
         // A filter kills what comes by another architecture: nobody is asked.
-        let Some((abi, nr)) = compile::abi_of(asked.arch, asked.nr) else { return Answer::Fail(libc::ENOSYS) };
+        let Some((abi, nr)) = compile::abi_of(asked.arch, asked.nr) else {
+            return Answer::Fail(libc::ENOSYS);
+        };
         let (action, by) = self.profile.decide(abi, nr, asked.args);
         if allows(action) {
             return Answer::Go;
         }
         let name = compile::name(asked.arch, asked.nr);
-        *self.denied.lock().expect("no thread panics").entry((name, told(action), by)).or_default() += 1;
+        *self
+            .denied
+            .lock()
+            .expect("no thread panics")
+            .entry((name, told(action), by))
+            .or_default() += 1;
         match action & ACTION_MASK {
             seccomp::RET_ERRNO => Answer::Fail((action & 0xffff) as i32),
             // There is no tracer.
@@ -144,8 +159,10 @@ impl Watch {
         let denied = self.denied.lock().expect("no thread panics");
         let total: u64 = denied.values().sum();
         let calls = if total == 1 { "call" } else { "calls" };
-        let mut out =
-            format!("conex: seccomp: {whose}{total} {calls} denied{}\n", if total == 0 { "" } else { ":" });
+        let mut out = format!(
+            "conex: seccomp: {whose}{total} {calls} denied{}\n",
+            if total == 0 { "" } else { ":" }
+        );
         let mut rows: Vec<_> = denied.iter().collect();
         rows.sort_by_key(|(_, n)| std::cmp::Reverse(**n));
         for ((name, action, by), n) in rows {
@@ -161,7 +178,8 @@ fn receive(stream: &std::os::unix::net::UnixStream) -> Option<(OwnedFd, Option<I
     let mut control = nix::cmsg_space!([RawFd; 1]);
     let mut iov = [IoSliceMut::new(&mut bytes)];
     let message =
-        recvmsg::<()>(stream.as_raw_fd(), &mut iov, Some(&mut control), MsgFlags::MSG_CMSG_CLOEXEC).ok()?;
+        recvmsg::<()>(stream.as_raw_fd(), &mut iov, Some(&mut control), MsgFlags::MSG_CMSG_CLOEXEC)
+            .ok()?;
     let fds = message.cmsgs().ok()?.find_map(|c| match c {
         ControlMessageOwned::ScmRights(fds) => Some(fds),
         _ => None,
@@ -179,7 +197,8 @@ fn receive(stream: &std::os::unix::net::UnixStream) -> Option<(OwnedFd, Option<I
 /// A number is another process's once the one that asked has ended; one of a PID namespace that is out of sight has none.
 fn signal(fd: &OwnedFd, asked: &Asked, signal: i32) -> Answer {
     let pid = i32::try_from(asked.pid).ok().filter(|pid| *pid > 0);
-    let process = pid.and_then(|pid| conex_sys::proc::pidfd_open(nix::unistd::Pid::from_raw(pid)).ok());
+    let process =
+        pid.and_then(|pid| conex_sys::proc::pidfd_open(nix::unistd::Pid::from_raw(pid)).ok());
     if let Some(process) = process.filter(|_| conex_sys::seccomp::waits(fd.as_fd(), asked.id)) {
         let _ = conex_sys::proc::pidfd_send_signal(process.as_fd(), signal);
     }

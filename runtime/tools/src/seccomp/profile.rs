@@ -4,41 +4,45 @@ use conex::bundle;
 use conex::check::Check;
 use conex::error::{Error, Kind, Result};
 use conex::oci::config;
-use conex::seccomp::{self, bpf, compile, Abi, Arg, Op, Rule, ACTION_MASK};
+use conex::seccomp::{self, bpf, compile, Abi, Arg, Op, SyscallRule, ACTION_MASK};
 use serde_json::{json, Value};
 use std::collections::HashSet;
 
-pub struct Profile {
+pub struct Watched {
     whole: seccomp::Profile,
     rules: Vec<Placed>,
-    program: Vec<conex_sys::seccomp::Insn>,
+    program: Vec<conex_sys::seccomp::SockFilter>,
     default_place: String,
 }
 
 /// A rule, and where the document has it.
 pub struct Placed {
-    pub rule: Rule,
+    pub rule: SyscallRule,
     pub place: String,
 }
 
-impl Profile {
+impl Watched {
     /// `caps` are the capabilities that Docker's format makes some of its rules depend on.
     ///
     /// # Errors
     /// It is no JSON, or a profile that no container could have.
-    pub fn read(text: &[u8], caps: &[String]) -> Result<Profile> {
-        let document: Value =
-            serde_json::from_slice(text).map_err(|e| Error::new(Kind::Invalid, format!("no JSON: {e}")))?;
+    pub fn read(text: &[u8], caps: &[String]) -> Result<Watched> {
+        let document: Value = serde_json::from_slice(text)
+            .map_err(|e| Error::new(Kind::Invalid, format!("no JSON: {e}")))?;
         let (object, path) = match document.pointer("/linux/seccomp") {
             Some(inner) => (inner.clone(), "linux.seccomp."),
             None if document.get("ociVersion").is_some() => {
-                return Err(Error::new(Kind::Invalid, "has no linux.seccomp: every call is allowed"));
+                return Err(Error::new(
+                    Kind::Invalid,
+                    "has no linux.seccomp: every call is allowed",
+                ));
             }
             None => (document, ""),
         };
         let (object, kept) = from_docker(object, caps);
         let parse = |value: Value| -> Result<config::Seccomp> {
-            serde_json::from_value(value).map_err(|e| Error::new(Kind::Invalid, format!("no seccomp profile: {e}")))
+            serde_json::from_value(value)
+                .map_err(|e| Error::new(Kind::Invalid, format!("no seccomp profile: {e}")))
         };
         let whole = planned(&parse(object.clone())?)?;
         let mut rules = Vec::new();
@@ -52,10 +56,11 @@ impl Profile {
                 rules.push(Placed { rule, place: placed(text, path, &field) });
             }
         }
-        let program = compile::compile(&whole)
-            .map_err(|n| Error::new(Kind::Invalid, format!("{n} instructions; the kernel takes 4096")))?;
+        let program = compile::compile(&whole).map_err(|n| {
+            Error::new(Kind::Invalid, format!("{n} instructions; the kernel takes 4096"))
+        })?;
         let default_place = format!("the default action ({})", placed(text, path, "defaultAction"));
-        Ok(Profile { whole, rules, program, default_place })
+        Ok(Watched { whole, rules, program, default_place })
     }
 
     pub fn abis(&self) -> &[Abi] {
@@ -68,7 +73,8 @@ impl Profile {
 
     /// Those for a call, in the order in which the filter asks them: one without conditions replaces those with.
     pub fn rules_for(&self, call: &str) -> Vec<&Placed> {
-        let named: Vec<&Placed> = self.rules.iter().filter(|r| r.rule.names.iter().any(|n| n == call)).collect();
+        let named: Vec<&Placed> =
+            self.rules.iter().filter(|r| r.rule.names.iter().any(|n| n == call)).collect();
         match named.iter().find(|r| r.rule.any_of.is_empty()) {
             Some(always) => vec![always],
             None => named,
@@ -82,9 +88,13 @@ impl Profile {
         let name = compile::name(arch, raw);
         let holds = |r: &&&Placed| {
             r.rule.any_of.is_empty()
-                || r.rule.any_of.iter().any(|all| all.iter().all(|a| matches(a, args[a.index as usize])))
+                || r.rule
+                    .any_of
+                    .iter()
+                    .any(|all| all.iter().all(|a| matches(a, args[a.index as usize])))
         };
-        let by = match self.rules_for(&name).iter().find(holds).filter(|r| r.rule.action == action) {
+        let by = match self.rules_for(&name).iter().find(holds).filter(|r| r.rule.action == action)
+        {
             Some(rule) => rule.place.clone(),
             None if action == self.whole.default => self.default_place.clone(),
             None if action == without_name() => newer(),
@@ -98,7 +108,8 @@ impl Profile {
     /// The profile denies what the runtime itself still needs, so that a container could not start under it.
     pub fn check_needed(&self, document: &Value) -> Result<()> {
         let process = &document["process"];
-        let ambient = process["capabilities"]["ambient"].as_array().is_some_and(|list| !list.is_empty());
+        let ambient =
+            process["capabilities"]["ambient"].as_array().is_some_and(|list| !list.is_empty());
         let filter = seccomp::Filter { profile: self.whole.clone(), flags: 0, listener: None };
         let mut check = Check::default();
         seccomp::needed(&filter, process["noNewPrivileges"] == true, ambient, &mut check);
@@ -107,7 +118,12 @@ impl Profile {
 
     /// What the filter does with a call for which no rule holds.
     pub fn without_a_rule(&self, abi: Abi, nr: u32) -> (u32, String) {
-        let highest = self.rules.iter().flat_map(|r| &r.rule.names).filter_map(|n| compile::lookup(n, abi)).max();
+        let highest = self
+            .rules
+            .iter()
+            .flat_map(|r| &r.rule.names)
+            .filter_map(|n| compile::lookup(n, abi))
+            .max();
         let permissive = matches!(
             self.whole.default & ACTION_MASK,
             seccomp::RET_ALLOW | seccomp::RET_LOG | seccomp::RET_TRACE | seccomp::RET_NOTIFY
@@ -124,7 +140,8 @@ fn without_name() -> u32 {
 }
 
 fn newer() -> String {
-    "its number: the call is newer than all that the profile names, so that a program falls back".into()
+    "its number: the call is newer than all that the profile names, so that a program falls back"
+        .into()
 }
 
 fn planned(config: &config::Seccomp) -> Result<seccomp::Profile> {
@@ -133,7 +150,9 @@ fn planned(config: &config::Seccomp) -> Result<seccomp::Profile> {
     if let Some(e) = check.errors.into_iter().next() {
         return Err(e);
     }
-    filter.map(|f| f.profile).ok_or_else(|| Error::new(Kind::Invalid, "an empty profile: every call is allowed"))
+    filter
+        .map(|f| f.profile)
+        .ok_or_else(|| Error::new(Kind::Invalid, "an empty profile: every call is allowed"))
 }
 
 /// `syscalls[3], line 40`; without a line where the document is one.
@@ -146,11 +165,15 @@ fn placed(text: &[u8], path: &str, field: &str) -> String {
 /// Docker's format (moby/profiles, containers/common) has rules for some architectures, kernels and capabilities alone.
 /// Returns the profile as `linux.seccomp`, and the index that each of its rules had.
 fn from_docker(mut object: Value, caps: &[String]) -> (Value, Vec<usize>) {
-    let native =
-        if cfg!(target_arch = "aarch64") { ("SCMP_ARCH_AARCH64", "arm64") } else { ("SCMP_ARCH_X86_64", "amd64") };
+    let native = if cfg!(target_arch = "aarch64") {
+        ("SCMP_ARCH_AARCH64", "arm64")
+    } else {
+        ("SCMP_ARCH_X86_64", "amd64")
+    };
     if let Some(map) = object.get("archMap").and_then(Value::as_array).cloned() {
         let own = map.iter().find(|m| m["architecture"] == native.0);
-        let further = own.and_then(|m| m["subArchitectures"].as_array().cloned()).unwrap_or_default();
+        let further =
+            own.and_then(|m| m["subArchitectures"].as_array().cloned()).unwrap_or_default();
         object["architectures"] = std::iter::once(json!(native.0)).chain(further).collect();
     }
     let held: HashSet<String> = caps
@@ -161,12 +184,15 @@ fn from_docker(mut object: Value, caps: &[String]) -> (Value, Vec<usize>) {
     let any = |list: &Value, fits: &dyn Fn(&str) -> bool| {
         list.as_array().is_some_and(|l| l.iter().filter_map(Value::as_str).any(fits))
     };
-    let own_arch = |arch: &str| arch == native.1 || native.1 == "amd64" && matches!(arch, "x86" | "x32");
-    let all_held =
-        |list: &Value| list.as_array().is_none_or(|l| l.iter().filter_map(Value::as_str).all(|c| held.contains(c)));
+    let own_arch =
+        |arch: &str| arch == native.1 || native.1 == "amd64" && matches!(arch, "x86" | "x32");
+    let all_held = |list: &Value| {
+        list.as_array().is_none_or(|l| l.iter().filter_map(Value::as_str).all(|c| held.contains(c)))
+    };
     let applies = |call: &Value| {
         let (includes, excludes) = (&call["includes"], &call["excludes"]);
-        let arches = includes["arches"].as_array().is_none_or(Vec::is_empty) || any(&includes["arches"], &own_arch);
+        let arches = includes["arches"].as_array().is_none_or(Vec::is_empty)
+            || any(&includes["arches"], &own_arch);
         all_held(&includes["caps"])
             && arches
             && !any(&excludes["caps"], &|c| held.contains(c))

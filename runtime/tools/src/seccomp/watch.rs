@@ -6,9 +6,9 @@
 //! counts. A call that may go on is made with the registers that were judged: another thread cannot change them.
 
 use super::judge::{allows, Place, Watch};
-use super::profile::Profile;
+use super::profile::Watched;
 use crate::trace::pass_signals_on;
-use crate::Env;
+use crate::Invocation;
 use conex::error::{Context, Error, Kind, Result};
 use conex::seccomp::table;
 use conex::verbs::second::{SECCOMP_LOG, WATCH};
@@ -20,10 +20,13 @@ use std::sync::Arc;
 
 /// # Errors
 /// The bundle has no profile, or one with a listener of its own. Those of `run` are its own.
-pub fn main(env: &Env) -> Result<i32> {
+pub fn main(env: &Invocation) -> Result<i32> {
     let a = &env.args;
     let annotated = std::env::var_os(WATCH).is_some();
-    let asked = if annotated { format!("annotations[{SECCOMP_LOG:?}]") } else { "run --seccomp-log".into() };
+    let asked = match annotated {
+        true => format!("annotations[{SECCOMP_LOG:?}]"),
+        false => "run --seccomp-log".into(),
+    };
     let bad = |what: &str| Error::new(Kind::Invalid, what).at(asked.clone());
     if a.is_set("detach") && !annotated {
         return Err(bad(&format!(
@@ -31,13 +34,8 @@ pub fn main(env: &Env) -> Result<i32> {
         )));
     }
     let target = a.rest[0].as_str();
-    let is_path = target.contains('/') || target == ".";
-    let bundle = conex::text::path(if is_path { target } else { a.value("bundle").unwrap_or(".") }).into_owned();
-    let file = a.value("config").map_or_else(|| bundle.join("config.json"), |c| conex::text::path(c).into_owned());
-    let text = std::fs::read(&file).call(|| format!("open({})", file.display()))?;
-    let profile = Profile::read(&text, &[]).map_err(|e| e.at("linux.seccomp"))?;
-    let mut document: Value = serde_json::from_slice(&text)
-        .map_err(|e| Error::new(Kind::Invalid, format!("{}: no JSON: {e}", file.display())))?;
+    let file = config(a, target);
+    let (text, profile, mut document) = read(&file)?;
     if document["linux"]["seccomp"]["listenerPath"].as_str().is_some_and(|p| !p.is_empty()) {
         return Err(bad(
             "linux.seccomp.listenerPath: the profile has a listener already, and the kernel takes one",
@@ -50,8 +48,10 @@ pub fn main(env: &Env) -> Result<i32> {
     document["linux"]["seccomp"]["syscalls"] = asking(&profile);
     document["linux"]["seccomp"]["listenerPath"] = json!(place.socket);
     let config = place.dir.join("config.json");
-    std::fs::write(&config, document.to_string()).call(|| format!("write({})", config.display()))?;
-    let listener = UnixListener::bind(&place.socket).call(|| format!("bind({})", place.socket.display()))?;
+    std::fs::write(&config, document.to_string())
+        .call(|| format!("write({})", config.display()))?;
+    let listener =
+        UnixListener::bind(&place.socket).call(|| format!("bind({})", place.socket.display()))?;
 
     let mut command = std::process::Command::new(&env.program);
     command.args(&env.global).arg(env.verb).arg("--config").arg(&config).env_remove(WATCH);
@@ -71,7 +71,26 @@ pub fn main(env: &Env) -> Result<i32> {
     Ok(status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0)))
 }
 
-fn hand_on(command: &mut std::process::Command, env: &Env) {
+/// The container's config.json: `run` may be given a path in place of an id.
+fn config(a: &conex::cli::Args, target: &str) -> std::path::PathBuf {
+    let is_path = target.contains('/') || target == ".";
+    let bundle = if is_path { target } else { a.value("bundle").unwrap_or(".") };
+    a.value("config").map_or_else(
+        || conex::text::path(bundle).join("config.json"),
+        |c| conex::text::path(c).into_owned(),
+    )
+}
+
+/// A config.json as it stands, its profile, and the document.
+fn read(file: &std::path::Path) -> Result<(Vec<u8>, Watched, Value)> {
+    let text = std::fs::read(file).call(|| format!("open({})", file.display()))?;
+    let profile = Watched::read(&text, &[]).map_err(|e| e.at("linux.seccomp"))?;
+    let document = serde_json::from_slice(&text)
+        .map_err(|e| Error::new(Kind::Invalid, format!("{}: no JSON: {e}", file.display())))?;
+    Ok((text, profile, document))
+}
+
+fn hand_on(command: &mut std::process::Command, env: &Invocation) {
     let run = conex::cli::command(env.verb).expect("in the table");
     for flag in run.flags.iter().filter(|f| !matches!(f.name, "config" | "seccomp-log")) {
         for value in env.args.values(flag.name) {
@@ -82,7 +101,10 @@ fn hand_on(command: &mut std::process::Command, env: &Env) {
 }
 
 /// The file that the annotation names; taken from the document, so that the runtime does not begin all this again.
-fn annotated_log(document: &mut Value, annotated: bool) -> std::result::Result<Option<PathBuf>, String> {
+fn annotated_log(
+    document: &mut Value,
+    annotated: bool,
+) -> std::result::Result<Option<PathBuf>, String> {
     match document["annotations"].as_object_mut().and_then(|list| list.remove(SECCOMP_LOG)) {
         Some(path) if annotated => {
             let path = path.as_str().filter(|p| p.starts_with('/')).map(PathBuf::from);
@@ -93,7 +115,7 @@ fn annotated_log(document: &mut Value, annotated: bool) -> std::result::Result<O
 }
 
 /// Rules under which each call goes on that the profile allows whatever its arguments are, and each other one asks.
-fn asking(profile: &Profile) -> Value {
+fn asking(profile: &Watched) -> Value {
     let (mut free, mut asks) = (Vec::new(), Vec::new());
     for (name, ..) in table::SYSCALLS {
         let rules = profile.rules_for(name);

@@ -4,7 +4,7 @@
 //! packages' own programs stay where they are, and without the two files everything is as before.
 
 use super::file::{read, write_new};
-use crate::Env;
+use crate::Invocation;
 use conex::error::{Context, Error, Kind, Result};
 use conex::verbs::env::print;
 use std::path::{Path, PathBuf};
@@ -30,7 +30,7 @@ struct Plan {
 
 /// # Errors
 /// Another engine, no shim beside this program, a file that is somebody else's.
-pub fn main(env: &Env, engine: &str) -> Result<i32> {
+pub fn main(env: &Invocation, engine: &str) -> Result<i32> {
     let plan = Plan::new(env, engine)?;
     if env.args.is_set("undo") {
         plan.undo()?;
@@ -43,7 +43,7 @@ pub fn main(env: &Env, engine: &str) -> Result<i32> {
 }
 
 impl Plan {
-    fn new(env: &Env, engine: &str) -> Result<Plan> {
+    fn new(env: &Invocation, engine: &str) -> Result<Plan> {
         let engines: &[&str] = match engine {
             // Docker's containers are started by containerd's shim, or by that of its own containerd.
             "docker" => &["docker.service", "containerd.service"],
@@ -53,10 +53,15 @@ impl Plan {
                 return Err(Error::new(Kind::Invalid, what));
             }
         };
-        let beside = |names: &[&str]| names.iter().find_map(|n| env.program.with_file_name(n).canonicalize().ok());
+        let beside = |names: &[&str]| {
+            names.iter().find_map(|n| env.program.with_file_name(n).canonicalize().ok())
+        };
         let shim = beside(&["containerd-shim-conex-v2", "../bin/containerd-shim-conex-v2"]);
         let shim = shim.ok_or_else(|| {
-            Error::new(Kind::System, format!("containerd-shim-conex-v2 is not beside {}", env.program.display()))
+            Error::new(
+                Kind::System,
+                format!("containerd-shim-conex-v2 is not beside {}", env.program.display()),
+            )
         })?;
         // Beside the second program, which is nobody's to call either.
         let libexec = beside(&["../libexec/conex", "."]).unwrap_or_else(|| PathBuf::from("/"));
@@ -98,14 +103,20 @@ impl Plan {
     }
 
     fn advice(&self, engine: &str) -> String {
-        let mut out =
-            format!("# What `conex setup --by-name --write {engine}` does:\nmkdir -p {}\n", self.links.display());
+        let mut out = format!(
+            "# What `conex setup --by-name --write {engine}` does:\nmkdir -p {}\n",
+            self.links.display()
+        );
         for (name, program) in &self.programs {
             out += &format!("ln -s {} {}\n", program.display(), self.links.join(name).display());
         }
         for file in self.files() {
             let text: String = self.drop_in(&[engine]).lines().map(|l| format!("{l}\n")).collect();
-            out += &format!("mkdir -p {}\ncat >{} <<'END'\n{text}END\n", parent(&file).display(), file.display());
+            out += &format!(
+                "mkdir -p {}\ncat >{} <<'END'\n{text}END\n",
+                parent(&file).display(),
+                file.display()
+            );
         }
         out + &format!("systemctl daemon-reload\nsystemctl restart {}\n", self.engines.join(" "))
     }
@@ -128,7 +139,9 @@ impl Plan {
             let link = self.links.join(name);
             match std::os::unix::fs::symlink(program, &link) {
                 Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
-                other => other.call(|| format!("symlink({}, {})", program.display(), link.display()))?,
+                other => {
+                    other.call(|| format!("symlink({}, {})", program.display(), link.display()))?
+                }
             }
         }
         for file in self.files() {
@@ -208,6 +221,9 @@ fn parent(file: &Path) -> &Path {
 }
 
 fn changed(file: &Path) -> Error {
-    let what = format!("{} is not what conex setup --by-name writes: change or remove it by hand", file.display());
+    let what = format!(
+        "{} is not what conex setup --by-name writes: change or remove it by hand",
+        file.display()
+    );
     Error::new(Kind::Invalid, what)
 }

@@ -15,11 +15,14 @@ pub(super) fn docker_document(entry: &Value) -> String {
 }
 
 fn parse(text: &str, file: &Path) -> Result<Value> {
-    let value: Value =
-        serde_json::from_slice(text.as_bytes()).map_err(|e| bad(file, format_args!("not valid JSON: {e}")))?;
+    let value: Value = serde_json::from_slice(text.as_bytes())
+        .map_err(|e| bad(file, format_args!("not valid JSON: {e}")))?;
     let runtimes = value.get("runtimes");
     if !value.is_object() || runtimes.is_some_and(|r| !r.is_object()) {
-        return Err(bad(file, "not a configuration of dockerd: an object is expected, and runtimes is one"));
+        return Err(bad(
+            file,
+            "not a configuration of dockerd: an object is expected, and runtimes is one",
+        ));
     }
     Ok(value)
 }
@@ -52,7 +55,9 @@ pub(super) fn add_docker(text: Option<&str>, entry: &Value, file: &Path) -> Resu
         }
     }
     let (at, empty, addition) = match old["runtimes"].as_object() {
-        Some(runtimes) => (inside(text, "runtimes"), runtimes.is_empty(), format!("\n    \"conex\": {entry}")),
+        Some(runtimes) => {
+            (inside(text, "runtimes"), runtimes.is_empty(), format!("\n    \"conex\": {entry}"))
+        }
         None => {
             let whole = format!("\n  \"runtimes\": {{\n    \"conex\": {entry}\n  }}");
             (inside(text, ""), old.as_object().is_some_and(|o| o.is_empty()), whole)
@@ -64,7 +69,10 @@ pub(super) fn add_docker(text: Option<&str>, entry: &Value, file: &Path) -> Resu
     // The proof that nothing else has changed.
     let mut check = parse(&new, file)?;
     let had_runtimes = old.get("runtimes").is_some();
-    match check["runtimes"].as_object_mut().and_then(|r| r.remove("conex").map(|e| (e, r.is_empty()))) {
+    match check["runtimes"]
+        .as_object_mut()
+        .and_then(|r| r.remove("conex").map(|e| (e, r.is_empty())))
+    {
         Some((e, left_empty)) if e == *entry => {
             if left_empty && !had_runtimes {
                 check.as_object_mut().map(|o| o.remove("runtimes"));
@@ -74,7 +82,10 @@ pub(super) fn add_docker(text: Option<&str>, entry: &Value, file: &Path) -> Resu
     }
     match check == old {
         true => Ok(new),
-        false => Err(bad(file, "the edited file would differ in more than the runtime; it is left alone")),
+        false => Err(bad(
+            file,
+            "the edited file would differ in more than the runtime; it is left alone",
+        )),
     }
 }
 
@@ -101,7 +112,12 @@ pub(super) fn remove_docker(text: &str, file: &Path) -> Result<Option<String>> {
         }
     }
     let (line, _) = bundle::position(text.as_bytes(), "runtimes.conex").unwrap_or_default();
-    Err(bad(file, format_args!("runtimes.conex (line {line}) is not as conex setup wrote it; remove it by hand")))
+    Err(bad(
+        file,
+        format_args!(
+            "runtimes.conex (line {line}) is not as conex setup wrote it; remove it by hand"
+        ),
+    ))
 }
 
 const BEGIN: &str = "# Added by conex setup; conex setup --undo removes it.\n";
@@ -109,8 +125,12 @@ const END: &str = "# End of what conex setup added.\n";
 
 /// The version of a configuration; a file without one has the first.
 fn version(text: &str) -> u32 {
-    let number = |l: &str| l.strip_prefix("version")?.trim_start().strip_prefix('=')?.trim().parse().ok();
-    text.lines().take_while(|l| !l.trim_start().starts_with('[')).find_map(|l| number(l.trim())).unwrap_or(1)
+    let number =
+        |l: &str| l.strip_prefix("version")?.trim_start().strip_prefix('=')?.trim().parse().ok();
+    text.lines()
+        .take_while(|l| !l.trim_start().starts_with('['))
+        .find_map(|l| number(l.trim()))
+        .unwrap_or(1)
 }
 
 /// The tables that make conex a runtime of the CRI plugin. `path`: of the shim, where containerd knows it best as another
@@ -120,13 +140,16 @@ pub(super) fn containerd_block(text: &str, path: Option<&str>, kept: &str) -> Re
         (true, _) | (_, 2) => "io.containerd.grpc.v1.cri",
         (_, 3 | 4) => "io.containerd.cri.v1.runtime",
         (_, n) => {
-            let what = format!("a containerd configuration of version {n}: expected `version = 2` or 3");
+            let what =
+                format!("a containerd configuration of version {n}: expected `version = 2` or 3");
             return Err(Error::new(Kind::Unsupported, what));
         }
     };
     let head = if text.trim().is_empty() { "version = 2\n" } else { "" };
     let kind = match path {
-        Some(path) => format!("  runtime_type = \"io.containerd.runc.v2\"\n  runtime_path = {path:?}\n"),
+        Some(path) => {
+            format!("  runtime_type = \"io.containerd.runc.v2\"\n  runtime_path = {path:?}\n")
+        }
         None => "  runtime_type = \"io.containerd.conex.v2\"\n".to_string(),
     };
     Ok(format!("{head}{BEGIN}[plugins.\"{plugin}\".containerd.runtimes.conex]\n{kind}{kept}{END}"))
@@ -153,12 +176,20 @@ pub(super) fn release(text: &str) -> Option<(u32, u32)> {
     Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
 }
 
-pub(super) fn add_containerd(text: &str, file: &Path, path: Option<&str>, kept: &str) -> Result<String> {
+pub(super) fn add_containerd(
+    text: &str,
+    file: &Path,
+    path: Option<&str>,
+    kept: &str,
+) -> Result<String> {
     if text.contains(BEGIN) {
         return Ok(text.to_string());
     }
     if let Some(line) = text.lines().position(|l| l.contains(".runtimes.conex]")) {
-        return Err(bad(file, format_args!("a runtime conex is there already (line {})", line + 1)));
+        return Err(bad(
+            file,
+            format_args!("a runtime conex is there already (line {})", line + 1),
+        ));
     }
     let gap = if text.is_empty() || text.ends_with('\n') { "" } else { "\n" };
     Ok(format!("{text}{gap}{}", containerd_block(text, path, kept).map_err(|e| bad(file, e))?))
@@ -199,9 +230,13 @@ mod tests {
             assert_eq!(remove_docker(&new, file).unwrap().as_deref(), Some(text));
         }
         assert_eq!(remove_docker(&add_docker(None, &entry, file).unwrap(), file).unwrap(), None);
-        for bad in
-            ["{", "[]", "{\"runtimes\": 5}", "{\"runtimes\": {\"conex\": {\"path\": \"/other\"}}}", "{\"a\": 1,}"]
-        {
+        for bad in [
+            "{",
+            "[]",
+            "{\"runtimes\": 5}",
+            "{\"runtimes\": {\"conex\": {\"path\": \"/other\"}}}",
+            "{\"a\": 1,}",
+        ] {
             assert!(add_docker(Some(bad), &entry, file).is_err(), "{bad}");
         }
     }
@@ -214,21 +249,38 @@ mod tests {
             ("# x\nversion = 3\n[grpc]\n  address = \"/a\"", "cri.v1.runtime"),
             ("version=2\n[plugins]\nversion = 7\n", "grpc.v1.cri"),
         ] {
-            let new =
-                add_containerd(text, file, Some("/x/shim").filter(|_| plugin.contains("runtime")), "").unwrap();
-            assert!(new.contains(plugin) && new.contains("runtime_path") == plugin.contains("runtime"), "{new}");
+            let new = add_containerd(
+                text,
+                file,
+                Some("/x/shim").filter(|_| plugin.contains("runtime")),
+                "",
+            )
+            .unwrap();
+            assert!(
+                new.contains(plugin) && new.contains("runtime_path") == plugin.contains("runtime"),
+                "{new}"
+            );
             let back = remove_containerd(&new, file).unwrap();
             assert_eq!(back.unwrap_or("version = 2\n".into()).trim_end(), text.trim_end());
         }
         assert!(add_containerd("[grpc]\n", file, None, "").is_err());
-        assert!(add_containerd("version = 2\n[plugins.\"x\".containerd.runtimes.conex]\n", file, None, "").is_err());
+        assert!(add_containerd(
+            "version = 2\n[plugins.\"x\".containerd.runtimes.conex]\n",
+            file,
+            None,
+            ""
+        )
+        .is_err());
     }
 
     #[test]
     fn releases_of_containerd() {
         let text = "containerd github.com/containerd/containerd/v2 2.1.4 75cb2b7193e4\n";
         assert_eq!(release(text), Some((2, 1)));
-        assert_eq!(release("containerd github.com/containerd/containerd v1.7.24~ds1 x"), Some((1, 7)));
+        assert_eq!(
+            release("containerd github.com/containerd/containerd v1.7.24~ds1 x"),
+            Some((1, 7))
+        );
         assert_eq!(release("something else"), None);
     }
 }

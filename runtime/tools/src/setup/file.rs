@@ -12,7 +12,8 @@ pub fn write_new(file: &Path, bytes: impl AsRef<[u8]>, like: &Path) -> Result<()
     let _ = std::fs::remove_file(file);
     let mode = std::fs::metadata(like).map_or(0o644, |m| m.permissions().mode() & 0o777);
     let made = std::fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(file);
-    made.and_then(|mut f| f.write_all(bytes.as_ref())).call(|| format!("open({}, O_CREAT|O_EXCL)", file.display()))
+    made.and_then(|mut f| f.write_all(bytes.as_ref()))
+        .call(|| format!("open({}, O_CREAT|O_EXCL)", file.display()))
 }
 
 /// The file's content; `None` if there is no file.

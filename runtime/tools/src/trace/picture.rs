@@ -1,11 +1,11 @@
 //! A timeline as text, as Chrome's trace events, as SVG and as a page of HTML.
 
-use super::step::{Side, Step};
+use super::step::{Side, Stage};
 use serde_json::json;
 use std::fmt::Write;
 
 /// One line a step: its begin and length in microseconds, its side, a bar, and what it is.
-pub fn text(steps: &[Step]) -> String {
+pub fn text(steps: &[Stage]) -> String {
     const WIDTH: u64 = 40;
     if steps.is_empty() {
         return "no step was taken\n".into();
@@ -15,16 +15,23 @@ pub fn text(steps: &[Step]) -> String {
     for s in steps {
         let at = s.begin * WIDTH / total;
         let long = (s.length * WIDTH).div_ceil(total).clamp(1, WIDTH - at.min(WIDTH - 1));
-        let bar = format!("{}{}", " ".repeat(at as usize), sign(s).to_string().repeat(long as usize));
+        let bar =
+            format!("{}{}", " ".repeat(at as usize), sign(s).to_string().repeat(long as usize));
         // A name out of a document may hold what a terminal obeys.
         let name: String = s.text.chars().map(|c| if c.is_control() { '?' } else { c }).collect();
-        let _ = writeln!(out, "{:>9} {:>9}  {:<9}  {bar:<40}  {name}", s.begin, s.length, s.side.name());
+        let _ = writeln!(
+            out,
+            "{:>9} {:>9}  {:<9}  {bar:<40}  {name}",
+            s.begin,
+            s.length,
+            s.side.name()
+        );
     }
     let _ = writeln!(out, "{total:>9}            in all; = work, . waiting, h hook, d D-Bus");
     out
 }
 
-fn sign(step: &Step) -> char {
+fn sign(step: &Stage) -> char {
     match step.kind() {
         "wait" | "program" => '.',
         "hook" => 'h',
@@ -33,16 +40,16 @@ fn sign(step: &Step) -> char {
     }
 }
 
-fn total(steps: &[Step]) -> u64 {
+fn total(steps: &[Stage]) -> u64 {
     steps.iter().map(|s| s.begin + s.length).max().unwrap_or(0).max(1)
 }
 
 /// "Trace Event Format": complete events (`X`), one thread for each side.
-pub fn json(steps: &[Step], title: &str, parent: Option<&str>) -> String {
+pub fn json(steps: &[Stage], title: &str, parent: Option<&str>) -> String {
     let thread = |side: Side| if side == Side::Host { 1 } else { 2 };
     let names = [Side::Host, Side::Container]
         .map(|side| json!({"ph": "M", "name": "thread_name", "pid": 1, "tid": thread(side), "args": {"name": side.name()}}));
-    let event = |s: &Step| json!({"ph": "X", "name": s.text, "cat": s.kind(), "ts": s.begin, "dur": s.length, "pid": 1, "tid": thread(s.side)});
+    let event = |s: &Stage| json!({"ph": "X", "name": s.text, "cat": s.kind(), "ts": s.begin, "dur": s.length, "pid": 1, "tid": thread(s.side)});
     let events: Vec<_> = names.into_iter().chain(steps.iter().map(event)).collect();
     let other = json!({"command": format!("conex {title}"), "traceparent": parent});
     format!("{}\n", json!({"displayTimeUnit": "ms", "otherData": other, "traceEvents": events}))
@@ -53,7 +60,7 @@ const BARS: u64 = 420;
 const LEFT: u64 = 170;
 
 /// A waterfall: one row a step, those of the host blue, of the container green, waiting grey.
-pub fn svg(steps: &[Step], title: &str) -> String {
+pub fn svg(steps: &[Stage], title: &str) -> String {
     let total = total(steps);
     let height = ROW * (steps.len() as u64 + 3);
     let mut out = format!(
@@ -89,7 +96,7 @@ pub fn svg(steps: &[Step], title: &str) -> String {
     out + "</svg>\n"
 }
 
-pub fn html(steps: &[Step], title: &str, parent: Option<&str>) -> String {
+pub fn html(steps: &[Stage], title: &str, parent: Option<&str>) -> String {
     let parent = parent.map_or(String::new(), |p| format!("<p>TRACEPARENT {}</p>\n", escaped(p)));
     format!(
         "<!DOCTYPE html>\n<html lang=\"en\"><meta charset=\"utf-8\"><title>{}</title>\n<p>Begin and length of each step in \

@@ -1,7 +1,7 @@
 //! One step of a trace.
 
 /// One step of one side. Microseconds; those of the first step are 0.
-pub struct Step {
+pub struct Stage {
     pub side: Side,
     pub begin: u64,
     /// Until the next step of the same side.
@@ -24,7 +24,7 @@ impl Side {
     }
 }
 
-impl Step {
+impl Stage {
     /// What a side waits for: the other one, a hook, the container's program.
     pub fn kind(&self) -> &'static str {
         let begins = |words: &[&str]| words.iter().any(|w| self.text.starts_with(w));
