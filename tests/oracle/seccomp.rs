@@ -139,7 +139,13 @@ fn compare(arg: &Arg) -> ScmpArgCompare {
 
 pub type SockFilter = conex_sys::seccomp::SockFilter;
 
+/// libseccomp's program. None where it knows a call otherwise, and where no call of the profile is one of x32: version 2.5.4
+/// then does not load the number for x86-64 and compares the architecture with it.
 pub fn oracle(profile: &Profile) -> Option<Vec<SockFilter>> {
+    let mut names = profile.rules.iter().flat_map(|rule| &rule.names).peekable();
+    if names.peek().is_some() && !names.any(|name| lookup(name, Abi::X32).is_some()) {
+        return None;
+    }
     let mut ctx = ScmpFilterContext::new(action(profile.default)).unwrap();
     for arch in [ScmpArch::X8664, ScmpArch::X86, ScmpArch::X32] {
         let _ = ctx.add_arch(arch);
@@ -175,13 +181,18 @@ pub fn oracle(profile: &Profile) -> Option<Vec<SockFilter>> {
     )
 }
 
-/// Names that libseccomp of this machine knows, so that both sides speak of the same calls.
+/// Names that libseccomp of this machine knows, so that both sides speak of the same calls. One that a newer kernel has on
+/// x32 as well is none of them.
 pub fn common_names() -> Vec<&'static str> {
+    let theirs = |name: &str| {
+        ScmpSyscall::from_name_by_arch(name, ScmpArch::X32).is_ok_and(|call| i32::from(call) >= 0)
+    };
     SYSCALLS
         .iter()
-        .filter(|e| e.1 >= 0)
+        .filter(|e| e.1[0] >= 0)
         .map(|e| e.0)
         .filter(|n| ScmpSyscall::from_name(n).is_ok())
+        .filter(|n| lookup(n, Abi::X32).is_none() || theirs(n))
         .collect()
 }
 

@@ -35,7 +35,7 @@ pub fn document() -> Value {
                 "actions": names(&mut seccomp::ACTIONS.iter().map(|a| a.0)),
                 "operators": names(&mut seccomp::OPERATORS.iter().map(|o| o.0)),
                 // Those that a filter is made for; the names of others are accepted, and no process here can use them.
-                "archs": seccomp::COMPILED,
+                "archs": names(&mut seccomp::COMPILED.iter().map(|abi| abi.scmp())),
                 "knownFlags": supported,
                 "supportedFlags": supported,
             },

@@ -8,7 +8,7 @@ pub mod watch;
 use crate::Invocation;
 use conex::error::{Context, Error, Kind, Result};
 use conex::seccomp::{compile, table, Abi, Arg, Op};
-use profile::{abi_name, told, Watched};
+use profile::{told, Watched};
 use serde_json::json;
 
 /// # Errors
@@ -120,7 +120,7 @@ fn condition(arg: &Arg) -> String {
 fn as_text(call: &str, file: &str, lines: &[Line]) -> String {
     let mut out = format!("{call} under {file}:\n");
     for line in lines {
-        let name = abi_name(line.abi);
+        let name = line.abi.name();
         let Some(nr) = line.nr else {
             out += &format!("  {name}: has no such call\n");
             continue;
@@ -142,6 +142,6 @@ fn as_text(call: &str, file: &str, lines: &[Line]) -> String {
 
 fn as_json(call: &str, lines: &[Line]) -> String {
     let case = |c: &Case| json!({"if": c.condition, "action": told(c.action), "value": c.action, "by": c.by});
-    let line = |l: &Line| json!({"abi": abi_name(l.abi), "number": l.nr, "cases": l.cases.iter().map(case).collect::<Vec<_>>()});
+    let line = |l: &Line| json!({"abi": l.abi.name(), "number": l.nr, "cases": l.cases.iter().map(case).collect::<Vec<_>>()});
     format!("{:#}\n", json!({"syscall": call, "abis": lines.iter().map(line).collect::<Vec<_>>()}))
 }

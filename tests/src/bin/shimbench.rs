@@ -41,10 +41,7 @@ fn main() {
         })
         .collect();
     let rounds: usize = std::env::var("ROUNDS").ok().and_then(|r| r.parse().ok()).unwrap_or(15);
-    println!(
-        "| figure | {} |",
-        list.iter().map(|c| c.name.as_str()).collect::<Vec<_>>().join(" | ")
-    );
+    row("figure", list.iter().map(|c| c.name.clone()).collect());
     println!("|---|{}", "---|".repeat(list.len()));
     let timed = |name: &str, measure: fn(&Candidate) -> f64| {
         let mut samples = vec![Vec::new(); list.len()];

@@ -11,7 +11,7 @@ pub(super) fn conditions(
     abi: Abi,
     out: &mut Vec<SockFilter>,
 ) {
-    let wide = abi != Abi::X86 && abi != Abi::X32;
+    let wide = abi.is_wide();
     let mut rest = list;
     while let [(args, multiplex, action), others @ ..] = rest {
         let run = rest.iter().take_while(|other| same_question(other, &rest[0])).count();

@@ -13,7 +13,11 @@ const OR: u16 = 0x44;
 const JSET: u16 = 0x45;
 
 /// `AUDIT_ARCH_*` of a program of this build (linux/audit.h).
-pub const NATIVE: u32 = if cfg!(target_arch = "aarch64") { 0xc000_00b7 } else { 0xc000_003e };
+pub const NATIVE: u32 = match super::COMPILED {
+    [abi, ..] => abi.arch(),
+    // No filter is made there.
+    [] => 0,
+};
 
 pub(super) fn insn(code: u16, k: u32) -> SockFilter {
     SockFilter { code, jt: 0, jf: 0, k }

@@ -3,10 +3,13 @@
 //! seccompiler holds one architecture per filter and one action per filter, so Docker's default profile cannot be
 //! expressed in it; this compiler puts all ABIs of the machine into one program (docs/decisions.md).
 
+pub mod abi;
 mod arguments;
 pub mod bpf;
 pub mod compile;
 pub mod table;
+
+pub use abi::{Abi, COMPILED};
 
 use crate::check::Check;
 use crate::oci::config;
@@ -68,14 +71,6 @@ pub enum Op {
     MaskedEq,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Abi {
-    X86_64,
-    X86,
-    X32,
-    Aarch64,
-}
-
 pub const ACTIONS: [(&str, u32); 9] = [
     ("SCMP_ACT_KILL", 0x0000_0000),
     ("SCMP_ACT_KILL_THREAD", 0x0000_0000),
@@ -133,12 +128,6 @@ pub const ARCHITECTURES: [&str; 23] = [
     "SCMP_ARCH_X86",
     "SCMP_ARCH_X86_64",
 ];
-
-/// What the compiler has for this machine.
-#[cfg(target_arch = "x86_64")]
-pub const COMPILED: [&str; 3] = ["SCMP_ARCH_X32", "SCMP_ARCH_X86", "SCMP_ARCH_X86_64"];
-#[cfg(not(target_arch = "x86_64"))]
-pub const COMPILED: [&str; 1] = ["SCMP_ARCH_AARCH64"];
 
 pub const FLAGS: [(&str, u64); 4] = [
     // Applies the filter to all threads: there is only one.
@@ -276,9 +265,12 @@ fn action(name: &str, errno: Option<u32>, field: &str, check: &mut Check) -> Opt
 }
 
 fn architectures(s: &config::Seccomp, check: &mut Check) -> Vec<Abi> {
-    let native = if cfg!(target_arch = "aarch64") { Abi::Aarch64 } else { Abi::X86_64 };
     // libseccomp always has the native architecture in a filter.
-    let mut out = vec![native];
+    let mut out: Vec<Abi> = COMPILED.first().copied().into_iter().collect();
+    if out.is_empty() {
+        let what = format!("conex makes no filter for {}", std::env::consts::ARCH);
+        check.bad("linux.seccomp", what);
+    }
     for (i, name) in s.architectures.iter().enumerate() {
         if !ARCHITECTURES.contains(&name.as_str()) {
             check.bad(
@@ -286,13 +278,9 @@ fn architectures(s: &config::Seccomp, check: &mut Check) -> Vec<Abi> {
                 format!("{name:?} is no seccomp architecture"),
             );
         }
-        let abi = match name.as_str() {
-            "SCMP_ARCH_X86" => Abi::X86,
-            "SCMP_ARCH_X32" => Abi::X32,
-            _ => continue,
-        };
-        if native == Abi::X86_64 && !out.contains(&abi) {
-            out.push(abi);
+        match COMPILED.iter().find(|abi| abi.scmp() == name.as_str()) {
+            Some(abi) if !out.contains(abi) => out.push(*abi),
+            _ => {}
         }
     }
     out

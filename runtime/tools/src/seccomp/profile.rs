@@ -228,15 +228,6 @@ fn matches(arg: &Arg, v: u64) -> bool {
     }
 }
 
-pub fn abi_name(abi: Abi) -> &'static str {
-    match abi {
-        Abi::X86_64 => "x86-64",
-        Abi::X86 => "x86",
-        Abi::X32 => "x32",
-        Abi::Aarch64 => "arm64",
-    }
-}
-
 /// An action in words.
 pub fn told(action: u32) -> String {
     let data = action & 0xffff;
