@@ -15,7 +15,7 @@ help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 22
 
 build: deps-build ## build the static release binaries
-	$(CARGO) build --release --target $(TARGET) -p conex -p conex-tools -p containerd-shim-conex
+	$(CARGO) build --release --target $(TARGET) -p conex -p conex-tools -p conex-keeper -p containerd-shim-conex
 
 run: build bundles/hello/rootfs/hello ## run the bundle hello: what a container looks like from inside
 	@for ns in cgroup ipc mnt net pid time user uts; do echo "$$ns $$(readlink /proc/self/ns/$$ns)"; done >bundles/hello/rootfs/host-namespaces
@@ -41,7 +41,7 @@ check: ## formatting, lints, invariants
 	tests/invariants.sh
 
 unit: deps-build ## unit tests
-	$(CARGO) test --target $(TARGET) -p conex -p conex-tools -p conex-sys -p conex-plan -p conex-cgroup -p conex-acts -p conex-child -p conex-host -p containerd-shim-conex
+	$(CARGO) test --target $(TARGET) -p conex -p conex-tools -p conex-sys -p conex-plan -p conex-cgroup -p conex-acts -p conex-child -p conex-host -p conex-keeper -p containerd-shim-conex
 
 test: say build deps-test check unit bundles/hello/rootfs/hello bundles/shell/rootfs/bin/busybox ## unit and integration tests on this machine
 	CONEX=$(abspath $(OUT)/conex) SHIM=$(abspath $(OUT)/containerd-shim-conex-v2) BUSYBOX=$(abspath bundles/shell/rootfs/bin/busybox) tests/run.sh $(CARGO) test --no-fail-fast --release --target $(TARGET) -p conex-tests -- $(TESTS)

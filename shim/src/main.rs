@@ -1,7 +1,7 @@
 //! containerd's shim for conex and any other OCI runtime: argv in, one action, exit status out.
 
+use conex_keeper::{document, keep};
 use containerd_shim_conex::args::Args;
-use containerd_shim_conex::survival::{document, keep};
 use containerd_shim_conex::{delete, info, log, reap, serve, start, status};
 use nix::sys::stat::Mode;
 use std::io::Write;

@@ -1,12 +1,13 @@
 //! The namespaces of a pod that has no pause process: the shim itself is in them, so that they live as long as it does
 //! and containerd finds them at /proc/<shim>/ns. Its tasks then join them, or inherit them from the runtime.
 
+use crate::namespaces::{own_namespaces, Entered};
 use crate::status::{invalid, unimplemented, During, Result};
 use conex_proto::cri::{NamespaceMode, NamespaceOption, PodSandboxConfig};
 use conex_proto::Any;
 use conex_sys::proc::{setns, unshare};
 use prost::Message;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 
 const POD: i32 = NamespaceMode::Pod as i32;
 const NODE: i32 = NamespaceMode::Node as i32;
@@ -68,42 +69,6 @@ pub fn enter(config: Option<PodSandboxConfig>, netns: &str) -> Result<Entered> {
             Err(e)
         }
     }
-}
-
-/// The namespaces that a process has entered, and those that it was in before.
-pub struct Entered {
-    old: Vec<OwnedFd>,
-    pub new: Vec<OwnedFd>,
-}
-
-impl Entered {
-    /// Back to where it was: a create that fails half-way must not leave the next one in another pod's network.
-    pub fn undo(self) {
-        if let Err(e) = join(&self.old) {
-            crate::log::error("cannot leave a pod's namespace", &[("error", e.desc())]);
-        }
-    }
-}
-
-/// Enters all of them or none.
-pub fn join_all(namespaces: &[OwnedFd]) -> Result<()> {
-    let old = own_namespaces(&["net", "uts", "ipc"])?;
-    join(namespaces)
-        .during(|| "setns".into())
-        .inspect_err(|_| Entered { old, new: Vec::new() }.undo())
-}
-
-/// Enters them, whatever kinds they are.
-fn join(namespaces: &[OwnedFd]) -> nix::Result<()> {
-    namespaces.iter().try_for_each(|fd| setns(fd.as_fd(), 0))
-}
-
-fn own_namespaces(names: &[&str]) -> Result<Vec<OwnedFd>> {
-    let open = |name: &&str| {
-        let path = format!("/proc/thread-self/ns/{name}");
-        std::fs::File::open(&path).map(OwnedFd::from).during(|| format!("open({path})"))
-    };
-    names.iter().map(open).collect()
 }
 
 fn refuse(options: &NamespaceOption) -> Result<()> {

@@ -5,7 +5,7 @@ use crate::status::{self, During, Failure, Result};
 use conex_sys::fd::memfd_data;
 use serde::{Deserialize, Serialize};
 use std::cell::Cell;
-use std::io::{Read, Seek, Write};
+use std::io::{Read, Seek};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -176,14 +176,6 @@ fn not_executed(command: &Command, e: &std::io::Error) -> Failure {
 fn default_binary() -> PathBuf {
     let beside = std::env::current_exe().ok().and_then(|exe| Some(exe.parent()?.join("conex")));
     beside.filter(|p| p.is_file()).unwrap_or_else(|| "conex".into())
-}
-
-/// What a file holds, as the stdin of a runtime.
-pub fn input(text: &[u8]) -> Result<OwnedFd> {
-    let fd = memfd_data("input").during(|| "memfd_create".into())?;
-    let mut file = std::fs::File::from(fd);
-    file.write_all(text).and_then(|()| file.rewind()).during(|| "write(memfd)".into())?;
-    Ok(file.into())
 }
 
 /// The last message of level error in the runtime's log (one JSON object a line).

@@ -1,10 +1,11 @@
 //! The server: one thread, one owner for every task, until containerd asks it to go.
 
 use crate::args::Args;
+use crate::document;
 use crate::report::events::Publisher;
 use crate::rpc::server::{self, Connections};
 use crate::status::{During, Result};
-use crate::survival::{document, resume, store, upgrade, Server};
+use crate::survival::{resume, store, upgrade, Server};
 use crate::task::service::Service;
 use crate::{dump, log};
 use conex_proto::shim::Record;

@@ -1,11 +1,9 @@
-//! What lets containers outlive the server: its keeper, the records that it is told, and the upgrade in place.
+//! What lets containers outlive the server: the records that its keeper (crate conex-keeper) is told, and the upgrade in place.
 //!
-//! The order of what needs what: [`document`], [`keep`] (which reads no record); [`save`], [`due`], [`store`], [`resume`],
+//! The order of what needs what: [`save`], [`due`], [`store`], [`resume`],
 //! [`upgrade`].
 
-pub mod document;
 pub mod due;
-pub mod keep;
 pub mod resume;
 pub mod save;
 pub mod store;

@@ -1,7 +1,7 @@
 //! A server that goes on where an earlier one stopped.
 
-use super::document::LISTENER;
 use super::save::time;
+use crate::document::LISTENER;
 use crate::io::copy::{Start, Stream};
 use crate::io::logger::Logger;
 use crate::io::ring::Ring;

@@ -3,7 +3,7 @@
 //! A record is one thing (`conex_proto::shim::Record`): its text, and the descriptors that go with it, which the text
 //! names by their place. So they may have other numbers in the next server, and one thing that changes is told alone.
 
-use super::document::LISTENER;
+use crate::document::LISTENER;
 use crate::io::copy::Stream;
 use crate::io::Io;
 use crate::reap::Exit;

@@ -1,13 +1,13 @@
-//! The server's side of its keeper: tells it what to keep, hears from it who has ended. See [`crate::survival::keep`].
+//! The server's side of its keeper: tells it what to keep, hears from it who has ended. See [`conex_keeper::keep`].
 
-use super::document::KEEPER;
 use super::due::Due;
-use super::keep;
+use crate::document::KEEPER;
 use crate::log;
 use crate::marks::{Keeper, Work, CHANGED};
 use crate::reap::Exit;
 use crate::status::{unknown, During, Result};
 use crate::task::service::Service;
+use conex_keeper::keep;
 use conex_proto::shim::Record;
 use conex_sys::fd;
 use nix::errno::Errno;
@@ -252,7 +252,7 @@ fn put_record(socket: BorrowedFd, r: &Record) -> nix::Result<()> {
     let text = if r.text.len() > PART { &[][..] } else { &r.text };
     put(socket, &message(keep::BEGIN, &r.key, text), lists.next().unwrap_or_default())?;
     if r.text.len() > PART {
-        let file = crate::runtime::input(&r.text).map_err(|_| Errno::EMFILE)?;
+        let file = crate::document::input(&r.text).map_err(|_| Errno::EMFILE)?;
         put(socket, &message(keep::TEXT, &r.key, &[]), &[file.as_raw_fd()])?;
     }
     for list in lists {

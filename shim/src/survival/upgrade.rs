@@ -4,9 +4,9 @@
 //! containers (its children) stay what they are; the rest is a document in memory. No call is cut in two: new ones wait
 //! in their connections, those at work are waited for.
 
-use super::document::{delicate, program, variable, KEEPER, RESUME, VERSION};
 use super::save::save;
 use super::Server;
+use crate::document::{delicate, program, variable, KEEPER, RESUME, VERSION};
 use crate::log;
 use crate::runtime::Streams;
 use crate::status::{unknown, During, Result};
@@ -86,7 +86,7 @@ fn replace(server: &Server) -> Result<()> {
     let records = save(&server.service, server.listener, Some(&server.connections));
     let mut list: Vec<RawFd> = records.iter().flat_map(|r| r.descriptors.iter().copied()).collect();
     let text = Document { version: VERSION, records }.encode_to_vec();
-    let document = crate::runtime::input(&text)?;
+    let document = crate::document::input(&text)?;
     let c = |text: &str| CString::new(text).during(|| text.to_string());
     let args = std::env::args_os().map(|a| CString::new(a.into_vec()).during(|| "argv".into()));
     let args = args.collect::<Result<Vec<_>>>()?;

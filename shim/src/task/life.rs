@@ -4,7 +4,7 @@ use crate::cgroup::cgroups_of;
 use crate::io::console::Socket;
 use crate::io::{Io, Owner, Stdio};
 use crate::reap;
-use crate::runtime::{input, Runtime, Streams};
+use crate::runtime::{Runtime, Streams};
 use crate::status::{self, invalid, unknown, During, Result};
 use crate::task::container::{Config, Container};
 use crate::task::process::{Process, Stage};
@@ -451,7 +451,8 @@ impl Service {
         let _turn = c.turn.lock().await;
         c.allow("update")?;
         let resources = r.resources.ok_or_else(|| invalid("resources: missing"))?.value;
-        let streams = Streams { stdin: Some(input(&resources)?), ..Streams::default() };
+        let streams =
+            Streams { stdin: Some(crate::document::input(&resources)?), ..Streams::default() };
         let args: [&OsStr; 4] =
             ["update".as_ref(), "--resources".as_ref(), "-".as_ref(), c.id.as_ref()];
         c.runtime.run(&self.reaper, "OCI runtime update failed", &args, streams).await.map(drop)

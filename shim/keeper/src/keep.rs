@@ -7,8 +7,8 @@
 //!
 //! The server tells changes only (`store`): records begin, go on, and are removed; a commit makes all of them count.
 
-use super::document::{delicate, program, variable, KEEPER, RESUME, VERSION};
 use crate::args::Args;
+use crate::document::{delicate, program, variable, KEEPER, RESUME, VERSION};
 use crate::log;
 use crate::status::{unknown, During, Result};
 use conex_proto::shim::{Document, Record};
@@ -248,7 +248,7 @@ impl Keeper {
                 let entered = if torn {
                     Err(unknown("descriptors are missing"))
                 } else {
-                    crate::pod::join_all(&received)
+                    crate::namespaces::join_all(&received)
                 };
                 self.say(ENTER, entered.err().map_or(String::new(), |e| e.message).as_bytes());
             }
@@ -324,7 +324,7 @@ impl Keeper {
             });
         }
         let text = Document { version: VERSION, records }.encode_to_vec();
-        crate::runtime::input(&text).map(Some)
+        crate::document::input(&text).map(Some)
     }
 
     /// Starts a server with everything that is kept. One that does not come as far as telling its state is tried five

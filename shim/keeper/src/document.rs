@@ -7,7 +7,7 @@ use nix::sys::signal::{sigprocmask, SigSet, SigmaskHow, Signal};
 use prost::Message;
 use std::ffi::{CString, OsStr};
 use std::io::Read;
-use std::os::fd::RawFd;
+use std::os::fd::{OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 
 /// The form of the records. A new field has a default; what an older build would misread is another version.
@@ -86,4 +86,16 @@ pub fn read(text: &[u8]) -> Result<(RawFd, Vec<Record>)> {
 /// Once the handlers of this build are installed.
 pub fn settled() {
     let _ = sigprocmask(SigmaskHow::SIG_UNBLOCK, Some(&delicate()), None);
+}
+
+/// A file in memory that holds a text: the stdin of a runtime, or a record too large for a message.
+///
+/// # Errors
+/// It cannot be made or written.
+pub fn input(text: &[u8]) -> Result<OwnedFd> {
+    use std::io::{Seek, Write};
+    let fd = fd::memfd_data("input").during(|| "memfd_create".into())?;
+    let mut file = std::fs::File::from(fd);
+    file.write_all(text).and_then(|()| file.rewind()).during(|| "write(memfd)".into())?;
+    Ok(file.into())
 }
