@@ -1,6 +1,11 @@
 # conex: targets for people and for CI. `make help` lists them.
 
-TARGET  ?= $(shell uname -m)-unknown-linux-gnu
+HOST    := $(shell uname -m)-unknown-linux-gnu
+# ARCH is Debian's name (arm64, amd64), TARGET Rust's.
+TARGET_arm64 := aarch64-unknown-linux-gnu
+TARGET_amd64 := x86_64-unknown-linux-gnu
+TARGET  ?= $(or $(TARGET_$(ARCH)),$(HOST))
+export TARGET
 CARGO   ?= cargo
 OUT     := target/$(TARGET)/release
 CACHE   := .cache
@@ -9,7 +14,7 @@ DESTDIR ?=
 export CONEX_COMMIT ?= $(shell git rev-parse --short HEAD 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: first-hour fuzz docs book proto managers kubernetes hosts help build run shell check test unit conformance conformance-update bench install say deps deps-build deps-test deps-hosts deb deb-check forky clean
+.PHONY: cross-check deps-cross first-hour fuzz docs book proto managers kubernetes hosts help build run shell check test unit conformance conformance-update bench install say deps deps-build deps-test deps-hosts deb deb-check forky clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 22
@@ -102,6 +107,11 @@ docs: ## write the completions for zsh and fish from the command table
 book: deps-test ## docs/ as a book, in target/book
 	packaging/book.sh $(CACHE)
 
+cross-check: ## build for arm64 and try what the programs say there, in emulation (qemu-user-static)
+	@$(MAKE) --no-print-directory build TARGET=$(TARGET_arm64)
+	@tests/packages.sh qemu-user-static:/usr/bin/qemu-aarch64-static
+	tests/cross.sh target/$(TARGET_arm64)/release
+
 install: build ## install the binaries, man pages and completions (PREFIX, DESTDIR)
 	install -D -m 755 $(OUT)/conex $(DESTDIR)$(PREFIX)/sbin/conex
 	install -D -m 755 $(OUT)/conex-tools $(DESTDIR)$(PREFIX)/libexec/conex/conex-tools
@@ -119,8 +129,14 @@ deb-check: deb deps-test deps-lintian ## ask lintian, install the package into f
 
 deps: deps-build deps-test ## install the Debian packages that build and tests need, and nothing else (NO_INSTALL=1: only say which)
 
-deps-build:
+deps-build: $(if $(filter-out $(HOST),$(TARGET)),deps-cross)
 	@command -v cc >/dev/null || tests/packages.sh gcc libc6-dev
+
+# To build for arm64 elsewhere: Debian's linker and C library, and Rust's standard library where rustup keeps it.
+deps-cross:
+	@[ $(TARGET) = $(TARGET_arm64) ] || { echo "TARGET=$(TARGET): this machine builds for $(HOST) and $(TARGET_arm64)" >&2; exit 1; }
+	@tests/packages.sh gcc-aarch64-linux-gnu:/usr/bin/aarch64-linux-gnu-gcc libc6-dev-arm64-cross:/usr/aarch64-linux-gnu/lib/libc.a
+	@! command -v rustup >/dev/null || rustup --quiet target add $(TARGET)
 
 deps-test:
 	@tests/packages.sh busybox-static:/usr/bin/busybox runc:/usr/sbin/runc mmdebstrap:/usr/bin/mmdebstrap procps:/usr/bin/ps \

@@ -6,7 +6,10 @@ out=$1
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)-1
 # As Debian's tools name whoever builds; otherwise whoever made the last commit.
 maintainer="${DEBFULLNAME:-conex maintainers} <${DEBEMAIL:-$(git log -1 --format=%ae)}>"
-arch=$(dpkg --print-architecture)
+case ${TARGET:-} in
+aarch64-*) arch=arm64 ;;
+*) arch=$(dpkg --print-architecture) ;;
+esac
 stage=$(mktemp -d)
 trap 'rm -rf "$stage"' EXIT
 chmod 755 "$stage"

@@ -7,7 +7,7 @@ pub mod watch;
 
 use crate::Invocation;
 use conex::error::{Context, Error, Kind, Result};
-use conex::seccomp::{compile, table, Abi, Arg, Op};
+use conex::seccomp::{abi, compile, Abi, Arg, Op};
 use profile::{told, Watched};
 use serde_json::json;
 
@@ -28,9 +28,9 @@ pub fn main(env: &Invocation) -> Result<i32> {
     let text = std::fs::read(&path).call(|| format!("open({})", path.display()))?;
     let profile = Watched::read(&text, env.args.values("cap"))
         .map_err(|e| e.at(path.display().to_string()))?;
-    let known = table::SYSCALLS.iter().any(|entry| entry.0 == call);
+    let known = abi::names().any(|name| name == call);
     if !known {
-        let meant = conex::text::closest(call, table::SYSCALLS.iter().map(|e| e.0));
+        let meant = conex::text::closest(call, abi::names());
         let meant = meant.map_or(String::new(), |m| format!("; did you mean {m:?}?"));
         return Err(Error::new(Kind::Invalid, format!("no system call is named {call:?}{meant}")));
     }

@@ -38,7 +38,7 @@ pub fn of(field: &str) -> Vec<String> {
             seccomp::OPERATORS.iter().map(|a| a.0.into()).collect()
         }
         ["linux", "seccomp", "syscalls", "names"] => {
-            seccomp::table::SYSCALLS.iter().map(|s| s.0.to_string()).collect()
+            seccomp::abi::names().map(str::to_string).collect()
         }
         ["linux", "devices", "type"] => plain(&["c", "b", "u", "p"]),
         ["linux", "resources", "devices", "type"] => plain(&["a", "b", "c"]),

@@ -71,6 +71,11 @@ impl Abi {
     }
 }
 
+/// Every name of a call, on whatever ABI.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    SYSCALLS.iter().map(|row| row.0).chain(ARM_PRIVATE.iter().map(|p| p.0))
+}
+
 /// The number of a name on an ABI; unknown names have none and are ignored.
 pub fn lookup(name: &str, abi: Abi) -> Option<u32> {
     let row = SYSCALLS.binary_search_by(|e| e.0.cmp(name)).ok();

@@ -10,7 +10,7 @@ use super::profile::Watched;
 use crate::trace::pass_signals_on;
 use crate::Invocation;
 use conex::error::{Context, Error, Kind, Result};
-use conex::seccomp::table;
+use conex::seccomp::abi;
 use conex::verbs::second::{SECCOMP_LOG, WATCH};
 use serde_json::{json, Value};
 use std::io::Write;
@@ -117,13 +117,13 @@ fn annotated_log(
 /// Rules under which each call goes on that the profile allows whatever its arguments are, and each other one asks.
 fn asking(profile: &Watched) -> Value {
     let (mut free, mut asks) = (Vec::new(), Vec::new());
-    for (name, ..) in table::SYSCALLS {
+    for name in abi::names() {
         let rules = profile.rules_for(name);
         let allowed = match rules.as_slice() {
             [] => allows(profile.default_action()),
             rules => rules.iter().all(|r| r.rule.any_of.is_empty() && allows(r.rule.action)),
         };
-        if allowed { &mut free } else { &mut asks }.push(*name);
+        if allowed { &mut free } else { &mut asks }.push(name);
     }
     // A rule must name something.
     let rules = [(free, "SCMP_ACT_ALLOW"), (asks, "SCMP_ACT_NOTIFY")];
