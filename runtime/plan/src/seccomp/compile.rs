@@ -47,10 +47,7 @@ pub fn compile(profile: &Profile) -> Result<Vec<SockFilter>, usize> {
         })
     };
     let mut out = vec![insn(LD, 4)];
-    for abi in profile.abis.iter().filter(|a| !matches!(a, Abi::X86_64 | Abi::X32)) {
-        section(&mut out, abi.arch(), tree(*abi).unwrap_or_default());
-    }
-    // One architecture for the kernel, two ABIs.
+    // The machine's own first, as nearly every call is one of it. One architecture for the kernel, two ABIs.
     if let Some(mut body) = tree(Abi::X86_64) {
         let x32 = tree(Abi::X32).unwrap_or_else(|| vec![insn(RET, RET_KILL_THREAD)]);
         // if nr >= X32_BIT: the x32 part, which follows.
@@ -58,6 +55,9 @@ pub fn compile(profile: &Profile) -> Result<Vec<SockFilter>, usize> {
         jump.append(&mut body);
         jump.extend(x32);
         section(&mut out, Abi::X86_64.arch(), jump);
+    }
+    for abi in profile.abis.iter().filter(|a| !matches!(a, Abi::X86_64 | Abi::X32)) {
+        section(&mut out, abi.arch(), tree(*abi).unwrap_or_default());
     }
     // A call of an architecture that the profile does not name: libseccomp's bad-architecture action.
     out.push(insn(RET, RET_KILL_THREAD));
