@@ -4,7 +4,15 @@ HOST    := $(shell uname -m)-unknown-linux-gnu
 # ARCH is Debian's name (arm64, amd64), TARGET Rust's.
 TARGET_arm64 := aarch64-unknown-linux-gnu
 TARGET_amd64 := x86_64-unknown-linux-gnu
-TARGET  ?= $(or $(TARGET_$(ARCH)),$(HOST))
+# From the command line alone: kernel developers have ARCH in their environment.
+ifeq ($(origin ARCH),command line)
+TARGET  ?= $(or $(TARGET_$(ARCH)),$(error ARCH=$(ARCH): expected amd64 or arm64))
+endif
+TARGET  ?= $(HOST)
+# Debian's linker, where it is another machine's.
+ifneq ($(TARGET),$(HOST))
+export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER ?= aarch64-linux-gnu-gcc
+endif
 export TARGET
 CARGO   ?= cargo
 OUT     := target/$(TARGET)/release
@@ -20,7 +28,7 @@ help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 22
 
 build: deps-build ## build the static release binaries
-	$(CARGO) build --release --target $(TARGET) -p conex -p conex-tools -p conex-keeper -p containerd-shim-conex
+	$(CARGO) build --release --target $(TARGET) -p conex -p conex-tools -p containerd-shim-conex
 
 run: build bundles/hello/rootfs/hello ## run the bundle hello: what a container looks like from inside
 	@for ns in cgroup ipc mnt net pid time user uts; do echo "$$ns $$(readlink /proc/self/ns/$$ns)"; done >bundles/hello/rootfs/host-namespaces
@@ -125,7 +133,7 @@ deb: build ## a Debian package with the static binaries, man pages and completio
 	packaging/deb.sh target
 
 deb-check: deb deps-test deps-lintian ## ask lintian, install the package into fresh roots of bookworm and forky, run a container, remove it
-	packaging/check.sh target/conex_*.deb $(CACHE)
+	packaging/check.sh target/conex_*_$$(dpkg --print-architecture).deb $(CACHE)
 
 deps: deps-build deps-test ## install the Debian packages that build and tests need, and nothing else (NO_INSTALL=1: only say which)
 

@@ -62,7 +62,7 @@ END
 (cd "$stage" && find usr -type f -print0 | sort -z | xargs -0 md5sum) >"$stage/DEBIAN/md5sums"
 mkdir -p "$out"
 deb=$out/conex_${version}_$arch.deb
-# check.sh takes the one that is there.
+# One package of each architecture is there.
 rm -f "$out"/conex_*_"$arch".deb
 dpkg-deb --root-owner-group --build "$stage" "$deb" >&2
 echo "$deb"

@@ -2,7 +2,7 @@
 """syscalls.py UAPI VERSION >src/seccomp/table.rs: the table of system calls from the kernel's user API headers.
 
 UAPI is the folder that has one folder of headers for each architecture, as Debian's linux-libc-dev installs it in
-usr/lib/linux/uapi; VERSION is the kernel's that they are of. The columns are in the order of `Abi` in src/seccomp/mod.rs."""
+usr/lib/linux/uapi; VERSION is the kernel's that they are of. The columns are in the order of `Abi` in src/seccomp/abi.rs."""
 import re
 import sys
 
@@ -32,8 +32,8 @@ def main(uapi, version):
             names.setdefault(name, [-1] * len(COLUMNS))[column] = int(number)
     with open(f"{uapi}/arm/asm/unistd.h") as file:
         private = PRIVATE.findall(file.read())
-    # The name that libseccomp and the profiles of the engines have where the header has another.
-    arm = names.pop("arm_sync_file_range", None)
+    # One call of arm has two names (asm/unistd.h); profiles use either.
+    arm = names.get("arm_sync_file_range")
     if arm:
         names["sync_file_range2"] = [a if a >= 0 else b for a, b in zip(names.get("sync_file_range2", arm), arm)]
     heads = ", ".join(name for name, _ in COLUMNS)

@@ -31,7 +31,7 @@ pub fn document() -> Value {
             "capabilities": capabilities,
             "cgroup": {"v1": true, "v2": true, "systemd": true, "systemdUser": true, "rdma": true},
             "seccomp": {
-                "enabled": true,
+                "enabled": !seccomp::COMPILED.is_empty(),
                 "actions": names(&mut seccomp::ACTIONS.iter().map(|a| a.0)),
                 "operators": names(&mut seccomp::OPERATORS.iter().map(|o| o.0)),
                 // Those that a filter is made for; the names of others are accepted, and no process here can use them.

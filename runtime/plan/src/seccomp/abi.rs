@@ -19,7 +19,10 @@ pub enum Abi {
 pub(super) const X32_BIT: u32 = 0x4000_0000;
 
 /// `__ARM_NR_BASE` (arch/arm/include/uapi/asm/unistd.h).
-pub(super) const ARM_BASE: u32 = 0x0f_0000;
+pub const ARM_BASE: u32 = 0x0f_0000;
+
+/// Behind the last call that the kernel counts from there (`get_tls`).
+pub(super) const ARM_END: u32 = ARM_BASE + 7;
 
 /// The ABI, its name in config.json, its name for people, and `AUDIT_ARCH_*` of linux/audit.h.
 const ALL: [(Abi, &str, &str, u32); 8] = [
@@ -34,13 +37,11 @@ const ALL: [(Abi, &str, &str, u32); 8] = [
 ];
 
 /// The ABIs that a process of this machine can use, its own first. None where conex makes no filter: s390x stores the
-/// arguments' halves in the other order, and no machine of the others was there to try one.
+/// arguments' halves in the other order, and none was ever tried on riscv64 and ppc64le.
 pub const COMPILED: &[Abi] = if cfg!(target_arch = "x86_64") {
     &[Abi::X86_64, Abi::X86, Abi::X32]
 } else if cfg!(target_arch = "aarch64") {
     &[Abi::Aarch64, Abi::Arm]
-} else if cfg!(target_arch = "riscv64") {
-    &[Abi::Riscv64]
 } else {
     &[]
 };
@@ -108,6 +109,6 @@ pub fn name(arch: u32, nr: u32) -> String {
         let of = |n: &u32| abi == Abi::Arm && ARM_BASE + n == plain;
         ARM_PRIVATE.iter().find(|(_, n)| of(n)).map(|p| p.0)
     };
-    let found = SYSCALLS.iter().find(|e| abi.number(e) == Some(plain)).map(|e| e.0);
+    let found = SYSCALLS.iter().rfind(|e| abi.number(e) == Some(plain)).map(|e| e.0);
     found.or_else(private).map_or_else(|| format!("{nr}"), str::to_string)
 }

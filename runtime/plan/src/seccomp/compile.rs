@@ -11,7 +11,7 @@
 //! a call that is newer than its profile, instead of failing with EPERM (what runc does, and libseccomp cannot).
 
 pub use super::abi::{abi_of, lookup, name, told_by_kernel};
-use super::abi::{ARM_BASE, X32_BIT};
+use super::abi::{ARM_BASE, ARM_END, X32_BIT};
 use super::arguments::conditions;
 use super::bpf::{insn, jump, JA, JEQ, JGE, LD, RET};
 use super::*;
@@ -176,10 +176,11 @@ fn leaves(profile: &Profile, abi: Abi) -> Vec<Leaf<'_>> {
     };
     let permissive =
         matches!(profile.default & ACTION_MASK, RET_ALLOW | RET_LOG | RET_TRACE | RET_NOTIFY);
-    let rest = if map.is_empty() || permissive { profile.default } else { ENOSYS };
+    // Those that 32-bit arm counts from ARM_BASE say nothing of how new a call the profile knows.
+    let ordinary = map.keys().any(|nr| *nr < ARM_BASE);
+    let rest = if !ordinary || permissive { profile.default } else { ENOSYS };
     let mut next = 0;
     for (nr, verdict) in map {
-        // Those that 32-bit arm counts from there say nothing of how new a call the profile knows.
         if nr >= ARM_BASE && next < ARM_BASE {
             push(next, Verdict::Action(rest));
             next = ARM_BASE;
@@ -189,6 +190,16 @@ fn leaves(profile: &Profile, abi: Abi) -> Vec<Leaf<'_>> {
         }
         push(nr, verdict);
         next = nr + 1;
+    }
+    if abi == Abi::Arm {
+        if next < ARM_BASE {
+            push(next, Verdict::Action(rest));
+            next = ARM_BASE;
+        }
+        if next < ARM_END {
+            push(next, Verdict::Action(profile.default));
+            next = ARM_END;
+        }
     }
     push(next, Verdict::Action(rest));
     out
@@ -251,12 +262,24 @@ mod tests {
         assert_eq!(verdict(Abi::Arm, 0x0f_0002), RET_ALLOW);
         assert_eq!(verdict(Abi::Arm, 0x0f_0001), RET_ERRNO | 1);
         assert_eq!(verdict(Abi::Arm, 0x0f_0005), RET_ALLOW);
-        assert_eq!(verdict(Abi::Arm, 0x0f_0006), ENOSYS);
+        assert_eq!(verdict(Abi::Arm, 0x0f_0006), RET_ERRNO | 1);
+        assert_eq!(verdict(Abi::Arm, 0x0f_0007), ENOSYS);
         assert_eq!(verdict(Abi::Aarch64, 437), RET_ALLOW);
         assert_eq!(verdict(Abi::Aarch64, 0x0f_0002), ENOSYS);
         assert_eq!(verdict(Abi::X86_64, 437), RET_KILL_THREAD);
         assert_eq!(name(Abi::Arm.arch(), 0x0f_0002), "cacheflush");
         assert_eq!(lookup("cacheflush", Abi::Aarch64), None);
+        assert_eq!(lookup("arm_sync_file_range", Abi::Arm), lookup("sync_file_range2", Abi::Arm));
+        let abis = vec![Abi::Aarch64, Abi::Arm];
+        let verdict = |name: &str, nr| {
+            let rules = vec![rule(name, RET_ALLOW, &[])];
+            let profile = Profile { default: RET_KILL_THREAD, abis: abis.clone(), rules };
+            run(&compile(&profile).unwrap(), Abi::Arm.arch(), nr, [0; 6])
+        };
+        // None of the calls before is newer than what the profile knows.
+        assert_eq!(verdict("cacheflush", 437), RET_KILL_THREAD);
+        assert_eq!(verdict("openat2", 0x0f_0002), RET_KILL_THREAD);
+        assert_eq!(verdict("openat2", 438), ENOSYS);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use conex::bundle;
 use conex::check::Check;
 use conex::error::{Error, Kind, Result};
 use conex::oci::config;
-use conex::seccomp::{self, bpf, compile, Abi, Arg, Op, SyscallRule, ACTION_MASK};
+use conex::seccomp::{self, abi::ARM_BASE, bpf, compile, Abi, Arg, Op, SyscallRule, ACTION_MASK};
 use serde_json::{json, Value};
 use std::collections::HashSet;
 
@@ -123,13 +123,15 @@ impl Watched {
             .iter()
             .flat_map(|r| &r.rule.names)
             .filter_map(|n| compile::lookup(n, abi))
+            .filter(|nr| *nr < ARM_BASE)
             .max();
+        let private = abi == Abi::Arm && nr >= ARM_BASE;
         let permissive = matches!(
             self.whole.default & ACTION_MASK,
             seccomp::RET_ALLOW | seccomp::RET_LOG | seccomp::RET_TRACE | seccomp::RET_NOTIFY
         );
         match highest {
-            Some(highest) if nr > highest && !permissive => (without_name(), newer()),
+            Some(highest) if nr > highest && !permissive && !private => (without_name(), newer()),
             _ => (self.whole.default, self.default_place.clone()),
         }
     }
