@@ -96,13 +96,17 @@ async fn serve(args: &Args, listener: OwnedFd, saved: Option<(RawFd, Vec<Record>
 
 /// What is still to be said.
 async fn leave(server: &Server) {
-    // The answer to Shutdown, and the last events.
+    // The answer to Shutdown, and to calls that are still at work: containerd hears of a container's end, deletes it and
+    // shuts the shim down while its own Kill waits for the runtime to return.
+    let is_done = || {
+        server.service.busy.get() == 0 && server.connections.open().iter().all(|c| c.is_flushed())
+    };
     let flushed = async {
-        while !server.connections.open().iter().all(|c| c.is_flushed()) {
+        while !is_done() {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     };
-    let _ = tokio::time::timeout(Duration::from_secs(1), flushed).await;
+    let _ = tokio::time::timeout(Duration::from_secs(5), flushed).await;
     server.service.events.drain(Duration::from_secs(5)).await;
     // Go's ttrpc client may take the end of a connection for its answer, although it has read the answer before
     // ("ttrpc: closed"): let it have the answer first, on a busy machine too (100 ms were not enough once). Who has called

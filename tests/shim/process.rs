@@ -442,3 +442,39 @@ fn what_a_profile_denied_under_a_shim() {
     shim.finish(&b.id);
     b.assert_gone();
 }
+
+/// containerd hears of a container's end, deletes it and shuts the shim down, while its own Kill still waits for the runtime.
+#[test]
+fn a_kill_is_answered_before_the_shim_goes() {
+    if !is_ours() {
+        return;
+    }
+    let b = Box::sh("sleep 100");
+    let slow = b.dir.join("slow-runtime");
+    let script = format!(
+        "#!/bin/sh\nfor a; do [ \"$a\" = kill ] && {{ {0} \"$@\"; r=$?; sleep 1.5; exit $r; }}; done\nexec {0} \"$@\"\n",
+        runtime().display()
+    );
+    script_file(&slow, &script);
+    let shim = Shim::start(&b);
+    let options = conex_proto::runc::Options {
+        binary_name: slow.to_string_lossy().into_owned(),
+        root: b.dir.join("state").to_string_lossy().into_owned(),
+        ..Default::default()
+    };
+    let request = CreateTaskRequest {
+        options: Some(conex_proto::any("containerd.runc.v1.Options", &options)),
+        ..shim.create_request(&b, &Stdio::default())
+    };
+    shim.ok::<CreateTaskResponse>("Create", &request);
+    shim.start_task(&b.id, "");
+    let kill = KillRequest { id: b.id.clone(), signal: 9, ..Default::default() };
+    std::thread::scope(|s| {
+        let killing = s.spawn(|| shim.raw("containerd.task.v2.Task", "Kill", kill.encode_to_vec()));
+        assert_eq!(shim.wait(&b.id, ""), 137);
+        shim.delete(&b.id, "");
+        let end = ShutdownRequest { id: b.id.clone(), ..Default::default() };
+        let _ = shim.raw("containerd.task.v2.Task", "Shutdown", end.encode_to_vec());
+        killing.join().unwrap().expect("the answer to Kill");
+    });
+}
