@@ -109,8 +109,7 @@ async fn leave(server: &Server) {
     let _ = tokio::time::timeout(Duration::from_secs(5), flushed).await;
     server.service.events.drain(Duration::from_secs(5)).await;
     // Go's ttrpc client may take the end of a connection for its answer, although it has read the answer before
-    // ("ttrpc: closed"): let it have the answer first, on a busy machine too (100 ms were not enough once). Who has called
-    // Shutdown lets go at once.
+    // ("ttrpc: closed"): let it have the answer first. Who has called Shutdown lets go at once.
     let left = async {
         while !server.connections.open().is_empty() {
             tokio::time::sleep(Duration::from_millis(2)).await;

@@ -10,6 +10,24 @@ fn script_file(path: &Path, text: &str) {
     executable(path, text.as_bytes());
 }
 
+/// A container that another runtime is to make.
+fn request_by(
+    shim: &Shim,
+    b: &crate::harness::Box,
+    runtime: &Path,
+    stdio: &Stdio,
+) -> CreateTaskRequest {
+    let options = conex_proto::runc::Options {
+        binary_name: runtime.to_string_lossy().into_owned(),
+        root: b.dir.join("state").to_string_lossy().into_owned(),
+        ..Default::default()
+    };
+    CreateTaskRequest {
+        options: Some(conex_proto::any("containerd.runc.v1.Options", &options)),
+        ..shim.create_request(b, stdio)
+    }
+}
+
 #[test]
 fn parallel_execs_each_with_its_own_status() {
     let b = Box::sh("sleep 100");
@@ -213,15 +231,7 @@ fn a_runtime_that_hangs_blocks_nobody() {
     );
     script_file(&slow, &script);
     let shim = Shim::start(&b);
-    let options = conex_proto::runc::Options {
-        binary_name: slow.to_string_lossy().into_owned(),
-        root: b.dir.join("state").to_string_lossy().into_owned(),
-        ..Default::default()
-    };
-    let request = CreateTaskRequest {
-        options: Some(conex_proto::any("containerd.runc.v1.Options", &options)),
-        ..shim.create_request(&b, &Stdio::default())
-    };
+    let request = request_by(&shim, &b, &slow, &Stdio::default());
     let other = Box::sh("exit 2");
     other.write_config();
     std::thread::scope(|s| {
@@ -269,15 +279,8 @@ fn a_runtime_that_sends_no_terminal_leaves_no_process() {
     );
     script_file(&broken, &script);
     let shim = Shim::start(&b);
-    let options = conex_proto::runc::Options {
-        binary_name: broken.to_string_lossy().into_owned(),
-        ..Default::default()
-    };
     let stdio = Stdio { terminal: true, ..Stdio::default() };
-    let request = CreateTaskRequest {
-        options: Some(conex_proto::any("containerd.runc.v1.Options", &options)),
-        ..shim.create_request(&b, &stdio)
-    };
+    let request = request_by(&shim, &b, &broken, &stdio);
     shim.fails("Create", &request, 2, "the runtime sent no terminal");
     let pid: i32 = std::fs::read_to_string(b.dir.join("pid")).unwrap().trim().parse().unwrap();
     assert!(conex::identity::proc_stat(pid).is_none(), "the process is left");
@@ -299,14 +302,7 @@ fn a_pid_file_that_names_a_stranger() {
     );
     script_file(&broken, &script);
     let shim = Shim::start(&b);
-    let options = conex_proto::runc::Options {
-        binary_name: broken.to_string_lossy().into_owned(),
-        ..Default::default()
-    };
-    let request = CreateTaskRequest {
-        options: Some(conex_proto::any("containerd.runc.v1.Options", &options)),
-        ..shim.create_request(&b, &Stdio::default())
-    };
+    let request = request_by(&shim, &b, &broken, &Stdio::default());
     shim.fails("Create", &request, 2, "is not one that the runtime left to this shim");
     shim.finish(&b.id);
     assert!(stranger.try_wait().unwrap().is_none(), "the stranger was ended");
@@ -457,15 +453,7 @@ fn a_kill_is_answered_before_the_shim_goes() {
     );
     script_file(&slow, &script);
     let shim = Shim::start(&b);
-    let options = conex_proto::runc::Options {
-        binary_name: slow.to_string_lossy().into_owned(),
-        root: b.dir.join("state").to_string_lossy().into_owned(),
-        ..Default::default()
-    };
-    let request = CreateTaskRequest {
-        options: Some(conex_proto::any("containerd.runc.v1.Options", &options)),
-        ..shim.create_request(&b, &Stdio::default())
-    };
+    let request = request_by(&shim, &b, &slow, &Stdio::default());
     shim.ok::<CreateTaskResponse>("Create", &request);
     shim.start_task(&b.id, "");
     let kill = KillRequest { id: b.id.clone(), signal: 9, ..Default::default() };

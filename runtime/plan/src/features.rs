@@ -3,7 +3,7 @@
 
 use crate::oci::{SPEC_MINIMUM, SPEC_VERSION};
 use crate::seccomp;
-use crate::{mount_options, namespaces};
+use crate::{mount_options, namespaces, placement};
 use serde_json::{json, Value};
 
 /// What this runtime knows, whatever the host has, but for the fields that say "enabled".
@@ -43,7 +43,7 @@ pub fn document() -> Value {
             "selinux": {"enabled": true},
             "intelRdt": {"enabled": true, "schemata": true, "monitoring": true},
             "memoryPolicy": {
-                "modes": ["MPOL_BIND", "MPOL_DEFAULT", "MPOL_INTERLEAVE", "MPOL_LOCAL", "MPOL_PREFERRED", "MPOL_PREFERRED_MANY", "MPOL_WEIGHTED_INTERLEAVE"],
+                "modes": names(&mut placement::MODES.iter().map(|m| m.0)),
                 "flags": ["MPOL_F_NUMA_BALANCING", "MPOL_F_RELATIVE_NODES", "MPOL_F_STATIC_NODES"],
             },
             "mountExtensions": {"idmap": {"enabled": true}},

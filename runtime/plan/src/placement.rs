@@ -4,17 +4,19 @@ use crate::check::Check;
 use crate::facts::Facts;
 use crate::oci::config::Linux;
 
+/// `MPOL_*` of linux/mempolicy.h.
+pub const MODES: [(&str, i32); 7] = [
+    ("MPOL_DEFAULT", 0),
+    ("MPOL_PREFERRED", 1),
+    ("MPOL_BIND", 2),
+    ("MPOL_INTERLEAVE", 3),
+    ("MPOL_LOCAL", 4),
+    ("MPOL_PREFERRED_MANY", 5),
+    ("MPOL_WEIGHTED_INTERLEAVE", 6),
+];
+
 /// `linux.memoryPolicy` as set_mempolicy(2) takes it.
 pub fn memory_policy(linux: &Linux, check: &mut Check) -> Option<(i32, Vec<u64>)> {
-    const MODES: [(&str, i32); 7] = [
-        ("MPOL_DEFAULT", 0),
-        ("MPOL_PREFERRED", 1),
-        ("MPOL_BIND", 2),
-        ("MPOL_INTERLEAVE", 3),
-        ("MPOL_LOCAL", 4),
-        ("MPOL_PREFERRED_MANY", 5),
-        ("MPOL_WEIGHTED_INTERLEAVE", 6),
-    ];
     const FLAGS: [(&str, i32); 3] = [
         ("MPOL_F_STATIC_NODES", 1 << 15),
         ("MPOL_F_RELATIVE_NODES", 1 << 14),

@@ -378,7 +378,7 @@ fn capabilities(
 }
 
 /// sched(7), sched_setattr(2).
-const POLICIES: [(&str, u32); 7] = [
+pub const POLICIES: [(&str, u32); 7] = [
     ("SCHED_OTHER", 0),
     ("SCHED_FIFO", 1),
     ("SCHED_RR", 2),

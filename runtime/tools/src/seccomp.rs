@@ -8,7 +8,7 @@ pub mod watch;
 use crate::Invocation;
 use conex::error::{Context, Error, Kind, Result};
 use conex::seccomp::{abi, compile, Abi, Arg, Op};
-use profile::{told, Watched};
+use profile::{told, PlacedProfile};
 use serde_json::json;
 
 /// # Errors
@@ -26,7 +26,7 @@ pub fn main(env: &Invocation) -> Result<i32> {
     let path = conex::text::path(file).into_owned();
     let path = if path.is_dir() { path.join("config.json") } else { path };
     let text = std::fs::read(&path).call(|| format!("open({})", path.display()))?;
-    let profile = Watched::read(&text, env.args.values("cap"))
+    let profile = PlacedProfile::read(&text, env.args.values("cap"))
         .map_err(|e| e.at(path.display().to_string()))?;
     let known = abi::names().any(|name| name == call);
     if !known {
@@ -69,7 +69,7 @@ struct Case {
     by: String,
 }
 
-fn line(profile: &Watched, abi: Abi, call: &str, args: &[u64]) -> Line {
+fn line(profile: &PlacedProfile, abi: Abi, call: &str, args: &[u64]) -> Line {
     let nr = compile::lookup(call, abi);
     let Some(number) = nr else { return Line { abi, nr, cases: Vec::new() } };
     let cases = if args.is_empty() {
@@ -84,7 +84,7 @@ fn line(profile: &Watched, abi: Abi, call: &str, args: &[u64]) -> Line {
 }
 
 /// All that can happen, in the order in which the filter asks.
-fn cases(profile: &Watched, abi: Abi, call: &str, nr: u32) -> Vec<Case> {
+fn cases(profile: &PlacedProfile, abi: Abi, call: &str, nr: u32) -> Vec<Case> {
     let mut out = Vec::new();
     for rule in profile.rules_for(call) {
         if rule.rule.any_of.is_empty() {

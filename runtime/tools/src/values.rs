@@ -12,7 +12,9 @@ pub fn of(field: &str) -> Vec<String> {
         ["process", "rlimits", "type"] => {
             plan::process::RLIMITS.iter().map(|r| r.0.into()).collect()
         }
-        ["process", "scheduler", "policy"] => plain(&POLICIES),
+        ["process", "scheduler", "policy"] => {
+            plan::process::POLICIES.iter().map(|p| p.0.into()).collect()
+        }
         ["process", "ioPriority", "class"] => {
             plain(&["IOPRIO_CLASS_RT", "IOPRIO_CLASS_BE", "IOPRIO_CLASS_IDLE"])
         }
@@ -43,7 +45,9 @@ pub fn of(field: &str) -> Vec<String> {
         ["linux", "devices", "type"] => plain(&["c", "b", "u", "p"]),
         ["linux", "resources", "devices", "type"] => plain(&["a", "b", "c"]),
         ["linux", "personality", "domain"] => plain(&["LINUX", "LINUX32"]),
-        ["linux", "memoryPolicy", "mode"] => plain(&MEMORY_MODES),
+        ["linux", "memoryPolicy", "mode"] => {
+            plan::placement::MODES.iter().map(|m| m.0.into()).collect()
+        }
         ["linux", "timeOffsets", ..] => plain(&["monotonic", "boottime"]),
         ["mounts", "options"] => plan::mount_options::names(),
         _ => Vec::new(),
@@ -85,23 +89,3 @@ fn at<'a>(document: &'a Value, field: &str) -> Option<&'a Value> {
         PathStep::Index(i) => value.get(i),
     })
 }
-
-const POLICIES: [&str; 7] = [
-    "SCHED_OTHER",
-    "SCHED_FIFO",
-    "SCHED_RR",
-    "SCHED_BATCH",
-    "SCHED_ISO",
-    "SCHED_IDLE",
-    "SCHED_DEADLINE",
-];
-
-const MEMORY_MODES: [&str; 7] = [
-    "MPOL_DEFAULT",
-    "MPOL_BIND",
-    "MPOL_INTERLEAVE",
-    "MPOL_WEIGHTED_INTERLEAVE",
-    "MPOL_PREFERRED",
-    "MPOL_PREFERRED_MANY",
-    "MPOL_LOCAL",
-];

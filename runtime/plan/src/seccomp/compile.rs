@@ -6,6 +6,7 @@
 //!          ├─ x86 ── ld nr ── tree
 //!          └─ other: kill
 //! ```
+//! On arm64 the first two are arm64 and arm, each with one tree.
 //! A tree is a binary search over ranges of numbers with the same verdict; a leaf returns an action or checks
 //! arguments. Numbers above the highest one that the profile knows get ENOSYS, so that a program falls back from
 //! a call that is newer than its profile, instead of failing with EPERM (what runc does, and libseccomp cannot).

@@ -4,7 +4,7 @@
 //! this program once more; it ends with the last process under the filter, and writes the file then.
 
 use super::judge::{Place, Watch};
-use super::profile::Watched;
+use super::profile::PlacedProfile;
 use conex::error::{Context, Error, Kind, Result};
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -99,7 +99,7 @@ fn attend(dir: &Path, log: &Path, whose: &str) -> Result<()> {
     let own = |fd: &dyn AsFd| fd.as_fd().try_clone_to_owned().call(|| "dup");
     let listener = UnixListener::from(own(&std::io::stdin())?);
     let mut control = UnixStream::from(own(&std::io::stdout())?);
-    let watch = Arc::new(Watch::new(Watched::read(&text, &[])?));
+    let watch = Arc::new(Watch::new(PlacedProfile::read(&text, &[])?));
     let judge = watch.clone();
     std::thread::spawn(move || judge.accept(&listener));
     let _ = control.read_to_end(&mut Vec::new());

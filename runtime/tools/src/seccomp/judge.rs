@@ -1,6 +1,6 @@
 //! Answers calls as a profile would, and counts what it denies.
 
-use super::profile::{told, Watched};
+use super::profile::{told, PlacedProfile};
 use conex::error::{Context, Result};
 use conex::identity::{identity, never_executed, Identity};
 use conex::seccomp::{self, compile, ACTION_MASK};
@@ -52,7 +52,7 @@ pub(super) fn allows(action: u32) -> bool {
 
 /// Answers the calls that ask.
 pub(super) struct Watch {
-    profile: Watched,
+    profile: PlacedProfile,
     denied: Mutex<BTreeMap<Denied, u64>>,
     /// Filters so far, and those that a process is under.
     filters: Mutex<(u64, u64)>,
@@ -60,7 +60,7 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    pub(super) fn new(profile: Watched) -> Watch {
+    pub(super) fn new(profile: PlacedProfile) -> Watch {
         Watch {
             profile,
             denied: Mutex::default(),

@@ -8,7 +8,7 @@ use conex::seccomp::{self, abi::ARM_BASE, bpf, compile, Abi, Arg, Op, SyscallRul
 use serde_json::{json, Value};
 use std::collections::HashSet;
 
-pub struct Watched {
+pub struct PlacedProfile {
     whole: seccomp::Profile,
     rules: Vec<Placed>,
     program: Vec<conex_sys::seccomp::SockFilter>,
@@ -21,12 +21,12 @@ pub struct Placed {
     pub place: String,
 }
 
-impl Watched {
+impl PlacedProfile {
     /// `caps` are the capabilities that Docker's format makes some of its rules depend on.
     ///
     /// # Errors
     /// It is no JSON, or a profile that no container could have.
-    pub fn read(text: &[u8], caps: &[String]) -> Result<Watched> {
+    pub fn read(text: &[u8], caps: &[String]) -> Result<PlacedProfile> {
         let document: Value = serde_json::from_slice(text)
             .map_err(|e| Error::new(Kind::Invalid, format!("no JSON: {e}")))?;
         let (object, path) = match document.pointer("/linux/seccomp") {
@@ -60,7 +60,7 @@ impl Watched {
             Error::new(Kind::Invalid, format!("{n} instructions; the kernel takes 4096"))
         })?;
         let default_place = format!("the default action ({})", placed(text, path, "defaultAction"));
-        Ok(Watched { whole, rules, program, default_place })
+        Ok(PlacedProfile { whole, rules, program, default_place })
     }
 
     pub fn abis(&self) -> &[Abi] {

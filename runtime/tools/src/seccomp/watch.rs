@@ -6,7 +6,7 @@
 //! counts. A call that may go on is made with the registers that were judged: another thread cannot change them.
 
 use super::judge::{allows, Place, Watch};
-use super::profile::Watched;
+use super::profile::PlacedProfile;
 use crate::trace::pass_signals_on;
 use crate::Invocation;
 use conex::error::{Context, Error, Kind, Result};
@@ -82,9 +82,9 @@ fn config(a: &conex::cli::Args, target: &str) -> std::path::PathBuf {
 }
 
 /// A config.json as it stands, its profile, and the document.
-fn read(file: &std::path::Path) -> Result<(Vec<u8>, Watched, Value)> {
+fn read(file: &std::path::Path) -> Result<(Vec<u8>, PlacedProfile, Value)> {
     let text = std::fs::read(file).call(|| format!("open({})", file.display()))?;
-    let profile = Watched::read(&text, &[]).map_err(|e| e.at("linux.seccomp"))?;
+    let profile = PlacedProfile::read(&text, &[]).map_err(|e| e.at("linux.seccomp"))?;
     let document = serde_json::from_slice(&text)
         .map_err(|e| Error::new(Kind::Invalid, format!("{}: no JSON: {e}", file.display())))?;
     Ok((text, profile, document))
@@ -115,7 +115,7 @@ fn annotated_log(
 }
 
 /// Rules under which each call goes on that the profile allows whatever its arguments are, and each other one asks.
-fn asking(profile: &Watched) -> Value {
+fn asking(profile: &PlacedProfile) -> Value {
     let (mut free, mut asks) = (Vec::new(), Vec::new());
     for name in abi::names() {
         let rules = profile.rules_for(name);
