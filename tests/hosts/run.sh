@@ -13,7 +13,7 @@ hosts=${*:-here masked systemd-v1 uml uml-masked selinux qemu}
 results=$cache/hosts-results
 mkdir -p "$results"
 # Calls that kernels since 5.1 got one by one, or that an old seccomp profile around conex refuses.
-masked=openat2,clone3,close_range,mount_setattr,open_tree,move_mount,fsopen,fsconfig,fsmount,fspick,statx
+masked=clone3,close_range,mount_setattr,statx
 # What user-mode Linux has not: cpuset, huge pages, NUMA, RDMA; and a kernel of the distribution for the rest.
 qemu_tests="resources:: config::rlimits
 	lifecycle::update_changes_limits lifecycle::events_stats systemd::limits::

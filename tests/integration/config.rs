@@ -244,9 +244,6 @@ fn a_wrong_namespace_type_is_an_error() {
 
 #[test]
 fn user_namespace() {
-    if lacks("open_tree", "user_namespace") {
-        return;
-    }
     let mut b = Box::sh("id -u; cat /proc/self/uid_map | (read a b c; echo $a $b $c); touch /dev/shm-not 2>/dev/null; stat -c %t:%T /dev/null; cat /src/file; hostname");
     let map = json!([{"containerID": 0, "hostID": 100000, "size": 65536}]);
     *b.at("linux.uidMappings") = map.clone();
@@ -271,9 +268,6 @@ fn user_namespace() {
 
 #[test]
 fn a_user_namespace_is_joined_by_path_and_by_exec() {
-    if lacks("open_tree", "a_user_namespace_is_joined_by_path_and_by_exec") {
-        return;
-    }
     let mut a = Box::sh("sleep 100");
     let map = json!([{"containerID": 0, "hostID": 100000, "size": 65536}]);
     *a.at("linux.uidMappings") = map.clone();

@@ -167,9 +167,6 @@ fn readiness_reaches_the_manager() {
 
 #[test]
 fn pipes_belong_to_the_user_of_a_user_namespace() {
-    if lacks("open_tree", "pipes_belong_to_the_user_of_a_user_namespace") {
-        return;
-    }
     let mut b = Box::sh("echo reopened > /dev/stdout");
     *b.at("process.user") = json!({"uid": 5, "gid": 5});
     *b.at("process.capabilities") = json!({});

@@ -19,9 +19,6 @@ pub fn broken_bundles() -> Vec<(String, String)> {
 
 #[test]
 fn every_broken_bundle_names_its_field_and_leaves_nothing() {
-    if lacks("fsopen", "every_broken_bundle_names_its_field_and_leaves_nothing") {
-        return;
-    }
     if !is_conex() {
         return;
     }

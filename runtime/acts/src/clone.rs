@@ -14,8 +14,8 @@ pub fn new_time(ns: &crate::plan::namespaces::Namespaces) -> Result<()> {
         .at(|| "linux.timeOffsets")
 }
 
-/// clone3 with a cgroup, or without where the kernel cannot (before 5.7) or may not (from inside a user namespace):
-/// then the process is moved there later.
+/// clone3 with a cgroup, or without where a filter around the runtime denies it or the kernel may not (from inside a user
+/// namespace): then the process is moved there later.
 pub fn clone_into(flags: u64, cgroup: Option<std::os::fd::BorrowedFd>) -> nix::Result<Forked> {
     use nix::errno::Errno;
     match clone3(flags, cgroup) {

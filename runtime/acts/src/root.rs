@@ -46,11 +46,7 @@ impl Root {
     }
 
     fn resolve(&self, path: &Path, flags: OFlag) -> nix::Result<OwnedFd> {
-        match openat2(self.as_fd(), path, flags.bits(), 0, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS)
-        {
-            Err(Errno::ENOSYS) => walk(self.as_fd(), path, flags, None),
-            other => other,
-        }
+        openat2(self.as_fd(), path, flags.bits(), 0, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS)
     }
 
     /// The directory `path`, made with mode 0755 where it does not exist.
@@ -105,7 +101,7 @@ impl Root {
     /// What is missing of `path`, made inside the root, behind symlinks that lead nowhere yet as well: an image whose
     /// /etc/resolv.conf points into /run, where nothing is. A step at a time, so that nothing is resolved twice.
     fn make_missing(&self, path: &Path, directory: bool) -> Result<OwnedFd> {
-        walk(self.as_fd(), path, OFlag::empty(), Some(directory)).call(|| {
+        make_each(self.as_fd(), path, directory).call(|| {
             format!("making {path:?} inside the root file system, a step at a time (openat, mkdirat, O_NOFOLLOW)")
         })
     }
@@ -136,15 +132,10 @@ fn dot(path: &Path) -> PathBuf {
     path
 }
 
-/// RESOLVE_IN_ROOT by hand, for kernels before 5.6: one component at a time, `..` by a stack of the descriptors
-/// that were walked, so that a concurrent rename cannot lead outside. With `make` each missing component is made as a
-/// directory with mode 0755, the last one as that or as an empty file with mode 0644.
-fn walk(
-    root: BorrowedFd,
-    path: &Path,
-    last_flags: OFlag,
-    make: Option<bool>,
-) -> nix::Result<OwnedFd> {
+/// Makes what is missing of a path, one component at a time, `..` by a stack of the descriptors that were walked, so that
+/// a concurrent rename cannot lead outside: directories with mode 0755, the last component as one or as an empty file with
+/// mode 0644. Returns what the path names then.
+fn make_each(root: BorrowedFd, path: &Path, directory: bool) -> nix::Result<OwnedFd> {
     let step = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     let mut todo: Vec<OsString> =
         path.components().rev().map(|c| c.as_os_str().to_owned()).collect();
@@ -162,40 +153,25 @@ fn walk(
             continue;
         }
         let at = stack.last().map_or(root, |fd| fd.as_fd());
-        let fd = match (openat(at, name.as_os_str(), step, Mode::empty()), make) {
-            (Err(Errno::ENOENT), Some(directory)) if directory || !todo.is_empty() => {
-                make_component(at, &name)?
-            }
-            (Err(Errno::ENOENT), Some(_)) => make_empty(at, &name)?,
-            (opened, _) => opened?,
+        let fd = match openat(at, name.as_os_str(), step, Mode::empty()) {
+            Err(Errno::ENOENT) if directory || !todo.is_empty() => make_component(at, &name)?,
+            Err(Errno::ENOENT) => make_empty(at, &name)?,
+            opened => opened?,
         };
         let mode = fstat(&fd)?.st_mode;
-        let is_link = SFlag::from_bits_truncate(mode) & SFlag::S_IFMT == SFlag::S_IFLNK;
-        if is_link && !(todo.is_empty() && last_flags.contains(OFlag::O_NOFOLLOW)) {
-            links += 1;
-            // procfs links are magic: they jump to an object without a path.
-            if links > 40 || is_procfs(fd.as_fd()) {
-                return Err(Errno::ELOOP);
-            }
-            let target = PathBuf::from(readlinkat(&fd, "")?);
-            todo.extend(target.components().rev().map(|c| c.as_os_str().to_owned()));
+        if SFlag::from_bits_truncate(mode) & SFlag::S_IFMT != SFlag::S_IFLNK {
+            stack.push(fd);
             continue;
         }
-        stack.push(fd);
+        links += 1;
+        // procfs links are magic: they jump to an object without a path.
+        if links > 40 || is_procfs(fd.as_fd()) {
+            return Err(Errno::ELOOP);
+        }
+        let target = PathBuf::from(readlinkat(&fd, "")?);
+        todo.extend(target.components().rev().map(|c| c.as_os_str().to_owned()));
     }
-    let at = stack.last().map_or(root, |fd| fd.as_fd());
-    if last_flags.contains(OFlag::O_DIRECTORY) {
-        return openat(
-            at,
-            ".",
-            OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC,
-            Mode::empty(),
-        );
-    }
-    nix::unistd::dup(at).and_then(|fd| {
-        nix::fcntl::fcntl(&fd, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC))?;
-        Ok(fd)
-    })
+    stack.pop().map_or_else(|| openat(root, ".", step, Mode::empty()), Ok)
 }
 
 /// True if the descriptor is on a real procfs.
@@ -227,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn links_stay_inside_by_openat2_and_by_walk() {
+    fn links_stay_inside_by_openat2_and_when_made() {
         let (dir, root) = scratch("links");
         std::os::unix::fs::symlink("/a", dir.join("in/abs")).unwrap();
         std::os::unix::fs::symlink("../../../../out", dir.join("in/a/up")).unwrap();
@@ -235,7 +211,7 @@ mod tests {
         let inode = |p: &str| std::fs::metadata(dir.join(p)).unwrap().ino();
         for (path, want) in [("abs/b", "in/a/b"), ("a/up", "in/out"), ("abs/../a/b", "in/a/b")] {
             let by_kernel = root.open(Path::new(path), OFlag::empty()).unwrap();
-            let by_hand = walk(root.as_fd(), Path::new(path), OFlag::O_PATH, None).unwrap();
+            let by_hand = make_each(root.as_fd(), Path::new(path), true).unwrap();
             assert_eq!(fstat(&by_kernel).unwrap().st_ino, inode(want), "{path}");
             assert_eq!(fstat(&by_hand).unwrap().st_ino, inode(want), "{path} by hand");
         }

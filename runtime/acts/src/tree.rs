@@ -1,4 +1,4 @@
-//! Mounts as descriptors, with mount(2) where the kernel lacks the calls (before 5.2, mount_setattr before 5.12).
+//! Mounts as descriptors; attributes with mount(2) where the kernel has no mount_setattr (before Linux 5.12).
 
 use crate::error::{Context, Error, Result};
 use conex_sys::mount::{self as sys, MountAttr};
@@ -9,21 +9,14 @@ use nix::sys::stat::Mode;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-/// A mount that is not attached yet, or what mount(2) needs to attach it.
-pub enum Tree {
-    Detached(OwnedFd),
-    /// The opened source of a bind mount, on a kernel without open_tree.
-    Source {
-        fd: OwnedFd,
-        recursive: bool,
-    },
-}
+/// A mount that is not attached yet.
+pub struct Tree(pub OwnedFd);
 
 pub fn cwd() -> BorrowedFd<'static> {
     nix::fcntl::AT_FDCWD
 }
 
-/// The path by which mount(2) reaches a descriptor. Only used where the new calls are missing.
+/// The path by which mount(2) reaches a descriptor.
 pub fn by_fd(fd: BorrowedFd) -> String {
     format!("/proc/self/fd/{}", fd.as_raw_fd())
 }
@@ -35,35 +28,15 @@ pub fn bind(dir: BorrowedFd, path: &Path, recursive: bool) -> Result<Tree> {
 
 /// The same; `follow` is false for the symlink itself that the path may end in.
 pub fn bind_with(dir: BorrowedFd, path: &Path, recursive: bool, follow: bool) -> Result<Tree> {
-    match sys::open_tree_clone(dir, path, recursive, follow) {
-        Ok(fd) => Ok(Tree::Detached(fd)),
-        Err(Errno::ENOSYS) => {
-            let fd = if path.as_os_str().is_empty() {
-                dir.try_clone_to_owned().call(|| "dup")?
-            } else {
-                let nofollow = if follow { OFlag::empty() } else { OFlag::O_NOFOLLOW };
-                nix::fcntl::openat(
-                    dir,
-                    path,
-                    OFlag::O_PATH | OFlag::O_CLOEXEC | nofollow,
-                    Mode::empty(),
-                )
-                .call(|| format!("open({}, O_PATH)", path.display()))?
-            };
-            Ok(Tree::Source { fd, recursive })
-        }
-        Err(e) => {
-            let flag = if recursive { "|AT_RECURSIVE" } else { "" };
-            Err(Error::call(e, format!("open_tree({}, OPEN_TREE_CLONE{flag})", path.display())))
-        }
-    }
+    sys::open_tree_clone(dir, path, recursive, follow).map(Tree).call(|| {
+        let flag = if recursive { "|AT_RECURSIVE" } else { "" };
+        format!("open_tree({}, OPEN_TREE_CLONE{flag})", path.display())
+    })
 }
 
 impl Tree {
     pub fn fd(&self) -> BorrowedFd<'_> {
-        match self {
-            Tree::Detached(fd) | Tree::Source { fd, .. } => fd.as_fd(),
-        }
+        self.0.as_fd()
     }
 
     /// Sets attributes (each for the mount alone or for everything below it) and attaches: in this order where the
@@ -72,7 +45,7 @@ impl Tree {
         let set = |fd: BorrowedFd| {
             attrs.iter().try_for_each(|(recursive, attr)| setattr(fd, *recursive, attr))
         };
-        if matches!(self, Tree::Detached(_)) && has_setattr() {
+        if has_setattr() {
             set(self.fd())?;
             return self.attach(target);
         }
@@ -84,26 +57,8 @@ impl Tree {
 
     /// Attaches the mount to `target` and returns a descriptor of its root.
     pub fn attach(self, target: BorrowedFd) -> Result<OwnedFd> {
-        match self {
-            Tree::Detached(fd) => {
-                sys::move_mount(fd.as_fd(), target).call(|| "move_mount(fd, target)")?;
-                Ok(fd)
-            }
-            Tree::Source { fd, recursive } => {
-                let flags =
-                    if recursive { MsFlags::MS_BIND | MsFlags::MS_REC } else { MsFlags::MS_BIND };
-                let (source, at) = (by_fd(fd.as_fd()), by_fd(target));
-                nix::mount::mount(
-                    Some(source.as_str()),
-                    at.as_str(),
-                    None::<&str>,
-                    flags,
-                    None::<&str>,
-                )
-                .call(|| "mount(source, target, MS_BIND)")?;
-                reopen(target)
-            }
-        }
+        sys::move_mount(self.fd(), target).call(|| "move_mount(fd, target)")?;
+        Ok(self.0)
     }
 }
 

@@ -10,7 +10,7 @@ use conex_sys::fd::{openat2, RESOLVE_IN_ROOT, RESOLVE_NO_SYMLINKS};
 use conex_sys::{fd, tty};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
-use nix::sys::stat::{fstat, Mode};
+use nix::sys::stat::fstat;
 use nix::sys::statfs::fstatfs;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -46,14 +46,8 @@ pub(super) fn attach(root: &Root, plan: &Plan, report: &Report) -> Result<()> {
 pub fn open(root: BorrowedFd, p: &Process) -> Result<Pair> {
     let flags = OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
     let path = Path::new("dev/pts/ptmx");
-    let master = match openat2(root, path, flags.bits(), 0, RESOLVE_IN_ROOT | RESOLVE_NO_SYMLINKS) {
-        Err(Errno::ENOSYS) => {
-            nix::fcntl::openat(root, path, flags | OFlag::O_NOFOLLOW, Mode::empty())
-        }
-        other => other,
-    };
-    let master =
-        master.call(|| "open(/dev/pts/ptmx): a terminal needs a devpts mounted on /dev/pts")?;
+    let master = openat2(root, path, flags.bits(), 0, RESOLVE_IN_ROOT | RESOLVE_NO_SYMLINKS)
+        .call(|| "open(/dev/pts/ptmx): a terminal needs a devpts mounted on /dev/pts")?;
     let stat = fstat(&master).call(|| "fstat(/dev/pts/ptmx)")?;
     let magic = fstatfs(&master).call(|| "fstatfs(/dev/pts/ptmx)")?.filesystem_type().0 as i64;
     if magic != DEVPTS_SUPER_MAGIC || stat.st_rdev != libc::makedev(5, 2) {

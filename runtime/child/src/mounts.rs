@@ -107,7 +107,7 @@ fn is_dir(fd: BorrowedFd) -> Result<bool> {
 
 fn bind(root: &Root, m: &Mount, source: Option<Source>, recursive: bool) -> Result<OwnedFd> {
     let tree = match source {
-        Some(Source::Tree(fd)) => Ok(Tree::Detached(fd)),
+        Some(Source::Tree(fd)) => Ok(Tree(fd)),
         Some(Source::Inside(path)) => root
             .open(&path, if m.source_nofollow { OFlag::O_NOFOLLOW } else { OFlag::empty() })
             .call(|| format!("openat2(rootfs, {path:?}, RESOLVE_IN_ROOT)"))
@@ -176,24 +176,7 @@ fn target(root: &Root, m: &Mount, kind: &str) -> Result<OwnedFd> {
 /// What is at a clean path, if no part of it is a symlink.
 fn no_symlinks(root: &Root, path: &Path, last: OFlag) -> nix::Result<OwnedFd> {
     let flags = OFlag::O_PATH | OFlag::O_CLOEXEC | last;
-    match openat2(root.as_fd(), path, flags.bits(), 0, RESOLVE_IN_ROOT | RESOLVE_NO_SYMLINKS) {
-        Err(Errno::ENOSYS) => {}
-        other => return other,
-    }
-    let mut at = root.open(Path::new(""), OFlag::O_DIRECTORY)?;
-    let mut names = path.components().peekable();
-    while let Some(name) = names.next() {
-        let flags = if names.peek().is_some() {
-            OFlag::O_PATH | OFlag::O_CLOEXEC | OFlag::O_DIRECTORY
-        } else {
-            flags
-        };
-        at = nix::fcntl::openat(&at, name.as_os_str(), flags | OFlag::O_NOFOLLOW, Mode::empty())?;
-    }
-    match SFlag::from_bits_truncate(fstat(&at)?.st_mode) & SFlag::S_IFMT {
-        SFlag::S_IFLNK => Err(Errno::ELOOP),
-        _ => Ok(at),
-    }
+    openat2(root.as_fd(), path, flags.bits(), 0, RESOLVE_IN_ROOT | RESOLVE_NO_SYMLINKS)
 }
 
 fn file_system(
@@ -211,8 +194,8 @@ fn file_system(
     }
     let data = options(m, kind, target.as_fd(), existed)?;
     let made = match new_mount(kind, &m.source, &data, attr.set, m) {
-        Err(e) if e.errno == Some(Errno::ENOSYS) || for_mount2(&e, &m.source, &data) => {
-            return legacy_mount(m, kind, &data, &attr, target.as_fd());
+        Err(e) if for_mount2(&e, &m.source, &data) => {
+            return by_mount2(m, kind, &data, &attr, target.as_fd());
         }
         // sysfs needs the network namespace to belong to this user namespace, and cgroup2 may be mounted once only
         // with these options: what the host shows is bound instead.
@@ -230,7 +213,7 @@ fn file_system(
         // The mount was made writable for the copy.
         late.push((false, MountAttr { set: attr.set & ATTR_RDONLY, ..MountAttr::default() }));
     }
-    Tree::Detached(made).attach_with(target.as_fd(), &late)
+    Tree(made).attach_with(target.as_fd(), &late)
 }
 
 /// Where the host shows all cgroups, for a mount of cgroup2 in the first cgroup and user namespace (their numbers are fixed,
@@ -347,15 +330,16 @@ fn options(
 
 fn host_tree(path: &Path, recursive: bool, attr: &MountAttr, because: Error) -> Result<OwnedFd> {
     match tree::bind(cwd(), path, recursive) {
-        Ok(Tree::Detached(fd)) => {
+        Ok(Tree(fd)) => {
             tree::setattr(fd.as_fd(), false, attr)?;
             Ok(fd)
         }
-        _ => Err(because),
+        Err(_) => Err(because),
     }
 }
 
-fn legacy_mount(
+/// With mount(2), for what fsconfig(2) does not take ([`for_mount2`]).
+fn by_mount2(
     m: &Mount,
     kind: &str,
     data: &[(String, Option<String>)],
@@ -428,7 +412,7 @@ fn cgroup(root: &Root, m: &Mount, views: &[CgroupView], cgroups: &[PathBuf]) -> 
         let tree = match whole_tree("cgroup2") {
             Some(whole) => tree::bind(cwd(), &whole, true)?,
             None => match new_mount("cgroup2", &m.source, &[], m.attr.set, m) {
-                Ok(fd) => Tree::Detached(fd),
+                Ok(fd) => Tree(fd),
                 Err(e) if e.errno == Some(Errno::EPERM) => tree::bind(
                     cwd(),
                     cgroups.first().map_or(Path::new("/sys/fs/cgroup"), |p| p),

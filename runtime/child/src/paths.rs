@@ -178,7 +178,7 @@ pub fn readonly(root: &Root, list: &[String]) -> Result<bool> {
         let tree = tree::bind(target.as_fd(), Path::new(""), true).at(field)?;
         let attr = MountAttr { set: ATTR_RDONLY, ..MountAttr::default() };
         // Before Linux 5.12 only the mount itself, not what is mounted below it, can be made so.
-        let recursive = matches!(tree, Tree::Detached(_)) && tree::has_setattr();
+        let recursive = tree::has_setattr();
         tree.attach_with(target.as_fd(), &[(recursive, attr)]).at(field)?;
     }
     Ok(whole)
@@ -245,23 +245,7 @@ fn host_null() -> Result<OwnedFd> {
 fn empty_dir(target: std::os::fd::BorrowedFd) -> Result<OwnedFd> {
     use conex_sys::mount::{fsconfig, fscreate, fsmount, fsopen};
     let attrs = ATTR_RDONLY | ATTR_NOSUID | ATTR_NODEV | ATTR_NOEXEC;
-    let fs = match fsopen("tmpfs") {
-        Err(Errno::ENOSYS) => {
-            let flags =
-                MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-            let at = tree::by_fd(target);
-            mount(
-                Some("tmpfs"),
-                at.as_str(),
-                Some("tmpfs"),
-                flags,
-                Some("size=0k,mode=755,nr_inodes=2"),
-            )
-            .call(|| "mount(tmpfs, MS_RDONLY)")?;
-            return tree::reopen(target);
-        }
-        other => other.call(|| "fsopen(tmpfs)")?,
-    };
+    let fs = fsopen("tmpfs").call(|| "fsopen(tmpfs)")?;
     for (key, value) in
         [("nr_blocks", Some("1")), ("nr_inodes", Some("2")), ("mode", Some("0755")), ("ro", None)]
     {
@@ -270,5 +254,5 @@ fn empty_dir(target: std::os::fd::BorrowedFd) -> Result<OwnedFd> {
     }
     fscreate(fs.as_fd()).call(|| "fsconfig(tmpfs, FSCONFIG_CMD_CREATE)")?;
     let fd = fsmount(fs.as_fd(), attrs).call(|| "fsmount(tmpfs)")?;
-    Tree::Detached(fd).attach(target)
+    Tree(fd).attach(target)
 }

@@ -58,31 +58,11 @@ impl Procfs {
     pub fn open(&self, path: &str, flags: OFlag) -> nix::Result<OwnedFd> {
         let resolve =
             RESOLVE_BENEATH | RESOLVE_NO_XDEV | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS;
-        let fd = match openat2(self.root.as_fd(), Path::new(path), flags.bits(), 0, resolve) {
-            Err(Errno::ENOSYS) => self.open_checked(path, flags)?,
-            other => other?,
-        };
+        let fd = openat2(self.root.as_fd(), Path::new(path), flags.bits(), 0, resolve)?;
         if !crate::root::is_procfs(fd.as_fd()) {
             return Err(Errno::EXDEV);
         }
         Ok(fd)
-    }
-
-    /// Before Linux 5.6: component by component, each on the same device as the root.
-    fn open_checked(&self, path: &str, flags: OFlag) -> nix::Result<OwnedFd> {
-        let step = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        let device = nix::sys::stat::fstat(&self.root)?.st_dev;
-        let mut at = self.root.try_clone().map_err(|_| Errno::EMFILE)?;
-        let mut names = path.split('/').peekable();
-        while let Some(name) = names.next() {
-            let last = names.peek().is_none();
-            let flags = if last { flags | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC } else { step };
-            at = nix::fcntl::openat(&at, name, flags, nix::sys::stat::Mode::empty())?;
-            if nix::sys::stat::fstat(&at)?.st_dev != device {
-                return Err(Errno::EXDEV);
-            }
-        }
-        Ok(at)
     }
 
     /// Writes a value in one write(2), as procfs wants it.

@@ -2,18 +2,19 @@
 //!
 //! A container may get hold of `/proc/PID/exe` of a runtime process that enters it, and write to it once that
 //! process is gone. So before anything enters a container, the runtime executes itself from a place that cannot be
-//! written: a lower-only overlay of its directory (no copy), else a sealed copy in memory. A read-only bind mount is
-//! no such place: whoever holds its descriptor can make it writable.
+//! written: `conex_sys::early` has done it already, from an overlay without an upper layer, which is no copy. Where
+//! it could not (no overlayfs, a path that its options cannot say, a processor that it is not written for), this file
+//! does, from a sealed copy in memory. A read-only bind mount is no such place: whoever holds its descriptor can make
+//! it writable.
 
 use crate::error::{Context, Error, Kind, Result};
-use conex_sys::{clone, fd, mount};
+use conex_sys::{clone, fd};
 use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
 use std::ffi::CString;
 use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
 
 /// Marks the second run of the program. It is not trusted: [`is_sealed`] looks at the executable itself.
 pub const MARK: &str = "_CONEX_SEALED";
@@ -29,7 +30,7 @@ pub fn ensure() -> Result<()> {
     if second_run() {
         return Err(Error::new(Kind::System, "the sealed copy of the runtime is not sealed"));
     }
-    let sealed = overlay().or_else(|_| copy(exe))?;
+    let sealed = copy(exe)?;
     let args: Vec<CString> =
         std::env::args_os().filter_map(|a| CString::new(a.as_bytes()).ok()).collect();
     let mut env: Vec<CString> = std::env::vars_os()
@@ -75,43 +76,6 @@ fn writing_is_impossible(exe: &OwnedFd) -> bool {
     use nix::sys::statvfs::{fstatvfs, FsFlags};
     fstatvfs(exe).is_ok_and(|s| s.flags().contains(FsFlags::ST_RDONLY))
 }
-
-/// The binary through a detached overlay with lower layers only.
-fn overlay() -> nix::Result<OwnedFd> {
-    let path = nix::fcntl::readlink("/proc/self/exe")?;
-    let path = Path::new(&path);
-    let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else {
-        return Err(nix::errno::Errno::EINVAL);
-    };
-    // The separator and the escape of the option string; a path this odd is copied instead.
-    let dir = dir
-        .to_str()
-        .filter(|d| !d.contains([':', ',', '\\']) && d.len() < 200)
-        .ok_or(nix::errno::Errno::EINVAL)?;
-    // Two layers are the minimum without an upper one; the second is any directory that does not overlap.
-    let other = if dir.starts_with("/proc") || dir == "/" {
-        return Err(nix::errno::Errno::EINVAL);
-    } else {
-        EMPTY
-    };
-    if !Path::new(other).is_dir() || dir.starts_with(other) {
-        return Err(nix::errno::Errno::ENOENT);
-    }
-    let fs = mount::fsopen("overlay")?;
-    mount::fsconfig(fs.as_fd(), "lowerdir", Some(format!("{other}:{dir}").as_bytes()))?;
-    mount::fscreate(fs.as_fd())?;
-    let attrs = mount::ATTR_RDONLY | mount::ATTR_NOSUID | mount::ATTR_NODEV;
-    let root = mount::fsmount(fs.as_fd(), attrs)?;
-    nix::fcntl::openat(
-        &root,
-        name,
-        OFlag::O_PATH | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW,
-        Mode::empty(),
-    )
-}
-
-/// A directory of every Linux system that holds no program.
-const EMPTY: &str = "/sys/fs/cgroup";
 
 /// The binary in sealed memory.
 fn copy(exe: OwnedFd) -> Result<OwnedFd> {

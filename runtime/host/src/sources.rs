@@ -49,27 +49,19 @@ pub(super) fn open(plan: &Plan) -> Result<Vec<Option<Source>>> {
             continue;
         }
         let opened = one(m, recursive, plan).at(|| format!("{}.source", m.field))?;
-        out.push(opened.map(Source::Tree));
+        out.push(Some(Source::Tree(opened)));
     }
     Ok(out)
 }
 
-fn one(m: &Mount, recursive: bool, plan: &Plan) -> Result<Option<OwnedFd>> {
+fn one(m: &Mount, recursive: bool, plan: &Plan) -> Result<OwnedFd> {
     use conex_sys::mount::{mount_setattr, MountAttr, ATTR_IDMAP};
-    let tree = crate::acts::tree::bind_with(
+    let crate::acts::tree::Tree(fd) = crate::acts::tree::bind_with(
         crate::acts::tree::cwd(),
         &crate::text::path(&m.source),
         recursive,
         !m.source_nofollow,
     )?;
-    let crate::acts::tree::Tree::Detached(fd) = tree else {
-        // A kernel without open_tree: the child tries by itself.
-        return if m.idmap.is_none() {
-            Ok(None)
-        } else {
-            Err(Error::unsupported(m.field.clone(), "idmapped mounts need Linux 5.12"))
-        };
-    };
     // A clone of a shared host mount is its peer; what is mounted below it later must not reach the host.
     let slave = plan.rootfs.propagation & libc::MS_SHARED as u64 == 0;
     if slave {
@@ -94,5 +86,5 @@ fn one(m: &Mount, recursive: bool, plan: &Plan) -> Result<Option<OwnedFd>> {
             .call(|| "mount_setattr(MOUNT_ATTR_IDMAP): needs Linux 5.12 and a file system that supports it")
             .at(|| format!("{}.options", m.field))?;
     }
-    Ok(Some(fd))
+    Ok(fd)
 }

@@ -99,44 +99,35 @@ fn memory(m: &Memory, out: &mut Out) {
             return;
         }
     }
+    // v2: swap first, v1: memory first; the host writes those of v1, of which one may never exceed the other, in the
+    // order that fits the values in force.
+    let memory = limit.map(|l| Setting::MemoryMax(Amount::of(l)));
     if out.v2("memory") {
-        memory_v2(m, limit, swap, out);
+        swap_v2(limit, swap, out);
+        memory.into_iter().for_each(|s| out.add("memory.limit", s));
     } else {
-        memory_v1(m, limit, swap, out);
+        memory.into_iter().for_each(|s| out.add("memory.limit", s));
+        swap_v1(m, limit, swap, out);
     }
+    if let Some(v) = m.reservation.filter(|v| *v != 0) {
+        out.add("memory.reservation", Setting::MemoryLow(Amount::of(v)));
+    }
+    memory_only_v1(m, out);
 }
 
-fn memory_v1(m: &Memory, limit: Option<i64>, swap: Option<i64>, out: &mut Out) {
-    // memory.limit_in_bytes may never exceed memory.memsw.limit_in_bytes: the host writes them in the order that
-    // fits the values in force. Unlimited memory without a word about swap means unlimited swap.
+/// Unlimited memory without a word about swap means unlimited swap.
+fn swap_v1(m: &Memory, limit: Option<i64>, swap: Option<i64>, out: &mut Out) {
     let swap = if limit == Some(-1) && swap.is_none() { Some(-1) } else { swap };
-    if let Some(limit) = limit {
-        out.add("memory.limit", Setting::MemoryMax(Amount::of(limit)));
-    }
     if let Some(swap) = swap {
         out.add("memory.swap", Setting::MemoryAndSwap(Amount::of(swap)));
         if swap == -1 || m.swap.is_none() {
             out.last_is_optional();
         }
     }
-    if let Some(v) = m.reservation.filter(|v| *v != 0) {
-        out.add("memory.reservation", Setting::MemoryLow(Amount::of(v)));
-    }
-    if let Some(v) = m.swappiness {
-        if v > 100 {
-            out.bad("memory.swappiness", format!("{v} is outside 0 to 100"));
-        }
-        out.add("memory.swappiness", Setting::Swappiness(v));
-    }
-    if m.disable_oom_killer == Some(true) {
-        out.add("memory.disableOOMKiller", Setting::OomKillerDisabled);
-    }
-    if m.use_hierarchy == Some(true) {
-        out.add("memory.useHierarchy", Setting::UseHierarchy);
-    }
 }
 
-fn memory_v2(m: &Memory, limit: Option<i64>, swap: Option<i64>, out: &mut Out) {
+/// v2 limits swap alone, where the document says memory plus swap.
+fn swap_v2(limit: Option<i64>, swap: Option<i64>, out: &mut Out) {
     match (limit, swap) {
         (None, Some(s)) if s > 0 => {
             out.bad(
@@ -157,17 +148,30 @@ fn memory_v2(m: &Memory, limit: Option<i64>, swap: Option<i64>, out: &mut Out) {
         }
         _ => {}
     }
-    if let Some(l) = limit {
-        out.add("memory.limit", Setting::MemoryMax(Amount::of(l)));
+}
+
+/// What only v1 has.
+fn memory_only_v1(m: &Memory, out: &mut Out) {
+    if out.v2("memory") {
+        if m.swappiness.is_some() {
+            out.warn("memory.swappiness", "ignored: cgroup v2 has no swappiness");
+        }
+        if m.disable_oom_killer == Some(true) {
+            out.unsupported("memory.disableOOMKiller", "cgroup v2 cannot disable the OOM killer");
+        }
+        return;
     }
-    if let Some(v) = m.reservation.filter(|v| *v != 0) {
-        out.add("memory.reservation", Setting::MemoryLow(Amount::of(v)));
-    }
-    if m.swappiness.is_some() {
-        out.warn("memory.swappiness", "ignored: cgroup v2 has no swappiness");
+    if let Some(v) = m.swappiness {
+        if v > 100 {
+            out.bad("memory.swappiness", format!("{v} is outside 0 to 100"));
+        }
+        out.add("memory.swappiness", Setting::Swappiness(v));
     }
     if m.disable_oom_killer == Some(true) {
-        out.unsupported("memory.disableOOMKiller", "cgroup v2 cannot disable the OOM killer");
+        out.add("memory.disableOOMKiller", Setting::OomKillerDisabled);
+    }
+    if m.use_hierarchy == Some(true) {
+        out.add("memory.useHierarchy", Setting::UseHierarchy);
     }
 }
 

@@ -33,7 +33,7 @@ const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 /// Forks with `flags` (`CLONE_NEW*`, `CLONE_PARENT`), always with `CLONE_PIDFD`.
 ///
 /// With `cgroup`, a descriptor of a cgroup v2 directory, the child is born in it (Linux 5.7). Where the kernel
-/// has no `clone3` (before 5.3, or under a filter that answers ENOSYS) and no cgroup is asked for, `clone(2)`
+/// has no `clone3` (a filter around the runtime answers ENOSYS) and no cgroup is asked for, `clone(2)`
 /// does the same.
 ///
 /// The child is a copy of the whole address space, so the caller must be single-threaded: a lock that another

@@ -1,5 +1,6 @@
 //! What happens before the C library starts: the program executes itself from a place that cannot be written, if it is
-//! about to enter a container (see `host::seal` of the runtime, which does the same, in its own time, where this fails).
+//! about to enter a container: a read-only overlay of the program's directory, which has no upper layer. `host::seal` of
+//! the runtime says why, looks whether it is so, and copies the program into memory where this fails.
 //!
 //! The first of the two runs ends here, so it need not initialize anything: asking the processor what it can do, as
 //! glibc does at every start, costs 0.4 ms in a virtual machine (each CPUID leaves it), a twentieth of `conex run`.
@@ -15,6 +16,7 @@ use core::ptr::{addr_of, addr_of_mut};
 
 /// The environment entry of the second run.
 pub const MARK: &[u8] = b"_CONEX_SEALED=1\0";
+/// Two layers are the minimum without an upper one; the first is a directory of every Linux system that holds no program.
 const LOWER: &[u8] = b"/sys/fs/cgroup:";
 const MAX_ENV: usize = 1000;
 const MAX_PATH: usize = 200;

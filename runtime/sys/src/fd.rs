@@ -47,8 +47,6 @@ pub fn may_execute(path: &Path) -> Result<()> {
 /// openat2(2) (Linux 5.6); `O_CLOEXEC` is always set. Retries `EAGAIN`, which the kernel returns when a rename
 /// or a mount raced with `..` inside a scoped lookup.
 ///
-/// # Errors
-/// `ENOSYS` where the kernel has no such call: the caller walks by itself.
 pub fn openat2(
     dir: BorrowedFd,
     path: &Path,

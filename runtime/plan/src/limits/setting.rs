@@ -2,6 +2,15 @@
 
 use crate::hierarchy::Hierarchy;
 
+/// A setting, and the field that asks for it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Limit {
+    pub field: String,
+    pub setting: Setting,
+    /// True if the host may lack it without anybody losing a limit.
+    pub optional: bool,
+}
+
 /// A number, or no limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Amount {
