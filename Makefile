@@ -22,7 +22,7 @@ DESTDIR ?=
 export CONEX_COMMIT ?= $(shell git rev-parse --short HEAD 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: cross-check deps-cross first-hour fuzz docs book proto managers kubernetes hosts help build run shell check test unit conformance conformance-update bench install say deps deps-build deps-test deps-hosts deb deb-check forky clean
+.PHONY: bench-quick cross-check deps-cross first-hour fuzz docs book proto managers kubernetes hosts help build run shell check test unit conformance conformance-update bench install say deps deps-build deps-test deps-hosts deb deb-check forky clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 22
@@ -75,6 +75,10 @@ conformance-update: build forky ## run conex, runc and crun, and write docs/conf
 bench: build forky bundles/shell/rootfs/bin/busybox ## conex, runc and crun against the kernel floor; the shims side by side
 	$(CARGO) build --release --target $(TARGET) -p conex-tests
 	tests/bench.sh $(CACHE) $(OUT)
+
+bench-quick: build forky ## three ratios in less than two minutes; fails where one is 15 % worse than the last landed one
+	$(CARGO) build --release --target $(TARGET) -p conex-tests
+	tests/bench.sh $(CACHE) $(OUT) quick
 
 first-hour: deps-test ## the README's commands and a walk through them, on a Debian where nothing is installed (UPDATE=1: writes docs/first-hour.md)
 	tests/first-hour/run.sh $(CACHE)
@@ -148,7 +152,7 @@ deps-cross:
 
 deps-test:
 	@tests/packages.sh busybox-static:/usr/bin/busybox runc:/usr/sbin/runc mmdebstrap:/usr/bin/mmdebstrap procps:/usr/bin/ps \
-		libseccomp-dev:/usr/include/seccomp.h iproute2:/usr/sbin/ip containerd:/usr/bin/containerd e2fsprogs:/sbin/mke2fs strace:/usr/bin/strace
+		libseccomp-dev:/usr/include/seccomp.h iproute2:/usr/sbin/ip containerd:/usr/bin/containerd e2fsprogs:/sbin/mke2fs strace:/usr/bin/strace squashfs-tools:/usr/bin/mksquashfs
 
 clean: ## remove build output and caches
 	$(CARGO) clean

@@ -1,12 +1,27 @@
 #!/bin/bash
-# bench.sh CACHE OUT [ROUNDS]: run and exec of conex, runc and crun beside the kernel floor, interleaved on one bundle,
-# in the forky root; the medians become docs/figures.svg. The cgroup v2 tree of a hybrid host is hidden for all alike, because crun refuses such a host.
+# bench.sh CACHE OUT [ROUNDS|quick]: run and exec of conex, runc and crun beside the kernel floor, interleaved on one bundle, then
+# beside a host that is full, in the forky root; writes docs/performance.md with its plots, docs/figures.svg and
+# tests/bench.landed. `quick`: three ratios of conex alone, in less than two minutes, compared with the last landed ones. The
+# cgroup v2 tree of a hybrid host is hidden for all alike, because crun refuses such a host.
 set -euo pipefail
 here=$(dirname "$(realpath "$0")")
 cache=$1 out=$2 rounds=${3:-100}
-install -m 755 "$out/conex" "$out/floor" "$out/bench" "$cache/"
-HIDE_UNIFIED=1 timeout -k 5 600 "$here/forky/enter.sh" "$cache/forky" "/conex/$cache/bench" "$rounds" "/conex/$cache/conex" "/conex/$cache/floor" | tee "$cache/bench.txt"
+install -m 755 "$out/conex" "$out/floor" "$out/bench" "$out/crowd" "$cache/"
+inside() { HIDE_UNIFIED=1 timeout -k 5 1800 "$here/forky/enter.sh" "$cache/forky" "$@"; }
+if [ "$rounds" = quick ]; then
+	inside "/conex/$cache/bench" 300 "/conex/$cache/conex" "/conex/$cache/floor" quick >"$cache/quick.txt"
+	inside "/conex/$cache/crowd" 60 "/conex/$cache/conex" quick >"$cache/quick.tsv"
+	exec python3 "$here/ratios.py" "$cache/quick.txt" "$cache/quick.tsv" "$here/bench.landed"
+fi
+inside "/conex/$cache/bench" "$rounds" "/conex/$cache/conex" "/conex/$cache/floor" | tee "$cache/bench.txt"
 python3 "$here/picture.py" <"$cache/bench.txt" >"$here/../docs/figures.svg"
+inside "/conex/$cache/crowd" 30 "/conex/$cache/conex" | tee "$cache/crowd.tsv"
+{
+	echo "$(nproc) processors ($(sed -n 's/^model name.*: //p' /proc/cpuinfo | head -n 1)), Linux $(uname -r | cut -d- -f1), $(inside runc --version | head -n 1), $(inside crun --version | head -n 1),"
+	echo "conex $(git -C "$here" rev-parse --short HEAD), $(stat -c %s "$out/conex") bytes; $rounds rounds."
+} >"$cache/machine.txt"
+python3 "$here/performance.py" "$cache/bench.txt" "$cache/crowd.tsv" "$cache/machine.txt" >"$here/../docs/performance.md"
+python3 "$here/ratios.py" "$cache/bench.txt" "$cache/crowd.tsv" >"$here/bench.landed"
 
 # The shims, each with the runtime that it starts by default, on this host as it is; the bundles lie on a tmpfs, as
 # containerd's do.

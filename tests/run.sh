@@ -34,7 +34,8 @@ look() {
 	[ -z "${OWN_HOST:-}" ] || ps -eo args= | grep conex | grep -vE 'run\.sh|grep|cargo|make|find|awk' | sort
 }
 look >"$work/before"
-# containerd's clients and shims write below /run/containerd whatever they are told: theirs goes with the namespace.
+# containerd's clients and shims write below /run/containerd whatever they are told, and conex keeps a mount namespace below
+# /run/conex: theirs goes with the namespace.
 mkdir -p /run/containerd
 # systemd names processes by their number, so on a host of our own (OWN_HOST=1) the PID namespace stays its.
 isolate="--mount --pid --fork --kill-child --mount-proc --propagation private"
@@ -43,7 +44,7 @@ run() {
 	# The shell stays as the namespace's first process and reaps orphans: a container whose exec nobody reaps does not end.
 	# shellcheck disable=SC2086
 	timeout -k 10 "${LIMIT:-900}" unshare $isolate \
-		sh -c 'mount -t tmpfs tmpfs /run/containerd && "$@"; exit $?' sh "$@" 2>&1 9<&-
+		sh -c 'mount -t tmpfs tmpfs /run/containerd && mkdir -p /run/conex && mount -t tmpfs tmpfs /run/conex && "$@"; exit $?' sh "$@" 2>&1 9<&-
 }
 run "$@" | tee "$work/log"
 code=${PIPESTATUS[0]}

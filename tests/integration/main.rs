@@ -5,6 +5,7 @@ mod apparmor;
 mod config;
 mod confinement;
 mod contract;
+mod detached;
 mod devices;
 mod dropin;
 mod ends;

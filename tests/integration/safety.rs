@@ -193,6 +193,56 @@ fn the_binary_cannot_be_written_from_inside() {
     std::fs::remove_dir_all(copy_dir).unwrap();
 }
 
+/// Where nobody can write to the program it is executed once, and a waiting init still gives nobody a way to write to it.
+#[test]
+fn a_program_on_a_file_system_without_writing() {
+    const NAME: &str = "a_program_on_a_file_system_without_writing";
+    if !is_conex() {
+        return;
+    }
+    let b = Box::sh("true");
+    let [from, image, at] = ["from", "image", "at"].map(|n| b.dir.join(n));
+    std::fs::create_dir(&from).unwrap();
+    std::fs::create_dir(&at).unwrap();
+    copied(&runtime(), &from.join("conex"));
+    let tool = |name: &str, args: &[&std::path::Path]| {
+        std::process::Command::new(name).args(args).output().is_ok_and(|o| o.status.success())
+    };
+    if !tool("mksquashfs", &[&from, &image]) {
+        return skip(NAME, "mksquashfs (Debian: squashfs-tools)");
+    }
+    let how = ["-t", "squashfs", "-o", "loop"].map(std::path::Path::new);
+    if !tool("mount", &[how[0], how[1], how[2], how[3], &image, &at]) {
+        return skip(NAME, "squashfs, or loop devices");
+    }
+    let executed = |program: &std::path::Path| {
+        let trace = b.dir.join("trace");
+        b.write_config();
+        let mut c = std::process::Command::new("strace");
+        c.args(["-f", "-e", "trace=execve,execveat", "-o"]).arg(&trace).arg(program);
+        c.arg("--root").arg(b.state_root()).args(["run", &b.id]).current_dir(&b.dir);
+        finish(&mut c, b"").ok();
+        std::fs::read_to_string(trace).unwrap().lines().filter(|l| l.ends_with(" = 0")).count()
+    };
+    let once = executed(&at.join("conex"));
+    let usual = executed(&from.join("conex"));
+    b.write_config();
+    let mut c = std::process::Command::new(at.join("conex"));
+    c.arg("--root").arg(b.state_root()).args(["create", &b.id]).current_dir(&b.dir);
+    c.stdin(std::process::Stdio::null()).stdout(std::process::Stdio::null());
+    assert!(c.status().unwrap().success());
+    let exe = format!("/proc/{}/exe", b.pid());
+    let written = std::fs::OpenOptions::new().write(true).open(exe);
+    b.verb("delete", &["--force"], &[]).ok();
+    assert!(tool("umount", &[&at]));
+    assert_eq!((once, usual), (2, 3), "executions of the runtime and of the program");
+    let busy_or_read_only = written.err().and_then(|e| e.raw_os_error());
+    assert!(
+        [Some(libc::EROFS), Some(libc::ETXTBSY)].contains(&busy_or_read_only),
+        "{busy_or_read_only:?}"
+    );
+}
+
 #[test]
 fn state_is_private() {
     let b = Box::sh("sleep 100");

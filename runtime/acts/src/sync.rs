@@ -6,6 +6,7 @@
 //!        ◀──────────── Hopped{pidfd} ───────────  only of two hops (exec, a joined user namespace), from the first
 //! 1      ◀──────────────── NeedMaps ───────────  only with a new user namespace
 //!   uid_map, gid_map ──── Mapped ─────────────▶
+//!          ────────────── Cgroups{trees} ─────▶  only if the child does not see the host's mounts
 //!   cgroups made ──────── Enter{tasks files} ─▶  before unshare(CLONE_NEWCGROUP); the child enters the v1 ones itself
 //! 2      ◀──────────────── Rooted ─────────────  only with prestart or createRuntime hooks
 //!   hooks ─────────────── Go ─────────────────▶
@@ -33,6 +34,8 @@ pub enum Message {
     /// The cgroups are made and have their limits. Into those of these `tasks` files, opened for writing, the child goes
     /// by itself; it is in the others. Each with its directory, for the error.
     Enter(Vec<(String, OwnedFd)>),
+    /// Trees of what a mount of cgroups shows, each with its path; only to a child that does not see the host's mounts.
+    Cgroups(Vec<(String, OwnedFd)>),
     Rooted,
     Go,
     Notify(RawFd),
@@ -180,6 +183,7 @@ fn name(message: &Message) -> &'static str {
         Message::NeedMaps => "NeedMaps",
         Message::Mapped => "Mapped",
         Message::Enter(_) => "Enter",
+        Message::Cgroups(_) => "Cgroups",
         Message::Rooted => "Rooted",
         Message::Go => "Go",
         Message::Notify(_) => "Notify",
@@ -201,10 +205,11 @@ fn encode(message: &Message) -> (Vec<u8>, Vec<RawFd>) {
     match message {
         Message::NeedMaps => (vec![1], vec![]),
         Message::Mapped => (vec![2], vec![]),
-        Message::Enter(tasks) => {
-            let paths: Vec<&str> = tasks.iter().map(|(path, _)| path.as_str()).collect();
-            let bytes = [&[3], paths.join("\n").as_bytes()].concat();
-            (bytes, tasks.iter().map(|(_, fd)| fd.as_raw_fd()).collect())
+        Message::Enter(list) | Message::Cgroups(list) => {
+            let paths: Vec<&str> = list.iter().map(|(path, _)| path.as_str()).collect();
+            let tag = if matches!(message, Message::Enter(_)) { 3 } else { 13 };
+            let bytes = [&[tag], paths.join("\n").as_bytes()].concat();
+            (bytes, list.iter().map(|(_, fd)| fd.as_raw_fd()).collect())
         }
         Message::Rooted => (vec![4], vec![]),
         Message::Go => (vec![5], vec![]),
@@ -240,9 +245,14 @@ fn decode(bytes: &[u8], mut fds: Vec<OwnedFd>) -> Result<Message> {
     Ok(match bytes[0] {
         1 => Message::NeedMaps,
         2 => Message::Mapped,
-        3 => {
+        tag @ (3 | 13) => {
             let paths = String::from_utf8_lossy(&bytes[1..]);
-            Message::Enter(paths.lines().map(str::to_string).zip(fds).collect())
+            let list = paths.lines().map(str::to_string).zip(fds).collect();
+            if tag == 3 {
+                Message::Enter(list)
+            } else {
+                Message::Cgroups(list)
+            }
         }
         4 => Message::Rooted,
         5 => Message::Go,

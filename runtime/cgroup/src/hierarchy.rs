@@ -10,12 +10,47 @@ pub fn hierarchies() -> Vec<Hierarchy> {
     if statfs(unified).is_ok_and(|s| s.filesystem_type() == CGROUP2_SUPER_MAGIC) {
         return vec![v2(unified.to_path_buf())];
     }
+    if let Some(found) = read_text("/proc/self/cgroup").ok().and_then(|text| by_name(&text, is)) {
+        return found;
+    }
     let text = read_text("/proc/self/mountinfo").unwrap_or_default();
     // In a container a mount can be covered by a later one: its path leads elsewhere.
-    parse_mountinfo(&text, |path| {
-        let magic = statfs(path).map(|s| s.filesystem_type());
-        magic.is_ok_and(|m| m == CGROUP_SUPER_MAGIC || m == CGROUP2_SUPER_MAGIC)
-    })
+    parse_mountinfo(&text, |path| is(path, false) || is(path, true))
+}
+
+fn is(path: &Path, v2: bool) -> bool {
+    let wanted = if v2 { CGROUP2_SUPER_MAGIC } else { CGROUP_SUPER_MAGIC };
+    statfs(path).is_ok_and(|s| s.filesystem_type() == wanted)
+}
+
+/// The same by the names that systemd and every distribution give the directories, which costs nothing on a host with
+/// thousands of mounts. `None` if one of them is elsewhere. cgroups(7): `id:controllers:path`, the latest mounted first, v2
+/// last.
+fn by_name(text: &str, is: impl Fn(&Path, bool) -> bool) -> Option<Vec<Hierarchy>> {
+    let mut out = Vec::new();
+    for line in text.lines().rev() {
+        let controllers = line.split(':').nth(1)?;
+        let base = Path::new("/sys/fs/cgroup");
+        let dir = match controllers {
+            "" => base.join("unified"),
+            list => base.join(list.strip_prefix("name=").unwrap_or(list)),
+        };
+        let unified = controllers.is_empty();
+        if !is(&dir, unified) {
+            return None;
+        }
+        out.push(match unified {
+            true => v2(dir),
+            false => Hierarchy {
+                mount_point: dir,
+                controllers: controllers.split(',').map(str::to_string).collect(),
+                v2: false,
+            },
+        });
+    }
+    // As mounted: that of v2 comes last on a hybrid host.
+    out.sort_by_key(|h| h.v2);
+    Some(out)
 }
 
 fn v2(mount_point: PathBuf) -> Hierarchy {
@@ -104,6 +139,18 @@ pub fn read_text(path: impl AsRef<Path>) -> std::io::Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn hierarchies_by_their_names() {
+        let text = "4:name=systemd:/\n2:cpu,cpuacct:/x:y\n1:memory:/\n0::/\n";
+        let all = by_name(text, |path, v2| path.ends_with("unified") == v2).unwrap();
+        let points: Vec<_> =
+            all.iter().map(|h| h.mount_point.file_name().unwrap().to_str().unwrap()).collect();
+        assert_eq!(points, ["memory", "cpu,cpuacct", "systemd", "unified"]);
+        assert_eq!(all[1].controllers, ["cpu", "cpuacct"]);
+        assert_eq!(all[2].controllers, ["name=systemd"]);
+        assert!(by_name(text, |path, _| !path.ends_with("memory")).is_none());
+    }
 
     #[test]
     fn mountinfo_of_a_v1_host() {

@@ -17,7 +17,8 @@ const LINKS: [(&str, &str); 4] = [
     ("stderr", "/proc/self/fd/2"),
 ];
 
-pub fn create(root: &Root, plan: &Nodes) -> Result<()> {
+/// `kcore`: the host has /proc/kcore.
+pub fn create(root: &Root, plan: &Nodes, kcore: bool) -> Result<()> {
     let dev = if plan.defaults {
         Some(root.make_dir(Path::new("dev")).at(|| "linux.devices")?)
     } else {
@@ -36,7 +37,7 @@ pub fn create(root: &Root, plan: &Nodes) -> Result<()> {
         result.at(|| node.field.clone())?;
     }
     match dev {
-        Some(dev) => links(dev).at(|| "linux.devices"),
+        Some(dev) => links(dev, kcore).at(|| "linux.devices"),
         None => Ok(()),
     }
 }
@@ -108,7 +109,7 @@ fn bind_host(root: &Root, node: &DeviceNode) -> Result<()> {
     tree.attach(target.as_fd()).map(drop)
 }
 
-fn links(dev: OwnedFd) -> Result<()> {
+fn links(dev: OwnedFd, kcore: bool) -> Result<()> {
     let link = |target: &str, name: &str| match nix::unistd::symlinkat(target, &dev, name) {
         Ok(()) | Err(Errno::EEXIST) => Ok(()),
         Err(e) => Err(Error::call(e, format!("symlinkat({target}, /dev/{name})"))),
@@ -116,7 +117,7 @@ fn links(dev: OwnedFd) -> Result<()> {
     for (name, target) in LINKS {
         link(target, name)?;
     }
-    if Path::new("/proc/kcore").exists() {
+    if kcore {
         link("/proc/kcore", "core")?;
     }
     // A node of the image would be a terminal of another devpts.

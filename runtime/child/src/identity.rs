@@ -21,9 +21,13 @@ pub fn become_root(keep_groups: bool) -> Result<()> {
 /// The groups are always set, with an empty list too: a container must not keep those of its caller, unless it is asked for.
 pub fn switch(p: &Process) -> Result<()> {
     let field = |name: &str| format!("{}.user.{name}", p.field);
-    let own = caps::read(None, CapSet::Bounding).unwrap_or_default();
-    for cap in own.difference(&p.capabilities.bounding) {
-        caps::drop(None, CapSet::Bounding, *cap).map_err(|e| caps_error("bounding", e, p))?;
+    for cap in caps::all().difference(&p.capabilities.bounding) {
+        // Without asking first whether it is there, which is a call for each: what is not there need not be dropped.
+        if let Err(e) = caps::drop(None, CapSet::Bounding, *cap) {
+            if proc::bounding_has(u32::from(cap.index())) == Ok(true) {
+                return Err(caps_error("bounding", e, p));
+            }
+        }
     }
     // Those that are newer than the crate's list, which no document can name.
     drop_newer(proc::bounding_has, proc::bounding_drop)
@@ -97,9 +101,7 @@ pub fn finish(p: &Process) -> Result<()> {
     for (name, set, wanted) in sets {
         caps::set(None, set, wanted).map_err(|e| caps_error(name, e, p))?;
     }
-    if caps::read(None, CapSet::Ambient).is_ok_and(|a| !a.is_empty()) {
-        caps::clear(None, CapSet::Ambient).map_err(|e| caps_error("ambient", e, p))?;
-    }
+    caps::clear(None, CapSet::Ambient).map_err(|e| caps_error("ambient", e, p))?;
     for cap in &c.ambient {
         caps::raise(None, CapSet::Ambient, *cap).map_err(|e| caps_error("ambient", e, p))?;
     }

@@ -39,8 +39,12 @@ pub struct Inherited {
 
 /// All of it but the channel.
 pub struct Rest {
+    /// What stands for the host's mounts, if the child does not see them.
+    pub own: Option<Own>,
     /// Sources opened on the host's side, by index of the mount.
     pub sources: Vec<Option<mounts::Source>>,
+    /// The host has /proc/kcore.
+    pub kcore: bool,
     /// The namespaces that only the child can join: the user namespace of a second hop, the mount namespace.
     pub joins: Vec<(OwnedFd, i32, String)>,
     /// The container's cgroup directories, in the order of the host's hierarchies.
@@ -57,6 +61,13 @@ pub struct Rest {
     pub makes_time_namespace: bool,
     /// Standard output and error of the hooks that run in the container's namespaces, where an annotation says.
     pub hook_output: [Option<std::fs::File>; 2],
+}
+
+/// Detached trees of the host's, for a child whose mount namespace holds nothing of it.
+pub struct Own {
+    pub root: OwnedFd,
+    /// /dev/null, where paths are to be masked.
+    pub null: Option<OwnedFd>,
 }
 
 /// The child's whole life; never returns. What goes wrong is sent to the host, or to `start`.
@@ -81,6 +92,8 @@ fn close_the_rest(plan: &Plan, inherited: &Inherited) {
         mounts::Source::Tree(fd) => Some(fd.as_raw_fd()),
         mounts::Source::Link(_) | mounts::Source::Inside(_) => None,
     }));
+    keep.extend(rest.own.iter().map(|own| own.root.as_raw_fd()));
+    keep.extend(rest.own.iter().filter_map(|own| own.null.as_ref()).map(AsRawFd::as_raw_fd));
     keep.extend(rest.joins.iter().map(|(fd, _, _)| fd.as_raw_fd()));
     keep.extend(rest.start.iter().chain(&rest.into_cgroup).map(AsRawFd::as_raw_fd));
     keep.extend(rest.hook_output.iter().flatten().map(AsRawFd::as_raw_fd));
@@ -93,11 +106,18 @@ pub struct Report {
     pub start: Option<Channel>,
     /// The host makes the cgroups at its own pace: `Enter` may arrive before an answer that is waited for.
     entered: std::cell::Cell<bool>,
+    /// What [`Message::Cgroups`] has brought.
+    trees: std::cell::RefCell<Vec<(String, OwnedFd)>>,
 }
 
 impl Report {
     pub fn new(sync: Channel) -> Report {
-        Report { sync: Some(sync), start: None, entered: std::cell::Cell::new(false) }
+        Report {
+            sync: Some(sync),
+            start: None,
+            entered: Default::default(),
+            trees: Default::default(),
+        }
     }
 
     /// Waits for one message of the host, entering the cgroups on the way when they are there.
@@ -114,13 +134,18 @@ impl Report {
         Ok(())
     }
 
-    /// One message: `Enter`, which is done here, or the wanted one.
+    /// One message: `Cgroups` or `Enter`, which are done here, or the wanted one.
     fn step(&self, name: &str, wanted: fn(&Message) -> bool) -> Result<bool> {
-        let accept =
-            |m: Message| if wanted(&m) || matches!(m, Message::Enter(_)) { Ok(m) } else { Err(m) };
-        let Message::Enter(tasks) = self.sync()?.expect(name, accept)? else { return Ok(true) };
-        crate::acts::enter::enter(&tasks)?;
-        self.entered.set(true);
+        let ours = |m: &Message| matches!(m, Message::Enter(_) | Message::Cgroups(_));
+        let accept = |m: Message| if wanted(&m) || ours(&m) { Ok(m) } else { Err(m) };
+        match self.sync()?.expect(name, accept)? {
+            Message::Cgroups(trees) => *self.trees.borrow_mut() = trees,
+            Message::Enter(tasks) => {
+                crate::acts::enter::enter(&tasks)?;
+                self.entered.set(true);
+            }
+            _ => return Ok(true),
+        }
         Ok(false)
     }
 
@@ -161,7 +186,12 @@ fn init(plan: &Plan, report: &mut Report, mut rest: Rest) -> Result<Infallible> 
     // In a user namespace still with the host's uid: a directory that only the host's root may enter can be on the
     // way to the rootfs.
     crate::log::step(|| format!("root.path: {}", plan.rootfs.path.display()));
-    let root = paths::attach_root(&plan.rootfs)?;
+    let (own, null) = rest.own.take().map_or((None, None), |own| (Some(own.root), own.null));
+    let detached = own.is_some();
+    let root = match own {
+        Some(tree) => paths::attach_tree(tree)?,
+        None => paths::attach_root(&plan.rootfs)?,
+    };
     if plan.namespaces.private(libc::CLONE_NEWUSER) {
         identity::become_root(plan.process.keep_groups)?;
     }
@@ -178,7 +208,8 @@ fn init(plan: &Plan, report: &mut Report, mut rest: Rest) -> Result<Infallible> 
     }
     // Before the parameters of the kernel: what they say of the same name holds (runc).
     names(plan)?;
-    let proc_root = root_file_system(plan, &root, report, &mut rest, umask)?;
+    let procfs = mounts_and_devices(plan, &root, report, &mut rest, detached)?;
+    let proc_root = root_file_system(plan, &root, report, &rest, (procfs, null, umask))?;
     if !rest.cgroup_first {
         cgroup_namespace(plan, report)?;
     }
@@ -259,37 +290,40 @@ fn cgroup_namespace(plan: &Plan, report: &Report) -> Result<()> {
     Ok(())
 }
 
-/// The directories, once the host has made them; none if it may not, which it finds out while this process mounts.
-fn made(cgroups: &[std::path::PathBuf]) -> &[std::path::PathBuf] {
-    if cgroups.iter().all(|dir| dir.exists()) {
-        cgroups
-    } else {
-        &[]
+/// What a mount of cgroups shows: the directories, once the host has made them; none if it may not, which it finds out while
+/// this process mounts.
+fn cgroups(plan: &Plan, rest: &Rest, report: &Report, detached: bool) -> mounts::Cgroups {
+    if detached {
+        let trees = report.trees.take().into_iter().map(|(_, tree)| tree).collect();
+        return mounts::Cgroups::Trees { trees, whole: plan.shows_all_cgroups() };
     }
+    let made = rest.cgroups.iter().all(|dir| dir.exists());
+    mounts::Cgroups::Paths(if made { rest.cgroups.clone() } else { Vec::new() })
 }
 
-fn root_file_system(
+fn mounts_and_devices(
     plan: &Plan,
     root: &Root,
     report: &Report,
     rest: &mut Rest,
-    umask: nix::sys::stat::Mode,
+    detached: bool,
 ) -> Result<Option<procfs::Procfs>> {
     let mut sources = std::mem::take(&mut rest.sources);
     let mut late = Vec::new();
     let mut procfs = None;
     for (i, m) in plan.mounts.iter().enumerate() {
         let source = sources.get_mut(i).and_then(Option::take);
-        if matches!(m.kind, Action::Cgroup(_)) {
+        let shows_cgroups = plan::detached::is_cgroup(m);
+        if matches!(m.kind, Action::Cgroup(_)) || (detached && shows_cgroups) {
             // The directories to bind are made while this process mounts.
             report.wait_for_cgroups()?;
         }
         crate::log::step(|| {
             format!("{}: {} on /{}", m.field, m.kind.name(), m.destination.display())
         });
-        let cgroups =
-            if matches!(m.kind, Action::Cgroup(_)) { made(&rest.cgroups) } else { &rest.cgroups };
-        let mounted = mounts::mount(root, m, source, cgroups).at(|| m.field.clone())?;
+        let cgroups = shows_cgroups.then(|| cgroups(plan, rest, report, detached));
+        let mounted =
+            mounts::mount(root, m, source, cgroups.unwrap_or_default()).at(|| m.field.clone())?;
         let Some(mounted) = mounted else { continue };
         if let Some(attr) = mounted.late {
             late.push((mounted.fd.try_clone().call(|| "dup")?, attr, m.field.clone()));
@@ -299,11 +333,21 @@ fn root_file_system(
         }
     }
     crate::log::step(|| "linux.devices");
-    devices::create(root, &plan.devices)?;
+    devices::create(root, &plan.devices, rest.kcore)?;
     console::attach(root, plan, report)?;
     for (fd, attr, field) in late {
         tree::setattr(fd.as_fd(), false, &attr).at(|| field)?;
     }
+    Ok(procfs)
+}
+
+fn root_file_system(
+    plan: &Plan,
+    root: &Root,
+    report: &Report,
+    rest: &Rest,
+    (mut procfs, null, umask): (Option<procfs::Procfs>, Option<OwnedFd>, nix::sys::stat::Mode),
+) -> Result<Option<procfs::Procfs>> {
     // Hooks see, and those in the container are, members of the cgroups.
     if rest.has_runtime_hooks || !plan.hooks.create_container.is_empty() {
         report.wait_for_cgroups()?;
@@ -321,7 +365,7 @@ fn root_file_system(
     // The labels are written there; the container's own mount will be read-only.
     let procfs =
         procfs.map(|own| if whole { procfs::Procfs::new() } else { Ok(own) }).transpose()?;
-    paths::mask(root, &plan.masked_paths)?;
+    paths::mask(root, &plan.masked_paths, null)?;
     crate::log::step(|| "root.path: changes the root");
     finish_root(root, plan)?;
     if whole {

@@ -30,12 +30,51 @@ pub enum Source {
     Inside(PathBuf),
 }
 
+/// What a mount of cgroups shows.
+pub enum Cgroups {
+    /// The container's directories, in the order of the hierarchies.
+    Paths(Vec<PathBuf>),
+    /// Detached trees of them, or of the one hierarchy as a whole.
+    Trees { trees: Vec<OwnedFd>, whole: bool },
+}
+
+impl Default for Cgroups {
+    fn default() -> Cgroups {
+        Cgroups::Paths(Vec::new())
+    }
+}
+
+impl Cgroups {
+    /// All of them, ready to be attached.
+    fn bind(self) -> Result<Vec<Tree>> {
+        match self {
+            Cgroups::Paths(paths) => paths.iter().map(|p| tree::bind(cwd(), p, true)).collect(),
+            Cgroups::Trees { trees, .. } => Ok(trees.into_iter().map(Tree).collect()),
+        }
+    }
+
+    /// The first, or on a host that has made none what it has itself.
+    fn first(self, recursive: bool) -> Result<Tree> {
+        match self {
+            Cgroups::Paths(paths) => {
+                let host = Path::new("/sys/fs/cgroup");
+                tree::bind(cwd(), paths.first().map_or(host, |p| p), recursive)
+            }
+            Cgroups::Trees { trees, .. } => trees
+                .into_iter()
+                .next()
+                .map(Tree)
+                .ok_or_else(|| Error::new(Kind::System, "no cgroup was made")),
+        }
+    }
+}
+
 /// `None` if there is no mount: a symlink was made.
 pub fn mount(
     root: &Root,
     m: &Mount,
     source: Option<Source>,
-    cgroups: &[PathBuf],
+    cgroups: Cgroups,
 ) -> Result<Option<Mounted>> {
     let mut late = None;
     let mut is_proc = false;
@@ -184,14 +223,16 @@ fn file_system(
     m: &Mount,
     kind: &str,
     attr: MountAttr,
-    cgroups: &[PathBuf],
+    cgroups: Cgroups,
 ) -> Result<OwnedFd> {
     let existed = root.open(&m.destination, OFlag::O_DIRECTORY).is_ok();
     let target = target(root, m, kind)?;
-    if let Some(whole) = whole_tree(kind) {
-        let tree = tree::bind(cwd(), &whole, true)?;
-        return tree.attach_with(target.as_fd(), &[(true, attr), (true, m.recursive)]);
-    }
+    let cgroups = match whole_tree(kind, cgroups)? {
+        Ok(tree) => {
+            return tree.attach_with(target.as_fd(), &[(true, attr), (true, m.recursive)]);
+        }
+        Err(cgroups) => cgroups,
+    };
     let data = options(m, kind, target.as_fd(), existed)?;
     let made = match new_mount(kind, &m.source, &data, attr.set, m) {
         Err(e) if for_mount2(&e, &m.source, &data) => {
@@ -200,10 +241,10 @@ fn file_system(
         // sysfs needs the network namespace to belong to this user namespace, and cgroup2 may be mounted once only
         // with these options: what the host shows is bound instead.
         Err(e) if kind == "sysfs" && e.errno == Some(Errno::EPERM) => {
-            host_tree(Path::new("/sys"), true, &attr, e)?
+            hosts(tree::bind(cwd(), Path::new("/sys"), true), &attr, e)?
         }
         Err(e) if kind == "cgroup2" && matches!(e.errno, Some(Errno::EPERM | Errno::EBUSY)) => {
-            host_tree(cgroups.first().map_or(Path::new("/sys/fs/cgroup"), |p| p), false, &attr, e)?
+            hosts(cgroups.first(false), &attr, e)?
         }
         other => other?,
     };
@@ -216,17 +257,25 @@ fn file_system(
     Tree(made).attach_with(target.as_fd(), &late)
 }
 
-/// Where the host shows all cgroups, for a mount of cgroup2 in the first cgroup and user namespace (their numbers are fixed,
+/// All cgroups of the host, for a mount of cgroup2 in the first cgroup and user namespace (their numbers are fixed,
 /// include/linux/proc_ns.h). It is bound there: a fresh mount by whoever is in that namespace sets the options of the one
-/// superblock anew (cgroup_get_tree), so the host would lose nsdelegate and memory_recursiveprot.
-fn whole_tree(kind: &str) -> Option<PathBuf> {
+/// superblock anew (cgroup_get_tree), so the host would lose nsdelegate and memory_recursiveprot. Otherwise what was given.
+fn whole_tree(kind: &str, cgroups: Cgroups) -> Result<std::result::Result<Tree, Cgroups>> {
+    if kind != "cgroup2" {
+        return Ok(Err(cgroups));
+    }
     let is = |file: &str, number| {
         nix::sys::stat::stat(format!("/proc/self/ns/{file}").as_str())
             .is_ok_and(|s| s.st_ino == number)
     };
-    let first = kind == "cgroup2" && is("cgroup", 0xEFFF_FFFB) && is("user", 0xEFFF_FFFD);
-    let hierarchies = if first { crate::acts::hierarchy::hierarchies() } else { Vec::new() };
-    hierarchies.into_iter().find(|h| h.v2).map(|h| h.mount_point)
+    match cgroups {
+        Cgroups::Trees { whole: true, .. } => cgroups.first(true).map(Ok),
+        Cgroups::Paths(_) if is("cgroup", 0xEFFF_FFFB) && is("user", 0xEFFF_FFFD) => {
+            let unified = crate::acts::hierarchy::hierarchies().into_iter().find(|h| h.v2);
+            unified.map_or(Ok(Err(cgroups)), |h| tree::bind(cwd(), &h.mount_point, true).map(Ok))
+        }
+        _ => Ok(Err(cgroups)),
+    }
 }
 
 /// The kernel copies at most 255 bytes of a string in fsconfig(2); mount(2) takes a page.
@@ -328,14 +377,11 @@ fn options(
     Ok(data)
 }
 
-fn host_tree(path: &Path, recursive: bool, attr: &MountAttr, because: Error) -> Result<OwnedFd> {
-    match tree::bind(cwd(), path, recursive) {
-        Ok(Tree(fd)) => {
-            tree::setattr(fd.as_fd(), false, attr)?;
-            Ok(fd)
-        }
-        Err(_) => Err(because),
-    }
+/// What the host has, in place of a file system that may not be mounted; else why that may not.
+fn hosts(tree: Result<Tree>, attr: &MountAttr, because: Error) -> Result<OwnedFd> {
+    let Ok(Tree(fd)) = tree else { return Err(because) };
+    tree::setattr(fd.as_fd(), false, attr)?;
+    Ok(fd)
 }
 
 /// With mount(2), for what fsconfig(2) does not take ([`for_mount2`]).
@@ -404,20 +450,16 @@ fn remount(root: &Root, m: &Mount) -> Result<OwnedFd> {
 /// The container's cgroups on a v1 or hybrid host: a tmpfs with one bind mount per hierarchy and a symlink per
 /// controller of a shared one. On a pure v2 host without a cgroup namespace: the
 /// whole tree, as runc and crun show it to node agents.
-fn cgroup(root: &Root, m: &Mount, views: &[CgroupView], cgroups: &[PathBuf]) -> Result<OwnedFd> {
+fn cgroup(root: &Root, m: &Mount, views: &[CgroupView], cgroups: Cgroups) -> Result<OwnedFd> {
     let target = root.make_dir(&m.destination).at(|| format!("{}.destination", m.field))?;
     outside_proc(root, m, target.as_fd())?;
     if let [CgroupView { v2: true, .. }] = views {
         // The whole tree: /proc/self/cgroup says where in it the container is. A user namespace may not have it.
-        let tree = match whole_tree("cgroup2") {
-            Some(whole) => tree::bind(cwd(), &whole, true)?,
-            None => match new_mount("cgroup2", &m.source, &[], m.attr.set, m) {
+        let tree = match whole_tree("cgroup2", cgroups)? {
+            Ok(whole) => whole,
+            Err(cgroups) => match new_mount("cgroup2", &m.source, &[], m.attr.set, m) {
                 Ok(fd) => Tree(fd),
-                Err(e) if e.errno == Some(Errno::EPERM) => tree::bind(
-                    cwd(),
-                    cgroups.first().map_or(Path::new("/sys/fs/cgroup"), |p| p),
-                    true,
-                )?,
+                Err(e) if e.errno == Some(Errno::EPERM) => cgroups.first(true)?,
                 Err(_) => tree::bind(cwd(), Path::new("/sys/fs/cgroup"), true)?,
             },
         };
@@ -432,8 +474,8 @@ fn cgroup(root: &Root, m: &Mount, views: &[CgroupView], cgroups: &[PathBuf]) -> 
         recursive: MountAttr::default(),
         ..m.clone()
     };
-    let tmpfs = file_system(root, &base, "tmpfs", base.attr, cgroups)?;
-    for (view, source) in views.iter().zip(cgroups).filter(|(v, _)| !v.v2) {
+    let tmpfs = file_system(root, &base, "tmpfs", base.attr, Cgroups::default())?;
+    for (view, tree) in views.iter().zip(cgroups.bind()?).filter(|(v, _)| !v.v2) {
         nix::sys::stat::mkdirat(&tmpfs, view.name.as_str(), Mode::from_bits_truncate(0o755))
             .call(|| format!("mkdir({:?})", view.name))?;
         let at = nix::fcntl::openat(
@@ -443,7 +485,6 @@ fn cgroup(root: &Root, m: &Mount, views: &[CgroupView], cgroups: &[PathBuf]) -> 
             Mode::empty(),
         )
         .call(|| format!("open({:?})", view.name))?;
-        let tree = tree::bind(cwd(), source, true)?;
         tree.attach_with(at.as_fd(), &[(false, m.attr), (true, m.recursive)])?;
         for alias in &view.aliases {
             nix::unistd::symlinkat(view.name.as_str(), &tmpfs, alias.as_str())

@@ -55,6 +55,13 @@ pub fn attach_root(rootfs: &Rootfs) -> Result<Root> {
     })
 }
 
+/// The same in a mount namespace that holds nothing of the host's: covers what is there.
+pub fn attach_tree(tree: OwnedFd) -> Result<Root> {
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let top = nix::fcntl::open("/", flags, Mode::empty()).call(|| "open(/)")?;
+    Tree(tree).attach(top.as_fd()).map(Root::new).at(|| "root.path")
+}
+
 /// The deepest mount point above a path (proc_pid_mountinfo(5), fifth field).
 fn mount_point_of(path: &Path) -> Result<PathBuf> {
     let path = path.canonicalize().call(|| format!("realpath({})", path.display()))?;
@@ -186,8 +193,9 @@ pub fn readonly(root: &Root, list: &[String]) -> Result<bool> {
 
 /// Hides files behind the host's /dev/null and directories behind one empty read-only tmpfs.
 ///
-/// The container's own /dev/null would do only if nobody else could prepare it (CVE-2025-31133).
-pub fn mask(root: &Root, list: &[String]) -> Result<()> {
+/// The container's own /dev/null would do only if nobody else could prepare it (CVE-2025-31133). `detached`: a tree of the
+/// host's, where this process cannot see that.
+pub fn mask(root: &Root, list: &[String], mut detached: Option<OwnedFd>) -> Result<()> {
     let mut null: Option<OwnedFd> = None;
     let mut empty: Option<OwnedFd> = None;
     for (i, path) in list.iter().enumerate() {
@@ -215,6 +223,10 @@ pub fn mask(root: &Root, list: &[String]) -> Result<()> {
             }
             continue;
         }
+        if let Some(tree) = detached.take() {
+            null = Some(Tree(tree).attach(target.as_fd()).at(field)?);
+            continue;
+        }
         let source = match null.take() {
             Some(fd) => fd,
             None => host_null().at(field)?,
@@ -228,7 +240,8 @@ pub fn mask(root: &Root, list: &[String]) -> Result<()> {
     Ok(())
 }
 
-fn host_null() -> Result<OwnedFd> {
+/// The host's /dev/null, if it is one.
+pub fn host_null() -> Result<OwnedFd> {
     let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     let fd =
         nix::fcntl::open("/dev/null", flags, Mode::empty()).call(|| "open(/dev/null, O_PATH)")?;

@@ -45,10 +45,11 @@ impl Container {
     }
 }
 
-/// Sends what the child may no longer hear: if it has failed meanwhile, its own message says more than EPIPE.
+/// Sends what the child may no longer hear: if it has failed meanwhile, its own message says more than EPIPE, or than
+/// ECONNRESET, which is EPIPE for one that ended with something unread.
 pub fn tell(c: &Container, message: &Message) -> Result<()> {
     match c.sync.send(message) {
-        Err(e) if e.errno == Some(Errno::EPIPE) => Ok(()),
+        Err(e) if matches!(e.errno, Some(Errno::EPIPE | Errno::ECONNRESET)) => Ok(()),
         other => other,
     }
 }

@@ -4,13 +4,14 @@ use crate::acts::hooks;
 use crate::cgroup::systemd::{Manager, UnitRecord};
 use crate::cgroup::{self, Dir, Group};
 use crate::container::{explain, handshake, notified, oom_score, tell, unexpected, Container};
+use crate::empty::Empty;
 use crate::error::{Context, Error, Named, Result};
 use crate::identity::identity;
 use crate::plan::Plan;
 use crate::spawn::spawn;
 use crate::state::{Entry, State};
 use crate::sync::{pair, Channel, Message};
-use crate::{child, facts, listener, netdev, rdt, sources, undo, userns};
+use crate::{child, empty, facts, listener, netdev, rdt, sources, undo, userns};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
@@ -34,8 +35,14 @@ pub fn create(
     root: &Path,
     start: Start,
 ) -> Result<Container> {
-    let mut making =
-        Making { plan, entry, state, group: Group { dirs: Vec::new() }, warnings: Vec::new() };
+    let mut making = Making {
+        plan,
+        entry,
+        state,
+        group: Group { dirs: Vec::new() },
+        warnings: Vec::new(),
+        detached: false,
+    };
     let made = making.all(root, start);
     if let Err(e) = made {
         // Undo goes on after a failure and tells all of them.
@@ -84,6 +91,8 @@ struct Making<'a> {
     group: Group,
     /// Limits that an unprivileged runtime could not apply.
     warnings: Vec<Error>,
+    /// The child sees nothing of the host's mounts.
+    detached: bool,
 }
 
 impl Making<'_> {
@@ -103,8 +112,11 @@ impl Making<'_> {
         let mut manager = self.announce()?;
         let order = self.order();
         self.steps(order.before, &mut manager, 0)?;
-        let (ours, inherited) = self.inherited(root, start)?;
-        let mut c = spawn(self.plan, inherited, ours, &self.group)?;
+        let dir = open_dir(root);
+        let empty = self.empty(&dir);
+        let (ours, inherited) = self.inherited(&dir, start, empty.is_some())?;
+        self.detached = empty.is_some();
+        let mut c = spawn(self.plan, inherited, ours, &self.group, empty)?;
         crate::log::step(|| format!("made the process {}", c.pid));
         let made = self
             .steps(order.after, &mut manager, c.pid.as_raw())
@@ -129,6 +141,9 @@ impl Making<'_> {
             rdt::join(rdt, &plan.id, pid)?;
         }
         netdev::move_all(plan, pid)?;
+        if self.detached {
+            tell(c, &Message::Cgroups(sources::cgroups(plan, &self.state.cgroups)?))?;
+        }
         let document = |status| hooks::StateDocument {
             id: &plan.id,
             status,
@@ -235,16 +250,19 @@ impl Making<'_> {
     }
 
     /// Everything that the child gets beside the plan, and our end of the channel.
-    fn inherited(&self, root: &Path, start: Start) -> Result<(Channel, child::Inherited)> {
+    fn inherited(
+        &self,
+        root: &Option<OwnedFd>,
+        start: Start,
+        detached: bool,
+    ) -> Result<(Channel, child::Inherited)> {
         let plan = self.plan;
         let listener = match start {
             Start::Later => Some(start_socket(self.entry)?),
             Start::Now => None,
         };
-        let flags = OFlag::O_DIRECTORY | OFlag::O_CLOEXEC | OFlag::O_RDONLY;
         let program = plan.process.seccomp.as_ref().map(|filter| {
-            let dir = nix::fcntl::open(root, flags, Mode::empty()).ok();
-            crate::programs::program(dir.as_ref().map(|d| d.as_fd()), &filter.profile)
+            crate::programs::program(root.as_ref().map(|d| d.as_fd()), &filter.profile)
         });
         let program = program.transpose()?;
         if let Some(maps) = &plan.namespaces.maps {
@@ -255,7 +273,9 @@ impl Making<'_> {
             !plan.hooks.create_container.is_empty() || !plan.hooks.start_container.is_empty();
         let (ours, theirs) = pair()?;
         let rest = child::Rest {
-            sources: sources::open(plan)?,
+            own: if detached { Some(sources::own(plan)?) } else { None },
+            sources: sources::open(plan, detached)?,
+            kcore: Path::new("/proc/kcore").exists(),
             joins: Vec::new(),
             cgroups: self.state.cgroups.clone(),
             start: listener,
@@ -269,6 +289,17 @@ impl Making<'_> {
             hook_output: if inside { hooks::outputs(&plan.annotations)? } else { [None, None] },
         };
         Ok((ours, child::Inherited { sync: theirs, rest }))
+    }
+
+    /// The namespace that the child is born in, if it needs no copy of the host's mounts and there is one.
+    fn empty(&self, root: &Option<OwnedFd>) -> Option<Empty> {
+        let found = || empty::find(root.as_ref().map(|d| d.as_fd()), &self.plan.namespaces);
+        let empty = self.plan.rootfs.detached.then(found).flatten();
+        crate::log::step(|| match empty {
+            Some(_) => "mount namespace: of nothing, with trees of the host's",
+            None => "mount namespace: a copy of the host's",
+        });
+        empty
     }
 
     /// From then on the unit's cgroups are the container's own; on v1 systemd has made only some of them.
@@ -409,6 +440,12 @@ fn hand_over_stdio(plan: &Plan, maps: &crate::plan::namespaces::Maps) {
     if let Some(uid) = Maps::to_host(&maps.uid, plan.process.uid) {
         child::console::give_stdio_to(uid, false);
     }
+}
+
+/// The state root, for what is kept there from one run to the next.
+fn open_dir(root: &Path) -> Option<OwnedFd> {
+    let flags = OFlag::O_DIRECTORY | OFlag::O_CLOEXEC | OFlag::O_RDONLY;
+    nix::fcntl::open(root, flags, Mode::empty()).ok()
 }
 
 /// The socket on which `start` reaches the waiting init. Only root can enter the directory.

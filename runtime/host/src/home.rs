@@ -8,7 +8,12 @@ use nix::sys::stat::Mode;
 use std::os::fd::{AsFd, OwnedFd};
 
 /// The runtime's own namespaces, to come back to.
-pub(super) struct Home(pub(super) Vec<(OwnedFd, i32)>);
+#[derive(Default)]
+pub(super) struct Home {
+    namespaces: Vec<(OwnedFd, i32)>,
+    /// Root and working directory, which setns(2) into a mount namespace changes.
+    places: Option<(OwnedFd, OwnedFd)>,
+}
 
 impl Home {
     pub(super) fn remember(&mut self, flag: i32) -> Result<()> {
@@ -16,12 +21,25 @@ impl Home {
         let path = format!("/proc/self/ns/{file}");
         let fd = nix::fcntl::open(path.as_str(), OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
             .call(|| format!("open({path})"))?;
-        self.0.push((fd, flag));
+        if flag == libc::CLONE_NEWNS {
+            let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+            let place = |path: &str| {
+                nix::fcntl::open(path, flags, Mode::empty())
+                    .call(|| format!("open({path}, O_PATH)"))
+            };
+            self.places = Some((place("/")?, place(".")?));
+        }
+        self.namespaces.push((fd, flag));
         Ok(())
     }
+
     pub(super) fn back(&self) -> Result<()> {
-        self.0.iter().try_for_each(|(fd, flag)| {
+        self.namespaces.iter().try_for_each(|(fd, flag)| {
             proc::setns(fd.as_fd(), *flag).call(|| format!("setns(own, {flag:#x})"))
-        })
+        })?;
+        let Some((root, cwd)) = &self.places else { return Ok(()) };
+        nix::unistd::fchdir(root).call(|| "fchdir(own root)")?;
+        nix::unistd::chroot(".").call(|| "chroot(own root)")?;
+        nix::unistd::fchdir(cwd).call(|| "fchdir(own working directory)")
     }
 }

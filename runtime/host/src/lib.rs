@@ -8,6 +8,7 @@ pub mod cgroup;
 pub mod container;
 pub mod create;
 pub mod dbus;
+mod empty;
 pub mod end;
 pub mod exec;
 pub mod facts;

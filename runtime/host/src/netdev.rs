@@ -14,7 +14,7 @@ pub(super) fn move_all(plan: &Plan, pid: i32) -> Result<()> {
     if plan.net_devices.is_empty() {
         return Ok(());
     }
-    let mut home = Home(Vec::new());
+    let mut home = Home::default();
     home.remember(libc::CLONE_NEWNET)?;
     let path = format!("/proc/{pid}/ns/net");
     let inside = nix::fcntl::open(path.as_str(), OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())

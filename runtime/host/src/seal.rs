@@ -5,7 +5,8 @@
 //! written: `conex_sys::early` has done it already, from an overlay without an upper layer, which is no copy. Where
 //! it could not (no overlayfs, a path that its options cannot say, a processor that it is not written for), this file
 //! does, from a sealed copy in memory. A read-only bind mount is no such place: whoever holds its descriptor can make
-//! it writable.
+//! it writable. A program that lies on a file system without a way to write (squashfs, erofs) or under fs-verity is
+//! executed once.
 
 use crate::error::{Context, Error, Kind, Result};
 use conex_sys::{clone, fd};
@@ -58,9 +59,12 @@ pub fn close_on_exec() {
     }
 }
 
-/// True for a memfd with all seals, and for a file on a superblock that is read-only by itself: an overlay without
-/// an upper layer, or an image such as squashfs.
+/// True for a file that nobody can write to where it is installed, for a memfd with all seals, and for a file on an overlay
+/// without an upper layer.
 fn is_sealed(exe: &OwnedFd) -> bool {
+    if fd::is_unwritable(exe.as_fd()) {
+        return true;
+    }
     if fd::seals(exe.as_fd()).is_ok_and(|s| s & fd::SEALS == fd::SEALS) {
         return true;
     }

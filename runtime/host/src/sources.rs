@@ -1,17 +1,22 @@
-//! Bind sources that the host's side opens ahead of the child.
+//! Trees that the host's side opens ahead of the child.
 
 use super::userns;
+use crate::acts::tree::{bind, bind_with, cwd, setattr, Tree};
 use crate::child::mounts::Source;
+use crate::child::Own;
 use crate::error::{Context, Error, Named, Result};
+use crate::plan::detached::is_cgroup;
 use crate::plan::mount::{Action, Mount};
 use crate::plan::Plan;
+use conex_sys::mount::{mount_setattr, MountAttr, ATTR_IDMAP};
 use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
 
 /// Symlinks to copy, and bind sources that the child could not open or idmap: with a user namespace it is not root on the host
-/// any more.
-pub(super) fn open(plan: &Plan) -> Result<Vec<Option<Source>>> {
+/// any more, and without a copy of the host's mounts (`detached`) it sees none of them.
+pub(super) fn open(plan: &Plan, detached: bool) -> Result<Vec<Option<Source>>> {
     // Without privileges the child can do more than this side: it is root of its namespace.
     let in_userns =
         plan.namespaces.private(libc::CLONE_NEWUSER) && nix::unistd::geteuid().is_root();
@@ -27,7 +32,7 @@ pub(super) fn open(plan: &Plan) -> Result<Vec<Option<Source>>> {
                 continue;
             }
         }
-        if m.idmap.is_none() && !in_userns {
+        if m.idmap.is_none() && !in_userns && !detached {
             out.push(None);
             continue;
         }
@@ -55,18 +60,9 @@ pub(super) fn open(plan: &Plan) -> Result<Vec<Option<Source>>> {
 }
 
 fn one(m: &Mount, recursive: bool, plan: &Plan) -> Result<OwnedFd> {
-    use conex_sys::mount::{mount_setattr, MountAttr, ATTR_IDMAP};
-    let crate::acts::tree::Tree(fd) = crate::acts::tree::bind_with(
-        crate::acts::tree::cwd(),
-        &crate::text::path(&m.source),
-        recursive,
-        !m.source_nofollow,
-    )?;
-    // A clone of a shared host mount is its peer; what is mounted below it later must not reach the host.
-    let slave = plan.rootfs.propagation & libc::MS_SHARED as u64 == 0;
-    if slave {
-        let attr = MountAttr { propagation: libc::MS_SLAVE as u64, ..MountAttr::default() };
-        crate::acts::tree::setattr(fd.as_fd(), true, &attr)?;
+    let Tree(fd) = bind_with(cwd(), &crate::text::path(&m.source), recursive, !m.source_nofollow)?;
+    if plan.rootfs.propagation & libc::MS_SHARED as u64 == 0 {
+        unshare(&fd, plan)?;
     }
     if let Some(map) = &m.idmap {
         use std::os::fd::AsRawFd;
@@ -87,4 +83,47 @@ fn one(m: &Mount, recursive: bool, plan: &Plan) -> Result<OwnedFd> {
             .at(|| format!("{}.options", m.field))?;
     }
     Ok(fd)
+}
+
+/// A clone of a shared mount of the host's is its peer: what is mounted below it later must not reach the host.
+fn unshare(tree: &OwnedFd, plan: &Plan) -> Result<()> {
+    let private = plan.rootfs.propagation == (libc::MS_PRIVATE | libc::MS_REC) as u64;
+    let propagation = if private { libc::MS_PRIVATE } else { libc::MS_SLAVE } as u64;
+    let attr = MountAttr { propagation, ..MountAttr::default() };
+    setattr(tree.as_fd(), true, &attr)
+}
+
+/// What a child without a copy of the host's mounts begins with.
+pub(super) fn own(plan: &Plan) -> Result<Own> {
+    let path = &plan.rootfs.path;
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let root = nix::fcntl::open(path, flags, Mode::empty())
+        .call(|| format!("open({}, O_DIRECTORY)", path.display()))
+        .at(|| "root.path")?;
+    let Tree(root) = bind(root.as_fd(), Path::new(""), true).at(|| "root.path")?;
+    unshare(&root, plan).at(|| "root.path")?;
+    let null = if plan.masked_paths.is_empty() { None } else { Some(null(plan)?) };
+    Ok(Own { root, null })
+}
+
+fn null(plan: &Plan) -> Result<OwnedFd> {
+    let field = || "linux.maskedPaths";
+    let device = crate::child::paths::host_null().at(field)?;
+    let Tree(tree) = bind(device.as_fd(), Path::new(""), false).at(field)?;
+    unshare(&tree, plan).at(field)?;
+    Ok(tree)
+}
+
+/// What the document's mount of cgroups shows, if it has one: the whole hierarchy to a container in the first cgroup
+/// namespace of a host with v2 alone, else the container's cgroups, in the order of the hierarchies.
+pub(super) fn cgroups(plan: &Plan, dirs: &[PathBuf]) -> Result<Vec<(String, OwnedFd)>> {
+    let Some(m) = plan.mounts.iter().find(|m| is_cgroup(m)) else { return Ok(Vec::new()) };
+    let whole = plan.cgroup.hierarchies.iter().find(|_| plan.shows_all_cgroups());
+    let shown = whole.map_or(dirs, |h| std::slice::from_ref(&h.mount_point));
+    let open = |path: &PathBuf| {
+        let Tree(tree) = bind(cwd(), path, true)?;
+        unshare(&tree, plan)?;
+        Ok((path.display().to_string(), tree))
+    };
+    shown.iter().map(|path| open(path).at(|| m.field.clone())).collect()
 }

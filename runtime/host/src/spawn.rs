@@ -2,6 +2,7 @@
 
 use super::cgroup::Group;
 use super::container::Container;
+use super::empty::Empty;
 use super::home::Home;
 use super::userns;
 use crate::child;
@@ -23,9 +24,14 @@ pub(super) fn spawn(
     mut inherited: child::Inherited,
     ours: Channel,
     group: &Group,
+    empty: Option<Empty>,
 ) -> Result<Container> {
     let ns = &plan.namespaces;
-    let home = enter(plan, &mut inherited)?;
+    let mut home = enter(plan, &mut inherited)?;
+    if let Some(Err(e)) = empty.map(|empty| empty.enter(&mut home)) {
+        home.back()?;
+        return Err(e.at("linux.namespaces"));
+    }
     let unified = group.unified();
     let cgroup = unified.map(|d| d.as_fd());
     let flags =
@@ -61,7 +67,7 @@ pub(super) fn spawn(
 /// Enters what the child is to be born in; what only it can enter goes along. The way back is what is returned.
 fn enter(plan: &Plan, inherited: &mut child::Inherited) -> Result<Home> {
     let ns = &plan.namespaces;
-    let mut home = Home(Vec::new());
+    let mut home = Home::default();
     let mut entered = Vec::new();
     for join in &ns.join {
         let fd = open_namespace(join)?;

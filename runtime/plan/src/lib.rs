@@ -10,6 +10,7 @@
 
 pub mod cgroup;
 pub mod check;
+pub mod detached;
 pub mod device_rules;
 pub mod devices;
 pub mod document;
@@ -101,6 +102,19 @@ pub struct Rootfs {
     /// False without a mount namespace: the mounts are then made in the runtime's own, and taken back with the
     /// container.
     pub private: bool,
+    /// True if a mount namespace that is no copy of the host's will do ([`detached::possible`]).
+    pub detached: bool,
+}
+
+impl Plan {
+    /// True if a mount of cgroups shows those of the whole host: there is only v2, and the container is in the first
+    /// cgroup and user namespace. A fresh mount there would set the options of the one superblock anew.
+    pub fn shows_all_cgroups(&self) -> bool {
+        let private = |flag| self.namespaces.private(flag);
+        self.cgroup.hierarchies.iter().all(|h| h.v2)
+            && !private(libc::CLONE_NEWCGROUP)
+            && !private(libc::CLONE_NEWUSER)
+    }
 }
 
 /// A host network device that moves into the container.
@@ -154,11 +168,16 @@ fn decide(spec: &Spec, options: &Options, facts: &Facts, check: &mut Check) -> O
     {
         paths(list, name, &namespaces, check);
     }
+    let hooks = spec.hooks.clone().unwrap_or_default();
+    let mut rootfs = rootfs?;
+    rootfs.detached = !facts.rootless
+        && facts.initial_userns
+        && detached::possible(&rootfs, &mounts, &hooks, &namespaces);
     Some(Plan {
         id: options.id.clone(),
         bundle: options.bundle.clone(),
         annotations: spec.annotations.0.clone(),
-        rootfs: rootfs?,
+        rootfs,
         namespaces,
         mounts,
         devices,
@@ -170,7 +189,7 @@ fn decide(spec: &Spec, options: &Options, facts: &Facts, check: &mut Check) -> O
         net_devices,
         process: process?,
         cgroup: cgroup?,
-        hooks: spec.hooks.clone().unwrap_or_default(),
+        hooks,
         rdt,
         warnings: Vec::new(),
     })
@@ -246,6 +265,7 @@ fn rootfs(
         propagation_given: given.is_some(),
         no_pivot: options.no_pivot,
         private,
+        detached: false,
     })
 }
 

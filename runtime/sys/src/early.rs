@@ -10,6 +10,7 @@
 //! (`memcpy`, `memset`, `strlen`: indirect functions of glibc that are not resolved yet). Hence volatile accesses and
 //! uninitialized buffers. Whatever is unexpected: return, and start as usual.
 
+use crate::fd::{ATTR_VERITY, EROFS_MAGIC, SQUASHFS_MAGIC};
 use core::arch::{asm, global_asm};
 use core::mem::MaybeUninit;
 use core::ptr::{addr_of, addr_of_mut};
@@ -46,7 +47,7 @@ unsafe extern "C" fn early(stack: *const usize) {
     unsafe {
         let argc = stack.read_volatile();
         let argv = stack.add(1) as *const *const u8;
-        if !enters(argv, argc) {
+        if !enters(argv, argc) || cannot_be_written() {
             return;
         }
         let mut env = MaybeUninit::<[*const u8; MAX_ENV + 2]>::uninit();
@@ -99,6 +100,26 @@ unsafe fn enters(argv: *const *const u8, argc: usize) -> bool {
         i += 1;
     }
     found
+}
+
+/// True if nobody can write to this program where it lies ([`crate::fd::is_unwritable`] says the same later).
+unsafe fn cannot_be_written() -> bool {
+    let exe = c"/proc/self/exe".as_ptr() as usize;
+    let mut buffer = MaybeUninit::<[u64; 32]>::uninit();
+    let buffer = addr_of_mut!(buffer) as *mut u64;
+    // SAFETY: the buffer is as large as struct statx (256 bytes), the larger of the two; what is read was filled.
+    unsafe {
+        if call(libc::SYS_statfs, [exe, buffer as usize, 0, 0, 0]) == 0 {
+            let kind = buffer.read_volatile() as i64;
+            if kind == SQUASHFS_MAGIC || kind == EROFS_MAGIC {
+                return true;
+            }
+        }
+        let at = libc::AT_FDCWD as usize;
+        // struct statx: stx_mask and stx_blksize, 32 bits each, then stx_attributes.
+        call(libc::SYS_statx, [at, exe, 0, 0, buffer as usize]) == 0
+            && buffer.add(1).read_volatile() & ATTR_VERITY != 0
+    }
 }
 
 /// Copies the environment and adds the mark; false if this is the second run, or if there are too many entries.

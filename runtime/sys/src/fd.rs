@@ -44,6 +44,28 @@ pub fn may_execute(path: &Path) -> Result<()> {
     check(ret).map(drop)
 }
 
+/// File systems that have no way to write (linux/magic.h).
+pub const SQUASHFS_MAGIC: i64 = 0x7371_7368;
+pub const EROFS_MAGIC: i64 = 0xe0f5_e1e2;
+/// STATX_ATTR_VERITY (Linux 5.5): fs-verity opens such a file for nobody's writing, for ever.
+pub const ATTR_VERITY: u64 = 0x0010_0000;
+
+/// True for a file that nobody can write to, root of the host included: by its file system, or by fs-verity.
+pub fn is_unwritable(fd: BorrowedFd) -> bool {
+    let kind = nix::sys::statfs::fstatfs(fd).map_or(0, |s| s.filesystem_type().0 as i64);
+    if kind == SQUASHFS_MAGIC || kind == EROFS_MAGIC {
+        return true;
+    }
+    let mut buffer = std::mem::MaybeUninit::<libc::statx>::zeroed();
+    let flags = libc::AT_EMPTY_PATH;
+    // SAFETY: the path is NUL-terminated, and the kernel fills the structure.
+    let filled = unsafe {
+        libc::syscall(libc::SYS_statx, fd.as_raw_fd(), c"".as_ptr(), flags, 0, buffer.as_mut_ptr())
+    };
+    // SAFETY: all zeros is a valid value of it, and it was filled.
+    check(filled).is_ok() && unsafe { buffer.assume_init() }.stx_attributes & ATTR_VERITY != 0
+}
+
 /// openat2(2) (Linux 5.6); `O_CLOEXEC` is always set. Retries `EAGAIN`, which the kernel returns when a rename
 /// or a mount raced with `..` inside a scoped lookup.
 ///

@@ -168,16 +168,26 @@ pub(crate) async fn runtimes_gone(c: &Container) {
         // An init that waits for its start is a clone of the runtime, with its command line.
         c.init.pid.get() == pid || c.execs.borrow().values().any(|p| p.pid.get() == pid)
     };
+    let exe = |pid: &str| std::fs::read_link(format!("/proc/{pid}/exe")).ok();
+    let (own_pid, own) = (std::process::id().to_string(), exe("self"));
     let at_work = |pid: &str| {
+        if pid != own_pid && own.is_some() && exe(pid) == own {
+            // A clone of the earlier server that was to execute a runtime, and will.
+            return true;
+        }
         let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
         let mut words = line.split(|b| *b == 0);
         words.any(|w| w == root) && line.split(|b| *b == 0).any(|w| w == c.id.as_bytes())
     };
+    // Twice: a process in the middle of its execve has no command line, and the list can miss one while another one ends
+    // (proc_pid_children(5)).
+    let mut looks = 0;
     loop {
         let list = std::fs::read_to_string(format!("/proc/{keeper}/task/{keeper}/children"))
             .unwrap_or_default();
-        if !list.split_whitespace().any(|pid| !ours(pid) && at_work(pid)) || begun.elapsed() > MOST
-        {
+        let any = list.split_whitespace().any(|pid| !ours(pid) && at_work(pid));
+        looks = if any { 0 } else { looks + 1 };
+        if looks == 2 || begun.elapsed() > MOST {
             return;
         }
         tokio::time::sleep(Duration::from_millis(10)).await;

@@ -1,5 +1,5 @@
-//! `bench ROUNDS CONEX FLOOR`: times `run` and `exec` of conex, runc and crun against the kernel floor, interleaved,
-//! and prints medians, spread, ratios and the private memory of the waiting init.
+//! `bench ROUNDS CONEX FLOOR [quick]`: times `run` and `exec` of conex, runc and crun against the kernel floor, interleaved,
+//! and prints medians, spread, ratios and the private memory of the waiting init. `quick`: conex alone, without rests.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -11,16 +11,24 @@ fn main() {
     let (conex, floor) = (args[2].as_str(), args[3].as_str());
     let dir = Path::new("/tmp/bundle");
     bundle(dir, conex);
-    let runtimes = [("conex", conex), ("crun", "/usr/bin/crun"), ("runc", "/usr/sbin/runc")];
+    // The first run makes what is kept between runs.
+    time(Command::new(conex).args(["run", "first"]).current_dir(dir));
+    let quick = args.get(4).is_some_and(|a| a == "quick");
+    let all = [("conex", conex), ("crun", "/usr/bin/crun"), ("runc", "/usr/sbin/runc")];
+    let runtimes = if quick { &all[..1] } else { &all };
     let mut run: Vec<(&str, Vec<f64>)> = vec![("floor", Vec::new())];
     run.extend(runtimes.iter().map(|(n, _)| (*n, Vec::new())));
     let mut rested = run.clone();
     let measure = |into: &mut Vec<(&str, Vec<f64>)>, pause: u64, i: usize| {
         let rest = || std::thread::sleep(std::time::Duration::from_millis(pause));
         rest();
-        into[0].1.push(time(
-            Command::new(floor).args(["/tmp/bundle/rootfs", "/bin/true"]).current_dir(dir),
-        ));
+        let mut floor = Command::new(floor);
+        // As conex has it, where the kernel's own cannot be seen.
+        let kept = "/run/conex/.empty/mnt";
+        if Path::new(kept).exists() {
+            floor.env("FLOOR_NAMESPACE", kept);
+        }
+        into[0].1.push(time(floor.args(["/tmp/bundle/rootfs", "/bin/true"]).current_dir(dir)));
         for (slot, (_, binary)) in runtimes.iter().enumerate() {
             rest();
             into[slot + 1]
@@ -30,10 +38,23 @@ fn main() {
     };
     (0..rounds).for_each(|i| measure(&mut run, 0, i));
     // Back to back, the kernel's lock for moving processes between cgroups stays taken; after a rest it waits for RCU.
-    (0..rounds.div_ceil(3)).for_each(|i| measure(&mut rested, 100, i));
     report("run of /bin/true, to its end and removal", &run);
-    report("the same after 0.1 s of rest", &rested);
-    waiting(dir, &runtimes, rounds);
+    if !quick {
+        (0..rounds.div_ceil(3)).for_each(|i| measure(&mut rested, 100, i));
+        report("the same after 0.1 s of rest", &rested);
+        run.iter_mut().for_each(|(_, times)| times.clear());
+        let mut loops: Vec<_> = (0..2)
+            .map(|_| Command::new("/bin/sh").args(["-c", "while :; do :; done"]).spawn())
+            .map(|child| child.expect("spawn"))
+            .collect();
+        (0..rounds.div_ceil(3)).for_each(|i| measure(&mut run, 0, i));
+        for child in &mut loops {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        report("the same beside two busy loops", &run);
+    }
+    waiting(dir, runtimes, floor, rounds);
 }
 
 fn bundle(dir: &Path, conex: &str) {
@@ -91,8 +112,31 @@ fn report(what: &str, list: &[(&str, Vec<f64>)]) {
     }
 }
 
+/// exec of /bin/true in the containers that [`waiting`] has started, and its floor.
+fn execs<'a>(
+    dir: &Path,
+    runtimes: &[(&'a str, &str)],
+    floor: &str,
+    rounds: usize,
+) -> Vec<(&'a str, Vec<f64>)> {
+    let mut exec: Vec<(&str, Vec<f64>)> = vec![("floor", Vec::new())];
+    exec.extend(runtimes.iter().map(|(n, _)| (*n, Vec::new())));
+    let init = std::fs::read_to_string("/tmp/conex.pid").expect("pid file");
+    for _ in 0..rounds {
+        exec[0].1.push(time(Command::new(floor).args(["exec", init.trim(), "/bin/true"])));
+        for (slot, (name, binary)) in runtimes.iter().enumerate() {
+            exec[slot + 1].1.push(time(
+                Command::new(binary)
+                    .args(["exec", &format!("e-{name}"), "/bin/true"])
+                    .current_dir(dir),
+            ));
+        }
+    }
+    exec
+}
+
 /// exec into a running container, and the memory of an init that waits for `start`.
-fn waiting(dir: &Path, runtimes: &[(&str, &str)], rounds: usize) {
+fn waiting(dir: &Path, runtimes: &[(&str, &str)], floor: &str, rounds: usize) {
     rewrite(dir, &["/bin/sleep", "1000"]);
     let call = |binary: &str, args: &[&str]| {
         let mut c = Command::new(binary);
@@ -115,16 +159,7 @@ fn waiting(dir: &Path, runtimes: &[(&str, &str)], rounds: usize) {
         memory.push((*name, private(&pid)));
         assert!(call(binary, &["start", &format!("e-{name}")]), "{name} start");
     }
-    let mut exec: Vec<(&str, Vec<f64>)> = runtimes.iter().map(|(n, _)| (*n, Vec::new())).collect();
-    for _ in 0..rounds {
-        for (slot, (name, binary)) in runtimes.iter().enumerate() {
-            exec[slot].1.push(time(
-                Command::new(binary)
-                    .args(["exec", &format!("e-{name}"), "/bin/true"])
-                    .current_dir(dir),
-            ));
-        }
-    }
+    let exec = execs(dir, runtimes, floor, rounds);
     // The runtime itself, in the foreground: all that it did to get there lies behind it, and its heap does not shrink.
     let mut foreground = Vec::new();
     for (name, binary) in runtimes {
@@ -137,7 +172,7 @@ fn waiting(dir: &Path, runtimes: &[(&str, &str)], rounds: usize) {
         call(binary, &["delete", "--force", &format!("f-{name}")]);
         call(binary, &["delete", "--force", &format!("e-{name}")]);
     }
-    report("exec of /bin/true in a running container (the factor is against conex)", &exec);
+    report("exec of /bin/true in a running container", &exec);
     println!(
         "private memory of the init that waits for start, of run in the foreground, of exec in the foreground"
     );

@@ -2,7 +2,8 @@
 //!
 //! `floor <rootfs> <program>`: one clone3 with the namespaces of `conex spec`, a cgroup in every hierarchy with the
 //! device rules, the standard mounts, nodes, masks and read-only paths, pivot_root, execve, wait, removal. No JSON,
-//! no checks, no errors beyond a panic, no state, no handshake beyond one byte.
+//! no checks, no errors beyond a panic, no state, no handshake beyond one byte. `FLOOR_NAMESPACE` names the file of a mount
+//! namespace of nothing to be born in, with the root file system and the cgroups as trees: the best way there is.
 
 use conex_sys::clone::{clone3, exit_now, Forked};
 use conex_sys::mount::*;
@@ -29,27 +30,20 @@ const DEVICES: [(&str, &str); 12] = [
 
 fn main() {
     let args: Vec<String> = std::env::args().collect();
-    let (rootfs, program) = (PathBuf::from(&args[1]), args[2].clone());
-    let hierarchies: Vec<PathBuf> = std::fs::read_dir("/sys/fs/cgroup")
-        .unwrap()
-        .flatten()
-        .map(|e| e.path())
-        .filter(|p| p.join("cgroup.procs").exists())
-        .collect();
-    let name = format!("floor-{}", std::process::id());
-    let groups: Vec<PathBuf> = hierarchies.iter().map(|h| h.join(&name)).collect();
-    for (group, hierarchy) in groups.iter().zip(&hierarchies) {
-        std::fs::create_dir(group).unwrap();
-        if hierarchy.ends_with("cpuset") {
-            for file in ["cpuset.cpus", "cpuset.mems"] {
-                std::fs::write(group.join(file), std::fs::read(hierarchy.join(file)).unwrap())
-                    .unwrap();
-            }
-        }
+    if args[1] == "exec" {
+        return exec(&args[2], &args[3]);
     }
+    let (rootfs, program) = (PathBuf::from(&args[1]), args[2].clone());
+    let groups = groups();
     let unified = groups.iter().find(|g| g.join("cgroup.kill").exists());
     let unified_fd = unified.map(|u| open(u, OFlag::O_PATH, Mode::empty()).unwrap());
     let (reader, writer) = nix::unistd::pipe2(OFlag::O_CLOEXEC).unwrap();
+    let own = open("/proc/self/ns/mnt", OFlag::O_RDONLY, Mode::empty()).unwrap();
+    let trees = Trees::open(&rootfs, &groups);
+    if let Some(file) = std::env::var_os("FLOOR_NAMESPACE") {
+        let empty = open(Path::new(&file), OFlag::O_RDONLY, Mode::empty()).unwrap();
+        conex_sys::proc::setns(empty.as_fd(), libc::CLONE_NEWNS).unwrap();
+    }
     let flags = libc::CLONE_NEWNS
         | libc::CLONE_NEWUTS
         | libc::CLONE_NEWIPC
@@ -57,12 +51,14 @@ fn main() {
         | libc::CLONE_NEWNET;
     match clone3(flags as u64, unified_fd.as_ref().map(|f| f.as_fd())).unwrap() {
         Forked::Child => {
-            child(&rootfs, &groups, &reader);
+            child(trees, &reader);
             let path = std::ffi::CString::new(program).unwrap();
             let _ = nix::unistd::execve(&path, std::slice::from_ref(&path), &[c"PATH=/bin"]);
             exit_now(127);
         }
         Forked::Parent { pidfd, .. } => {
+            conex_sys::proc::setns(own.as_fd(), libc::CLONE_NEWNS).unwrap();
+            drop(trees);
             if let Some(devices) = groups.iter().find(|g| g.join("devices.deny").exists()) {
                 for (file, line) in DEVICES {
                     std::fs::write(devices.join(file), line).unwrap();
@@ -99,17 +95,105 @@ fn file_system(
     fd
 }
 
+/// A cgroup of this program's in every hierarchy.
+fn groups() -> Vec<PathBuf> {
+    let hierarchies: Vec<PathBuf> = std::fs::read_dir("/sys/fs/cgroup")
+        .unwrap()
+        .flatten()
+        .map(|e| e.path())
+        .filter(|p| p.join("cgroup.procs").exists())
+        .collect();
+    let name = format!("floor-{}", std::process::id());
+    let groups: Vec<PathBuf> = hierarchies.iter().map(|h| h.join(&name)).collect();
+    for (group, hierarchy) in groups.iter().zip(&hierarchies) {
+        std::fs::create_dir(group).unwrap();
+        if hierarchy.ends_with("cpuset") {
+            for file in ["cpuset.cpus", "cpuset.mems"] {
+                std::fs::write(group.join(file), std::fs::read(hierarchy.join(file)).unwrap())
+                    .unwrap();
+            }
+        }
+    }
+    groups
+}
+
+/// `floor exec <pid> <program>`: into the namespaces of a container's init at once, a clone that is born in its v2 cgroup and
+/// goes into the others by itself, execve, wait.
+fn exec(init: &str, program: &str) {
+    let groups = std::fs::read_to_string(format!("/proc/{init}/cgroup")).unwrap();
+    let dir = |controllers: &str, path: &str| {
+        let name = if controllers.is_empty() { "unified" } else { controllers };
+        let name = name.strip_prefix("name=").unwrap_or(name);
+        let base = Path::new("/sys/fs/cgroup");
+        let own = base.join(name);
+        let own = if own.is_dir() { own } else { base.to_path_buf() };
+        own.join(path.trim_start_matches('/'))
+    };
+    let (mut unified, mut tasks) = (None, Vec::new());
+    for line in groups.lines() {
+        let (controllers, path) = line.split_once(':').unwrap().1.split_once(':').unwrap();
+        let dir = dir(controllers, path);
+        if controllers.is_empty() {
+            let there = dir.join("cgroup.procs").exists();
+            unified = there.then(|| open(&dir, OFlag::O_PATH, Mode::empty()).unwrap());
+        } else {
+            tasks.push(open(&dir.join("tasks"), OFlag::O_WRONLY, Mode::empty()).unwrap());
+        }
+    }
+    let pidfd = conex_sys::proc::pidfd_open(nix::unistd::Pid::from_raw(init.parse().unwrap()));
+    let all = libc::CLONE_NEWNS
+        | libc::CLONE_NEWUTS
+        | libc::CLONE_NEWIPC
+        | libc::CLONE_NEWPID
+        | libc::CLONE_NEWNET
+        | libc::CLONE_NEWCGROUP;
+    conex_sys::proc::setns(pidfd.unwrap().as_fd(), all).unwrap();
+    match clone3(0, unified.as_ref().map(|f| f.as_fd())).unwrap() {
+        Forked::Child => {
+            tasks.iter().for_each(|t| assert_eq!(nix::unistd::write(t, b"0"), Ok(1)));
+            let path = std::ffi::CString::new(program).unwrap();
+            let _ = nix::unistd::execve(&path, std::slice::from_ref(&path), &[c"PATH=/bin"]);
+            exit_now(127);
+        }
+        Forked::Parent { pidfd, .. } => {
+            let _ = conex_sys::proc::wait_pidfd(pidfd.as_fd(), false);
+        }
+    }
+}
+
+/// What of the host's mounts goes into the container, opened before its mount namespace is entered.
+struct Trees {
+    root: OwnedFd,
+    null: OwnedFd,
+    /// Of v1: the directory's name below the mount, its tree, its `tasks` file.
+    groups: Vec<(String, OwnedFd, OwnedFd)>,
+}
+
+impl Trees {
+    fn open(rootfs: &Path, groups: &[PathBuf]) -> Trees {
+        let clone = |path: &Path, recursive| {
+            open_tree_clone(nix::fcntl::AT_FDCWD, path, recursive, true).unwrap()
+        };
+        let slave = MountAttr { propagation: libc::MS_SLAVE as u64, ..MountAttr::default() };
+        let root = clone(rootfs, true);
+        mount_setattr(root.as_fd(), true, &slave).unwrap();
+        let v1 = groups.iter().filter(|g| !g.join("cgroup.kill").exists());
+        let group = |g: &PathBuf| {
+            let name = g.parent().unwrap().file_name().unwrap().to_str().unwrap().to_string();
+            let tasks = open(&g.join("tasks"), OFlag::O_WRONLY, Mode::empty()).unwrap();
+            (name, clone(g, false), tasks)
+        };
+        Trees { root, null: clone(Path::new("/dev/null"), false), groups: v1.map(group).collect() }
+    }
+}
+
 // One call after the other, as they are measured.
 #[allow(clippy::too_many_lines)]
-fn child(rootfs: &Path, groups: &[PathBuf], go: &OwnedFd) {
+fn child(trees: Trees, go: &OwnedFd) {
     let none = None::<&str>;
-    let v1 = groups.iter().filter(|g| !g.join("cgroup.kill").exists());
-    let tasks: Vec<OwnedFd> =
-        v1.map(|g| open(&g.join("tasks"), OFlag::O_WRONLY, Mode::empty()).unwrap()).collect();
-    mount(none, "/", none, MsFlags::MS_SLAVE | MsFlags::MS_REC, none).unwrap();
-    let target = open(rootfs, OFlag::O_PATH | OFlag::O_DIRECTORY, Mode::empty()).unwrap();
-    let root = open_tree_clone(target.as_fd(), Path::new(""), true, true).unwrap();
-    move_mount(root.as_fd(), target.as_fd()).unwrap();
+    let Trees { root, null, groups } = trees;
+    let top = open("/", OFlag::O_PATH | OFlag::O_DIRECTORY, Mode::empty()).unwrap();
+    move_mount(root.as_fd(), top.as_fd()).unwrap();
     let safe = ATTR_NOSUID | ATTR_NOEXEC | ATTR_NODEV;
     let dir = |fd: &OwnedFd, name: &str| {
         nix::sys::stat::mkdirat(fd, name, Mode::from_bits_truncate(0o755)).unwrap_or(())
@@ -134,11 +218,9 @@ fn child(rootfs: &Path, groups: &[PathBuf], go: &OwnedFd) {
     file_system(dev.as_fd(), "mqueue", "mqueue", safe, &[]);
     file_system(root.as_fd(), "sysfs", "sys", safe | ATTR_RDONLY, &[]);
     let cgroup = file_system(root.as_fd(), "tmpfs", "sys/fs/cgroup", safe, &[("mode", "755")]);
-    for group in groups.iter().filter(|g| !g.join("cgroup.kill").exists()) {
-        let name = group.parent().unwrap().file_name().unwrap().to_str().unwrap();
+    for (name, tree, _) in &groups {
         dir(&cgroup, name);
-        let at = openat(&cgroup, name, OFlag::O_PATH, Mode::empty()).unwrap();
-        let tree = open_tree_clone(nix::fcntl::AT_FDCWD, group, false, true).unwrap();
+        let at = openat(&cgroup, name.as_str(), OFlag::O_PATH, Mode::empty()).unwrap();
         mount_setattr(
             tree.as_fd(),
             false,
@@ -172,7 +254,7 @@ fn child(rootfs: &Path, groups: &[PathBuf], go: &OwnedFd) {
     ] {
         nix::unistd::symlinkat(to, &dev, link).unwrap();
     }
-    protect(root.as_fd());
+    protect(root.as_fd(), null);
     let old = open("/", OFlag::O_DIRECTORY, Mode::empty()).unwrap();
     nix::unistd::fchdir(&root).unwrap();
     nix::unistd::pivot_root(".", ".").unwrap();
@@ -185,13 +267,13 @@ fn child(rootfs: &Path, groups: &[PathBuf], go: &OwnedFd) {
     nix::unistd::sethostname("floor").unwrap();
     nix::unistd::read(go, &mut [0u8; 1]).unwrap();
     // By itself: moving another process waits for RCU.
-    tasks.iter().for_each(|t| assert_eq!(nix::unistd::write(t, b"0"), Ok(1)));
+    groups.iter().for_each(|(_, _, t)| assert_eq!(nix::unistd::write(t, b"0"), Ok(1)));
     conex_sys::proc::unshare(libc::CLONE_NEWCGROUP).unwrap();
     conex_sys::proc::setresuid(0).unwrap();
 }
 
-fn protect(root: BorrowedFd) {
-    let null = open("/dev/null", OFlag::O_PATH, Mode::empty()).unwrap();
+fn protect(root: BorrowedFd, null: OwnedFd) {
+    let mut attached = false;
     for path in ["proc/bus", "proc/fs", "proc/irq", "proc/sys", "proc/sysrq-trigger"] {
         let Ok(target) = openat(root, path, OFlag::O_PATH, Mode::empty()) else {
             continue;
@@ -220,6 +302,11 @@ fn protect(root: BorrowedFd) {
         let is_dir =
             nix::sys::stat::fstat(&target).unwrap().st_mode & libc::S_IFMT == libc::S_IFDIR;
         let tree = match (&empty, is_dir) {
+            (_, false) if !attached => {
+                attached = true;
+                move_mount(null.as_fd(), target.as_fd()).unwrap();
+                continue;
+            }
             (_, false) => open_tree_clone(null.as_fd(), Path::new(""), false, true).unwrap(),
             (Some(fd), true) => open_tree_clone(fd.as_fd(), Path::new(""), false, true).unwrap(),
             (None, true) => {
