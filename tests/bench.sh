@@ -10,12 +10,12 @@ install -m 755 "$out/conex" "$out/floor" "$out/bench" "$out/crowd" "$cache/"
 inside() { HIDE_UNIFIED=1 timeout -k 5 1800 "$here/forky/enter.sh" "$cache/forky" "$@"; }
 if [ "$rounds" = quick ]; then
 	inside "/conex/$cache/bench" 300 "/conex/$cache/conex" "/conex/$cache/floor" quick >"$cache/quick.txt"
-	inside "/conex/$cache/crowd" 60 "/conex/$cache/conex" quick >"$cache/quick.tsv"
+	inside "/conex/$cache/crowd" 60 "/conex/$cache/conex" "/conex/$cache/floor" quick >"$cache/quick.tsv"
 	exec python3 "$here/ratios.py" "$cache/quick.txt" "$cache/quick.tsv" "$here/bench.landed"
 fi
 inside "/conex/$cache/bench" "$rounds" "/conex/$cache/conex" "/conex/$cache/floor" | tee "$cache/bench.txt"
 python3 "$here/picture.py" <"$cache/bench.txt" >"$here/../docs/figures.svg"
-inside "/conex/$cache/crowd" 30 "/conex/$cache/conex" | tee "$cache/crowd.tsv"
+inside "/conex/$cache/crowd" 30 "/conex/$cache/conex" "/conex/$cache/floor" | tee "$cache/crowd.tsv"
 {
 	echo "$(nproc) processors ($(sed -n 's/^model name.*: //p' /proc/cpuinfo | head -n 1)), Linux $(uname -r | cut -d- -f1), $(inside runc --version | head -n 1), $(inside crun --version | head -n 1),"
 	echo "conex $(git -C "$here" rev-parse --short HEAD), $(stat -c %s "$out/conex") bytes; $rounds rounds."

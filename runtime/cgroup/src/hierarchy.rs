@@ -28,7 +28,9 @@ fn is(path: &Path, v2: bool) -> bool {
 /// last.
 fn by_name(text: &str, is: impl Fn(&Path, bool) -> bool) -> Option<Vec<Hierarchy>> {
     let mut out = Vec::new();
-    for line in text.lines().rev() {
+    // Those of v1 first: ids grow, and that of v2 is 0.
+    let (v2_line, v1): (Vec<&str>, Vec<&str>) = text.lines().partition(|l| l.starts_with("0:"));
+    for line in v1.into_iter().rev().chain(v2_line) {
         let controllers = line.split(':').nth(1)?;
         let base = Path::new("/sys/fs/cgroup");
         let dir = match controllers {
@@ -37,6 +39,10 @@ fn by_name(text: &str, is: impl Fn(&Path, bool) -> bool) -> Option<Vec<Hierarchy
         };
         let unified = controllers.is_empty();
         if !is(&dir, unified) {
+            // The kernel lists v2 whether it is mounted or not; beside v1 it is mounted there or not at all.
+            if unified && !out.is_empty() {
+                continue;
+            }
             return None;
         }
         out.push(match unified {
@@ -48,8 +54,6 @@ fn by_name(text: &str, is: impl Fn(&Path, bool) -> bool) -> Option<Vec<Hierarchy
             },
         });
     }
-    // As mounted: that of v2 comes last on a hybrid host.
-    out.sort_by_key(|h| h.v2);
     Some(out)
 }
 
@@ -150,6 +154,8 @@ mod tests {
         assert_eq!(all[1].controllers, ["cpu", "cpuacct"]);
         assert_eq!(all[2].controllers, ["name=systemd"]);
         assert!(by_name(text, |path, _| !path.ends_with("memory")).is_none());
+        assert_eq!(by_name(text, |_, v2| !v2).unwrap().len(), 3);
+        assert!(by_name("0::/\n", |_, _| false).is_none());
     }
 
     #[test]

@@ -10,23 +10,13 @@ pub fn main(env: &mut Env) -> Result<i32> {
     if !matches!(format.as_str(), "table" | "json") {
         return Err(Error::new(Kind::Invalid, format!("invalid format option: {format:?}")));
     }
-    let mut found: Vec<(State, Status)> = Vec::new();
-    if let Some(store) = Store::open(&env.root, false)? {
-        for id in store.ids()? {
-            match store.peek(&id) {
-                Ok(entry) => found.push(entry),
-                // Deleted meanwhile.
-                Err(e) if e.kind == Kind::NotFound => {}
-                // One damaged entry must not hide the healthy ones.
-                Err(e) => env.log.warn(e.to_string()),
-            }
-        }
-    }
     if env.args.is_set("quiet") {
-        let ids: String = found.iter().map(|(s, _)| format!("{}\n", s.id)).collect();
+        let found = each(env, Store::record)?;
+        let ids: String = found.iter().map(|s| format!("{}\n", s.id)).collect();
         super::env::print(&ids)?;
         return Ok(0);
     }
+    let found: Vec<(State, Status)> = each(env, Store::peek)?;
     if format == "json" {
         let list: Vec<_> =
             found.iter().map(|(s, status)| Document::new(s, *status, owner(s.owner_uid))).collect();
@@ -53,6 +43,21 @@ pub fn main(env: &mut Env) -> Result<i32> {
     }
     super::env::print(&table(&rows))?;
     Ok(0)
+}
+
+fn each<T>(env: &mut Env, look: impl Fn(&Store, &str) -> Result<T>) -> Result<Vec<T>> {
+    let mut found = Vec::new();
+    let Some(store) = Store::open(&env.root, false)? else { return Ok(found) };
+    for id in store.ids()? {
+        match look(&store, &id) {
+            Ok(entry) => found.push(entry),
+            // Deleted meanwhile.
+            Err(e) if e.kind == Kind::NotFound => {}
+            // One damaged entry must not hide the healthy ones.
+            Err(e) => env.log.warn(e.to_string()),
+        }
+    }
+    Ok(found)
 }
 
 /// Go's tabwriter(minwidth 12, tabwidth 1, padding 3), as runc prints it.

@@ -1,4 +1,4 @@
-//! `crowd ROUNDS CONEX [quick]`: what a verb costs on a host that is full of other things: mounts, containers, cgroups,
+//! `crowd ROUNDS CONEX FLOOR [quick]`: what a verb costs on a host that is full of other things: mounts, containers, cgroups,
 //! processes, records. Prints one line for each figure: `load size runtime verb median low high`, milliseconds.
 //!
 //! Run it in namespaces of its own (tests/forky/enter.sh): it mounts, and ends with what it has made.
@@ -18,10 +18,13 @@ struct Runtime {
 
 fn main() {
     let args: Vec<String> = std::env::args().collect();
-    let rounds: usize = args[1].parse().expect("ROUNDS CONEX [quick]");
-    let quick = args.get(3).is_some_and(|a| a == "quick");
+    let rounds: usize = args[1].parse().expect("ROUNDS CONEX FLOOR [quick]");
+    let quick = args.get(4).is_some_and(|a| a == "quick");
     bundle(&args[2]);
-    let mut all = vec![Runtime { name: "conex", binary: args[2].clone(), verbs: true }];
+    let mut all = vec![
+        Runtime { name: "conex", binary: args[2].clone(), verbs: true },
+        Runtime { name: "floor", binary: args[3].clone(), verbs: false },
+    ];
     for (name, path) in [("crun", "/usr/bin/crun"), ("runc", "/usr/sbin/runc")] {
         if !quick && Path::new(path).exists() {
             all.push(Runtime { name, binary: path.into(), verbs: false });
@@ -55,8 +58,9 @@ fn bundle(conex: &str) {
     config["process"]["args"] = ["/bin/true"].as_slice().into();
     std::fs::write(&file, config.to_string()).expect("write");
     config["process"]["args"] = ["/bin/sleep", "1000"].as_slice().into();
+    // runc refuses a rootfs that is a symlink.
+    config["root"]["path"] = "/tmp/crowd/rootfs".into();
     std::fs::create_dir_all("/tmp/crowd-sleeps").expect("mkdir");
-    let _ = std::os::unix::fs::symlink("/tmp/crowd/rootfs", "/tmp/crowd-sleeps/rootfs");
     std::fs::write("/tmp/crowd-sleeps/config.json", config.to_string()).expect("write");
 }
 
@@ -88,6 +92,10 @@ fn measure(all: &[Runtime], rounds: usize, load: &str, size: usize) {
         for (runtime, times) in all.iter().zip(&mut times) {
             let binary = runtime.binary.as_str();
             let id = format!("m{round}");
+            if runtime.name == "floor" {
+                floor(binary, &all[0].binary, times);
+                continue;
+            }
             times[0].push(call(binary, &["run", &id], DIR));
             if !runtime.verbs {
                 continue;
@@ -106,6 +114,24 @@ fn measure(all: &[Runtime], rounds: usize, load: &str, size: usize) {
             print(load, size, runtime.name, verb, times);
         }
     }
+}
+
+/// What the kernel itself takes for `run` and `exec`.
+fn floor(floor: &str, conex: &str, times: &mut [Vec<f64>]) {
+    let begun = Instant::now();
+    let mut run = command(floor, &["/tmp/crowd/rootfs", "/bin/true"], DIR);
+    // As conex has it, where the kernel's own cannot be seen.
+    let kept = "/run/conex/.empty/mnt";
+    if Path::new(kept).exists() {
+        run.env("FLOOR_NAMESPACE", kept);
+    }
+    assert!(run.status().expect("spawn").success());
+    times[0].push(begun.elapsed().as_secs_f64() * 1000.0);
+    let file = "/tmp/crowd/pid";
+    call(conex, &["run", "-d", "--pid-file", file, "floor"], "/tmp/crowd-sleeps");
+    let pid = std::fs::read_to_string(file).expect("pid file");
+    times[3].push(call(floor, &["exec", &pid, "/bin/true"], DIR));
+    call(conex, &["delete", "--force", "floor"], DIR);
 }
 
 fn mounts(all: &[Runtime], rounds: usize, sizes: &[usize]) {
@@ -187,7 +213,7 @@ fn records(all: &[Runtime], rounds: usize, size: usize) {
 
 /// So many creates at once: how long until all are made, and the slowest one.
 fn storm(all: &[Runtime], size: usize) {
-    for runtime in all {
+    for runtime in all.iter().filter(|r| r.name != "floor") {
         let begun = Instant::now();
         let mut running: Vec<_> = (0..size)
             .map(|n| {

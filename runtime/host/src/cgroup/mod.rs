@@ -426,7 +426,13 @@ pub fn frozen_by(dirs: &[Dir]) -> Option<PathBuf> {
 
 /// True if one of the recorded directories is a frozen freezer.
 pub fn is_frozen(paths: &[PathBuf]) -> bool {
+    let hierarchies = facts::hierarchies();
     paths.iter().any(|p| {
+        // Without asking in nine hierarchies for a file that they never have.
+        let of = hierarchies.iter().find(|h| p.starts_with(&h.mount_point));
+        if of.is_some_and(|h| !h.v2 && !h.has("freezer")) {
+            return false;
+        }
         read(&p.join("freezer.state")).is_ok_and(|t| t.trim() == "FROZEN")
             || (read(&p.join("cgroup.freeze")).is_ok_and(|t| t.trim() == "1")
                 && read(&p.join("cgroup.events")).is_ok_and(|t| t.lines().any(|l| l == "frozen 1")))
