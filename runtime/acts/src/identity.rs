@@ -24,7 +24,7 @@ pub struct Identity {
 
 /// State letter and start time of a process.
 pub fn proc_stat(pid: i32) -> Option<(char, u64)> {
-    let text = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
+    let text = crate::read_bytes(format!("/proc/{pid}/stat")).ok()?;
     // The command name may hold anything, the last parenthesis ends it.
     let rest =
         String::from_utf8_lossy(&text[text.iter().rposition(|b| *b == b')')? + 1..]).into_owned();
@@ -55,7 +55,8 @@ pub fn dying(id: Identity) -> bool {
     if !alive(id) {
         return true;
     }
-    let read = |file: &str| std::fs::read(format!("/proc/{}/{file}", id.pid)).unwrap_or_default();
+    let read =
+        |file: &str| crate::read_bytes(format!("/proc/{}/{file}", id.pid)).unwrap_or_default();
     let status = String::from_utf8_lossy(&read("status")).into_owned();
     let pending =
         status.lines().filter_map(|l| l.strip_prefix("SigPnd:").or(l.strip_prefix("ShdPnd:")));
@@ -99,7 +100,7 @@ pub fn never_executed(id: Identity) -> bool {
 
 /// Field 9 of /proc/PID/stat, the sixth after the letter (proc_pid_stat(5)).
 fn flags(pid: i32) -> Option<u64> {
-    let text = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
+    let text = crate::read_bytes(format!("/proc/{pid}/stat")).ok()?;
     String::from_utf8_lossy(&text).rsplit(')').next()?.split_whitespace().nth(6)?.parse().ok()
 }
 
@@ -160,7 +161,7 @@ fn check_proc() -> Result<()> {
 pub fn zombie_status(id: Identity) -> Option<i32> {
     let before =
         proc_stat(id.pid).filter(|(letter, start)| *letter == 'Z' && *start == id.start_time)?;
-    let text = std::fs::read(format!("/proc/{}/stat", id.pid)).ok()?;
+    let text = crate::read_bytes(format!("/proc/{}/stat", id.pid)).ok()?;
     let status: i32 = String::from_utf8_lossy(&text).trim_end().rsplit(' ').next()?.parse().ok()?;
     let same = proc_stat(id.pid) == Some(before);
     (same && (status != 0 || nix::unistd::geteuid().is_root())).then(|| shell_status(status))

@@ -17,4 +17,4 @@ use conex_plan as plan;
 use plan::{error, oci, text};
 
 pub use conex_cgroup::hierarchy;
-pub use conex_cgroup::hierarchy::read_text;
+pub use conex_cgroup::hierarchy::{read_bytes, read_text};

@@ -241,10 +241,12 @@ fn file_system(
         // sysfs needs the network namespace to belong to this user namespace, and cgroup2 may be mounted once only
         // with these options: what the host shows is bound instead.
         Err(e) if kind == "sysfs" && e.errno == Some(Errno::EPERM) => {
-            hosts(tree::bind(cwd(), Path::new("/sys"), true), &attr, e)?
+            let sys = tree::bind(cwd(), Path::new("/sys"), true).map_err(|_| e)?;
+            return sys.attach_with(target.as_fd(), &[(false, attr), (true, m.recursive)]);
         }
         Err(e) if kind == "cgroup2" && matches!(e.errno, Some(Errno::EPERM | Errno::EBUSY)) => {
-            hosts(cgroups.first(false), &attr, e)?
+            let own = cgroups.first(false).map_err(|_| e)?;
+            return own.attach_with(target.as_fd(), &[(false, attr), (true, m.recursive)]);
         }
         other => other?,
     };
@@ -375,13 +377,6 @@ fn options(
         data.push(("mode".into(), Some(format!("{mode:04o}"))));
     }
     Ok(data)
-}
-
-/// What the host has, in place of a file system that may not be mounted; else why that may not.
-fn hosts(tree: Result<Tree>, attr: &MountAttr, because: Error) -> Result<OwnedFd> {
-    let Ok(Tree(fd)) = tree else { return Err(because) };
-    tree::setattr(fd.as_fd(), false, attr)?;
-    Ok(fd)
 }
 
 /// With mount(2), for what fsconfig(2) does not take ([`for_mount2`]).

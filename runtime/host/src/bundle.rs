@@ -55,7 +55,8 @@ pub fn read(path: &Path, pipe: bool) -> Result<Vec<u8>> {
 
 /// The whole of a stream; `None` if it is larger than [`MAX`].
 pub fn read_all(from: impl Read) -> std::io::Result<Option<Vec<u8>>> {
-    let mut bytes = Vec::new();
+    // Room for most documents: a reader without any asks for 32 bytes first, then for 64 …
+    let mut bytes = Vec::with_capacity(16 << 10);
     from.take(MAX + 1).read_to_end(&mut bytes)?;
     Ok((bytes.len() as u64 <= MAX).then_some(bytes))
 }

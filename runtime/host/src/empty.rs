@@ -107,7 +107,7 @@ fn known(root: BorrowedFd) -> Option<i32> {
 /// proc_pid_stat(5): `pid (name) state ppid pgrp session tty tpgid flags …`. A name is anybody's to choose, the flag is not.
 fn is_it(pid: i32) -> bool {
     const PF_KTHREAD: u64 = 0x0020_0000;
-    let Ok(text) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else { return false };
+    let Ok(text) = crate::acts::read_text(format!("/proc/{pid}/stat")) else { return false };
     let Some((name, rest)) = text.split_once('(').and_then(|(_, t)| t.rsplit_once(')')) else {
         return false;
     };

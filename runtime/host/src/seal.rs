@@ -69,10 +69,12 @@ fn is_sealed(exe: &OwnedFd) -> bool {
         return true;
     }
     const OVERLAYFS_SUPER_MAGIC: i64 = 0x794c_7630;
-    let on_overlay = nix::sys::statfs::fstatfs(exe)
-        .is_ok_and(|s| s.filesystem_type().0 as i64 == OVERLAYFS_SUPER_MAGIC);
+    let on_overlay = || {
+        nix::sys::statfs::fstatfs(exe)
+            .is_ok_and(|s| s.filesystem_type().0 as i64 == OVERLAYFS_SUPER_MAGIC)
+    };
     // Only believed together: an ordinary container's root is an overlay as well, and a writable one.
-    on_overlay && second_run() && writing_is_impossible(exe)
+    second_run() && on_overlay() && writing_is_impossible(exe)
 }
 
 /// An overlay without an upper layer answers EROFS to every attempt to write, whoever asks.

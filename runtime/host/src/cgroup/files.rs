@@ -45,5 +45,5 @@ pub fn exists_at(dir: BorrowedFd, file: &str) -> bool {
 }
 
 pub fn read(path: &Path) -> std::io::Result<String> {
-    std::fs::read_to_string(path)
+    crate::acts::read_text(path)
 }
