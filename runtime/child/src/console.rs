@@ -24,7 +24,7 @@ pub struct Pair {
 }
 
 /// Makes the terminal of the container's init and binds it to /dev/console. The slave becomes 0, 1 and 2 at once;
-/// the master travels with `Ready`.
+/// the master goes to the host in a message of its own.
 pub(super) fn attach(root: &Root, plan: &Plan, report: &Report) -> Result<()> {
     if !plan.process.terminal {
         return Ok(());

@@ -142,7 +142,10 @@ impl Making<'_> {
         }
         netdev::move_all(plan, pid)?;
         if self.detached {
-            tell(c, &Message::Cgroups(sources::cgroups(plan, &self.state.cgroups)?))?;
+            let trees = sources::cgroups(plan, &self.state.cgroups)?;
+            if !trees.is_empty() {
+                tell(c, &Message::Cgroups(trees))?;
+            }
         }
         let document = |status| hooks::StateDocument {
             id: &plan.id,

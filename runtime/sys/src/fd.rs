@@ -266,7 +266,8 @@ pub fn mount_id(fd: BorrowedFd) -> Result<(u64, bool)> {
     Ok((stx.stx_mnt_id, root))
 }
 
-/// fchmodat on the descriptor itself, `O_PATH` included: through `/proc/self/fd` there is no need for fchmodat2.
+/// fchownat(2) with AT_EMPTY_PATH: the owner of the very file behind a descriptor, of one with `O_PATH` as well. `u32::MAX`
+/// leaves an id as it is.
 pub fn chown_fd(fd: impl AsFd, uid: u32, gid: u32) -> Result<()> {
     // SAFETY: the empty string is NUL-terminated.
     check(unsafe {

@@ -124,15 +124,14 @@ pub fn keyring_allow_user_search(serial: i32) -> Result<()> {
     check(unsafe { libc::syscall(libc::SYS_keyctl, KEYCTL_SETPERM, serial, PERM) }).map(drop)
 }
 
-/// True if the calling process and the one behind `pid` share nothing the caller may look at (kcmp is not used);
-/// the wait status of a child by pidfd, without blocking if `nohang`.
+/// What waitid(2) says of a child: that it runs still, its exit status, or the number of the signal that ended it.
 pub enum Waited {
     Running,
     Exited(i32),
     Signaled(i32),
 }
 
-/// waitid(P_PIDFD) (Linux 5.4) for a child that ended; reaps it.
+/// waitid(P_PIDFD) (Linux 5.4) until the child has ended, or only a look if `nohang`; reaps one that has ended.
 pub fn wait_pidfd(pidfd: BorrowedFd, nohang: bool) -> Result<Waited> {
     waitid(pidfd, libc::WEXITED | if nohang { libc::WNOHANG } else { 0 })
 }
