@@ -93,18 +93,14 @@ pub fn notified(
 /// What a message means that only one side of create and exec understands.
 pub type Meaning<'a> = dyn FnMut(&mut Container, Message) -> Result<()> + 'a;
 
-/// The host's half of every conversation, from a process that is there to its `Ready`. `watched`: whose freezing is looked for
-/// while nothing is heard.
-pub fn handshake(
-    c: &mut Container,
-    process: &Process,
-    group: &Group,
-    watched: Option<&Group>,
-    meaning: &mut Meaning,
-) -> Result<()> {
-    let pid = c.pid.as_raw();
-    rlimits(pid, &process.rlimits)?;
-    tell(c, &Message::Enter(group.tasks()?))?;
+/// The first word of every conversation: the process may enter its cgroups.
+pub fn welcome(c: &Container, process: &Process, group: &Group) -> Result<()> {
+    rlimits(c.pid.as_raw(), &process.rlimits)?;
+    tell(c, &Message::Enter(group.tasks()?))
+}
+
+/// The host's half of every conversation from there to `Ready`. `watched`: whose freezing is looked for while nothing is heard.
+pub fn handshake(c: &mut Container, watched: Option<&Group>, meaning: &mut Meaning) -> Result<()> {
     loop {
         match c.next(watched)? {
             None => {

@@ -3,7 +3,9 @@
 use crate::acts::hooks;
 use crate::cgroup::systemd::{Manager, UnitRecord};
 use crate::cgroup::{self, Dir, Group};
-use crate::container::{explain, handshake, notified, oom_score, tell, unexpected, Container};
+use crate::container::{
+    explain, handshake, notified, oom_score, tell, unexpected, welcome, Container,
+};
 use crate::empty::Empty;
 use crate::error::{Context, Error, Named, Result};
 use crate::identity::identity;
@@ -122,7 +124,8 @@ impl Making<'_> {
             .steps(order.after, &mut manager, c.pid.as_raw())
             .and_then(|()| self.converse(&mut c));
         c.warnings = std::mem::take(&mut self.warnings);
-        match made.and_then(|()| self.ready(&c)) {
+        // It waits, and the record says who it is.
+        match made.and_then(|()| self.entry.publish("state.json")) {
             Ok(()) => Ok(c),
             Err(e) => {
                 let e = explain(e, "container init", Some(c.pidfd.as_fd()), &self.group);
@@ -133,7 +136,7 @@ impl Making<'_> {
     }
 
     /// Our half of the conversation drawn in [`crate::sync`], up to `Ready`.
-    fn converse(&self, c: &mut Container) -> Result<()> {
+    fn converse(&mut self, c: &mut Container) -> Result<()> {
         let (plan, pid) = (self.plan, c.pid.as_raw());
         self.group.join(pid)?;
         oom_score(pid, &plan.process)?;
@@ -154,8 +157,9 @@ impl Making<'_> {
             bundle: &plan.bundle,
             annotations: &plan.annotations,
         };
-        handshake(c, &plan.process, &self.group, Some(&self.group), &mut |c, message| match message
-        {
+        welcome(c, &plan.process, &self.group)?;
+        self.prepare(c)?;
+        handshake(c, Some(&self.group), &mut |c, message| match message {
             Message::NeedMaps => {
                 if let Some(maps) = &plan.namespaces.maps {
                     userns::write_maps(c.pid, maps, !nix::unistd::geteuid().is_root())?;
@@ -241,15 +245,15 @@ impl Making<'_> {
         }
     }
 
-    /// It waits, and the record says who it is.
-    fn ready(&mut self, c: &Container) -> Result<()> {
+    /// Writes the record that will hold from `Ready` on, while the child is at work: then it would be waited for.
+    fn prepare(&mut self, c: &Container) -> Result<()> {
         self.state.init = Some(identity(c.pid.as_raw()));
-        // From now on the limits stay, whatever becomes of the container.
+        // From then on the limits stay, whatever becomes of the container.
         let before = std::mem::take(&mut self.state.cgroups_before);
-        let saved = self.entry.save(self.state);
-        // What the caller has still to do can fail.
+        let written = self.entry.prepare(self.state);
+        // Until then, and with what the caller has still to do, it can fail.
         self.state.cgroups_before = before;
-        saved
+        written
     }
 
     /// Everything that the child gets beside the plan, and our end of the channel.

@@ -1,7 +1,7 @@
 //! A further process in a running container.
 
 use super::cgroup::Group;
-use super::container::{explain, handshake, notified, oom_score, unexpected, Container};
+use super::container::{explain, handshake, notified, oom_score, unexpected, welcome, Container};
 use crate::child::join;
 use crate::error::{Context, Error, Kind, Result};
 use crate::identity::adopted;
@@ -250,7 +250,8 @@ fn converse(exec: &Exec, c: &mut Container, group: &Group) -> Result<()> {
         annotations: &s.annotations,
     };
     let watched = Some(group).filter(|_| !exec.ignore_paused);
-    handshake(c, exec.process, group, watched, &mut |c, message| match message {
+    welcome(c, exec.process, group)?;
+    handshake(c, watched, &mut |c, message| match message {
         Message::Notify(number) => notified(exec.process, c, number, &document),
         other => Err(unexpected(&other)),
     })

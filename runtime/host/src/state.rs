@@ -347,9 +347,15 @@ impl Entry {
     }
 
     pub fn save(&self, state: &State) -> Result<()> {
+        self.prepare(state)?;
+        self.publish("state.json")
+    }
+
+    /// All of [`Entry::save`] but the last call, after which everybody sees it ([`Entry::publish`]).
+    pub fn prepare(&self, state: &State) -> Result<()> {
         let bytes = serde_json::to_vec(state)
             .map_err(|e| Error::new(Kind::System, format!("state.json: {e}")))?;
-        self.write("state.json", &bytes)
+        self.write_beside("state.json", &bytes)
     }
 
     /// Writes a file that nobody reads yet: the directory is new.
@@ -364,6 +370,11 @@ impl Entry {
 
     /// Writes a file whole: a temporary one, then renameat.
     pub fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
+        self.write_beside(name, bytes)?;
+        self.publish(name)
+    }
+
+    fn write_beside(&self, name: &str, bytes: &[u8]) -> Result<()> {
         let temporary = format!(".{name}");
         let flags = OFlag::O_WRONLY
             | OFlag::O_CREAT
@@ -373,9 +384,12 @@ impl Entry {
         let at = || format!("{}/{name}", self.path.display());
         let fd = openat(self.fd(), temporary.as_str(), flags, Mode::S_IRUSR | Mode::S_IWUSR)
             .call(|| format!("open({}, O_CREAT)", at()))?;
-        std::fs::File::from(fd).write_all(bytes).call(|| format!("write({})", at()))?;
-        nix::fcntl::renameat(self.fd(), temporary.as_str(), self.fd(), name)
-            .call(|| format!("rename({})", at()))
+        std::fs::File::from(fd).write_all(bytes).call(|| format!("write({})", at()))
+    }
+
+    pub fn publish(&self, name: &str) -> Result<()> {
+        nix::fcntl::renameat(self.fd(), format!(".{name}").as_str(), self.fd(), name)
+            .call(|| format!("rename({}/{name})", self.path.display()))
     }
 
     pub fn read(&self, name: &str) -> Result<Vec<u8>> {
