@@ -300,7 +300,7 @@ impl Making<'_> {
 
     /// The namespace that the child is born in, if it needs no copy of the host's mounts and there is one.
     fn empty(&self, root: &Option<OwnedFd>) -> Option<Empty> {
-        let found = || empty::find(root.as_ref().map(|d| d.as_fd()), &self.plan.namespaces);
+        let found = || empty::find(root.as_ref().map(|d| d.as_fd()), self.plan);
         let empty = self.plan.rootfs.detached.then(found).flatten();
         crate::log::step(|| match empty {
             Some(_) => "mount namespace: of nothing, with trees of the host's",

@@ -11,7 +11,8 @@ mod pinned;
 use super::home::Home;
 use crate::acts::tree;
 use crate::error::{Context, Result};
-use crate::plan::namespaces::Namespaces;
+use crate::plan::detached::needs_procfs;
+use crate::plan::Plan;
 use conex_sys::mount::{fsconfig, fscreate, fsmount, fsopen, move_mount};
 use conex_sys::proc;
 use nix::fcntl::{openat, OFlag};
@@ -22,16 +23,16 @@ use std::path::Path;
 
 const NAME: &str = "kdevtmpfs";
 
-/// The namespace, and what is put into it for a container with a user namespace.
+/// The namespace, and what is put into it for a container with a user namespace, or with labels of SELinux.
 pub struct Empty {
     namespace: OwnedFd,
-    /// Trees of the host's procfs, sysfs and devices, and where they go.
+    /// Trees of the host's procfs, sysfs and devices, and where they go; none for most.
     views: Vec<(&'static str, tree::Tree)>,
 }
 
 /// The namespace; `None` if this host has none or does not let it be entered. `root` holds what an earlier call has found
 /// out.
-pub fn find(root: Option<BorrowedFd>, ns: &Namespaces) -> Option<Empty> {
+pub fn find(root: Option<BorrowedFd>, plan: &Plan) -> Option<Empty> {
     if !tree::has_setattr() {
         return None;
     }
@@ -41,16 +42,21 @@ pub fn find(root: Option<BorrowedFd>, ns: &Namespaces) -> Option<Empty> {
         .or_else(pinned::open)
         .or_else(|| root.and_then(search).and_then(of))
         .or_else(pinned::make)?;
-    Some(Empty { namespace, views: views(ns)? })
+    Some(Empty { namespace, views: views(plan)? })
 }
 
 /// In a user namespace the kernel lets nobody mount a procfs or sysfs who does not see one in full already
 /// (mount_too_revealing, fs/namespace.c), and devices are bound from the host. A sysfs of a network that is not that user
 /// namespace's own cannot be mounted at all: then the host's is bound, with all that is mounted there.
-fn views(ns: &Namespaces) -> Option<Vec<(&'static str, tree::Tree)>> {
+fn views(plan: &Plan) -> Option<Vec<(&'static str, tree::Tree)>> {
+    let ns = &plan.namespaces;
     let whole_sys = !ns.creates(libc::CLONE_NEWNET);
     let wanted = [("proc", false), ("sys", whole_sys), ("dev", false)];
-    let wanted = if ns.private(libc::CLONE_NEWUSER) { wanted.as_slice() } else { &[] };
+    let wanted = match ns.private(libc::CLONE_NEWUSER) {
+        true => wanted.as_slice(),
+        false if needs_procfs(&plan.mounts) => &wanted[..1],
+        false => &[],
+    };
     let open = |(name, recursive): &(&'static str, bool)| {
         let tree = tree::bind(tree::cwd(), &Path::new("/").join(name), *recursive).ok()?;
         Some((*name, tree))

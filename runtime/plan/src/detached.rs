@@ -66,6 +66,12 @@ pub fn is_cgroup(m: &Mount) -> bool {
     }
 }
 
+/// True if a mount may need mount(2), which reaches its target through a procfs: a file system whose parser is still that of
+/// mount(2) takes no label with a comma from fsconfig(2), and the categories of SELinux have one.
+pub fn needs_procfs(mounts: &[Mount]) -> bool {
+    mounts.iter().any(|m| m.label.as_ref().is_some_and(|(_, label)| label.contains(',')))
+}
+
 fn one(m: &Mount) -> bool {
     let asks = m.propagation.iter().any(|p| p & (libc::MS_SLAVE | libc::MS_SHARED) as u64 != 0);
     !asks
