@@ -255,6 +255,27 @@ fn who_begins_with_nothing_and_who_with_a_copy() {
     }
 }
 
+/// The file of a mount namespace below a source (snapd has such) cannot come from outside.
+#[test]
+fn a_source_with_the_file_of_a_mount_namespace() {
+    let mut b = Box::sh("cat /v/file");
+    let at = b.dir.join("volume");
+    std::fs::create_dir(&at).unwrap();
+    mount(&at);
+    std::fs::write(at.join("file"), "read\n").unwrap();
+    let file = at.join("namespace");
+    std::fs::write(&file, "").unwrap();
+    let mut c = std::process::Command::new("unshare");
+    c.arg(format!("--mount={}", file.display())).arg("true");
+    finish(&mut c, b"").ok();
+    b.push("mounts", json!({"destination": "/v", "source": at, "options": ["rbind"]}));
+    b.push("linux.maskedPaths", json!("/proc/keys"));
+    let r = b.run();
+    nix::mount::umount2(&at, nix::mount::MntFlags::MNT_DETACH).unwrap();
+    assert_eq!(r.ok().out, "read\n");
+    b.assert_gone();
+}
+
 /// What is mounted after the start, on either side, and whether the other side has it.
 #[test]
 fn what_is_mounted_after_the_start() {

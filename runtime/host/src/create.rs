@@ -37,22 +37,18 @@ pub fn create(
     root: &Path,
     start: Start,
 ) -> Result<Container> {
-    let mut making = Making {
-        plan,
-        entry,
-        state,
-        group: Group { dirs: Vec::new() },
-        warnings: Vec::new(),
-        detached: false,
-    };
-    let made = making.all(root, start);
-    if let Err(e) = made {
-        // Undo goes on after a failure and tells all of them.
-        let mut problems = undo::container(state, None);
-        problems.extend(undo::limits(state));
-        return Err(undo::with(e, problems));
+    let group = Group { dirs: Vec::new() };
+    let mut making =
+        Making { plan, entry, state, group, warnings: Vec::new(), detached: false, copies: false };
+    match making.attempt(root, start) {
+        // A source with the file of a mount namespace below it cannot come from outside (mnt_ns_loop, fs/namespace.c). A copy
+        // of the host's mounts has no such files.
+        Err(e) if making.detached && e.errno == Some(Errno::ELOOP) => {
+            making.afresh();
+            making.attempt(root, start)
+        }
+        made => made,
     }
-    made
 }
 
 /// A step with the cgroups.
@@ -95,9 +91,31 @@ struct Making<'a> {
     warnings: Vec<Error>,
     /// The child sees nothing of the host's mounts.
     detached: bool,
+    /// It must see them.
+    copies: bool,
 }
 
 impl Making<'_> {
+    fn attempt(&mut self, root: &Path, start: Start) -> Result<Container> {
+        self.all(root, start).map_err(|e| {
+            // Undo goes on after a failure and tells all of them.
+            let mut problems = undo::container(self.state, None);
+            problems.extend(undo::limits(self.state));
+            undo::with(e, problems)
+        })
+    }
+
+    /// As before the first attempt, which has been undone.
+    fn afresh(&mut self) {
+        self.group.dirs.clear();
+        self.warnings.clear();
+        (self.detached, self.copies) = (false, true);
+        self.state.init = None;
+        self.state.systemd_unit = None;
+        self.state.made_cgroups.clear();
+        self.state.cgroups_before.clear();
+    }
+
     /// The whole, beside what the child does meanwhile ([`crate::child`]).
     ///
     /// ```text
@@ -301,7 +319,7 @@ impl Making<'_> {
     /// The namespace that the child is born in, if it needs no copy of the host's mounts and there is one.
     fn empty(&self, root: &Option<OwnedFd>) -> Option<Empty> {
         let found = || empty::find(root.as_ref().map(|d| d.as_fd()), self.plan);
-        let empty = self.plan.rootfs.detached.then(found).flatten();
+        let empty = (self.plan.rootfs.detached && !self.copies).then(found).flatten();
         crate::log::step(|| match empty {
             Some(_) => "mount namespace: of nothing, with trees of the host's",
             None => "mount namespace: a copy of the host's",

@@ -3,6 +3,7 @@
 use crate::error::{Context, Result};
 use conex_sys::clone::{clone3, exit_now, Forked};
 use conex_sys::mount::{fscreate, fsmount, fsopen, move_mount};
+use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::mount::{mount, umount2, MntFlags, MsFlags};
 use nix::sys::stat::Mode;
@@ -31,9 +32,33 @@ pub(super) fn make() -> Option<OwnedFd> {
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     let dir = nix::fcntl::open(DIR, flags, Mode::empty()).ok()?;
     let lock = nix::fcntl::Flock::lock(dir, nix::fcntl::FlockArg::LockExclusive).ok()?;
-    let made = open().or_else(|| keep().ok().and_then(|()| open()));
+    let made = open().or_else(|| on_every_cpu(keep).and_then(|()| open()));
     drop(lock);
     made
+}
+
+/// Tries it on one CPU after the other, as long as it is refused for that. The kernel lets nobody bind a namespace whose
+/// number is below that of his own (EINVAL of mnt_ns_loop, fs/namespace.c), and each CPU has numbers of its own to give away
+/// (Linux 6.18): on the one that has made the own namespace they are higher.
+fn on_every_cpu(attempt: impl Fn() -> Result<()>) -> Option<()> {
+    use nix::sched::{sched_getaffinity, sched_setaffinity, CpuSet};
+    let this = nix::unistd::Pid::from_raw(0);
+    let refused = |made: &Result<()>| made.as_ref().is_err_and(|e| e.errno == Some(Errno::EINVAL));
+    let mut made = attempt();
+    let Some(all) = sched_getaffinity(this).ok().filter(|_| refused(&made)) else {
+        return made.ok();
+    };
+    for cpu in (0..CpuSet::count()).filter(|cpu| all.is_set(*cpu) == Ok(true)) {
+        let mut one = CpuSet::new();
+        if one.set(cpu).and_then(|()| sched_setaffinity(this, &one)).is_ok() {
+            made = attempt();
+        }
+        if !refused(&made) {
+            break;
+        }
+    }
+    let _ = sched_setaffinity(this, &all);
+    made.ok()
 }
 
 fn keep() -> Result<()> {
@@ -91,7 +116,9 @@ fn bind(pid: i32) -> Result<()> {
         std::fs::write(&file, "").call(|| format!("write({})", file.display()))?;
         let from = format!("/proc/{pid}/ns/mnt");
         mount(Some(from.as_str()), &file, none, MsFlags::MS_BIND, none)
-            .call(|| format!("mount({from}, {}, MS_BIND)", file.display()))
+            .call(|| format!("mount({from}, {}, MS_BIND)", file.display()))?;
+        // In a container that gets the whole of / the file would be refused (mount_namespaces(7): a namespace may not hold itself).
+        mount(none, DIR, none, MsFlags::MS_UNBINDABLE, none).call(|| "mount(MS_UNBINDABLE)")
     })();
     if bound.is_err() {
         let _ = umount2(DIR, MntFlags::MNT_DETACH);
