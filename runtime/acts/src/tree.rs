@@ -82,10 +82,13 @@ pub fn reopen(target: BorrowedFd) -> Result<OwnedFd> {
     .call(|| format!("open({}, O_PATH)", path.display()))
 }
 
-/// Linux 5.12: a kernel that has the call complains of the descriptor.
+/// Linux 5.12: a kernel that has the call complains of the descriptor. Asked once: each mount of a container wants to know.
 pub fn has_setattr() -> bool {
-    sys::mount_setattr(cwd(), false, &MountAttr { set: u64::MAX, ..MountAttr::default() })
-        != Err(Errno::ENOSYS)
+    static KNOWN: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
+    *KNOWN.get_or_init(|| {
+        let nothing = MountAttr { set: u64::MAX, ..MountAttr::default() };
+        sys::mount_setattr(cwd(), false, &nothing) != Err(Errno::ENOSYS)
+    })
 }
 
 /// mount_setattr, or the remount that does the same for a single mount.
