@@ -4,6 +4,8 @@ use crate::harness::*;
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 const USER: u32 = 1000;
 
@@ -219,6 +221,33 @@ fn limits_without_a_cgroup_are_warned_of_or_refused() {
     if is_conex() {
         assert!(r.err.lines().count() <= 21 && r.err.contains("and 40 more"), "{}", r.err);
     }
+    b.assert_gone();
+}
+
+/// What others make at the same time, where its own cgroup would have been, is not taken for its own.
+#[test]
+fn cgroups_that_others_make_meanwhile_are_left_alone() {
+    let mut b = rootless("echo ran");
+    let parent = cgroup_path("pids", &format!("meanwhile-{}", b.id));
+    *b.at("linux.cgroupsPath") = json!(format!("/conex-test/meanwhile-{}/{}", b.id, b.id));
+    let ended = AtomicBool::new(false);
+    std::thread::scope(|s| {
+        s.spawn(|| {
+            while !ended.load(Ordering::Relaxed) {
+                let _ = std::fs::create_dir_all(&parent);
+                std::thread::sleep(Duration::from_micros(300));
+                let _ = std::fs::remove_dir(&parent);
+                std::thread::sleep(Duration::from_micros(300));
+            }
+            let _ = std::fs::remove_dir(&parent);
+        });
+        let ran: Vec<Ran> = (0..40).map(|_| run(&b)).collect();
+        ended.store(true, Ordering::Relaxed);
+        for r in ran {
+            let r = r.ok();
+            assert_eq!((r.out.as_str(), r.err.as_str()), ("ran\n", ""));
+        }
+    });
     b.assert_gone();
 }
 

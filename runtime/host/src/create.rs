@@ -38,8 +38,16 @@ pub fn create(
     start: Start,
 ) -> Result<Container> {
     let group = Group { dirs: Vec::new() };
-    let mut making =
-        Making { plan, entry, state, group, warnings: Vec::new(), detached: false, copies: false };
+    let mut making = Making {
+        plan,
+        entry,
+        state,
+        group,
+        made: Vec::new(),
+        warnings: Vec::new(),
+        detached: false,
+        copies: false,
+    };
     match making.attempt(root, start) {
         // A source with the file of a mount namespace below it cannot come from outside (mnt_ns_loop, fs/namespace.c). A copy
         // of the host's mounts has no such files.
@@ -87,6 +95,8 @@ struct Making<'a> {
     entry: &'a Entry,
     state: &'a mut State,
     group: Group,
+    /// Of the cgroups in the record, those that it has made itself by now.
+    made: Vec<PathBuf>,
     /// Limits that an unprivileged runtime could not apply.
     warnings: Vec<Error>,
     /// The child sees nothing of the host's mounts.
@@ -113,6 +123,7 @@ impl Making<'_> {
         self.state.init = None;
         self.state.systemd_unit = None;
         self.state.made_cgroups.clear();
+        self.made.clear();
         self.state.cgroups_before.clear();
     }
 
@@ -358,7 +369,7 @@ impl Making<'_> {
             .zip(hierarchies.iter().cloned())
             .filter(|(_, h)| h.v2 == v2)
             .unzip();
-        let (mut attempts, mut made) = (0, Vec::new());
+        let (mut attempts, made) = (0, &mut self.made);
         loop {
             let before = state.made_cgroups.len();
             // The first pass, for v2, has looked for those of all hierarchies.
@@ -373,7 +384,7 @@ impl Making<'_> {
             if v2 || state.made_cgroups.len() > before {
                 entry.save(state)?;
             }
-            match Group::create(&paths, &wanted, &state.made_cgroups, &mut made) {
+            match Group::create(&paths, &wanted, &state.made_cgroups, made) {
                 // ENODEV: it was opened before and written to after that.
                 Err(e)
                     if matches!(e.errno, Some(Errno::ENOENT | Errno::ENODEV)) && attempts < 10 =>
@@ -417,8 +428,10 @@ impl Making<'_> {
         // Where only some hierarchies are delegated, what was made in these.
         let _ = cgroup::remove_at_once(&state.made_cgroups);
         state.cgroups.clear();
-        // What the child was born in goes with the container.
-        state.made_cgroups.retain(|dir| dir.exists());
+        // What the child was born in goes with the container. A directory that was to be made may have been made by
+        // somebody else meanwhile: that one is not this user's to remove.
+        let made = &self.made;
+        state.made_cgroups.retain(|dir| made.contains(dir) && dir.exists());
         self.group.dirs.clear();
         Ok(())
     }
