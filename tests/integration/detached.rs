@@ -3,6 +3,7 @@
 use crate::harness::*;
 use serde_json::{json, Value};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 /// How the runtime says which of the two it does (`--debug`).
 const OF_NOTHING: &str = "mount namespace: of nothing";
@@ -336,5 +337,60 @@ fn what_is_mounted_after_the_start() {
         for dir in ["host", "container"] {
             let _ = nix::mount::umount2(&shared.0.join(dir), nix::mount::MntFlags::MNT_DETACH);
         }
+    }
+}
+
+/// What a user namespace may not take back: the flags that a mount has on the host, and what is mounted below it
+/// (mount_namespaces(7)). With and without a copy of the host's mounts.
+#[test]
+fn the_hosts_flags_are_locked_in_a_user_namespace() {
+    let try_all = "for flag in rw exec suid dev; do mount -o remount,bind,$flag /v 2>/dev/null && echo lost $flag; done
+        umount /v/sub 2>/dev/null && echo lost sub
+        mount -o remount,bind,rw /file 2>/dev/null && echo lost file
+        mount -o remount,bind,dev / 2>/dev/null && echo lost root
+        cut -d' ' -f5,6 /proc/self/mountinfo | grep -E '^/(v|v/sub|file)? ' | sort";
+    for copied in [false, true] {
+        let mut b = Box::sh(try_all);
+        in_a_user_namespace(&mut b);
+        for set in ["bounding", "effective", "permitted"] {
+            b.push(&format!("process.capabilities.{set}"), json!("CAP_SYS_ADMIN"));
+        }
+        *b.at("root.readonly") = json!(false);
+        let (host, rootfs) = (b.dir.join("host"), b.rootfs());
+        std::fs::create_dir_all(host.join("sub")).unwrap();
+        std::fs::write(b.dir.join("file"), "").unwrap();
+        let mount = |args: &[&str], at: &Path| {
+            assert!(
+                Command::new("mount").args(args).arg(at).status().unwrap().success(),
+                "{args:?}"
+            );
+        };
+        mount(&["-t", "tmpfs", "tmpfs"], &host);
+        std::fs::create_dir(host.join("sub")).unwrap();
+        mount(&["-t", "tmpfs", "tmpfs"], &host.join("sub"));
+        mount(&["-o", "remount,bind,ro,nosuid,nodev,noexec"], &host);
+        let file = b.dir.join("file");
+        mount(&["--bind", file.to_str().unwrap()], &file);
+        mount(&["-o", "remount,bind,ro"], &file);
+        mount(&["--bind", rootfs.to_str().unwrap()], &rootfs);
+        mount(&["-o", "remount,bind,nodev"], &rootfs);
+        let propagation = if copied { "rslave" } else { "rprivate" };
+        for (name, to) in [("host", "/v"), ("file", "/file")] {
+            let source = b.dir.join(name);
+            b.push("mounts", json!({"destination": to, "type": "bind", "source": source, "options": ["rbind", propagation]}));
+        }
+        let r = b.run();
+        for dir in [host.join("sub"), host, file, rootfs] {
+            nix::mount::umount2(&dir, nix::mount::MntFlags::MNT_DETACH).unwrap();
+        }
+        let r = r.ok();
+        assert!(!r.out.contains("lost"), "copied {copied}: {}", r.out);
+        let flags: Vec<_> = r.out.lines().collect();
+        assert!(flags.len() == 4 && flags[0].contains("nodev"), "{}", r.out);
+        assert_eq!(
+            &flags[1..],
+            ["/file ro,relatime", "/v ro,nosuid,nodev,noexec,relatime", "/v/sub rw,relatime"]
+        );
+        b.assert_gone();
     }
 }

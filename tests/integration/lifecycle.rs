@@ -517,3 +517,16 @@ fn delete_waits_for_a_death_that_is_under_way() {
     b.verb("delete", &["--force"], &[]).ok();
     b.assert_gone();
 }
+
+/// What was created and not started ends by a signal that asks it to, as below runc.
+#[test]
+fn a_created_container_ends_by_a_signal() {
+    for signal in ["TERM", "INT", "HUP"] {
+        let b = Box::sh("echo started");
+        b.create().ok();
+        b.verb("kill", &[], &[signal]).ok();
+        b.wait_status("stopped");
+        b.verb("delete", &[], &[]).ok();
+        b.assert_gone();
+    }
+}

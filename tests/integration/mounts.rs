@@ -3,6 +3,7 @@
 use crate::harness::*;
 use serde_json::json;
 use std::os::unix::fs::symlink;
+use std::process::Command;
 
 /// A volume may not be redirected into /proc by a symlink of the image, nor by one in an earlier volume.
 #[test]
@@ -479,5 +480,42 @@ fn destinations_behind_dangling_links() {
     link("round", "round");
     b.push("mounts", json!({"destination": "/round/x", "source": file, "options": ["bind"]}));
     assert_ne!(b.run().code, 0);
+    b.assert_gone();
+}
+
+/// A bind without flags keeps those of its source; with one it has what it asks for and no other, as mount(2) has it.
+#[test]
+fn a_bind_has_the_flags_that_it_asks_for() {
+    let mut b = Box::sh("grep ' /v' /proc/self/mountinfo | sort | cut -d' ' -f5,6");
+    let source = b.dir.join("source");
+    std::fs::create_dir(&source).unwrap();
+    let mount = |args: &[&str]| {
+        assert!(Command::new("mount").args(args).arg(&source).status().unwrap().success());
+    };
+    mount(&["-t", "tmpfs", "tmpfs"]);
+    mount(&["-o", "remount,bind,ro,nosuid,nodev,noexec,nosymfollow"]);
+    let cases = [
+        (json!(["bind"]), "ro,nosuid,nodev,noexec,relatime,nosymfollow"),
+        (json!(["rbind", "rprivate"]), "ro,nosuid,nodev,noexec,relatime,nosymfollow"),
+        (json!(["bind", "rw"]), "rw,relatime"),
+        (json!(["rbind", "rslave", "nosuid"]), "rw,nosuid,relatime"),
+        (json!(["bind", "ro"]), "ro,relatime"),
+        (json!(["bind", "dev"]), "rw,relatime"),
+        (json!(["bind", "ro", "noexec", "nosymfollow"]), "ro,noexec,relatime,nosymfollow"),
+    ];
+    for (i, (options, _)) in cases.iter().enumerate() {
+        // As the host has it, below the root file system: some callers write that.
+        let at = if i == 2 { b.rootfs().join(format!("v{i}")) } else { format!("/v{i}").into() };
+        b.push(
+            "mounts",
+            json!({"destination": at, "type": "bind", "source": source, "options": options}),
+        );
+    }
+    let r = b.run();
+    nix::mount::umount2(&source, nix::mount::MntFlags::MNT_DETACH).unwrap();
+    let out = r.ok().out;
+    let want: Vec<String> =
+        cases.iter().enumerate().map(|(i, (_, flags))| format!("/v{i} {flags}")).collect();
+    assert_eq!(out.lines().collect::<Vec<_>>(), want);
     b.assert_gone();
 }

@@ -66,7 +66,7 @@ pub fn run(
     surroundings: &Surroundings,
 ) -> Result<()> {
     for (i, hook) in list.iter().enumerate() {
-        one(hook, state, surroundings).at(|| format!("hooks.{name}[{i}]"))?;
+        one(hook, (name, i), state, surroundings).at(|| format!("hooks.{name}[{i}]"))?;
     }
     Ok(())
 }
@@ -81,12 +81,17 @@ pub fn run_all(
     list.iter()
         .enumerate()
         .filter_map(|(i, hook)| {
-            one(hook, state, surroundings).at(|| format!("hooks.{name}[{i}]")).err()
+            one(hook, (name, i), state, surroundings).at(|| format!("hooks.{name}[{i}]")).err()
         })
         .collect()
 }
 
-fn one(hook: &Hook, state: &StateDocument, surroundings: &Surroundings) -> Result<()> {
+fn one(
+    hook: &Hook,
+    which: (&str, usize),
+    state: &StateDocument,
+    surroundings: &Surroundings,
+) -> Result<()> {
     crate::log::step(|| format!("runs the hook {}", hook.path));
     // Files in memory, not pipes: a hook that reads nothing or prints much can neither block us nor kill us.
     let input = memory_file(&state.json())?;
@@ -116,7 +121,7 @@ fn one(hook: &Hook, state: &StateDocument, surroundings: &Surroundings) -> Resul
     if !failed.is_empty() {
         return Err(Error::new(Kind::System, failed));
     }
-    outcome(hook, status, &beginning(&mut output))
+    outcome(hook, which, status, &beginning(&mut output))
 }
 
 /// The program of a hook, with its arguments and environment.
@@ -147,7 +152,8 @@ fn command(hook: &Hook, surroundings: &Surroundings) -> Command {
 }
 
 /// What came of it, with what it has printed.
-fn outcome(hook: &Hook, status: Waited, printed: &str) -> Result<()> {
+fn outcome(hook: &Hook, (name, i): (&str, usize), status: Waited, printed: &str) -> Result<()> {
+    let failed = format!("error running {name} hook #{i}");
     let call = format!("exec({})", hook.path);
     let printed = if printed.is_empty() { String::new() } else { format!(", output: {printed}") };
     let what = match status {
@@ -156,8 +162,8 @@ fn outcome(hook: &Hook, status: Waited, printed: &str) -> Result<()> {
             let seconds = hook.timeout.unwrap_or(0);
             format!("{call}: hook ran past specified timeout of {seconds}.0s{printed}")
         }
-        Waited::Exited(code) => format!("error running hook: {call}: exit status: {code}{printed}"),
-        Waited::Signaled(n) => format!("error running hook: {call}: signal: {n}{printed}"),
+        Waited::Exited(code) => format!("{failed}: {call}: exit status: {code}{printed}"),
+        Waited::Signaled(n) => format!("{failed}: {call}: signal: {n}{printed}"),
     };
     Err(Error::whole(Kind::System, what))
 }

@@ -6,7 +6,7 @@
 //!        ◀──────────── Hopped{pidfd} ───────────  only of two hops (exec, a joined user namespace), from the first
 //! 1      ◀──────────────── NeedMaps ───────────  only with a new user namespace
 //!   uid_map, gid_map ──── Mapped ─────────────▶
-//!          ────────────── Cgroups{trees} ─────▶  only if the child does not see the host's mounts
+//!          ────────────── Trees{cgroups} ─────▶  only if the child does not see the host's mounts
 //!   cgroups made ──────── Enter{tasks files} ─▶  before unshare(CLONE_NEWCGROUP); the child enters the v1 ones itself
 //! 2      ◀──────────────── Rooted ─────────────  only with prestart or createRuntime hooks
 //!   hooks ─────────────── Go ─────────────────▶
@@ -34,8 +34,9 @@ pub enum Message {
     /// The cgroups are made and have their limits. Into those of these `tasks` files, opened for writing, the child goes
     /// by itself; it is in the others. Each with its directory, for the error.
     Enter(Vec<(String, OwnedFd)>),
-    /// Trees of what a mount of cgroups shows, each with its path; only to a child that does not see the host's mounts.
-    Cgroups(Vec<(String, OwnedFd)>),
+    /// Trees of what a mount of cgroups shows, each with its path; only to a child that does not see the host's mounts. And
+    /// what a process of the host's side has opened for it, each with a name.
+    Trees(Vec<(String, OwnedFd)>),
     Rooted,
     Go,
     Notify(RawFd),
@@ -183,7 +184,7 @@ fn name(message: &Message) -> &'static str {
         Message::NeedMaps => "NeedMaps",
         Message::Mapped => "Mapped",
         Message::Enter(_) => "Enter",
-        Message::Cgroups(_) => "Cgroups",
+        Message::Trees(_) => "Trees",
         Message::Rooted => "Rooted",
         Message::Go => "Go",
         Message::Notify(_) => "Notify",
@@ -205,7 +206,7 @@ fn encode(message: &Message) -> (Vec<u8>, Vec<RawFd>) {
     match message {
         Message::NeedMaps => (vec![1], vec![]),
         Message::Mapped => (vec![2], vec![]),
-        Message::Enter(list) | Message::Cgroups(list) => {
+        Message::Enter(list) | Message::Trees(list) => {
             let paths: Vec<&str> = list.iter().map(|(path, _)| path.as_str()).collect();
             let tag = if matches!(message, Message::Enter(_)) { 3 } else { 13 };
             let bytes = [&[tag], paths.join("\n").as_bytes()].concat();
@@ -251,7 +252,7 @@ fn decode(bytes: &[u8], mut fds: Vec<OwnedFd>) -> Result<Message> {
             if tag == 3 {
                 Message::Enter(list)
             } else {
-                Message::Cgroups(list)
+                Message::Trees(list)
             }
         }
         4 => Message::Rooted,

@@ -106,7 +106,7 @@ pub struct Report {
     pub start: Option<Channel>,
     /// The host makes the cgroups at its own pace: `Enter` may arrive before an answer that is waited for.
     entered: std::cell::Cell<bool>,
-    /// What [`Message::Cgroups`] has brought.
+    /// What [`Message::Trees`] has brought.
     trees: std::cell::RefCell<Vec<(String, OwnedFd)>>,
 }
 
@@ -134,12 +134,12 @@ impl Report {
         Ok(())
     }
 
-    /// One message: `Cgroups` or `Enter`, which are done here, or the wanted one.
+    /// One message: `Trees` or `Enter`, which are done here, or the wanted one.
     fn step(&self, name: &str, wanted: fn(&Message) -> bool) -> Result<bool> {
-        let ours = |m: &Message| matches!(m, Message::Enter(_) | Message::Cgroups(_));
+        let ours = |m: &Message| matches!(m, Message::Enter(_) | Message::Trees(_));
         let accept = |m: Message| if wanted(&m) || ours(&m) { Ok(m) } else { Err(m) };
         match self.sync()?.expect(name, accept)? {
-            Message::Cgroups(trees) => *self.trees.borrow_mut() = trees,
+            Message::Trees(trees) => *self.trees.borrow_mut() = trees,
             Message::Enter(tasks) => {
                 crate::acts::enter::enter(&tasks)?;
                 self.entered.set(true);

@@ -6,7 +6,9 @@ use crate::plan::mount::{Action, CgroupView, Mount};
 use crate::root::Root;
 use crate::text;
 use conex_sys::fd::{openat2, RESOLVE_IN_ROOT, RESOLVE_NO_SYMLINKS};
-use conex_sys::mount::{self as sys, MountAttr, ATTR_NODEV, ATTR_NOEXEC, ATTR_NOSUID, ATTR_RDONLY};
+use conex_sys::mount::{
+    self as sys, MountAttr, ATTR_NODEV, ATTR_NOEXEC, ATTR_NOSUID, ATTR_NOSYMFOLLOW, ATTR_RDONLY,
+};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::stat::{fstat, Mode, SFlag};
@@ -181,8 +183,20 @@ fn bind(root: &Root, m: &Mount, source: Option<Source>, recursive: bool) -> Resu
         );
         return Err(Error::call(Errno::ENOTDIR, what).at(format!("{}.destination", m.field)));
     }
-    let attrs = [(false, m.attr), (true, m.recursive)];
+    let attrs = [(false, with_symlinks(m.attr, tree.fd())?), (true, m.recursive)];
     tree.attach_with(target.as_fd(), &attrs).map_err(|e| e.at(format!("{}.options", m.field)))
+}
+
+/// `nosymfollow` goes as the other flags of the source do; a kernel before 5.14 knows no attribute for it.
+fn with_symlinks(mut attr: MountAttr, tree: BorrowedFd) -> Result<MountAttr> {
+    let asked = attr.set | attr.clear;
+    if asked != 0
+        && asked & ATTR_NOSYMFOLLOW == 0
+        && sys::follows_no_symlinks(tree).call(|| "fstatfs")?
+    {
+        attr.clear |= ATTR_NOSYMFOLLOW;
+    }
+    Ok(attr)
 }
 
 fn attributes(fd: BorrowedFd, m: &Mount) -> Result<()> {
@@ -203,7 +217,7 @@ fn target(root: &Root, m: &Mount, kind: &str) -> Result<OwnedFd> {
     match no_symlinks(root, &m.destination, OFlag::O_DIRECTORY) {
         Err(e @ (Errno::ELOOP | Errno::ENOTDIR)) => {
             let what =
-                format!("{kind} must be mounted on an ordinary directory, not through a symlink");
+                format!("{kind} must be mounted on ordinary directory, not through a symlink");
             Err(Error { errno: Some(e), ..Error::new(Kind::System, what) }.at(field()))
         }
         other => other

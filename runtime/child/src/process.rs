@@ -95,11 +95,22 @@ fn every_cpu() {
     let _ = sched::sched_setaffinity(&[u64::MAX; 128]);
 }
 
+const SCHED_DEADLINE: u32 = 6;
+
 fn scheduling(p: &Process) -> Result<()> {
     let field = |name: &str| format!("{}.{name}", p.field);
     if let Some(attr) = p.scheduler {
         sched::sched_setattr(attr)
-            .call(|| format!("sched_setattr(policy {})", attr.policy))
+            .call(|| {
+                // sched_setattr(2), EPERM: such a process may run on every CPU.
+                let why = match attr.policy {
+                    SCHED_DEADLINE => {
+                        ", SCHED_DEADLINE: process scheduler can't be used together with AllowedCPUs (linux.resources.cpu.cpus)"
+                    }
+                    _ => "",
+                };
+                format!("sched_setattr(policy {}{why})", attr.policy)
+            })
             .at(|| field("scheduler"))?;
     }
     if let Some((class, level)) = p.io_priority {
@@ -444,6 +455,9 @@ pub(super) fn init(
         // Many containers may wait at once; the program's pages come back from the page cache when they are needed.
         conex_sys::proc::drop_program_pages();
         crate::log::before_waiting();
+        // Such a signal ends a container that was never started, as it ends runc's init: to the first process of a PID
+        // namespace the kernel delivers nothing that has no handler (pid_namespaces(7)).
+        signal::end_by(&[libc::SIGHUP, libc::SIGINT, libc::SIGTERM]);
         // From here on errors go to whoever starts the container; the creator hears that this one waits.
         report.sync = None;
         report.start = Some(wait_for_start(listener)?);

@@ -145,7 +145,7 @@ impl Making<'_> {
         self.steps(order.before, &mut manager, 0)?;
         let dir = open_dir(root);
         let empty = self.empty(&dir);
-        let (ours, inherited) = self.inherited(&dir, start, empty.is_some())?;
+        let (ours, inherited) = self.inherited(&dir, start, empty.as_ref())?;
         self.detached = empty.is_some();
         let mut c = spawn(self.plan, inherited, ours, &self.group, empty)?;
         crate::log::step(|| format!("made the process {}", c.pid));
@@ -176,7 +176,7 @@ impl Making<'_> {
         if self.detached {
             let trees = sources::cgroups(plan, &self.state.cgroups)?;
             if !trees.is_empty() {
-                tell(c, &Message::Cgroups(trees))?;
+                tell(c, &Message::Trees(trees))?;
             }
         }
         let document = |status| hooks::StateDocument {
@@ -290,7 +290,7 @@ impl Making<'_> {
         &self,
         root: &Option<OwnedFd>,
         start: Start,
-        detached: bool,
+        empty: Option<&Empty>,
     ) -> Result<(Channel, child::Inherited)> {
         let plan = self.plan;
         let listener = match start {
@@ -308,9 +308,10 @@ impl Making<'_> {
         let inside =
             !plan.hooks.create_container.is_empty() || !plan.hooks.start_container.is_empty();
         let (ours, theirs) = pair()?;
+        let (own, sources) = sources::open(plan, empty)?;
         let rest = child::Rest {
-            own: if detached { Some(sources::own(plan)?) } else { None },
-            sources: sources::open(plan, detached)?,
+            own,
+            sources,
             kcore: Path::new("/proc/kcore").exists(),
             joins: Vec::new(),
             cgroups: self.state.cgroups.clone(),

@@ -65,25 +65,21 @@ fn views(plan: &Plan) -> Option<Vec<(&'static str, tree::Tree)>> {
 }
 
 impl Empty {
+    pub(super) fn join(&self) -> Result<()> {
+        proc::setns(self.namespace.as_fd(), libc::CLONE_NEWNS)
+            .call(|| "setns(a mount namespace of nothing, CLONE_NEWNS)")
+    }
+
     /// Enters it. With a user namespace in a copy of its own, which has a procfs, a sysfs and the devices.
     pub(super) fn enter(self, home: &mut Home) -> Result<()> {
         home.remember(libc::CLONE_NEWNS)?;
-        proc::setns(self.namespace.as_fd(), libc::CLONE_NEWNS)
-            .call(|| "setns(a mount namespace of nothing, CLONE_NEWNS)")?;
+        self.join()?;
         if self.views.is_empty() {
             return Ok(());
         }
         proc::unshare(libc::CLONE_NEWNS).call(|| "unshare(CLONE_NEWNS)")?;
-        let fs = fsopen("tmpfs").call(|| "fsopen(tmpfs)")?;
-        fsconfig(fs.as_fd(), "mode", Some(b"0755")).call(|| "fsconfig(tmpfs, mode)")?;
-        fscreate(fs.as_fd()).call(|| "fsconfig(tmpfs, FSCONFIG_CMD_CREATE)")?;
-        let top = fsmount(fs.as_fd(), 0).call(|| "fsmount(tmpfs)")?;
+        let top = cover()?;
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        let root = nix::fcntl::open("/", flags, Mode::empty()).call(|| "open(/)")?;
-        move_mount(top.as_fd(), root.as_fd()).call(|| "move_mount(tmpfs, /)")?;
-        // Not the root that it covers: a process that is chrooted may make no user namespace (clone(2), EPERM).
-        nix::unistd::fchdir(&top).call(|| "fchdir(tmpfs)")?;
-        nix::unistd::chroot(".").call(|| "chroot(tmpfs)")?;
         for (name, tree) in self.views {
             nix::sys::stat::mkdirat(&top, name, Mode::from_bits_truncate(0o755))
                 .call(|| format!("mkdirat(tmpfs, {name})"))?;
@@ -92,6 +88,21 @@ impl Empty {
         }
         Ok(())
     }
+}
+
+/// Puts a tmpfs over everything in the mount namespace that this process is in, which must be its own, and enters it.
+pub(super) fn cover() -> Result<OwnedFd> {
+    let fs = fsopen("tmpfs").call(|| "fsopen(tmpfs)")?;
+    fsconfig(fs.as_fd(), "mode", Some(b"0755")).call(|| "fsconfig(tmpfs, mode)")?;
+    fscreate(fs.as_fd()).call(|| "fsconfig(tmpfs, FSCONFIG_CMD_CREATE)")?;
+    let top = fsmount(fs.as_fd(), 0).call(|| "fsmount(tmpfs)")?;
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let root = nix::fcntl::open("/", flags, Mode::empty()).call(|| "open(/)")?;
+    move_mount(top.as_fd(), root.as_fd()).call(|| "move_mount(tmpfs, /)")?;
+    // Not the root that it covers: a process that is chrooted may make no user namespace (clone(2), EPERM).
+    nix::unistd::fchdir(&top).call(|| "fchdir(tmpfs)")?;
+    nix::unistd::chroot(".").call(|| "chroot(tmpfs)")?;
+    Ok(top)
 }
 
 fn of(pid: i32) -> Option<OwnedFd> {

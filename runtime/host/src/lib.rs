@@ -17,6 +17,7 @@ pub mod freezer;
 pub mod helper;
 mod home;
 pub mod listener;
+mod locked;
 mod netdev;
 pub mod notify;
 pub mod programs;

@@ -65,7 +65,9 @@ pub fn seccomp(
     pid: i32,
 ) -> Result<()> {
     let field = "linux.seccomp.listenerPath";
-    let socket = connect_stream(&crate::text::path(&listener.path)).at(|| field)?;
+    let socket = connect_stream(&crate::text::path(&listener.path))
+        .during("failed to connect with seccomp agent")
+        .at(|| field)?;
     let fd = fetch(pidfd, number)?;
     let state: serde_json::Value = serde_json::from_slice(state).unwrap_or_default();
     let document = serde_json::json!({

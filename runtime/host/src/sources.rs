@@ -1,6 +1,7 @@
 //! Trees that the host's side opens ahead of the child.
 
-use super::userns;
+use super::empty::Empty;
+use super::{locked, userns};
 use crate::acts::tree::{bind, bind_with, cwd, setattr, Tree};
 use crate::child::mounts::Source;
 use crate::child::Own;
@@ -14,12 +15,36 @@ use nix::sys::stat::Mode;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
+/// The trees that the child begins with and those that it mounts. Those for a user namespace have their flags locked, as if
+/// the child had found them in a copy of the host's mounts.
+pub(super) fn open(
+    plan: &Plan,
+    empty: Option<&Empty>,
+) -> Result<(Option<Own>, Vec<Option<Source>>)> {
+    let mut own = if empty.is_some() { Some(own(plan)?) } else { None };
+    let mut sources = to_mount(plan, empty.is_some())?;
+    if in_userns(plan) {
+        let mut trees: Vec<&mut OwnedFd> = own.iter_mut().map(|own| &mut own.root).collect();
+        trees.extend(sources.iter_mut().flatten().filter_map(|source| match source {
+            Source::Tree(tree) => Some(tree),
+            Source::Link(_) | Source::Inside(_) => None,
+        }));
+        let duplicates = trees.iter().map(|tree| tree.try_clone()).collect::<std::io::Result<_>>();
+        let locked = locked::lock(duplicates.call(|| "dup")?, empty).at(|| "mounts")?;
+        trees.into_iter().zip(locked).for_each(|(tree, locked)| *tree = locked);
+    }
+    Ok((own, sources))
+}
+
+/// Without privileges the child can do more than this side: it is root of its namespace.
+fn in_userns(plan: &Plan) -> bool {
+    plan.namespaces.private(libc::CLONE_NEWUSER) && nix::unistd::geteuid().is_root()
+}
+
 /// Symlinks to copy, and bind sources that the child could not open or idmap: with a user namespace it is not root on the host
 /// any more, and without a copy of the host's mounts (`detached`) it sees none of them.
-pub(super) fn open(plan: &Plan, detached: bool) -> Result<Vec<Option<Source>>> {
-    // Without privileges the child can do more than this side: it is root of its namespace.
-    let in_userns =
-        plan.namespaces.private(libc::CLONE_NEWUSER) && nix::unistd::geteuid().is_root();
+fn to_mount(plan: &Plan, detached: bool) -> Result<Vec<Option<Source>>> {
+    let in_userns = in_userns(plan);
     let mut out = Vec::with_capacity(plan.mounts.len());
     for (i, m) in plan.mounts.iter().enumerate() {
         let Action::Bind { recursive } = m.kind else {
@@ -94,7 +119,7 @@ fn unshare(tree: &OwnedFd, plan: &Plan) -> Result<()> {
 }
 
 /// What a child without a copy of the host's mounts begins with.
-pub(super) fn own(plan: &Plan) -> Result<Own> {
+fn own(plan: &Plan) -> Result<Own> {
     let path = &plan.rootfs.path;
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     let root = nix::fcntl::open(path, flags, Mode::empty())

@@ -106,6 +106,8 @@ fn one(rule: &DeviceRule, i: usize, check: &mut Check) -> Vec<PlannedRule> {
             'r' => access |= READ,
             'w' => access |= WRITE,
             'm' => access |= MKNOD,
+            // The letter of "all devices" of cgroup v1, which runc takes for nothing here.
+            'a' => check.warn(format!("{field}.access"), "'a' is ignored: expected letters of rwm"),
             _ => check.bad(format!("{field}.access"), format!("{c:?}: expected letters of rwm")),
         }
     }

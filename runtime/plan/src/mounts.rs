@@ -11,7 +11,7 @@ use crate::oci::config::{self, Spec};
 use crate::text;
 use crate::text::clean;
 use conex_sys::mount::*;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// lxcfs puts these below /proc; anything else mounted there could forge what the runtime writes (CVE-2019-16884).
 const PROC_ALLOWED: [&str; 10] = [
@@ -51,6 +51,10 @@ pub(super) fn make(
         namespaces,
         label: label.as_ref(),
         hierarchies: &facts.cgroup.hierarchies,
+        root: spec
+            .root
+            .as_ref()
+            .map_or_else(PathBuf::new, |root| clean(&options.bundle.join(text::path(&root.path)))),
     };
     let mut out = Vec::with_capacity(spec.mounts.len() + 1);
     for (i, m) in spec.mounts.iter().enumerate() {
@@ -69,6 +73,8 @@ struct Common<'a> {
     namespaces: &'a Namespaces,
     label: Option<&'a (String, String)>,
     hierarchies: &'a [Hierarchy],
+    /// The root file system on the host, as [`clean`] has it.
+    root: PathBuf,
 }
 
 fn one(m: &config::Mount, field: &str, common: &Common, check: &mut Check) -> Option<Mount> {
@@ -77,11 +83,14 @@ fn one(m: &config::Mount, field: &str, common: &Common, check: &mut Check) -> Op
         apply(&mut asked, option, &format!("{field}.options[{i}]"), (m, common.namespaces), check);
     }
     let kind = kind(&asked, m, common);
-    let destination = clean(&text::path(&m.destination));
+    let destination = inside(common, clean(&text::path(&m.destination)));
     target(m, &destination, &kind, field, check);
     usable(&asked, &kind, m, field, check)?;
     combinations(&asked, &kind, m, field, check);
     idmap(&mut asked, &kind, m, (field, common.namespaces), check);
+    if matches!(kind, Action::Bind { .. }) {
+        replace_flags(&mut asked.attr, common.namespaces);
+    }
     let source = m.source.clone().unwrap_or_default();
     let labelled = matches!(&kind, Action::Fs(fs) if !matches!(fs.as_str(), "proc" | "sysfs" | "mqueue"))
         && !is_cgroup(&asked, m);
@@ -105,6 +114,25 @@ fn one(m: &config::Mount, field: &str, common: &Common, check: &mut Check) -> Op
         idmap: asked.idmap,
         label: common.label.filter(|_| labelled).cloned(),
     })
+}
+
+/// Some callers write the destination as the host has it, below the root file system (runc takes both).
+fn inside(common: &Common, destination: PathBuf) -> PathBuf {
+    match destination.strip_prefix(&common.root) {
+        Ok(below) => below.to_path_buf(),
+        Err(_) => destination,
+    }
+}
+
+/// A bind with any flag has just the flags that it asks for, as after mount(2) with MS_REMOUNT; without any it has those of
+/// its source. A file system that the host has mounted noexec can be given to a container that executes from it (`rw`,
+/// `exec`). The access time is apart, as in mount(2). In a user namespace the host's flags are locked: only what is asked for
+/// by name is tried, and refused.
+fn replace_flags(attr: &mut MountAttr, namespaces: &Namespaces) {
+    const ALL: u64 = ATTR_RDONLY | ATTR_NOSUID | ATTR_NODEV | ATTR_NOEXEC;
+    if attr.set | attr.clear != 0 && !namespaces.private(libc::CLONE_NEWUSER) {
+        attr.clear |= ALL & !attr.set;
+    }
 }
 
 /// A file system `cgroup`, however this host has it.
@@ -324,7 +352,13 @@ mod tests {
         one(
             m,
             "mounts[0]",
-            &Common { options: &options, namespaces: &namespaces, label: None, hierarchies: &[] },
+            &Common {
+                options: &options,
+                namespaces: &namespaces,
+                label: None,
+                hierarchies: &[],
+                root: PathBuf::from("bundle/rootfs"),
+            },
             check,
         )
     }

@@ -370,7 +370,7 @@ fn capabilities(
     let able: CapsHashSet = out.permitted.intersection(&out.inheritable).copied().collect();
     for cap in out.ambient.difference(&able) {
         let what =
-            format!("{cap} is ignored: it is not both permitted and inheritable (capabilities(7))");
+            format!("can't raise ambient capability {cap}: it is not both permitted and inheritable (capabilities(7))");
         check.warn(format!("{field}.ambient"), what);
     }
     out.ambient.retain(|c| able.contains(c));

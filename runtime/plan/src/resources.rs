@@ -357,7 +357,7 @@ fn unified(r: &Resources, out: &mut Out) {
             Some(c) if !out.v2(c) => {
                 out.unsupported(
                     &field,
-                    format!("controller {c:?} is not available in cgroup v2 on this host"),
+                    format!("invalid configuration: controller {c:?} is not available in cgroup v2 on this host"),
                 );
                 continue;
             }

@@ -30,3 +30,20 @@ pub fn ignore(signal: i32) {
     // SAFETY: SIG_IGN is always a valid disposition.
     unsafe { libc::signal(signal, libc::SIG_IGN) };
 }
+
+/// Ends this process when one of the signals comes, with the status that a shell gives it (128 and its number); one that
+/// is ignored stays so. execve forgets it.
+pub fn end_by(signals: &[i32]) {
+    extern "C" fn end(signal: i32) {
+        // SAFETY: async-signal-safe, and does not return.
+        unsafe { libc::_exit(128 + signal) }
+    }
+    for signal in signals {
+        // SAFETY: the handler is a function of the right type that calls nothing but _exit(2).
+        unsafe {
+            if libc::signal(*signal, end as *const () as libc::sighandler_t) == libc::SIG_IGN {
+                libc::signal(*signal, libc::SIG_IGN);
+            }
+        }
+    }
+}

@@ -401,7 +401,7 @@ impl Dir {
         if holds_freezer && is_frozen(std::slice::from_ref(&self.path)) {
             return Err(Error::invalid(
                 "linux.cgroupsPath",
-                format!("container's cgroup {} is unexpectedly frozen", self.path.display()),
+                format!("container's cgroup unexpectedly frozen: {}", self.path.display()),
             ));
         }
         Ok(())
