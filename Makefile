@@ -22,7 +22,7 @@ DESTDIR ?=
 export CONEX_COMMIT ?= $(shell git rev-parse --short HEAD 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: bench-quick cross-check deps-cross first-hour fuzz docs book proto managers kubernetes hosts help build run shell check test unit conformance conformance-update bench install say deps deps-build deps-test deps-hosts deb deb-check forky clean
+.PHONY: suites bench-quick cross-check deps-cross first-hour fuzz docs book proto managers kubernetes hosts help build run shell check test unit conformance conformance-update bench install say deps deps-build deps-test deps-hosts deb deb-check forky clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 22
@@ -99,6 +99,9 @@ managers: build deps-test ## Docker, containerd and Podman of Debian forky with 
 
 kubernetes: build deps-test ## a whole Kubernetes 1.20 on runc, conex and its shim; writes docs/kubernetes-results.md (PARTS, LOAD_SECONDS, PROBES, NODE_TESTS)
 	tests/kubernetes/run.sh $(CACHE) $(OUT)
+
+suites: build deps-test ## the integration tests of runc and crun with their own runtime and with conex; writes docs/suites.md
+	tests/suites/run.sh $(CACHE) $(OUT) $(SUITES)
 
 # The test programs, as cargo built them.
 program = $$($(CARGO) test --release --target $(TARGET) -p conex-tests --test $(1) --no-run 2>&1 | sed -n 's/.*Executable.*(\(.*\))/\1/p')

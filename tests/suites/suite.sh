@@ -1,0 +1,56 @@
+#!/bin/bash
+# Runs inside the root. suite.sh runc|crun RUNTIME OUT: one line per test in OUT: file, test, ok, not ok or skip; OUT.log has all.
+set -uo pipefail
+suite=$1 runtime=$2 out=$3
+: >"$out"
+: >"$out.log"
+
+# TAP on standard input.
+results() {
+	awk -v file="$1" 'BEGIN { OFS = "\t" }
+		match($0, /^(not )?ok [0-9]+ (- )?/) {
+			name = substr($0, RLENGTH + 1)
+			verdict = /^not/ ? "not ok" : "ok"
+			if (name ~ /# *(skip|SKIP)/) { verdict = "skip"; sub(/ *# *(skip|SKIP).*/, "", name) }
+			sub(/ +$/, "", name)
+			print file, name, verdict
+		}'
+}
+
+# What a frozen cgroup holds cannot end, and would keep this namespace.
+thaw() {
+	find /sys/fs/cgroup -name freezer.state \( -path '*/frozen/*' -o -path '*/test-tmp*' -o -path '*/runc-cgroups-*' \) 2>/dev/null |
+		while read -r state; do echo THAWED >"$state"; done
+}
+
+of_runc() {
+	cd /go/src/github.com/opencontainers/runc || exit 1
+	export RUNC=$runtime GO111MODULE=off GOPATH=/go:/usr/share/gocode GOCACHE=/root/gocache
+	for file in tests/integration/*.bats; do
+		# The tests want a terminal; one whose input is at its end would send a NUL.
+		sleep 250 | timeout -k 5 240 script -qec "bats -F tap --print-output-on-failure $file" /dev/null 2>&1 |
+			tr -d '\r' | tee -a "$out.log" | results "$(basename "$file")" >>"$out"
+	done
+}
+
+of_crun() {
+	cd /src/crun || exit 1
+	export OCI_RUNTIME=$runtime INIT=/src/crun-init
+	for file in tests/test_*.py; do
+		module=$(basename "$file" .py)
+		python3 -W ignore -c "import sys; sys.path.insert(0, 'tests'); import $module; print('\n'.join($module.all_tests))" |
+			while read -r name; do
+				text=$(RUN_TESTS=$name timeout -k 5 30 python3 -W ignore "$file" </dev/null 2>&1)
+				echo "$text" >>"$out.log"
+				lines=$(grep -E "^(not )?ok [0-9]+" <<<"$text" || echo "not ok 1 - $name")
+				results "$module.py" <<<"$lines" | sed "s,	[^	]*	,	$name	," >>"$out"
+				thaw
+			done
+	done
+}
+
+"of_$suite"
+thaw
+rmdir /sys/fs/cgroup/*/frozen 2>/dev/null
+find /sys/fs/cgroup -depth -type d \( -path '*/test-tmp*' -o -path '*/runc-cgroups-integration-test*' \) -exec rmdir {} + 2>/dev/null
+exit 0
