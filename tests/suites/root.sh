@@ -12,7 +12,7 @@ want=$(cat "$here/prepare.sh" "$here/fetch.sh" | sha256sum)
 cp /etc/resolv.conf "$root/etc/resolv.conf"
 cp -r /etc/apt/apt.conf.d/. "$root/etc/apt/apt.conf.d/"
 # The other image of runc's tests: a small Debian.
-site=$(awk '/^deb-src/{print $2; exit}' "$root/etc/apt/sources.list")
+site=$(awk '/^deb-src/{print $2}' "$root/etc/apt/sources.list")
 mmdebstrap --quiet --variant=minbase --include=libcap2-bin bookworm - "deb $site bookworm main" | xz -0 -T0 >"$root/root/debian.tar.xz"
 "$here/../forky/enter.sh" "$root" /conex/tests/suites/prepare.sh
 echo "$want" >"$stamp"
