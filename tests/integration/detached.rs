@@ -348,7 +348,7 @@ fn the_hosts_flags_are_locked_in_a_user_namespace() {
         umount /v/sub 2>/dev/null && echo lost sub
         mount -o remount,bind,rw /file 2>/dev/null && echo lost file
         mount -o remount,bind,dev / 2>/dev/null && echo lost root
-        cut -d' ' -f5,6 /proc/self/mountinfo | grep -E '^/(v|v/sub|file)? ' | sort";
+        cut -d' ' -f5,6 /proc/self/mountinfo | grep -E '^/(v|v/sub|w|file)? ' | sort";
     for copied in [false, true] {
         let mut b = Box::sh(try_all);
         in_a_user_namespace(&mut b);
@@ -375,21 +375,36 @@ fn the_hosts_flags_are_locked_in_a_user_namespace() {
         mount(&["--bind", rootfs.to_str().unwrap()], &rootfs);
         mount(&["-o", "remount,bind,nodev"], &rootfs);
         let propagation = if copied { "rslave" } else { "rprivate" };
-        for (name, to) in [("host", "/v"), ("file", "/file")] {
-            let source = b.dir.join(name);
-            b.push("mounts", json!({"destination": to, "type": "bind", "source": source, "options": ["rbind", propagation]}));
+        // What is not asked for by name stays; what is, is an error.
+        let more = [
+            ("host", "/v", ""),
+            ("file", "/file", ""),
+            ("host", "/w", "nosuid"),
+            ("host", "/x", "rw"),
+        ];
+        for (name, to, flag) in more.into_iter().take(3) {
+            b.push("mounts", json!({"destination": to, "type": "bind", "source": b.dir.join(name), "options": ["rbind", propagation, flag]}));
         }
         let r = b.run();
+        let last = b.at("mounts").as_array().unwrap().len();
+        b.push("mounts", json!({"destination": more[3].1, "type": "bind", "source": b.dir.join(more[3].0), "options": ["bind", more[3].2]}));
+        let refused = b.run();
         for dir in [host.join("sub"), host, file, rootfs] {
             nix::mount::umount2(&dir, nix::mount::MntFlags::MNT_DETACH).unwrap();
         }
+        refused.fails_with(&format!("mounts[{last}].options"));
         let r = r.ok();
         assert!(!r.out.contains("lost"), "copied {copied}: {}", r.out);
         let flags: Vec<_> = r.out.lines().collect();
-        assert!(flags.len() == 4 && flags[0].contains("nodev"), "{}", r.out);
+        assert!(flags.len() == 5 && flags[0].contains("nodev"), "{}", r.out);
         assert_eq!(
             &flags[1..],
-            ["/file ro,relatime", "/v ro,nosuid,nodev,noexec,relatime", "/v/sub rw,relatime"]
+            [
+                "/file ro,relatime",
+                "/v ro,nosuid,nodev,noexec,relatime",
+                "/v/sub rw,relatime",
+                "/w ro,nosuid,nodev,noexec,relatime"
+            ]
         );
         b.assert_gone();
     }

@@ -42,9 +42,36 @@ impl Tree {
     /// Sets attributes (each for the mount alone or for everything below it) and attaches: in this order where the
     /// kernel can, so that nobody sees the mount without them.
     pub fn attach_with(self, target: BorrowedFd, attrs: &[(bool, MountAttr)]) -> Result<OwnedFd> {
-        let set = |fd: BorrowedFd| {
+        self.attach_after(target, |fd| {
             attrs.iter().try_for_each(|(recursive, attr)| setattr(fd, *recursive, attr))
-        };
+        })
+    }
+
+    /// The same for a bind: the first of `flags`, or the other where the kernel refuses it (EPERM); then `recursive` for all
+    /// below it.
+    pub fn attach_bind(
+        self,
+        target: BorrowedFd,
+        flags: [MountAttr; 2],
+        recursive: &MountAttr,
+    ) -> Result<OwnedFd> {
+        self.attach_after(target, |fd| {
+            let [wanted, otherwise] = &flags;
+            match setattr(fd, false, wanted) {
+                Err(e) if e.errno == Some(Errno::EPERM) && wanted != otherwise => {
+                    setattr(fd, false, otherwise)?;
+                }
+                other => other?,
+            }
+            setattr(fd, true, recursive)
+        })
+    }
+
+    fn attach_after(
+        self,
+        target: BorrowedFd,
+        set: impl Fn(BorrowedFd) -> Result<()>,
+    ) -> Result<OwnedFd> {
         if has_setattr() {
             set(self.fd())?;
             return self.attach(target);

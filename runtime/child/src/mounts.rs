@@ -183,20 +183,28 @@ fn bind(root: &Root, m: &Mount, source: Option<Source>, recursive: bool) -> Resu
         );
         return Err(Error::call(Errno::ENOTDIR, what).at(format!("{}.destination", m.field)));
     }
-    let attrs = [(false, with_symlinks(m.attr, tree.fd())?), (true, m.recursive)];
-    tree.attach_with(target.as_fd(), &attrs).map_err(|e| e.at(format!("{}.options", m.field)))
+    let flags = flags(m.attr, tree.fd())?;
+    tree.attach_bind(target.as_fd(), flags, &m.recursive)
+        .map_err(|e| e.at(format!("{}.options", m.field)))
 }
 
-/// `nosymfollow` goes as the other flags of the source do; a kernel before 5.14 knows no attribute for it.
-fn with_symlinks(mut attr: MountAttr, tree: BorrowedFd) -> Result<MountAttr> {
-    let asked = attr.set | attr.clear;
-    if asked != 0
-        && asked & ATTR_NOSYMFOLLOW == 0
-        && sys::follows_no_symlinks(tree).call(|| "fstatfs")?
-    {
-        attr.clear |= ATTR_NOSYMFOLLOW;
+/// What a bind is to have, and what it gets where the kernel refuses that: in a user namespace the flags of the host's mount
+/// are locked, and only what is asked for by name is an error then.
+///
+/// A bind with any flag has just those that it asks for, as after mount(2) with MS_REMOUNT; without any it has those of its
+/// source. So a file system that the host has mounted noexec can be given to a container that executes from it (`rw`). The
+/// access time is apart, as in mount(2). A kernel before 5.14 knows no attribute for `nosymfollow`, which locks nothing.
+fn flags(asked: MountAttr, tree: BorrowedFd) -> Result<[MountAttr; 2]> {
+    const LOCKED: u64 = ATTR_RDONLY | ATTR_NOSUID | ATTR_NODEV | ATTR_NOEXEC;
+    let named = asked.set | asked.clear;
+    let mut locked = asked;
+    if named == 0 {
+        return Ok([asked, locked]);
     }
-    Ok(attr)
+    if named & ATTR_NOSYMFOLLOW == 0 && sys::follows_no_symlinks(tree).call(|| "fstatfs")? {
+        locked.clear |= ATTR_NOSYMFOLLOW;
+    }
+    Ok([MountAttr { clear: locked.clear | LOCKED & !named, ..locked }, locked])
 }
 
 fn attributes(fd: BorrowedFd, m: &Mount) -> Result<()> {

@@ -88,9 +88,6 @@ fn one(m: &config::Mount, field: &str, common: &Common, check: &mut Check) -> Op
     usable(&asked, &kind, m, field, check)?;
     combinations(&asked, &kind, m, field, check);
     idmap(&mut asked, &kind, m, (field, common.namespaces), check);
-    if matches!(kind, Action::Bind { .. }) {
-        replace_flags(&mut asked.attr, common.namespaces);
-    }
     let source = m.source.clone().unwrap_or_default();
     let labelled = matches!(&kind, Action::Fs(fs) if !matches!(fs.as_str(), "proc" | "sysfs" | "mqueue"))
         && !is_cgroup(&asked, m);
@@ -121,17 +118,6 @@ fn inside(common: &Common, destination: PathBuf) -> PathBuf {
     match destination.strip_prefix(&common.root) {
         Ok(below) => below.to_path_buf(),
         Err(_) => destination,
-    }
-}
-
-/// A bind with any flag has just the flags that it asks for, as after mount(2) with MS_REMOUNT; without any it has those of
-/// its source. A file system that the host has mounted noexec can be given to a container that executes from it (`rw`,
-/// `exec`). The access time is apart, as in mount(2). In a user namespace the host's flags are locked: only what is asked for
-/// by name is tried, and refused.
-fn replace_flags(attr: &mut MountAttr, namespaces: &Namespaces) {
-    const ALL: u64 = ATTR_RDONLY | ATTR_NOSUID | ATTR_NODEV | ATTR_NOEXEC;
-    if attr.set | attr.clear != 0 && !namespaces.private(libc::CLONE_NEWUSER) {
-        attr.clear |= ALL & !attr.set;
     }
 }
 
