@@ -28,7 +28,7 @@ of_runc() {
 	export RUNC=$runtime GO111MODULE=off GOPATH=/go:/usr/share/gocode GOCACHE=/root/gocache
 	for file in tests/integration/*.bats; do
 		# The tests want a terminal; one whose input is at its end would send a NUL.
-		sleep 250 | timeout -k 5 240 script -qec "bats -F tap --print-output-on-failure $file" /dev/null 2>&1 |
+		timeout -k 5 240 script -qec "bats -F tap --print-output-on-failure $file" /dev/null 2>&1 < <(exec sleep 240) |
 			tr -d '\r' | tee -a "$out.log" | results "$(basename "$file")" >>"$out"
 	done
 }
