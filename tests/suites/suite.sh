@@ -1,7 +1,8 @@
 #!/bin/bash
-# Runs inside the root. suite.sh runc|crun RUNTIME OUT: one line per test in OUT: file, test, ok, not ok or skip; OUT.log has all.
+# Runs inside the root. suite.sh runc|crun RUNTIME OUT: one line per test in OUT: file, test, ok, not ok or skip; OUT.part.log has all.
 set -uo pipefail
-suite=$1 runtime=$2 out=$3
+suite=$1 runtime=$2 done=$3
+out=$done.part
 : >"$out"
 : >"$out.log"
 
@@ -28,7 +29,7 @@ of_runc() {
 	export RUNC=$runtime GO111MODULE=off GOPATH=/go:/usr/share/gocode GOCACHE=/root/gocache
 	for file in tests/integration/*.bats; do
 		# The tests want a terminal; one whose input is at its end would send a NUL.
-		timeout -k 5 240 script -qec "bats -F tap --print-output-on-failure $file" /dev/null 2>&1 < <(exec sleep 240) |
+		timeout -k 5 240 script -qec "bats -F tap --print-output-on-failure $file" /dev/null 2>&1 < <(exec sleep 240 2>/dev/null) |
 			tr -d '\r' | tee -a "$out.log" | results "$(basename "$file")" >>"$out"
 	done
 }
@@ -53,4 +54,4 @@ of_crun() {
 thaw
 rmdir /sys/fs/cgroup/*/frozen 2>/dev/null
 find /sys/fs/cgroup -depth -type d \( -path '*/test-tmp*' -o -path '*/runc-cgroups-integration-test*' \) -exec rmdir {} + 2>/dev/null
-exit 0
+mv "$out" "$done"
