@@ -163,7 +163,10 @@ fn outcome(hook: &Hook, (name, i): (&str, usize), status: Waited, printed: &str)
             format!("{call}: hook ran past specified timeout of {seconds}.0s{printed}")
         }
         Waited::Exited(code) => format!("{failed}: {call}: exit status: {code}{printed}"),
-        Waited::Signaled(n) => format!("{failed}: {call}: signal: {n}{printed}"),
+        Waited::Signaled(n) => {
+            let signal = conex_sys::signal::described(n);
+            format!("{failed}: {call}: signal: {signal}{printed}")
+        }
     };
     Err(Error::whole(Kind::System, what))
 }

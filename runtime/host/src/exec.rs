@@ -16,7 +16,7 @@ use nix::fcntl::OFlag;
 use nix::sys::stat::{stat, Mode};
 use nix::unistd::Pid;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 pub struct Exec<'a> {
     pub process: &'a Process,
@@ -181,16 +181,10 @@ fn cgroup(exec: &Exec) -> Result<Group> {
         if let Some(unknown) = controllers.iter().find(|c| !group.dirs.iter().any(|d| named(d, c)))
         {
             let what = format!(
-                "--cgroup: the container is in no hierarchy with the controller {unknown:?}"
+                "--cgroup: unknown controller {unknown:?}: the container is in no hierarchy with it"
             );
             return Err(Error::new(Kind::Invalid, what));
         }
-    }
-    let up = |sub: &Path| sub.components().any(|c| c == std::path::Component::ParentDir);
-    if let Some((_, sub)) = exec.sub_cgroups.iter().find(|(_, sub)| up(sub)) {
-        let what =
-            format!("--cgroup: bad sub cgroup path {sub:?}: it leaves the container's cgroup");
-        return Err(Error::new(Kind::Invalid, what));
     }
     for dir in &mut group.dirs {
         // Two controllers of one hierarchy mean the same directory.

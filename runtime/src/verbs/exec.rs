@@ -281,7 +281,7 @@ fn sub_cgroups(env: &Env) -> Result<Vec<(Vec<String>, PathBuf)>> {
         if Path::new(path).components().any(|c| c == std::path::Component::ParentDir) {
             return Err(Error::new(
                 Kind::Invalid,
-                format!("--cgroup {text:?}: the path must stay below the container's cgroup"),
+                format!("--cgroup: {path} is not a sub cgroup path: it must stay below the container's cgroup"),
             ));
         }
         Ok((controllers, text::path(path).into_owned()))

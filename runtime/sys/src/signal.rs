@@ -47,3 +47,10 @@ pub fn end_by(signals: &[i32]) {
         }
     }
 }
+
+/// `bad system call (31)`: what the C library calls a signal, and its number.
+pub fn described(signal: i32) -> String {
+    // SAFETY: strsignal(3) returns a string that is terminated, for any number; this process has one thread.
+    let text = unsafe { std::ffi::CStr::from_ptr(libc::strsignal(signal)) };
+    format!("{} ({signal})", text.to_string_lossy().to_lowercase())
+}

@@ -80,6 +80,7 @@ fn main() {
         each(&name, &|_| nobody_reads(buffer));
     }
     each("200 parallel execs", &|_| format!("{:.0} /s", execs()));
+    each("100 pods, one exec probe a second each: CPU of the machine, per probe; probes done; median, 99 %", &|_| probes());
     each("50 idle shims: private, PSS, threads (mean of a pod's processes)", &|_| idle());
     each("300 create/start/delete: growth of private memory, descriptors, threads", &|_| cycles());
 }
@@ -144,6 +145,76 @@ fn execs() -> f64 {
     let took = begin.elapsed().as_secs_f64();
     shim.finish(&b.id);
     200.0 / took
+}
+
+/// Seconds that the machine's CPUs were busy since it started, without those of this program, which stands for containerd and
+/// the kubelet (proc_stat(5), proc_pid_stat(5): in USER_HZ, which is 100).
+fn busy() -> f64 {
+    let numbers = |path: &str, skip: usize| -> Vec<f64> {
+        let text = std::fs::read_to_string(path).unwrap();
+        text.split_whitespace().skip(skip).take(8).map(|n| n.parse().unwrap()).collect()
+    };
+    let all = numbers("/proc/stat", 1);
+    let own = numbers("/proc/self/stat", 13);
+    (all.iter().sum::<f64>() - all[3] - all[4] - own[0] - own[1]) / 100.0
+}
+
+/// What a kubelet with exec probes costs a node: each pod has a shim, and a program executed in it once a second.
+fn probes() -> String {
+    const PODS: usize = 100;
+    const SECONDS: u32 = 10;
+    let boxes: Vec<Box> = (0..PODS).map(|_| Box::sh("sleep 1000")).collect();
+    let pods: Vec<(Shim, &Box)> = boxes
+        .iter()
+        .map(|b| {
+            let shim = Shim::start(b);
+            shim.create(b, &Stdio::default());
+            shim.start_task(&b.id, "");
+            (shim, b)
+        })
+        .collect();
+    let idle = busy();
+    std::thread::sleep(Duration::from_secs(2));
+    let rest = (busy() - idle) / 2.0;
+    let (before, begin) = (busy(), Instant::now());
+    let mut took: Vec<f64> = std::thread::scope(|s| {
+        let workers: Vec<_> = pods
+            .chunks(5)
+            .enumerate()
+            .map(|(worker, pods)| s.spawn(move || probe(pods, begin, worker, SECONDS)))
+            .collect();
+        workers.into_iter().flat_map(|w| w.join().unwrap()).collect()
+    });
+    let spent = busy() - before - rest * begin.elapsed().as_secs_f64();
+    let rate = took.len() as f64 / begin.elapsed().as_secs_f64();
+    pods.into_iter().for_each(|(shim, b)| shim.finish(&b.id));
+    took.sort_by(f64::total_cmp);
+    let at = |part: f64| took[((took.len() - 1) as f64 * part) as usize] * 1e3;
+    let each = spent * 1e3 / took.len() as f64;
+    format!("{each:.1} ms; {rate:.0} /s; {:.1} ms, {:.0} ms", at(0.5), at(0.99))
+}
+
+/// One second after the other, and one pod after the other; late ones are not made up for.
+fn probe(pods: &[(Shim, &Box)], begin: Instant, worker: usize, seconds: u32) -> Vec<f64> {
+    let mut took = Vec::new();
+    for second in 0..seconds {
+        for (i, (shim, b)) in pods.iter().enumerate() {
+            let due = f64::from(second) + i as f64 / 5.0 + worker as f64 / 100.0;
+            std::thread::sleep(
+                (begin + Duration::from_secs_f64(due)).saturating_duration_since(Instant::now()),
+            );
+            if begin.elapsed().as_secs() > u64::from(seconds) {
+                return took;
+            }
+            let (id, start) = (format!("p{second}"), Instant::now());
+            shim.exec(&b.id, &id, &["true"], &Stdio::default()).unwrap();
+            shim.start_task(&b.id, &id);
+            shim.wait(&b.id, &id);
+            took.push(start.elapsed().as_secs_f64());
+            shim.delete(&b.id, &id);
+        }
+    }
+    took
 }
 
 fn throughput() -> f64 {
