@@ -31,15 +31,17 @@ impl Candidate {
     }
 }
 
+fn candidates() -> Vec<Candidate> {
+    let one = |a: String| {
+        let mut parts = a.split('=').map(str::to_string);
+        let mut next = || parts.next().expect("NAME=SHIM=RUNTIME");
+        Candidate { name: next(), shim: next(), runtime: next() }
+    };
+    std::env::args().skip(1).map(one).collect()
+}
+
 fn main() {
-    let list: Vec<Candidate> = std::env::args()
-        .skip(1)
-        .map(|a| {
-            let mut parts = a.split('=').map(str::to_string);
-            let mut next = || parts.next().expect("NAME=SHIM=RUNTIME");
-            Candidate { name: next(), shim: next(), runtime: next() }
-        })
-        .collect();
+    let list = candidates();
     let rounds: usize = std::env::var("ROUNDS").ok().and_then(|r| r.parse().ok()).unwrap_or(15);
     row("figure", list.iter().map(|c| c.name.clone()).collect());
     println!("|---|{}", "---|".repeat(list.len()));
