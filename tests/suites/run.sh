@@ -20,6 +20,6 @@ for suite; do
 		timeout -k 10 1500 "$here/../forky/enter.sh" "$root" /conex/tests/suites/suite.sh "$suite" "$runtime" "/root/$suite-$name.tsv" </dev/null
 	done
 done
-python3 "$here/table.py" "$root/root" "$here" "$@" >docs/suites.md.new || { rm -f docs/suites.md.new; exit 1; }
+MADE="$(date -u +%F), commit $(git -C "$here" rev-parse --short HEAD)" python3 "$here/table.py" "$root/root" "$here" "$@" >docs/suites.md.new || { rm -f docs/suites.md.new; exit 1; }
 [ $# -lt 2 ] || mv docs/suites.md.new docs/suites.md
 rm -f docs/suites.md.new

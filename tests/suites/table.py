@@ -22,6 +22,7 @@ def verdicts(suite, runtime):
 
 reasons = {(suite, file, test): why for suite, file, test, why in rows(f"{here}/differences.tsv")}
 print(open(f"{here}/header.md").read())
+print(f"Made {os.environ['MADE']}.\n")
 print("| suite | runtime | passed | failed | skipped |\n|---|---|---|---|---|")
 known, new, gone = [], [], []
 for suite in suites:
