@@ -396,16 +396,12 @@ fn the_hosts_flags_are_locked_in_a_user_namespace() {
         let r = r.ok();
         assert!(!r.out.contains("lost"), "copied {copied}: {}", r.out);
         let flags: Vec<_> = r.out.lines().collect();
+        // The file lies on whatever the host has there.
         assert!(flags.len() == 5 && flags[0].contains("nodev"), "{}", r.out);
-        assert_eq!(
-            &flags[1..],
-            [
-                "/file ro,relatime",
-                "/v ro,nosuid,nodev,noexec,relatime",
-                "/v/sub rw,relatime",
-                "/w ro,nosuid,nodev,noexec,relatime"
-            ]
-        );
+        assert!(flags[1].starts_with("/file ro,"), "{}", r.out);
+        let kept = "ro,nosuid,nodev,noexec,relatime";
+        let volumes = [format!("/v {kept}"), "/v/sub rw,relatime".into(), format!("/w {kept}")];
+        assert_eq!(flags[2..], volumes);
         b.assert_gone();
     }
 }
