@@ -11,6 +11,12 @@ here=$(dirname "$0")
 root=$cache/suites
 install -D -m 755 "$out/conex" "$root/usr/local/bin/conex"
 declare -A control=([runc]=/usr/sbin/runc [crun]=/usr/bin/crun)
+# Their processes end with the namespaces of the root; the cgroups are the host's.
+tidy() {
+	find /sys/fs/cgroup -mindepth 2 -depth -type d \( -name frozen -o -path '*/test-tmp*' -o -path '*/runc-cgroups-integration-test*' \) \
+		-exec rmdir {} \; 2>/dev/null || true
+}
+trap tidy EXIT
 for suite; do
 	for runtime in "${control[$suite]}" /usr/local/bin/conex; do
 		name=$(basename "$runtime")
@@ -18,6 +24,7 @@ for suite; do
 		[ "$suite" = crun ] && export HIDE_UNIFIED=1 || unset HIDE_UNIFIED
 		[ "$suite-$name-${AGAIN:-}" = "$suite-$suite-" ] && [ -s "$root/root/$suite-$name.tsv" ] && continue
 		timeout -k 10 1500 "$here/../forky/enter.sh" "$root" /conex/tests/suites/suite.sh "$suite" "$runtime" "/root/$suite-$name.tsv" </dev/null
+		tidy
 	done
 done
 MADE="$(date -u +%F), commit $(git -C "$here" rev-parse --short HEAD)" python3 "$here/table.py" "$root/root" "$here" "$@" >docs/suites.md.new || { rm -f docs/suites.md.new; exit 1; }
