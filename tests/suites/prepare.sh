@@ -8,14 +8,15 @@ apt-get -q -o Acquire::Check-Valid-Until=false update
 apt-get -q -y -o Acquire::Check-Valid-Until=false build-dep --no-install-recommends runc
 
 runc=/go/src/github.com/opencontainers/runc
-"$here/fetch.sh" runc 1.3 $runc
+# These versions are named in header.md.
+"$here/fetch.sh" runc 1.3.6 $runc
 cd $runc
 # With the packaged Go libraries, as Debian builds it.
 export GO111MODULE=off GOPATH=/go:/usr/share/gocode GOFLAGS=-buildvcs=false
 mkdir -p tests/cmd/_bin
 for dir in tests/cmd/*/ contrib/cmd/memfd-bind/; do
 	name=$(basename "$dir")
-	[ "$name" = _bin ] || go build -tags "seccomp urfave_cli_no_docs" -o "tests/cmd/_bin/$name" "./$dir" || echo "not built: $name"
+	[ "$name" = _bin ] || go build -tags "seccomp urfave_cli_no_docs" -o "tests/cmd/_bin/$name" "./$dir"
 done
 data=$runc/tests/integration/testdata
 mv /root/debian.tar.xz "$data/debian-$(go env GOARCH).tar.xz"
@@ -30,7 +31,7 @@ chmod 755 "$box"
 tar -C "$box" -cJf "$data/busybox-$(go env GOARCH).tar.xz" .
 rm -rf "$box"
 
-"$here/fetch.sh" crun 1.2 /src/crun
+"$here/fetch.sh" crun 1.21 /src/crun
 cd /src/crun
 # What the program of the tests asks of the configuration.
 mkdir -p /src/include

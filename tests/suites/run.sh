@@ -1,7 +1,8 @@
 #!/bin/bash
 # run.sh CACHE OUT [SUITE…]: the suites of runc and crun, each with its own runtime as control and with conex; writes
 # docs/suites.md. Fails where a test that passes with the control does not pass with conex and tests/suites/differences.tsv has
-# no reason for it, or where a difference that it has is none any more.
+# no reason for it, or where a difference that it has is none any more. What the control gave is kept with the root; AGAIN=1 asks
+# it anew.
 set -euo pipefail
 cache=$1 out=$2
 shift 2
@@ -13,7 +14,7 @@ install -D -m 755 "$out/conex" "$root/usr/local/bin/conex"
 declare -A control=([runc]=/usr/sbin/runc [crun]=/usr/bin/crun)
 # Their processes end with the namespaces of the root; the cgroups are the host's.
 tidy() {
-	find /sys/fs/cgroup -mindepth 2 -depth -type d \( -name frozen -o -path '*/test-tmp*' -o -path '*/runc-cgroups-integration-test*' \) \
+	find /sys/fs/cgroup -mindepth 2 -depth -type d \( -path /sys/fs/cgroup/freezer/frozen -o -path '*/test-tmp*' -o -path '*/runc-cgroups-integration-test*' \) \
 		-exec rmdir {} \; 2>/dev/null || true
 }
 trap tidy EXIT

@@ -183,28 +183,20 @@ fn bind(root: &Root, m: &Mount, source: Option<Source>, recursive: bool) -> Resu
         );
         return Err(Error::call(Errno::ENOTDIR, what).at(format!("{}.destination", m.field)));
     }
-    let flags = flags(m.attr, tree.fd())?;
+    let flags = flags(m, tree.fd())?;
     tree.attach_bind(target.as_fd(), flags, &m.recursive)
         .map_err(|e| e.at(format!("{}.options", m.field)))
 }
 
 /// What a bind is to have, and what it gets where the kernel refuses that: in a user namespace the flags of the host's mount
-/// are locked, and only what is asked for by name is an error then.
-///
-/// A bind with any flag has just those that it asks for, as after mount(2) with MS_REMOUNT; without any it has those of its
-/// source. So a file system that the host has mounted noexec can be given to a container that executes from it (`rw`). The
-/// access time is apart, as in mount(2). A kernel before 5.14 knows no attribute for `nosymfollow`, which locks nothing.
-fn flags(asked: MountAttr, tree: BorrowedFd) -> Result<[MountAttr; 2]> {
-    const LOCKED: u64 = ATTR_RDONLY | ATTR_NOSUID | ATTR_NODEV | ATTR_NOEXEC;
-    let named = asked.set | asked.clear;
-    let mut locked = asked;
-    if named == 0 {
-        return Ok([asked, locked]);
+/// are locked, all but `nosymfollow`, which a kernel before 5.14 has no attribute for.
+fn flags(m: &Mount, tree: BorrowedFd) -> Result<[MountAttr; 2]> {
+    let mut wanted = m.attr;
+    if m.implied & ATTR_NOSYMFOLLOW != 0 && !sys::follows_no_symlinks(tree).call(|| "fstatfs")? {
+        wanted.clear &= !ATTR_NOSYMFOLLOW;
     }
-    if named & ATTR_NOSYMFOLLOW == 0 && sys::follows_no_symlinks(tree).call(|| "fstatfs")? {
-        locked.clear |= ATTR_NOSYMFOLLOW;
-    }
-    Ok([MountAttr { clear: locked.clear | LOCKED & !named, ..locked }, locked])
+    let locked = m.implied & !ATTR_NOSYMFOLLOW;
+    Ok([wanted, MountAttr { clear: wanted.clear & !locked, ..wanted }])
 }
 
 fn attributes(fd: BorrowedFd, m: &Mount) -> Result<()> {

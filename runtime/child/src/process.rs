@@ -100,17 +100,15 @@ const SCHED_DEADLINE: u32 = 6;
 fn scheduling(p: &Process) -> Result<()> {
     let field = |name: &str| format!("{}.{name}", p.field);
     if let Some(attr) = p.scheduler {
-        sched::sched_setattr(attr)
-            .call(|| {
-                // sched_setattr(2), EPERM: such a process may run on every CPU.
-                let why = match attr.policy {
-                    SCHED_DEADLINE => {
-                        ", SCHED_DEADLINE: process scheduler can't be used together with AllowedCPUs (linux.resources.cpu.cpus)"
-                    }
-                    _ => "",
-                };
-                format!("sched_setattr(policy {}{why})", attr.policy)
-            })
+        let set = sched::sched_setattr(attr);
+        // sched_setattr(2): EPERM has two reasons.
+        let why = match set {
+            Err(Errno::EPERM) if attr.policy == SCHED_DEADLINE => {
+                ", SCHED_DEADLINE: needs CAP_SYS_NICE, and every CPU: process scheduler can't be used together with AllowedCPUs"
+            }
+            _ => "",
+        };
+        set.call(|| format!("sched_setattr(policy {}{why})", attr.policy))
             .at(|| field("scheduler"))?;
     }
     if let Some((class, level)) = p.io_priority {

@@ -16,22 +16,22 @@ use conex_sys::proc;
 use nix::fcntl::{openat, OFlag};
 use nix::mount::MsFlags;
 use nix::sys::stat::{fstat, mkdirat, Mode, SFlag};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 /// The same trees, locked, in the same order. `empty` spares a copy of the host's mounts.
 ///
 /// # Errors
 /// A namespace cannot be made (its limit below /proc/sys/user is reached), or a tree not be attached: the call.
-pub(super) fn lock(trees: Vec<OwnedFd>, empty: Option<&Empty>) -> Result<Vec<OwnedFd>> {
+pub(super) fn lock(trees: &[BorrowedFd], empty: Option<&Empty>) -> Result<Vec<OwnedFd>> {
     if trees.is_empty() {
-        return Ok(trees);
+        return Ok(Vec::new());
     }
     let (ours, theirs) = pair()?;
     match clone3(0, None).call(|| "clone3")? {
         Forked::Child => {
             drop(ours);
-            let sent = through(&trees, empty).and_then(|locked| send(&theirs, locked));
+            let sent = through(trees, empty).and_then(|locked| send(&theirs, locked));
             if let Err(e) = sent {
                 let _ = theirs.send(&Message::Failed(e));
             }
@@ -68,7 +68,7 @@ fn receive(channel: &Channel, wanted: usize) -> Result<Vec<OwnedFd>> {
 }
 
 /// In the process that is made for it.
-fn through(trees: &[OwnedFd], empty: Option<&Empty>) -> Result<Vec<OwnedFd>> {
+fn through(trees: &[BorrowedFd], empty: Option<&Empty>) -> Result<Vec<OwnedFd>> {
     if let Some(empty) = empty {
         empty.join()?;
     }
@@ -93,7 +93,7 @@ fn through(trees: &[OwnedFd], empty: Option<&Empty>) -> Result<Vec<OwnedFd>> {
         }
         let at = openat(&top, name.as_str(), OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())
             .call(|| format!("openat(tmpfs, {name}, O_PATH)"))?;
-        conex_sys::mount::move_mount(tree.as_fd(), at.as_fd()).call(|| "move_mount(fd, tmpfs)")?;
+        conex_sys::mount::move_mount(*tree, at.as_fd()).call(|| "move_mount(fd, tmpfs)")?;
     }
     // Here they are locked. The working directory is that of the copy from now on.
     proc::unshare(libc::CLONE_NEWUSER | libc::CLONE_NEWNS)

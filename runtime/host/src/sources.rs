@@ -29,8 +29,8 @@ pub(super) fn open(
             Source::Tree(tree) => Some(tree),
             Source::Link(_) | Source::Inside(_) => None,
         }));
-        let duplicates = trees.iter().map(|tree| tree.try_clone()).collect::<std::io::Result<_>>();
-        let locked = locked::lock(duplicates.call(|| "dup")?, empty).at(|| "mounts")?;
+        let lent: Vec<_> = trees.iter().map(|tree| tree.as_fd()).collect();
+        let locked = locked::lock(&lent, empty).at(|| "mounts")?;
         trees.into_iter().zip(locked).for_each(|(tree, locked)| *tree = locked);
     }
     Ok((own, sources))

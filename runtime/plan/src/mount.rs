@@ -13,6 +13,8 @@ pub struct Mount {
     pub source: String,
     /// Per-mount attributes to set and clear, on the mount itself and on everything below it.
     pub attr: MountAttr,
+    /// Of what `attr` clears, the flags that nobody has named: where the kernel has locked them they stay.
+    pub implied: u64,
     pub recursive: MountAttr,
     /// `MS_*` propagations in the order given, each with `MS_REC` or without.
     pub propagation: Vec<u64>,

@@ -88,6 +88,8 @@ fn one(m: &config::Mount, field: &str, common: &Common, check: &mut Check) -> Op
     usable(&asked, &kind, m, field, check)?;
     combinations(&asked, &kind, m, field, check);
     idmap(&mut asked, &kind, m, (field, common.namespaces), check);
+    let implied = implied(&asked.attr, &kind);
+    asked.attr.clear |= implied;
     let source = m.source.clone().unwrap_or_default();
     let labelled = matches!(&kind, Action::Fs(fs) if !matches!(fs.as_str(), "proc" | "sysfs" | "mqueue"))
         && !is_cgroup(&asked, m);
@@ -101,6 +103,7 @@ fn one(m: &config::Mount, field: &str, common: &Common, check: &mut Check) -> Op
         },
         kind,
         attr: asked.attr,
+        implied,
         recursive: asked.recursive,
         propagation: asked.propagation,
         data: asked.data,
@@ -111,6 +114,19 @@ fn one(m: &config::Mount, field: &str, common: &Common, check: &mut Check) -> Op
         idmap: asked.idmap,
         label: common.label.filter(|_| labelled).cloned(),
     })
+}
+
+/// A bind with any flag has just those that it asks for, as after mount(2) with MS_REMOUNT; without any it has those of its
+/// source. So a file system that the host has mounted noexec can be given to a container that executes from it (`rw`). The
+/// access time is apart, as in mount(2).
+fn implied(attr: &MountAttr, kind: &Action) -> u64 {
+    let named = attr.set | attr.clear;
+    match kind {
+        Action::Bind { .. } if named != 0 => {
+            (ATTR_RDONLY | ATTR_NOSUID | ATTR_NODEV | ATTR_NOEXEC | ATTR_NOSYMFOLLOW) & !named
+        }
+        _ => 0,
+    }
 }
 
 /// Some callers write the destination as the host has it, below the root file system (runc takes both).
@@ -306,6 +322,7 @@ fn notify_mount(dir: &Path) -> Mount {
             set: ATTR_NOSUID | ATTR_NODEV | ATTR_NOEXEC | ATTR_RDONLY,
             ..MountAttr::default()
         },
+        implied: 0,
         recursive: MountAttr::default(),
         propagation: Vec::new(),
         data: Vec::new(),
