@@ -15,9 +15,14 @@ pub fn new_time(ns: &crate::plan::namespaces::Namespaces) -> Result<()> {
 }
 
 /// clone3 with a cgroup, or without where a filter around the runtime denies it or the kernel may not (from inside a user
-/// namespace): then the process is moved there later.
-pub fn clone_into(flags: u64, cgroup: Option<std::os::fd::BorrowedFd>) -> nix::Result<Forked> {
+/// namespace): then the process is moved there later. `born` says which, to both processes.
+pub fn clone_into(
+    flags: u64,
+    cgroup: Option<std::os::fd::BorrowedFd>,
+    born: &mut bool,
+) -> nix::Result<Forked> {
     use nix::errno::Errno;
+    *born = cgroup.is_some();
     match clone3(flags, cgroup) {
         Err(
             Errno::ENOSYS
@@ -31,6 +36,7 @@ pub fn clone_into(flags: u64, cgroup: Option<std::os::fd::BorrowedFd>) -> nix::R
         )
             if cgroup.is_some() =>
         {
+            *born = false;
             clone3(flags, None)
         }
         other => other,

@@ -4,6 +4,7 @@ use crate::error::{Context, Error, Result};
 use nix::errno::Errno;
 use nix::sys::socket::*;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::Mutex;
 
 const RTM_NEWLINK: u16 = 16;
 const RTM_NEWADDR: u16 = 20;
@@ -20,6 +21,8 @@ const IFLA_NET_NS_FD: u16 = 28;
 const IFF_UP: u32 = 1;
 /// Set by the user, not by the kernel or a router; and of global scope.
 const IFA_F_PERMANENT: u32 = 0x80;
+
+static BUFFER: Mutex<[u8; 64 << 10]> = Mutex::new([0; 64 << 10]);
 
 struct Socket {
     fd: OwnedFd,
@@ -55,9 +58,11 @@ impl Socket {
         message.extend_from_slice(body);
         send(self.fd.as_raw_fd(), &message, MsgFlags::empty())?;
         let mut out = Vec::new();
-        let mut buffer = vec![0u8; 64 << 10];
+        // A part of a dump has as much as 32 KiB. The kernel touches as much of it as it writes, which is little for an
+        // acknowledgement; memory that was zeroed would be touched as a whole.
+        let mut buffer = BUFFER.lock().unwrap_or_else(|e| e.into_inner());
         loop {
-            let n = recv(self.fd.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
+            let n = recv(self.fd.as_raw_fd(), &mut *buffer, MsgFlags::empty())?;
             let mut at = 0;
             while at + 16 <= n {
                 let len = u32::from_ne_bytes([

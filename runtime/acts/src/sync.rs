@@ -6,15 +6,16 @@
 //!        ◀──────────── Hopped{pidfd} ───────────  only of two hops (exec, a joined user namespace), from the first
 //! 1      ◀──────────────── NeedMaps ───────────  only with a new user namespace
 //!   uid_map, gid_map ──── Mapped ─────────────▶
-//!          ────────────── Trees{cgroups} ─────▶  only if the child does not see the host's mounts
 //!   cgroups made ──────── Enter{tasks files} ─▶  before unshare(CLONE_NEWCGROUP); the child enters the v1 ones itself
+//!          ────────────── Trees{cgroups} ─────▶  only with a mount of cgroups that sees nothing of the host's mounts
 //! 2      ◀──────────────── Rooted ─────────────  only with prestart or createRuntime hooks
 //!   hooks ─────────────── Go ─────────────────▶
 //!        ◀──────────────── Notify{fd number} ──  only with a seccomp listener, before the filter is loaded
 //!        ◀──────────────── Terminal{master} ───  only with a terminal, at any moment before Ready
 //! 3      ◀──────────────── Ready ──────────────
 //!   rlimits, state Created, pid file
-//!          ────────────── Created ────────────▶  `create`: wait on the start socket; `run`, `exec`: go on
+//!          ────────────── Created ────────────▶  `create`: wait on the start socket; `run`, `exec`: go on. Where nobody has
+//!                                                anything to do in between it comes before 3, after the last answer
 //!        ◀──────────────── Words{memory} ─────  only under a filter that denies sendmsg: where the error would stand
 //!        ◀──────── end of stream, or Failed ───  execve happened, or the error that the user sees
 //! ```
@@ -26,6 +27,7 @@ use nix::errno::Errno;
 use nix::sys::socket::*;
 use std::io::{IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::sync::Mutex;
 
 #[derive(Debug)]
 pub enum Message {
@@ -53,6 +55,10 @@ pub enum Message {
 
 /// As many descriptors as one message takes.
 pub const MAX_FDS: usize = 32;
+
+/// Room for the longest message. Memory that is zero from the start is touched only where a message is written; a page
+/// that is touched costs each of the two processes a fault.
+static BUFFER: Mutex<[u8; 32 << 10]> = Mutex::new([0; 32 << 10]);
 
 /// One end of the SOCK_SEQPACKET pair.
 pub struct Channel {
@@ -93,10 +99,10 @@ impl Channel {
 
     /// The next message; `None` at end of stream.
     pub fn receive(&self) -> Result<Option<Message>> {
-        let mut bytes = vec![0u8; 32 << 10];
+        let mut bytes = BUFFER.lock().unwrap_or_else(|e| e.into_inner());
         let mut control = cmsg_space!([RawFd; MAX_FDS]);
         let (len, fds) = loop {
-            let mut iov = [IoSliceMut::new(&mut bytes)];
+            let mut iov = [IoSliceMut::new(&mut *bytes)];
             match recvmsg::<()>(
                 self.fd.as_raw_fd(),
                 &mut iov,

@@ -3,11 +3,13 @@
 use super::{identity, process, Report};
 use crate::acts::identity::{alive, Identity};
 use crate::error::{Context, Error, Kind, Named, Result};
+use crate::plan::namespaces::KINDS;
 use crate::plan::process::Process;
 use crate::sync::{Channel, Message};
 use conex_sys::clone::{clone3, exit_now, Forked};
 use conex_sys::seccomp::SockFilter;
 use conex_sys::{proc, sched};
+use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
 use std::convert::Infallible;
@@ -64,13 +66,24 @@ fn enter(process: &Process, init: Identity, pidfd: BorrowedFd, flags: i32) -> Re
         let _ = proc::setgroups(&[]);
     }
     if flags != 0 {
-        proc::setns(pidfd, flags).call(|| format!("setns(init, {flags:#x})"))?;
+        let joined = match proc::setns(pidfd, flags) {
+            // A kernel without one of the kinds.
+            Err(Errno::EINVAL) => proc::setns(pidfd, flags & known()),
+            other => other,
+        };
+        joined.call(|| format!("setns(init, {flags:#x})"))?;
     }
     if flags & libc::CLONE_NEWUSER != 0 {
         identity::become_root(process.keep_groups)?;
     }
     // setns with the mount namespace has made its root ours.
     nix::unistd::chdir("/").call(|| "chdir(/)")
+}
+
+/// The kinds of namespaces that this kernel has.
+fn known() -> i32 {
+    let has = |file: &str| std::path::Path::new("/proc/self/ns").join(file).exists();
+    KINDS.iter().filter(|k| has(k.1)).fold(0, |flags, k| flags | k.2)
 }
 
 /// The second process, which appears inside.

@@ -57,6 +57,8 @@ pub struct Rest {
     /// before the mounts. With v1 the mounts are bound from the host's, while the cgroups are made.
     pub cgroup_first: bool,
     pub into_cgroup: Option<OwnedFd>,
+    /// It was born in its v2 cgroup, whatever is done to that until [`Message::Enter`].
+    pub born: bool,
     /// Without the host's root only the child can make the time namespace.
     pub makes_time_namespace: bool,
     /// Standard output and error of the hooks that run in the container's namespaces, where an annotation says.
@@ -107,7 +109,7 @@ pub struct Report {
     /// The host makes the cgroups at its own pace: `Enter` may arrive before an answer that is waited for.
     entered: std::cell::Cell<bool>,
     /// What [`Message::Trees`] has brought.
-    trees: std::cell::RefCell<Vec<(String, OwnedFd)>>,
+    trees: std::cell::RefCell<Option<Vec<(String, OwnedFd)>>>,
 }
 
 impl Report {
@@ -134,12 +136,22 @@ impl Report {
         Ok(())
     }
 
+    /// What a mount of cgroups shows, once the host has opened it.
+    fn trees(&self) -> Result<Vec<(String, OwnedFd)>> {
+        loop {
+            if let Some(trees) = self.trees.take() {
+                return Ok(trees);
+            }
+            self.step("opening the cgroups", |_| false)?;
+        }
+    }
+
     /// One message: `Trees` or `Enter`, which are done here, or the wanted one.
     fn step(&self, name: &str, wanted: fn(&Message) -> bool) -> Result<bool> {
         let ours = |m: &Message| matches!(m, Message::Enter(_) | Message::Trees(_));
         let accept = |m: Message| if wanted(&m) || ours(&m) { Ok(m) } else { Err(m) };
         match self.sync()?.expect(name, accept)? {
-            Message::Trees(trees) => *self.trees.borrow_mut() = trees,
+            Message::Trees(trees) => *self.trees.borrow_mut() = Some(trees),
             Message::Enter(tasks) => {
                 crate::acts::enter::enter(&tasks)?;
                 self.entered.set(true);
@@ -200,7 +212,10 @@ fn init(plan: &Plan, report: &mut Report, mut rest: Rest) -> Result<Infallible> 
     let _ = nix::unistd::setsid();
     process::keyring(&plan.process)?;
     if rest.cgroup_first {
-        cgroup_namespace(plan, report)?;
+        if !rest.born {
+            report.wait_for_cgroups()?;
+        }
+        cgroup_namespace(plan)?;
     }
     if plan.namespaces.creates(libc::CLONE_NEWNET) {
         crate::log::step(|| "brings up the loopback interface");
@@ -208,10 +223,14 @@ fn init(plan: &Plan, report: &mut Report, mut rest: Rest) -> Result<Infallible> 
     }
     // Before the parameters of the kernel: what they say of the same name holds (runc).
     names(plan)?;
-    let procfs = mounts_and_devices(plan, &root, report, &mut rest, detached)?;
-    let proc_root = root_file_system(plan, &root, report, &rest, (procfs, null, umask))?;
+    // Its cgroups are made while this process mounts: what needs none of them comes first.
+    let last = if detached { plan::detached::comes_last(plan) } else { None };
+    let procfs = mounts_and_devices(plan, &root, report, &mut rest, (detached, last))?;
+    let proc_root = root_file_system(plan, &root, report, &rest, (procfs, null, umask, last))?;
+    // Whatever comes now is the container's.
+    report.wait_for_cgroups()?;
     if !rest.cgroup_first {
-        cgroup_namespace(plan, report)?;
+        cgroup_namespace(plan)?;
     }
     let later =
         process::Later { start: rest.start, program: rest.program, hook_output: rest.hook_output };
@@ -247,7 +266,8 @@ fn second_hop(plan: &Plan, report: &Report, rest: &mut Rest) -> Result<()> {
     // The host must hear of the new process before it hears from it.
     let (told, teller) =
         nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).call(|| "pipe2(O_CLOEXEC)")?;
-    let forked = crate::acts::clone::clone_into(flags as u64, into.as_ref().map(|f| f.as_fd()))
+    let cgroup = into.as_ref().map(|f| f.as_fd());
+    let forked = crate::acts::clone::clone_into(flags as u64, cgroup, &mut rest.born)
         .call(|| format!("clone3({flags:#x})"))
         .at(|| "linux.namespaces")?;
     if let Forked::Parent { pidfd, .. } = forked {
@@ -279,9 +299,8 @@ fn user_namespace(plan: &Plan, report: &Report) -> Result<()> {
     report.wait("the id mapping", |m| matches!(m, Message::Mapped))
 }
 
-/// Waits until this process is in its cgroups: they become the root of the cgroup namespace.
-fn cgroup_namespace(plan: &Plan, report: &Report) -> Result<()> {
-    report.wait_for_cgroups()?;
+/// Once this process is in its cgroups: they become the root of the namespace.
+fn cgroup_namespace(plan: &Plan) -> Result<()> {
     if plan.namespaces.creates(libc::CLONE_NEWCGROUP) {
         proc::unshare(libc::CLONE_NEWCGROUP)
             .call(|| "unshare(CLONE_NEWCGROUP)")
@@ -292,13 +311,42 @@ fn cgroup_namespace(plan: &Plan, report: &Report) -> Result<()> {
 
 /// What a mount of cgroups shows: the directories, once the host has made them; none if it may not, which it finds out while
 /// this process mounts.
-fn cgroups(plan: &Plan, rest: &Rest, report: &Report, detached: bool) -> mounts::Cgroups {
+fn cgroups(plan: &Plan, rest: &Rest, report: &Report, detached: bool) -> Result<mounts::Cgroups> {
     if detached {
-        let trees = report.trees.take().into_iter().map(|(_, tree)| tree).collect();
-        return mounts::Cgroups::Trees { trees, whole: plan.shows_all_cgroups() };
+        let trees = report.trees()?.into_iter().map(|(_, tree)| tree).collect();
+        return Ok(mounts::Cgroups::Trees { trees, whole: plan.shows_all_cgroups() });
     }
     let made = rest.cgroups.iter().all(|dir| dir.exists());
-    mounts::Cgroups::Paths(if made { rest.cgroups.clone() } else { Vec::new() })
+    Ok(mounts::Cgroups::Paths(if made { rest.cgroups.clone() } else { Vec::new() }))
+}
+
+fn say(m: &plan::mount::Mount) {
+    crate::log::step(|| format!("{}: {} on /{}", m.field, m.kind.name(), m.destination.display()));
+}
+
+/// A mount of cgroups, once there is what it shows.
+fn mount_cgroups(
+    plan: &Plan,
+    root: &Root,
+    m: &plan::mount::Mount,
+    (report, rest, detached): (&Report, &Rest, bool),
+) -> Result<Option<mounts::Mounted>> {
+    let namespace = plan.namespaces.creates(libc::CLONE_NEWCGROUP);
+    if rest.cgroup_first && rest.born && namespace && detached {
+        // A fresh mount shows the cgroup namespace, which there is. Whoever may not make one is given the host's.
+        let nothing = mounts::Cgroups::Trees { trees: Vec::new(), whole: false };
+        if let Ok(mounted) = mounts::mount(root, m, None, nothing) {
+            say(m);
+            return Ok(mounted);
+        }
+    }
+    if detached || matches!(m.kind, Action::Cgroup(_)) {
+        // The directories to bind are made while this process mounts.
+        report.wait_for_cgroups()?;
+    }
+    say(m);
+    let shown = cgroups(plan, rest, report, detached)?;
+    mounts::mount(root, m, None, shown).at(|| m.field.clone())
 }
 
 fn mounts_and_devices(
@@ -306,24 +354,22 @@ fn mounts_and_devices(
     root: &Root,
     report: &Report,
     rest: &mut Rest,
-    detached: bool,
+    (detached, last): (bool, Option<usize>),
 ) -> Result<Option<procfs::Procfs>> {
     let mut sources = std::mem::take(&mut rest.sources);
     let mut late = Vec::new();
     let mut procfs = None;
     for (i, m) in plan.mounts.iter().enumerate() {
-        let source = sources.get_mut(i).and_then(Option::take);
-        let shows_cgroups = plan::detached::is_cgroup(m);
-        if matches!(m.kind, Action::Cgroup(_)) || (detached && shows_cgroups) {
-            // The directories to bind are made while this process mounts.
-            report.wait_for_cgroups()?;
+        if last == Some(i) {
+            continue;
         }
-        crate::log::step(|| {
-            format!("{}: {} on /{}", m.field, m.kind.name(), m.destination.display())
-        });
-        let cgroups = shows_cgroups.then(|| cgroups(plan, rest, report, detached));
-        let mounted =
-            mounts::mount(root, m, source, cgroups.unwrap_or_default()).at(|| m.field.clone())?;
+        let source = sources.get_mut(i).and_then(Option::take);
+        let mounted = if plan::detached::is_cgroup(m) {
+            mount_cgroups(plan, root, m, (report, rest, detached))?
+        } else {
+            say(m);
+            mounts::mount(root, m, source, Default::default()).at(|| m.field.clone())?
+        };
         let Some(mounted) = mounted else { continue };
         if let Some(attr) = mounted.late {
             late.push((mounted.fd.try_clone().call(|| "dup")?, attr, m.field.clone()));
@@ -341,12 +387,16 @@ fn mounts_and_devices(
     Ok(procfs)
 }
 
+/// The container's procfs, the device for masks, the umask that it will have, and the mount that is still to be made.
+type AfterMounts =
+    (Option<procfs::Procfs>, Option<OwnedFd>, nix::sys::stat::Mode, Option<usize>);
+
 fn root_file_system(
     plan: &Plan,
     root: &Root,
     report: &Report,
     rest: &Rest,
-    (mut procfs, null, umask): (Option<procfs::Procfs>, Option<OwnedFd>, nix::sys::stat::Mode),
+    (mut procfs, null, umask, last): AfterMounts,
 ) -> Result<Option<procfs::Procfs>> {
     // Hooks see, and those in the container are, members of the cgroups.
     if rest.has_runtime_hooks || !plan.hooks.create_container.is_empty() {
@@ -360,12 +410,18 @@ fn root_file_system(
     sysctls(plan, &mut procfs)?;
     let procfs =
         process::needs_procfs(&plan.process).then(|| procfs::Procfs::or_new(procfs)).transpose()?;
-    working_directory(root, &plan.process)?;
+    if last.is_none() {
+        working_directory(root, &plan.process)?;
+    }
     let whole = paths::readonly(root, &plan.readonly_paths)?;
     // The labels are written there; the container's own mount will be read-only.
     let procfs =
         procfs.map(|own| if whole { procfs::Procfs::new() } else { Ok(own) }).transpose()?;
     paths::mask(root, &plan.masked_paths, null)?;
+    if let Some(m) = last.and_then(|i| plan.mounts.get(i)) {
+        mount_cgroups(plan, root, m, (report, rest, true))?;
+        working_directory(root, &plan.process)?;
+    }
     crate::log::step(|| "root.path: changes the root");
     finish_root(root, plan)?;
     if whole {

@@ -21,6 +21,8 @@ pub struct Container {
     pub terminal: Option<OwnedFd>,
     /// Limits that an unprivileged runtime could not apply.
     pub warnings: Vec<Error>,
+    /// It has been told to go on already.
+    pub released: bool,
 }
 
 impl Container {
@@ -90,13 +92,16 @@ pub fn notified(
     })
 }
 
+/// What [`Group::tasks`] has opened.
+pub type Tasks = Vec<(String, OwnedFd)>;
+
 /// What a message means that only one side of create and exec understands.
 pub type Meaning<'a> = dyn FnMut(&mut Container, Message) -> Result<()> + 'a;
 
 /// The first word of every conversation: the process may enter its cgroups.
-pub fn welcome(c: &Container, process: &Process, group: &Group) -> Result<()> {
+pub fn welcome(c: &Container, process: &Process, tasks: Tasks) -> Result<()> {
     rlimits(c.pid.as_raw(), &process.rlimits)?;
-    tell(c, &Message::Enter(group.tasks()?))
+    tell(c, &Message::Enter(tasks))
 }
 
 /// The host's half of every conversation from there to `Ready`. `watched`: whose freezing is looked for while nothing is heard.

@@ -9,6 +9,7 @@ use crate::container::{
 use crate::empty::Empty;
 use crate::error::{Context, Error, Named, Result};
 use crate::identity::identity;
+use crate::plan::detached::is_cgroup;
 use crate::plan::Plan;
 use crate::spawn::spawn;
 use crate::state::{Entry, State};
@@ -27,19 +28,26 @@ pub enum Start {
     Later,
     /// By the caller of [`create`], who goes on with [`Container::sync`].
     Now,
+    /// By nobody: it has the word for it as soon as it is in its cgroups, and goes on when it has prepared itself.
+    AtOnce,
+}
+
+/// What is to be made, and what a record of it holds beside the plan.
+pub struct Asked<'a> {
+    pub plan: &'a Plan,
+    /// The state root.
+    pub root: &'a Path,
+    pub start: Start,
+    /// The text of config.json.
+    pub document: &'a [u8],
 }
 
 /// Makes the container, up to the point where its program could be executed. On failure everything is undone.
-pub fn create(
-    plan: &Plan,
-    entry: &Entry,
-    state: &mut State,
-    root: &Path,
-    start: Start,
-) -> Result<Container> {
+pub fn create(asked: &Asked, entry: &Entry, state: &mut State) -> Result<Container> {
     let group = Group { dirs: Vec::new() };
     let mut making = Making {
-        plan,
+        asked,
+        plan: asked.plan,
         entry,
         state,
         group,
@@ -47,13 +55,15 @@ pub fn create(
         warnings: Vec::new(),
         detached: false,
         copies: false,
+        documented: false,
+        answers: 0,
     };
-    match making.attempt(root, start) {
+    match making.attempt() {
         // A source with the file of a mount namespace below it cannot come from outside (mnt_ns_loop, fs/namespace.c). A copy
         // of the host's mounts has no such files.
         Err(e) if making.detached && e.errno == Some(Errno::ELOOP) => {
             making.afresh();
-            making.attempt(root, start)
+            making.attempt()
         }
         made => made,
     }
@@ -68,9 +78,11 @@ enum Step {
     Directories { v2: bool },
     /// systemd makes the unit with the child in it.
     Unit,
-    /// Before a process is in it, or before the process goes on: between "deny all" and the device rules that follow, a
-    /// member could not make its nodes.
+    /// Before a process is in it, or before the process goes on.
     Limits,
+    /// Not while somebody is in it who makes nodes: on v1 it is everything that is denied first. Of v2 it is a program, which
+    /// takes the kernel as long as all other limits together, and comes at once.
+    Devices,
 }
 
 /// The order of the steps, before and after the child is born.
@@ -79,18 +91,22 @@ struct Order {
     after: &'static [Step],
 }
 
-/// The child is born in its cgroup, whose limits hold already.
-const V2: Order = Order { before: &[Step::Directories { v2: true }, Step::Limits], after: &[] };
+/// The child is born in its cgroup, whose limits hold already. Until the device program is there it does only what the plan
+/// says: before [`Message::Enter`] nothing of the container's own is executed.
+const V2: Order =
+    Order { before: &[Step::Directories { v2: true }, Step::Limits], after: &[Step::Devices] };
 /// Only the directory that the child is born in comes before it; those of v1 are made while it mounts.
 const V1_AND_V2: Order = Order {
     before: &[Step::Directories { v2: true }],
-    after: &[Step::Directories { v2: false }, Step::Limits],
+    after: &[Step::Directories { v2: false }, Step::Limits, Step::Devices],
 };
 /// A unit comes after the child, which systemd puts into it.
-const SYSTEMD: Order = Order { before: &[Step::Record], after: &[Step::Unit, Step::Limits] };
+const SYSTEMD: Order =
+    Order { before: &[Step::Record], after: &[Step::Unit, Step::Limits, Step::Devices] };
 
 /// A container that is being made.
 struct Making<'a> {
+    asked: &'a Asked<'a>,
     plan: &'a Plan,
     entry: &'a Entry,
     state: &'a mut State,
@@ -103,11 +119,15 @@ struct Making<'a> {
     detached: bool,
     /// It must see them.
     copies: bool,
+    /// The document lies beside the record.
+    documented: bool,
+    /// What the child has still to hear before it may hear that it can go on.
+    answers: usize,
 }
 
 impl Making<'_> {
-    fn attempt(&mut self, root: &Path, start: Start) -> Result<Container> {
-        self.all(root, start).map_err(|e| {
+    fn attempt(&mut self) -> Result<Container> {
+        self.all().map_err(|e| {
             // Undo goes on after a failure and tells all of them.
             let mut problems = undo::container(self.state, None);
             problems.extend(undo::limits(self.state));
@@ -137,15 +157,15 @@ impl Making<'_> {
     /// 5  cgroups, as far as they come after it     mounts
     /// 6  the conversation ◀─────────────────────▶ maps, cgroups entered, hooks, terminal, listener (crate::sync)
     /// 7  ◀──────────────── Ready ────────────────  user, labels, program found; waits
-    ///    the record says who it is
+    ///    the record says who it is; of `AtOnce` it has said so in 6
     /// ```
-    fn all(&mut self, root: &Path, start: Start) -> Result<Container> {
+    fn all(&mut self) -> Result<Container> {
         let mut manager = self.announce()?;
         let order = self.order();
         self.steps(order.before, &mut manager, 0)?;
-        let dir = open_dir(root);
+        let dir = open_dir(self.asked.root);
         let empty = self.empty(&dir);
-        let (ours, inherited) = self.inherited(&dir, start, empty.as_ref())?;
+        let (ours, inherited) = self.inherited(&dir, empty.as_ref())?;
         self.detached = empty.is_some();
         let mut c = spawn(self.plan, inherited, ours, &self.group, empty)?;
         crate::log::step(|| format!("made the process {}", c.pid));
@@ -154,7 +174,7 @@ impl Making<'_> {
             .and_then(|()| self.converse(&mut c));
         c.warnings = std::mem::take(&mut self.warnings);
         // It waits, and the record says who it is.
-        match made.and_then(|()| self.entry.publish("state.json")) {
+        match made.and_then(|()| if c.released { Ok(()) } else { self.publish() }) {
             Ok(()) => Ok(c),
             Err(e) => {
                 let e = explain(e, "container init", Some(c.pidfd.as_fd()), &self.group);
@@ -173,12 +193,6 @@ impl Making<'_> {
             rdt::join(rdt, &plan.id, pid)?;
         }
         netdev::move_all(plan, pid)?;
-        if self.detached {
-            let trees = sources::cgroups(plan, &self.state.cgroups)?;
-            if !trees.is_empty() {
-                tell(c, &Message::Trees(trees))?;
-            }
-        }
         let document = |status| hooks::StateDocument {
             id: &plan.id,
             status,
@@ -186,14 +200,23 @@ impl Making<'_> {
             bundle: &plan.bundle,
             annotations: &plan.annotations,
         };
-        welcome(c, &plan.process, &self.group)?;
+        welcome(c, &plan.process, self.group.tasks()?)?;
+        if self.detached && plan.mounts.iter().any(is_cgroup) {
+            // Opened while the child enters them.
+            tell(c, &Message::Trees(sources::cgroups(plan, &self.state.cgroups)?))?;
+        }
         self.prepare(c)?;
-        handshake(c, Some(&self.group), &mut |c, message| match message {
+        self.answers = usize::from(plan.namespaces.creates(libc::CLONE_NEWUSER))
+            + usize::from(has_runtime_hooks(plan));
+        self.go_on(c, 0)?;
+        let group = Group { dirs: std::mem::take(&mut self.group.dirs) };
+        let talked = handshake(c, Some(&group), &mut |c, message| match message {
             Message::NeedMaps => {
                 if let Some(maps) = &plan.namespaces.maps {
                     userns::write_maps(c.pid, maps, !nix::unistd::geteuid().is_root())?;
                 }
-                tell(c, &Message::Mapped)
+                tell(c, &Message::Mapped)?;
+                self.go_on(c, 1)
             }
             Message::Rooted => {
                 // The deprecated hook predates the status: the OCI's validation suite and crun have it "created".
@@ -208,11 +231,32 @@ impl Making<'_> {
                     &document("creating"),
                     &setting,
                 )?;
-                tell(c, &Message::Go)
+                tell(c, &Message::Go)?;
+                self.go_on(c, 1)
             }
             Message::Notify(number) => notified(&plan.process, c, number, &document("creating")),
             other => Err(unexpected(&other)),
-        })
+        });
+        self.group = group;
+        talked
+    }
+
+    /// The child has heard so many of its answers. After the last one it is told to go on, if nobody else will say so, and
+    /// before that everybody who it is: from then on its program can run.
+    fn go_on(&mut self, c: &mut Container, heard: usize) -> Result<()> {
+        self.answers -= heard;
+        let wanted = matches!(self.asked.start, Start::AtOnce) && self.warnings.is_empty();
+        if wanted && self.answers == 0 {
+            self.publish()?;
+            tell(c, &Message::Created)?;
+            c.released = true;
+        }
+        Ok(())
+    }
+
+    /// Everybody sees what [`Making::prepare`] has written.
+    fn publish(&self) -> Result<()> {
+        self.entry.publish("state.json")
     }
 
     fn order(&self) -> Order {
@@ -257,6 +301,10 @@ impl Making<'_> {
                     self.limit()?;
                     continue;
                 }
+                (Step::Devices, _) => {
+                    self.devices()?;
+                    continue;
+                }
                 (Step::Directories { v2 }, _) => self.directories(*v2),
                 (Step::Unit, Some(manager)) => self.start_unit(manager, pid),
                 (Step::Record | Step::Unit, _) => self.entry.save(self.state).map(|()| Vec::new()),
@@ -267,15 +315,20 @@ impl Making<'_> {
             }
         }
         // Before the child is born there.
-        if steps.contains(&Step::Limits) {
+        if steps.iter().any(|s| matches!(s, Step::Limits | Step::Devices)) {
             Ok(())
         } else {
             self.group.check_thawed()
         }
     }
 
-    /// Writes the record that will hold from `Ready` on, while the child is at work: then it would be waited for.
+    /// Writes the record that will hold from `Ready` on, and the document, while the child is at work: then it would be
+    /// waited for.
     fn prepare(&mut self, c: &Container) -> Result<()> {
+        if !std::mem::replace(&mut self.documented, true) {
+            self.entry.write_new("config.json", self.asked.document)?;
+            self.entry.link(crate::state::BUNDLE, &self.plan.bundle)?;
+        }
         self.state.init = Some(identity(c.pid.as_raw()));
         // From then on the limits stay, whatever becomes of the container.
         let before = std::mem::take(&mut self.state.cgroups_before);
@@ -289,13 +342,12 @@ impl Making<'_> {
     fn inherited(
         &self,
         root: &Option<OwnedFd>,
-        start: Start,
         empty: Option<&Empty>,
     ) -> Result<(Channel, child::Inherited)> {
         let plan = self.plan;
-        let listener = match start {
+        let listener = match self.asked.start {
             Start::Later => Some(start_socket(self.entry)?),
-            Start::Now => None,
+            Start::Now | Start::AtOnce => None,
         };
         let program = plan.process.seccomp.as_ref().map(|filter| {
             crate::programs::program(root.as_ref().map(|d| d.as_fd()), &filter.profile)
@@ -317,10 +369,10 @@ impl Making<'_> {
             cgroups: self.state.cgroups.clone(),
             start: listener,
             program,
-            has_runtime_hooks: !plan.hooks.prestart.is_empty()
-                || !plan.hooks.create_runtime.is_empty(),
+            has_runtime_hooks: has_runtime_hooks(plan),
             cgroup_first: matches!(plan.cgroup.hierarchies.as_slice(), [only] if only.v2),
             into_cgroup: None,
+            born: false,
             makes_time_namespace: plan.namespaces.creates(crate::plan::namespaces::CLONE_NEWTIME)
                 && !facts::host_root(),
             hook_output: if inside { hooks::outputs(&plan.annotations)? } else { [None, None] },
@@ -373,10 +425,7 @@ impl Making<'_> {
         let (mut attempts, made) = (0, &mut self.made);
         loop {
             let before = state.made_cgroups.len();
-            // The first pass, for v2, has looked for those of all hierarchies.
-            let look = v2 || attempts > 0;
-            for path in if look { cgroup::missing(&state.cgroups, hierarchies) } else { Vec::new() }
-            {
+            for path in cgroup::missing(&paths, &wanted) {
                 if !state.made_cgroups.contains(&path) {
                     state.made_cgroups.push(path);
                 }
@@ -453,13 +502,22 @@ impl Making<'_> {
         if let Some(uid) = plan.cgroup.owner.filter(|_| facts::host_root()) {
             group.give_to(uid)?;
         }
-        match plan.cgroup.devices.as_ref().map_or(Ok(()), |d| group.devices(d)) {
+        Ok(())
+    }
+
+    fn devices(&self) -> Result<()> {
+        let rules = self.plan.cgroup.devices.as_ref().filter(|_| !self.group.dirs.is_empty());
+        match rules.map_or(Ok(()), |d| self.group.devices(d)) {
             // bpf(2) and devices.deny take host root. Without it nobody can make a device node either: the container gets
             // the host's nodes bound, which the file permissions guard.
             Err(e) if forbidden(&e) => Ok(()),
             other => other,
         }
     }
+}
+
+fn has_runtime_hooks(plan: &Plan) -> bool {
+    !plan.hooks.prestart.is_empty() || !plan.hooks.create_runtime.is_empty()
 }
 
 /// An unprivileged runtime that was delegated no cgroup.

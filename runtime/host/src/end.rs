@@ -48,7 +48,7 @@ pub fn of(state: &State, seen: Option<i32>) -> End {
     }
     code.into_iter().for_each(|code| set("exitCode", code.into()));
     at.into_iter().for_each(|at| set("exitedAt", rfc3339(at, 9).into()));
-    let group = Group::open(&state.cgroups);
+    let group = Group::open_memory(&state.cgroups);
     // A systemd that has removed an empty scope has taken the counters with it.
     let kills = group.oom_kills().max(told_kills);
     if kills > 0 {

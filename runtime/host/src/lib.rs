@@ -34,5 +34,5 @@ use conex_acts as acts;
 use conex_child as child;
 use conex_plan as plan;
 pub use container::Container;
-pub use create::{create, Start};
+pub use create::{create, Asked, Start};
 use plan::{check, error, gvariant, oci, seccomp, text};

@@ -41,7 +41,7 @@ pub(super) fn spawn(
             cgroup.map(|c| c.try_clone_to_owned()).transpose().call(|| "dup")?;
     }
     let into = if ns.hops == Hops::Two { None } else { cgroup };
-    let forked = crate::acts::clone::clone_into(flags as u64, into);
+    let forked = crate::acts::clone::clone_into(flags as u64, into, &mut inherited.rest.born);
     if let Ok(Forked::Child) = forked {
         drop(ours);
         child::main(plan, inherited);
@@ -54,7 +54,7 @@ pub(super) fn spawn(
     };
     // Only the child keeps its end; end of stream must mean its death.
     drop(inherited);
-    let mut c = Container { pid, pidfd, sync: ours, terminal: None, warnings: Vec::new() };
+    let mut c = Container { pid, pidfd, sync: ours, terminal: None, warnings: Vec::new(), released: false };
     if let Err(e) =
         back.and_then(|()| if ns.hops == Hops::Two { meet_second_hop(&mut c) } else { Ok(()) })
     {

@@ -7,7 +7,9 @@
 use crate::mount::{Action, Mount};
 use crate::namespaces::Namespaces;
 use crate::oci::config::Hooks;
-use crate::Rootfs;
+use crate::text::{self, is_below};
+use crate::{Plan, Rootfs};
+use std::path::{Component, Path};
 
 /// As many trees as fit into the usual limit of open files (RLIMIT_NOFILE, 1024), with room for all the rest.
 const MOST: usize = 200;
@@ -55,6 +57,56 @@ pub fn possible(rootfs: &Rootfs, mounts: &[Mount], hooks: &Hooks, ns: &Namespace
         && mounts.len() <= MOST
         && cgroups <= 1
         && mounts.iter().all(one)
+}
+
+/// The mount of cgroups, if it may be made after everything else of the root file system: the host makes what it binds
+/// meanwhile. Nothing that comes before it instead may be at its place, above or below it, and no symlink of an image may lead
+/// there: all of it lies in file systems of this document that the kernel fills, or that begin empty.
+///
+/// On v2 alone the container makes a mount of its own, which needs nothing of the host's side.
+pub fn comes_last(plan: &Plan) -> Option<usize> {
+    let mounts = &plan.mounts;
+    let (i, m) = mounts.iter().enumerate().find(|(_, m)| is_cgroup(m))?;
+    let Action::Cgroup(views) = &m.kind else { return None };
+    if views.iter().all(|v| v.v2) || !in_new(mounts, i, &m.destination, &["sysfs"]) {
+        return None;
+    }
+    let fresh = ["tmpfs", "proc", "sysfs"];
+    let apart = |path: &Path| !is_below(path, &m.destination) && !is_below(&m.destination, path);
+    let mount = |(at, other): (usize, &Mount)| {
+        apart(&other.destination) && in_new(mounts, at, &other.destination, &fresh)
+    };
+    let settled = |path: &Path| {
+        let path = path.strip_prefix("/").unwrap_or(path);
+        plain(path) && apart(path) && in_new(mounts, mounts.len(), path, &fresh)
+    };
+    let all = mounts.iter().enumerate().skip(i + 1).all(mount)
+        && settled(Path::new("dev/console"))
+        && plan.devices.list.iter().all(|node| settled(&node.path))
+        && plan.readonly_paths.iter().chain(&plan.masked_paths).all(|p| settled(&text::path(p)));
+    all.then_some(i)
+}
+
+/// True if no component leads up, or through a link of procfs.
+fn plain(path: &Path) -> bool {
+    path.components().all(|c| match c {
+        Component::Normal(name) => {
+            let name = name.as_encoded_bytes();
+            !name.ends_with(b"self") && !name.iter().all(u8::is_ascii_digit)
+        }
+        _ => false,
+    })
+}
+
+/// True if `path` lies below the destination of a mount before the given one, and the nearest of these is a new file system of
+/// one of the kinds.
+fn in_new(mounts: &[Mount], before: usize, path: &Path, kinds: &[&str]) -> bool {
+    let above = |m: &&Mount| path != m.destination && is_below(path, &m.destination);
+    let nearest = mounts[..before].iter().rev().find(above);
+    nearest.is_some_and(|m| {
+        let named = !m.destination.as_os_str().is_empty() && !m.tmpcopyup;
+        named && matches!(&m.kind, Action::Fs(kind) if kinds.contains(&kind.as_str()))
+    })
 }
 
 /// True for a mount that shows cgroups of the host's mounts, or may have to.

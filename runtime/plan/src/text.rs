@@ -11,6 +11,13 @@ use std::path::{Component, Path, PathBuf};
 
 const FIRST: u32 = 0x10_FF00;
 
+/// `Path::starts_with` for two clean paths, without looking at every component.
+pub fn is_below(path: &Path, level: &Path) -> bool {
+    let rest =
+        path.as_os_str().as_encoded_bytes().strip_prefix(level.as_os_str().as_encoded_bytes());
+    rest.is_some_and(|r| r.is_empty() || r[0] == b'/')
+}
+
 /// The byte that a character stands for.
 fn byte_of(c: char) -> Option<u8> {
     u8::try_from(u32::from(c).checked_sub(FIRST)?).ok().filter(|b| *b >= 0x80)

@@ -238,6 +238,18 @@ fn record(plan: &Plan, bundle: &Bundle) -> State {
     }
 }
 
+/// True for a `run` in which nobody is to be given anything before the program runs.
+fn at_once(plan: &Plan, request: &Request) -> bool {
+    let told = [&request.console_socket, &request.pidfd_socket, &request.pid_file];
+    let p = &plan.process;
+    let asks = p.seccomp.as_ref().is_some_and(|filter| filter.listener.is_some());
+    matches!(request.start, Start::Now)
+        && told.iter().all(|path| path.is_none())
+        && !p.terminal
+        && !asks
+        && notify::host_socket().is_none()
+}
+
 fn keep(
     entry: &Entry,
     state: &mut State,
@@ -245,13 +257,20 @@ fn keep(
     request: &Request,
     root: &Path,
 ) -> Result<Container> {
-    entry.save(state)?;
-    entry.write_new("config.json", &request.bundle.text)?;
-    entry.link(crate::state::BUNDLE, &plan.bundle)?;
+    if plan.cgroup.unit.is_some() {
+        // systemd is asked before anything is made; that may take long.
+        entry.save(state)?;
+    }
     if let Some(dir) = &request.options.notify_dir {
         std::fs::create_dir(dir).call(|| format!("mkdir({})", dir.display()))?;
     }
-    let mut container = host::create(plan, entry, state, root, request.start)?;
+    let asked = host::Asked {
+        plan,
+        root,
+        start: if at_once(plan, request) { Start::AtOnce } else { request.start },
+        document: &request.bundle.text,
+    };
+    let mut container = host::create(&asked, entry, state)?;
     let delivered = deliver(
         &mut container,
         request.console_socket.as_deref(),

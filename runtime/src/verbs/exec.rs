@@ -64,6 +64,7 @@ pub fn main(env: &mut Env) -> Result<i32> {
         root: &env.root,
         ignore_paused: env.args.is_set("ignore-paused"),
         sub_cgroups: sub_cgroups(env)?,
+        at_once: at_once(&planned, env),
     };
     run(env, &exec, console, detach).map_err(|e| by_flag(e, &env.args, &spec))
 }
@@ -106,6 +107,12 @@ fn by_flag(mut e: Error, args: &Args, spec: &Spec) -> Error {
     e
 }
 
+/// True if nobody is to be given anything before the program runs.
+fn at_once(process: &process::Process, env: &Env) -> bool {
+    let asks = process.seccomp.as_ref().is_some_and(|filter| filter.listener.is_some());
+    !process.terminal && !asks && env.args.value("pidfd-socket").is_none()
+}
+
 fn run(env: &Env, exec: &Exec, console: Option<PathBuf>, detach: bool) -> Result<i32> {
     let mut signals = None;
     if !detach {
@@ -127,7 +134,7 @@ fn run(env: &Env, exec: &Exec, console: Option<PathBuf>, detach: bool) -> Result
         foreground::fit(master.as_ref(), raw.as_ref());
         let confined =
             exec.process.seccomp.as_ref().map(|_| crate::identity::identity(c.pid.as_raw()));
-        start::release(&c.sync, confined)?;
+        start::release(&c, confined)?;
         // conmon takes the file for the proof that the process itself has started.
         pid_file.as_deref().map_or(Ok(()), |f| write_pid_file(f, c.pid.as_raw()))
     })();

@@ -127,7 +127,7 @@ fn release(made: &mut Made) -> Result<Released> {
     let terminal = if master.is_some() { RawTerminal::open()? } else { None };
     foreground::fit(master.as_ref(), terminal.as_ref());
     start::release(
-        &made.container.sync,
+        &made.container,
         made.state.init.filter(|_| made.plan.process.seccomp.is_some()),
     )?;
     Ok(Released { notify, master, terminal })

@@ -5,6 +5,7 @@ use super::env::Env;
 use crate::acts::hooks;
 use crate::bundle;
 use crate::error::{Context, Error, Kind, Result};
+use crate::host::Container;
 use crate::host::{listener, notify, undo};
 use crate::identity::Identity;
 use crate::oci::config::Hooks;
@@ -88,10 +89,12 @@ fn reach(entry: &Entry) -> Result<Channel> {
     }
 }
 
-/// Lets the init of `run` go, and waits until its program is executed.
-pub fn release(channel: &Channel, confined: Option<Identity>) -> Result<()> {
-    channel.send(&Message::Created)?;
-    executed(channel, confined)
+/// Lets the process go, if it was not told to already, and waits until its program is executed.
+pub fn release(c: &Container, confined: Option<Identity>) -> Result<()> {
+    if !c.released {
+        c.sync.send(&Message::Created)?;
+    }
+    executed(&c.sync, confined)
 }
 
 /// End of stream: the channel was closed by execve. Or the process ended without a word: one that is `confined` by a seccomp

@@ -1,10 +1,12 @@
 //! The kernel floor: what `conex run` of a standard bundle must ask of the kernel at least, and nothing else.
 //!
 //! `floor <rootfs> <program>`: one clone3 with the namespaces of `conex spec`, a cgroup in every hierarchy with the
-//! device rules, the standard mounts, nodes, masks and read-only paths, pivot_root, execve, wait, removal. No JSON,
+//! device rules, the standard mounts, nodes, masks and read-only paths, pivot_root, the process's limit, capabilities and
+//! keyring, the loopback interface, execve, wait, removal. No JSON,
 //! no checks, no errors beyond a panic, no state, no handshake beyond one byte. `FLOOR_NAMESPACE` names the file of a mount
 //! namespace of nothing to be born in, with the root file system and the cgroups as trees: the best way there is.
 
+use conex::plan::device_rules::{PlannedRule, Rules};
 use conex_sys::clone::{clone3, exit_now, Forked};
 use conex_sys::mount::*;
 use nix::fcntl::{open, openat, OFlag};
@@ -63,6 +65,11 @@ fn main() {
                 for (file, line) in DEVICES {
                     std::fs::write(devices.join(file), line).unwrap();
                 }
+            } else if let Some(unified) = unified {
+                use conex_sys::bpf;
+                let program = bpf::load_device_program(&device_rules().program()).unwrap();
+                let dir = open(unified, OFlag::O_RDONLY, Mode::empty()).unwrap();
+                bpf::attach(dir.as_fd(), program.as_fd(), None).unwrap();
             }
             nix::unistd::write(&writer, b"x").unwrap();
             let _ = conex_sys::proc::wait_pidfd(pidfd.as_fd(), false);
@@ -151,6 +158,7 @@ fn exec(init: &str, program: &str) {
     match clone3(0, unified.as_ref().map(|f| f.as_fd())).unwrap() {
         Forked::Child => {
             tasks.iter().for_each(|t| assert_eq!(nix::unistd::write(t, b"0"), Ok(1)));
+            credentials();
             let path = std::ffi::CString::new(program).unwrap();
             let _ = nix::unistd::execve(&path, std::slice::from_ref(&path), &[c"PATH=/bin"]);
             exit_now(127);
@@ -269,7 +277,36 @@ fn child(trees: Trees, go: &OwnedFd) {
     // By itself: moving another process waits for RCU.
     groups.iter().for_each(|(_, _, t)| assert_eq!(nix::unistd::write(t, b"0"), Ok(1)));
     conex_sys::proc::unshare(libc::CLONE_NEWCGROUP).unwrap();
-    conex_sys::proc::setresuid(0).unwrap();
+    conex::acts::netlink::up_loopback().unwrap();
+    credentials();
+}
+
+/// What the document of `conex spec` asks for the process, and the keyring that every container has.
+fn credentials() {
+    use conex_sys::proc;
+    let _ = nix::unistd::setsid();
+    let serial = proc::join_session_keyring("floor").unwrap();
+    let _ = proc::keyring_allow_user_search(serial);
+    // All but AUDIT_WRITE, KILL and NET_BIND_SERVICE; a number that the kernel lacks is its end.
+    (0..64).filter(|n| ![29, 5, 10].contains(n)).take_while(|n| proc::bounding_drop(*n).is_ok()).count();
+    proc::setgroups(&[]).unwrap();
+    proc::setresgid(0).unwrap();
+    proc::setresuid(0).unwrap();
+    proc::set_no_new_privs().unwrap();
+    proc::set_rlimit(nix::unistd::Pid::from_raw(0), libc::RLIMIT_NOFILE, 1024, 1024).unwrap();
+}
+
+/// The rules of [`DEVICES`].
+fn device_rules() -> Rules {
+    let rule = |(file, line): &(&str, &str)| {
+        let mut words = line.split([' ', ':']);
+        let kind = words.next()?.as_bytes()[0];
+        let (major, minor) = (words.next()?.parse().ok(), words.next()?.parse().ok());
+        let access = if words.next()? == "m" { 1 } else { 7 };
+        let allow = file.ends_with("allow");
+        Some(PlannedRule { allow, kind, major, minor, access, index: None })
+    };
+    Rules { default_allow: false, list: DEVICES.iter().filter_map(rule).collect() }
 }
 
 fn protect(root: BorrowedFd, null: OwnedFd) {

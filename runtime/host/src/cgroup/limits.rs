@@ -35,17 +35,17 @@ pub(super) fn enable_controllers(path: &Path, h: &Hierarchy) -> Result<()> {
 }
 
 /// A new v1 cpuset is empty and takes no process until it has CPUs and memory nodes: those of its parent, which can be
-/// new as well: another runtime has just made it and not yet come to this.
-pub(super) fn inherit_cpuset(path: &Path, mount_point: &Path) -> Result<()> {
+/// new as well: another runtime has just made it and not yet come to this. `own` has just been made by this process.
+pub(super) fn inherit_cpuset(path: &Path, mount_point: &Path, own: bool) -> Result<()> {
     for file in ["cpuset.cpus", "cpuset.mems"] {
         let at = path.join(file);
-        if read(&at).is_ok_and(|t| !t.trim().is_empty()) {
+        if !own && read(&at).is_ok_and(|t| !t.trim().is_empty()) {
             continue;
         }
         let Some(above) = path.parent().filter(|p| p.starts_with(mount_point)) else { continue };
         let mut parent = read(&above.join(file)).unwrap_or_default();
         if parent.trim().is_empty() {
-            inherit_cpuset(above, mount_point)?;
+            inherit_cpuset(above, mount_point, false)?;
             parent = read(&above.join(file)).unwrap_or_default();
         }
         std::fs::write(&at, parent.trim())

@@ -8,6 +8,7 @@ pub mod snapshot;
 pub mod stats;
 pub mod systemd;
 
+use crate::text::is_below;
 use crate::acts::hierarchy::Hierarchy;
 use crate::error::{Context, Error, Kind, Result};
 use crate::facts;
@@ -77,13 +78,6 @@ pub fn missing(paths: &[PathBuf], hierarchies: &[Hierarchy]) -> Vec<PathBuf> {
     out
 }
 
-/// `Path::starts_with` for two clean paths, without looking at every component.
-fn is_below(path: &Path, level: &Path) -> bool {
-    let rest =
-        path.as_os_str().as_encoded_bytes().strip_prefix(level.as_os_str().as_encoded_bytes());
-    rest.is_some_and(|r| r.is_empty() || r[0] == b'/')
-}
-
 impl Group {
     /// Makes the directories, `missing` being those that do not exist, and refuses existing ones that are in use.
     /// `made` is added to, so that a second attempt knows its own.
@@ -109,7 +103,7 @@ impl Group {
                     }
                 }
                 if !h.v2 && h.has("cpuset") {
-                    limits::inherit_cpuset(level, &h.mount_point)?;
+                    limits::inherit_cpuset(level, &h.mount_point, made.contains(level))?;
                 }
             }
             let dir = open(path, h)?;
@@ -127,15 +121,23 @@ impl Group {
 
     /// Opens what exists of the recorded directories.
     pub fn open(paths: &[PathBuf]) -> Group {
+        Group::open_of(paths, |_| true)
+    }
+
+    /// Those of the hierarchy with the counters of memory alone.
+    pub fn open_memory(paths: &[PathBuf]) -> Group {
+        Group::open_of(paths, |h| h.has("memory"))
+    }
+
+    fn open_of(paths: &[PathBuf], wanted: fn(&Hierarchy) -> bool) -> Group {
         let hierarchies = facts::hierarchies();
         let dirs = paths
             .iter()
             .filter_map(|p| {
-                let h = hierarchies
-                    .iter()
-                    .filter(|h| p.starts_with(&h.mount_point) && *p != h.mount_point);
+                let below = |h: &&Hierarchy| is_below(p, &h.mount_point) && *p != h.mount_point;
+                let h = hierarchies.iter().filter(below);
                 let h = h.max_by_key(|h| h.mount_point.as_os_str().len())?;
-                open(p, h).ok()
+                if wanted(h) { open(p, h).ok() } else { None }
             })
             .collect();
         Group { dirs }
@@ -429,7 +431,7 @@ pub fn is_frozen(paths: &[PathBuf]) -> bool {
     let hierarchies = facts::hierarchies();
     paths.iter().any(|p| {
         // Without asking in nine hierarchies for a file that they never have.
-        let of = hierarchies.iter().find(|h| p.starts_with(&h.mount_point));
+        let of = hierarchies.iter().find(|h| is_below(p, &h.mount_point));
         if of.is_some_and(|h| !h.v2 && !h.has("freezer")) {
             return false;
         }
@@ -449,7 +451,7 @@ pub fn remove(made: &[PathBuf], patience: Duration) -> Result<()> {
     let until = Instant::now() + patience;
     // Parents were recorded before their children.
     for (i, path) in made.iter().enumerate().rev() {
-        let is_parent = made[i + 1..].iter().any(|later| later.starts_with(path));
+        let is_parent = made[i + 1..].iter().any(|later| is_below(later, path));
         match remove_one(path, Some(until).filter(|_| !is_parent)) {
             // Another container may live in a parent that this one happened to make.
             Err(e) if !is_parent => first = first.or(Some(e)),
@@ -463,7 +465,7 @@ pub fn remove(made: &[PathBuf], patience: Duration) -> Result<()> {
 pub fn remove_at_once(made: &[PathBuf]) -> bool {
     let mut all = true;
     for (i, path) in made.iter().enumerate().rev() {
-        let is_parent = made[i + 1..].iter().any(|later| later.starts_with(path));
+        let is_parent = made[i + 1..].iter().any(|later| is_below(later, path));
         match std::fs::remove_dir(path) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => all &= is_parent,
             _ => {}
