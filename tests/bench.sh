@@ -15,12 +15,18 @@ if [ "$rounds" = quick ]; then
 fi
 inside "/conex/$cache/bench" "$rounds" "/conex/$cache/conex" "/conex/$cache/floor" | tee "$cache/bench.txt"
 python3 "$here/picture.py" <"$cache/bench.txt" >"$here/../docs/figures.svg"
+# Where the time goes, on this host as it is: the kernel's tracing is not to be seen in there.
+mkdir -p "$cache/budget/rootfs/bin"
+cp /bin/busybox "$cache/budget/rootfs/bin/true"
+(cd "$cache/budget" && rm -f config.json && "$OLDPWD/$out/conex" spec &&
+	sed -i 's/"terminal": true/"terminal": false/; s|"sh"|"/bin/true"|' config.json)
+unshare -m timeout -k 5 120 python3 "$here/budget.py" 40 "$PWD/$cache/budget" "$PWD/$out/conex" "$PWD/$out/floor" >"$cache/budget.tsv"
 inside "/conex/$cache/crowd" 30 "/conex/$cache/conex" "/conex/$cache/floor" | tee "$cache/crowd.tsv"
 {
 	echo "$(nproc) processors ($(sed -n 's/^model name.*: //p' /proc/cpuinfo | head -n 1)), Linux $(uname -r | cut -d- -f1), $(inside runc --version | head -n 1), $(inside crun --version | head -n 1),"
 	echo "conex $(git -C "$here" rev-parse --short HEAD), $(stat -c %s "$out/conex") bytes; $rounds rounds."
 } >"$cache/machine.txt"
-python3 "$here/performance.py" "$cache/bench.txt" "$cache/crowd.tsv" "$cache/machine.txt" >"$here/../docs/performance.md"
+python3 "$here/performance.py" "$cache/bench.txt" "$cache/crowd.tsv" "$cache/machine.txt" "$cache/budget.tsv" >"$here/../docs/performance.md"
 python3 "$here/ratios.py" "$cache/bench.txt" "$cache/crowd.tsv" >"$here/bench.landed"
 
 # The shims, each with the runtime that it starts by default, on this host as it is; the bundles lie on a tmpfs, as

@@ -1,10 +1,10 @@
-"""performance.py BENCH CROWD MACHINE >docs/performance.md: the tables and plots of `make bench`; writes docs/performance-*.svg."""
+"""performance.py BENCH CROWD MACHINE BUDGET >docs/performance.md: the tables and plots of `make bench`; writes docs/performance-*.svg."""
 import collections
 import datetime
 import re
 import sys
 
-bench, crowd, machine = (open(name).read() for name in sys.argv[1:4])
+bench, crowd, machine, budget = (open(name).read() for name in sys.argv[1:5])
 COLOURS = {"floor": "#999999", "conex": "#0072b2", "crun": "#e69f00", "runc": "#d55e00"}
 
 
@@ -27,6 +27,73 @@ for line in crowd.splitlines():
     figures[load, int(size), runtime, verb] = [float(n) for n in numbers]
 
 
+def samples(text):
+    """Title of each table of bench -> name -> [ms]."""
+    out, title = collections.OrderedDict(), None
+    for line in text.splitlines():
+        words = line.split()
+        if line.startswith("  samples "):
+            out.setdefault(title, collections.OrderedDict())[words[1]] = sorted(float(w) for w in words[2:])
+        elif line.strip() and not line.startswith(" "):
+            title = line.strip()
+    return out
+
+
+def svg(name, width, height, parts):
+    with open(f"docs/performance-{name}.svg", "w") as file:
+        file.write(f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" font-family="sans-serif" font-size="13">'
+                   f'<rect width="{width}" height="{height}" fill="#fff"/>\n' + "\n".join(parts) + "\n</svg>\n")
+
+
+def distribution(name, title, series):
+    """How many of a hundred took at most so long: series name -> sorted [ms]; logarithmic across."""
+    from math import log
+    low = min(ms[0] for ms in series.values()) * 0.9
+    high = max(ms[int(len(ms) * 0.99)] for ms in series.values()) * 1.05
+    x = lambda ms: 60 + 420 * log(min(ms, high) / low) / log(high / low)
+    y = lambda share: 230 - 200 * share
+    out = [f'<text x="10" y="18" font-weight="bold">{title}</text>', '<path d="M60 30V230H490" fill="none" stroke="#444"/>']
+    out += [f'<text x="54" y="{y(p / 100) + 4:.0f}" text-anchor="end">{p} %</text>' for p in (0, 25, 50, 75, 100)]
+    ticks = [t for t in (1, 2, 3, 5, 8, 10, 15, 20, 30, 50, 80, 100, 200) if low <= t <= high]
+    out += [f'<text x="{x(t):.0f}" y="248" text-anchor="middle">{t}</text><path d="M{x(t):.0f} 30V230" stroke="#eee"/>' for t in ticks]
+    out.append('<text x="275" y="266" text-anchor="middle">ms, logarithmic</text>')
+    for n, (which, ms) in enumerate(series.items()):
+        path = " ".join(f"{x(t):.1f},{y((i + 1) / len(ms)):.1f}" for i, t in enumerate(ms))
+        out.append(f'<polyline points="{path}" fill="none" stroke="{COLOURS[which]}" stroke-width="2"/>'
+                   f'<text x="500" y="{60 + 20 * n}" fill="{COLOURS[which]}">{which}</text>')
+    svg(name, 560, 276, out)
+
+
+def spent(text):
+    """Whose -> [(phase, kernel, own code, off)] in microseconds."""
+    out = collections.OrderedDict()
+    for line in text.splitlines():
+        whose, phase, *numbers = line.split("\t")
+        out.setdefault(whose, []).append((phase, *(int(n) for n in numbers)))
+    return out
+
+
+def stacked(name, title, bars):
+    """One bar for each program, a piece for each phase: dark in the kernel, middle in its own code, light off the processor."""
+    hues = [210, 25, 140, 280, 50, 330, 190, 0]
+    order = list(dict.fromkeys(phase for rows in bars.values() for phase, *_ in rows if not phase.startswith("(")))
+    longest = max(sum(sum(n) for _, *n in rows) for rows in bars.values())
+    out, top = [f'<text x="10" y="18" font-weight="bold">{title}</text>'], 34
+    for which, rows in bars.items():
+        at = 60.0
+        out.append(f'<text x="10" y="{top + 20}">{which}</text>')
+        for phase, *numbers in rows:
+            for light, n in zip((45, 65, 88), numbers):
+                width = 620 * n / longest
+                out.append(f'<rect x="{at:.1f}" y="{top}" width="{width:.1f}" height="30" fill="hsl({hues[order.index(phase) % len(hues)]},60%,{light}%)"/>')
+                at += width
+        out.append(f'<text x="{at + 6:.0f}" y="{top + 20}">{sum(sum(n) for _, *n in rows) / 1000:.2f} ms</text>')
+        top += 44
+    for n, phase in enumerate(order):
+        out.append(f'<rect x="60" y="{top + 20 * n}" width="12" height="12" fill="hsl({hues[n % len(hues)]},60%,55%)"/><text x="80" y="{top + 11 + 20 * n}">{phase}</text>')
+    svg(name, 760, top + 20 * len(order) + 8, out)
+
+
 def plot(name, title, series, across):
     """Lines: series name -> [(x, y)], x by rank, as the loads grow by powers."""
     xs = sorted({x for points in series.values() for x, _ in points})
@@ -41,9 +108,7 @@ def plot(name, title, series, across):
         x, y = place(*max(points))
         out.append(f'<polyline points="{path}" fill="none" stroke="{COLOURS[which]}" stroke-width="2"/>'
                    f'<text x="{x + 8:.0f}" y="{y + 4:.0f}" fill="{COLOURS[which]}">{which}</text>')
-    with open(f"docs/performance-{name}.svg", "w") as file:
-        file.write('<svg xmlns="http://www.w3.org/2000/svg" width="560" height="276" font-family="sans-serif" font-size="13">'
-                   '<rect width="560" height="276" fill="#fff"/>\n' + "\n".join(out) + "\n</svg>\n")
+    svg(name, 560, 276, out)
 
 
 print(f"""# Performance
@@ -54,7 +119,9 @@ table; milliseconds of other machines differ. Medians, with the tenth and the ni
 {machine.strip()}
 
 The **kernel floor** is a program (tests/src/bin/floor.rs) that asks the kernel for the same namespaces, mounts, cgroups, nodes and
-masks by the best calls there are, and does nothing else: no document, no check, no record.
+masks by the best calls there are, and for the process's limits, capabilities and keyring, and does nothing else: no document, no
+check, no record. Its exec has one process where conex has two: the first closes all that is the host's before the second can be seen
+from inside.
 """)
 for title, rows in sections(bench).items():
     base = next(iter(rows.values()))[0]
@@ -62,6 +129,27 @@ for title, rows in sections(bench).items():
     for name, (median, low, high) in rows.items():
         print(f"| {name} | {median:.2f} | {low:.2f} | {high:.2f} | {median / base:.2f} |")
     print()
+for title, series in samples(bench).items():
+    verb = title.split()[0]
+    if title.startswith(("run of", "exec of")):
+        distribution(f"spread-{verb}", f"{title}: how many took at most so long", series)
+        print(f"![how long {verb} takes](performance-spread-{verb}.svg)\n")
+print("""## Where the time of a run goes
+
+Each microsecond of a `run` of /bin/true, from the first execution to the end of the runtime, as the kernel wrote it down
+(tests/budget.py, ftrace): in system calls, in the program's own code with its page faults, and off the processor. The phases follow
+each other; what is in brackets happens beside them. The program itself is the container's. Writing it down makes a run slower by a
+fifth, and it was measured on this host as it is, which has both versions of cgroups.
+""")
+for whose, rows in spent(budget).items():
+    print(f"| {whose} | kernel, µs | own code, µs | off, µs |\n|---|---|---|---|")
+    for phase, *numbers in rows:
+        print(f"| {phase} | " + " | ".join(str(n) for n in numbers) + " |")
+    sums = [sum(column) for column in zip(*(n for phase, *n in rows if not phase.startswith("(")))]
+    print("| all | " + " | ".join(str(n) for n in sums) + " |\n")
+stacked("budget", "where the time of a run goes: kernel, own code, off the processor",
+        {whose: [r for r in rows if not r[0].startswith("(")] for whose, rows in spent(budget).items()})
+print("![where the time of a run goes](performance-budget.svg)\n")
 print("""## A host that is full
 
 What a verb costs beside so many mounts, running containers, cgroups, processes or containers that have ended

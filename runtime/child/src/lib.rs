@@ -388,8 +388,7 @@ fn mounts_and_devices(
 }
 
 /// The container's procfs, the device for masks, the umask that it will have, and the mount that is still to be made.
-type AfterMounts =
-    (Option<procfs::Procfs>, Option<OwnedFd>, nix::sys::stat::Mode, Option<usize>);
+type AfterMounts = (Option<procfs::Procfs>, Option<OwnedFd>, nix::sys::stat::Mode, Option<usize>);
 
 fn root_file_system(
     plan: &Plan,

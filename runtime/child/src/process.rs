@@ -450,8 +450,6 @@ pub(super) fn init(
     report.sync()?.send(&Message::Ready)?;
     report.wait("creation", |m| matches!(m, Message::Created))?;
     if let Some(listener) = start {
-        // Many containers may wait at once; the program's pages come back from the page cache when they are needed.
-        conex_sys::proc::drop_program_pages();
         crate::log::before_waiting();
         // Such a signal ends a container that was never started, as it ends runc's init: to the first process of a PID
         // namespace the kernel delivers nothing that has no handler (pid_namespaces(7)).
@@ -466,6 +464,9 @@ pub(super) fn init(
 /// Blocks until `start` connects and says so. A connection that closes without a word was a `start` that died after
 /// it had taken the socket away: nobody can start this container any more.
 fn wait_for_start(listener: OwnedFd) -> Result<Channel> {
+    // Many containers may wait at once; the program's pages come back from the page cache when they are needed. Last of all:
+    // with each page that is touched the kernel maps its neighbours.
+    conex_sys::proc::drop_program_pages();
     let accepted = loop {
         match nix::sys::socket::accept4(
             listener.as_raw_fd(),

@@ -9,6 +9,7 @@ use crate::container::{
 use crate::empty::Empty;
 use crate::error::{Context, Error, Named, Result};
 use crate::identity::identity;
+use crate::order::{Order, Step, SYSTEMD, V1_AND_V2, V2};
 use crate::plan::detached::is_cgroup;
 use crate::plan::Plan;
 use crate::spawn::spawn;
@@ -68,41 +69,6 @@ pub fn create(asked: &Asked, entry: &Entry, state: &mut State) -> Result<Contain
         made => made,
     }
 }
-
-/// A step with the cgroups.
-#[derive(Clone, Copy, PartialEq)]
-enum Step {
-    /// The record says what will be.
-    Record,
-    /// The directories of v2, or those of v1.
-    Directories { v2: bool },
-    /// systemd makes the unit with the child in it.
-    Unit,
-    /// Before a process is in it, or before the process goes on.
-    Limits,
-    /// Not while somebody is in it who makes nodes: on v1 it is everything that is denied first. Of v2 it is a program, which
-    /// takes the kernel as long as all other limits together, and comes at once.
-    Devices,
-}
-
-/// The order of the steps, before and after the child is born.
-struct Order {
-    before: &'static [Step],
-    after: &'static [Step],
-}
-
-/// The child is born in its cgroup, whose limits hold already. Until the device program is there it does only what the plan
-/// says: before [`Message::Enter`] nothing of the container's own is executed.
-const V2: Order =
-    Order { before: &[Step::Directories { v2: true }, Step::Limits], after: &[Step::Devices] };
-/// Only the directory that the child is born in comes before it; those of v1 are made while it mounts.
-const V1_AND_V2: Order = Order {
-    before: &[Step::Directories { v2: true }],
-    after: &[Step::Directories { v2: false }, Step::Limits, Step::Devices],
-};
-/// A unit comes after the child, which systemd puts into it.
-const SYSTEMD: Order =
-    Order { before: &[Step::Record], after: &[Step::Unit, Step::Limits, Step::Devices] };
 
 /// A container that is being made.
 struct Making<'a> {
@@ -206,8 +172,7 @@ impl Making<'_> {
             tell(c, &Message::Trees(sources::cgroups(plan, &self.state.cgroups)?))?;
         }
         self.prepare(c)?;
-        self.answers = usize::from(plan.namespaces.creates(libc::CLONE_NEWUSER))
-            + usize::from(has_runtime_hooks(plan));
+        self.answers = answers(plan);
         self.go_on(c, 0)?;
         let group = Group { dirs: std::mem::take(&mut self.group.dirs) };
         let talked = handshake(c, Some(&group), &mut |c, message| match message {
@@ -514,6 +479,12 @@ impl Making<'_> {
             other => other,
         }
     }
+}
+
+/// How many messages a child of this plan waits for between `Enter` and `Created`.
+fn answers(plan: &Plan) -> usize {
+    let maps = plan.namespaces.creates(libc::CLONE_NEWUSER);
+    usize::from(maps) + usize::from(has_runtime_hooks(plan))
 }
 
 fn has_runtime_hooks(plan: &Plan) -> bool {

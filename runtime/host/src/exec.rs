@@ -1,7 +1,9 @@
 //! A further process in a running container.
 
 use super::cgroup::Group;
-use super::container::{explain, handshake, notified, oom_score, tell, unexpected, welcome, Container, Tasks};
+use super::container::{
+    explain, handshake, notified, oom_score, tell, unexpected, welcome, Container, Tasks,
+};
 use crate::child::join;
 use crate::error::{Context, Error, Kind, Result};
 use crate::identity::adopted;

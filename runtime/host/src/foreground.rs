@@ -11,6 +11,9 @@ use nix::sys::termios::{self, OutputFlags, SetArg, SpecialCharacterIndices, Term
 use nix::unistd::{isatty, read, write, Pid};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+/// A process that has not ended, nor said anything, after so many milliseconds is one that stays.
+const SHORT: u16 = 200;
+
 /// All signals blocked and readable, from before the container is made: none is lost, none ends the runtime in the
 /// middle. The child unblocks them before execve.
 pub struct Signals {
@@ -116,6 +119,7 @@ pub fn wait(pid: Pid, pidfd: BorrowedFd, signals: &Signals, console: Console) ->
     if let Some(r) = &relay {
         r.resize(terminal);
     }
+    let mut patience = PollTimeout::from(SHORT);
     loop {
         let done = [PollFlags::POLLIN; 2];
         let mut fds = vec![PollFd::new(pidfd, done[0]), PollFd::new(signals.fd.as_fd(), done[1])];
@@ -127,7 +131,14 @@ pub fn wait(pid: Pid, pidfd: BorrowedFd, signals: &Signals, console: Console) ->
             fds.extend(wanted);
             (fds.len() > before).then_some(before)
         });
-        match poll(&mut fds, PollTimeout::NONE) {
+        let mut polled = poll(&mut fds, patience);
+        if polled == Ok(0) {
+            // It stays: most of its memory is the program, which comes back from the page cache when it is needed.
+            patience = PollTimeout::NONE;
+            proc::drop_program_pages();
+            polled = poll(&mut fds, patience);
+        }
+        match polled {
             Err(Errno::EINTR) => continue,
             other => other.call(|| "poll")?,
         };

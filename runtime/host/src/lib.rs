@@ -20,6 +20,7 @@ pub mod listener;
 mod locked;
 mod netdev;
 pub mod notify;
+mod order;
 pub mod programs;
 pub mod rdt;
 pub mod seal;

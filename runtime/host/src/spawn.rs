@@ -54,7 +54,8 @@ pub(super) fn spawn(
     };
     // Only the child keeps its end; end of stream must mean its death.
     drop(inherited);
-    let mut c = Container { pid, pidfd, sync: ours, terminal: None, warnings: Vec::new(), released: false };
+    let mut c =
+        Container { pid, pidfd, sync: ours, terminal: None, warnings: Vec::new(), released: false };
     if let Err(e) =
         back.and_then(|()| if ns.hops == Hops::Two { meet_second_hop(&mut c) } else { Ok(()) })
     {

@@ -140,3 +140,78 @@ fn one(m: &Mount) -> bool {
             }
         }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::facts::{CgroupFacts, Facts};
+    use crate::hierarchy::Hierarchy;
+    use crate::oci::template::Template;
+    use crate::{make, Options};
+
+    /// The index of the mount that comes last, on a host with v1, for runc's document after a change of its text.
+    fn last(change: &dyn Fn(String) -> String) -> Option<usize> {
+        let text = change(Template { terminal: false, ..Template::default() }.text());
+        let hierarchy = |name: &str| Hierarchy {
+            mount_point: format!("/sys/fs/cgroup/{name}").into(),
+            controllers: vec![name.into()],
+            v2: false,
+        };
+        let hierarchies = ["devices", "pids", "memory"].map(hierarchy).to_vec();
+        let facts = Facts {
+            capabilities: caps::all(),
+            cgroup: CgroupFacts { hierarchies, ..CgroupFacts::default() },
+            root: Some(true),
+            initial_userns: true,
+            page: 4096,
+            ..Facts::default()
+        };
+        let options = Options { id: "x".into(), bundle: "/bundle".into(), ..Options::default() };
+        let spec = serde_json::from_str(&text).unwrap();
+        let plan = make(&spec, &options, &facts).unwrap_or_else(|e| panic!("{e:?}\n{text}"));
+        super::comes_last(&plan)
+    }
+
+    #[test]
+    fn cgroups_come_last_where_nobody_can_tell() {
+        let mount = |destination: &str| {
+            let added =
+                format!(r#", {{"destination": "{destination}", "type": "tmpfs", "source": "x"}}"#);
+            move |text: String| {
+                let at =
+                    text.find(r#"{"destination": "/sys/fs/cgroup""#).expect("a mount of cgroups");
+                let end = at + text[at..].find('}').expect("its end") + 1;
+                [&text[..end], &added, &text[end..]].concat()
+            }
+        };
+        let whole = |text: String| text;
+        let place = last(&whole).expect("runc's document");
+        assert_eq!(last(&mount("/dev/x")), Some(place));
+        // Its own place, above and below it; through the image; a name below which an image may have a link.
+        for destination in ["/sys/fs/cgroup", "/sys/fs/cgroup/memory", "/sys", "/data", "/etc/x"] {
+            assert_eq!(last(&mount(destination)), None, "{destination}");
+        }
+        let replaced = |from: &'static str, to: &'static str| {
+            move |text: String| {
+                assert!(text.contains(from));
+                text.replace(from, to)
+            }
+        };
+        for (from, to) in [
+            ("/proc/scsi", "/sys/fs/cgroup/memory"),
+            ("/proc/scsi", "/srv/x"),
+            ("/proc/scsi", "/proc/../srv"),
+            ("/proc/scsi", "/proc/self/root/sys/fs"),
+            ("/proc/bus", "/opt"),
+            (
+                r#""destination": "/sys", "type": "sysfs""#,
+                r#""destination": "/sy", "type": "sysfs""#,
+            ),
+            (
+                r#""destination": "/dev", "type": "tmpfs""#,
+                r#""destination": "/de", "type": "tmpfs""#,
+            ),
+        ] {
+            assert_eq!(last(&replaced(from, to)), None, "{to}");
+        }
+    }
+}

@@ -110,6 +110,11 @@ fn report(what: &str, list: &[(&str, Vec<f64>)]) {
             median / base
         );
     }
+    // For the plots; every figure of one title is in it.
+    for (name, times) in list {
+        let all: Vec<String> = times.iter().map(|ms| format!("{ms:.2}")).collect();
+        println!("  samples {name} {}", all.join(" "));
+    }
 }
 
 /// exec of /bin/true in the containers that [`waiting`] has started, and its floor.

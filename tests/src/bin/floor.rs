@@ -288,7 +288,10 @@ fn credentials() {
     let serial = proc::join_session_keyring("floor").unwrap();
     let _ = proc::keyring_allow_user_search(serial);
     // All but AUDIT_WRITE, KILL and NET_BIND_SERVICE; a number that the kernel lacks is its end.
-    (0..64).filter(|n| ![29, 5, 10].contains(n)).take_while(|n| proc::bounding_drop(*n).is_ok()).count();
+    (0..64)
+        .filter(|n| ![29, 5, 10].contains(n))
+        .take_while(|n| proc::bounding_drop(*n).is_ok())
+        .count();
     proc::setgroups(&[]).unwrap();
     proc::setresgid(0).unwrap();
     proc::setresuid(0).unwrap();

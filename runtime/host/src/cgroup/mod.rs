@@ -8,11 +8,11 @@ pub mod snapshot;
 pub mod stats;
 pub mod systemd;
 
-use crate::text::is_below;
 use crate::acts::hierarchy::Hierarchy;
 use crate::error::{Context, Error, Kind, Result};
 use crate::facts;
 use crate::plan::cgroup::Cgroup;
+use crate::text::is_below;
 use files::{read, read_at, write_at};
 pub use group::{Dir, Group};
 use nix::errno::Errno;
@@ -137,7 +137,11 @@ impl Group {
                 let below = |h: &&Hierarchy| is_below(p, &h.mount_point) && *p != h.mount_point;
                 let h = hierarchies.iter().filter(below);
                 let h = h.max_by_key(|h| h.mount_point.as_os_str().len())?;
-                if wanted(h) { open(p, h).ok() } else { None }
+                if wanted(h) {
+                    open(p, h).ok()
+                } else {
+                    None
+                }
             })
             .collect();
         Group { dirs }
