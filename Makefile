@@ -114,7 +114,7 @@ deps-lintian:
 	@tests/packages.sh lintian:/usr/bin/lintian
 
 deps-hosts:
-	@tests/packages.sh qemu-system-x86:/usr/bin/qemu-system-x86_64 python3:/usr/bin/python3
+	@tests/packages.sh qemu-system-x86:/usr/bin/qemu-system-x86_64 kmod:/usr/sbin/depmod python3:/usr/bin/python3
 
 docs: ## write the completions for zsh and fish from the command table
 	$(CARGO) run --release --target $(TARGET) -p conex-tests --bin gendocs -- .

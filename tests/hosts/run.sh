@@ -59,6 +59,24 @@ on_qemu() {
 	return $code
 }
 
+# How long a loop of a shell takes, in milliseconds: here, and in the host by the job.
+loop='begun=$(date +%s%N); '$top'/bundles/shell/rootfs/bin/busybox sh -c "i=0; while [ \$i -lt 300000 ]; do i=\$((i + 1)); done"; took=$((($(date +%s%N) - begun) / 1000000))'
+
+on_kernel() { # NAME SUITE: a kernel of Debian's, the whole suites
+	local dir took begun
+	"$here/kernel.sh" "$cache" "$2" || return 1
+	eval "$loop"
+	dir=$(job "$1" 'modprobe -a dummy bfq; echo bfq >/sys/block/vda/queue/scheduler' \
+		"$loop; export SLOWNESS=\$((took / $took + 6)); echo \"kernel: Linux \$(uname -r), conex $(git rev-parse --short HEAD) on $(date -u +%F), slower by \$((took / $took)): \$SLOWNESS\"" \
+		"tests/run.sh /root/$(basename "$integration") --test-threads=2 ${KERNEL_TESTS:-} || bad=1" \
+		"tests/run.sh /root/$(basename "$shim") --test-threads=2 ${KERNEL_TESTS:-} || bad=1")
+	sed -i 's/LIMIT=1800/LIMIT=3600/' "$dir/job"
+	LIMIT=7500 "$here/qemu.sh" "$cache" "$dir" "$cache/kernels/$2"
+	local code=$?
+	cat "$dir/output"
+	return $code
+}
+
 on_systemd_v1() {
 	local dir
 	dir=$(job systemd-v1 "tests/run.sh /root/$(basename "$integration") --test-threads=2 systemd:: || bad=1")
@@ -121,6 +139,10 @@ for host in $hosts; do
 	uml-masked) "$here/image.sh" "$cache" && on_uml_masked ;;
 	selinux) "$here/image.sh" "$cache" && on_selinux ;;
 	qemu) "$here/image.sh" "$cache" && on_qemu ;;
+	linux-5.10) "$here/image.sh" "$cache" && on_kernel linux-5.10 bullseye ;;
+	linux-6.1) "$here/image.sh" "$cache" && on_kernel linux-6.1 bookworm ;;
+	linux-6.12) "$here/image.sh" "$cache" && on_kernel linux-6.12 trixie ;;
+	linux-7.2) "$here/image.sh" "$cache" && on_kernel linux-7.2 forky ;;
 	esac >"$results/$host.log" 2>&1 || code=1
 	grep -E -A4 '^integration: |FAILED$|^FAIL |^not in |^[<>] |did not finish|panicked at' "$results/$host.log" |
 		grep -vE '^--$|^running |^test .* ok$|^$|^note: ' | sed "s/^/$host: /"
@@ -129,5 +151,7 @@ for host in $hosts; do
 		awk -F'\t' '{n[$2]++} END {for (v in n) printf "uml: conformance: %s %s\n", n[v], v}' "$cache/conformance/conex-uml.tsv"
 	fi
 done
+# Each row of the kernels' table is of the last run on that kernel.
+case $hosts in *linux-*) python3 "$here/table.py" "$results" "$cache" linux-5.10 linux-6.1 linux-6.12 linux-7.2 >"$top/docs/kernels.md" ;; esac
 [ $# = 0 ] && python3 "$here/table.py" "$results" "$cache" >"$top/docs/hosts.md"
 exit $code

@@ -1,10 +1,12 @@
-"""table.py RESULTS CACHE: the logs of the hosts as docs/hosts.md, one row per test, one column per host."""
+"""table.py RESULTS CACHE [HOST…]: the logs of the hosts as docs/hosts.md, one row per test, one column per host. With hosts named:
+as docs/kernels.md, the tests alone that not each of them passes."""
 import os
 import re
 import sys
 
 results, cache = sys.argv[1:3]
-HOSTS = ["here", "masked", "systemd-v1", "uml", "uml-masked", "selinux", "qemu"]
+kernels = sys.argv[3:]
+HOSTS = kernels or ["here", "masked", "systemd-v1", "uml", "uml-masked", "selinux", "qemu"]
 here = os.path.dirname(os.path.realpath(__file__))
 
 
@@ -30,13 +32,16 @@ def verdicts(host):
     return out, skips
 
 
-print(read(f"{here}/header.md"), end="")
+print(read(f"{here}/{'kernels' if kernels else 'header'}.md"), end="")
 found = {h: verdicts(h) for h in HOSTS}
 print("\n## Counts\n")
 print("| host | passed | failed | skipped |\n|---|---|---|---|")
 for h in HOSTS:
     values = list(found[h][0].values())
     print(f"| {h} | {values.count('ok')} | {values.count('FAILED')} | {values.count('skip')} |")
+for h in kernels:
+    about = [line for line in read(f"{results}/{h}.log").splitlines() if line.startswith("kernel: ")]
+    print(f"\n{h}: {about[0].removeprefix('kernel: ') if about else 'was not run'}.")
 print("\n## Skips and their reasons\n")
 for h in HOSTS:
     for name, reason in sorted(found[h][1].items()):
@@ -44,9 +49,11 @@ for h in HOSTS:
 print("\n## Tests\n")
 print("| test | " + " | ".join(HOSTS) + " |\n|---" * 1 + "|---" * len(HOSTS) + "|")
 names = sorted({n for h in HOSTS for n in found[h][0]})
+if kernels:
+    names = [n for n in names if {found[h][0].get(n) for h in HOSTS} != {"ok"}]
 for name in names:
     print(f"| {name} | " + " | ".join(found[h][0].get(name, "–") for h in HOSTS) + " |")
-rows = [line.split("\t") for line in read(f"{cache}/conformance/conex-uml.tsv").splitlines()]
+rows = [] if kernels else [line.split("\t") for line in read(f"{cache}/conformance/conex-uml.tsv").splitlines()]
 if rows:
     reasons = dict((r[0], r[2]) for r in (l.split("\t") for l in read(f"{here}/conformance-uml.tsv").splitlines()))
     print("\n## The OCI's validation programs on uml\n")
