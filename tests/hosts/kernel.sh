@@ -1,21 +1,24 @@
 #!/bin/bash
-# kernel.sh CACHE SUITE: fetches Debian's kernel of a suite and makes what boots it on the image of another: CACHE/kernels/SUITE
-# with vmlinuz, release, an initrd that finds the disk, and modules.ext4, which lies over the image's /lib/modules.
-# Needs mmdebstrap, kmod, e2fsprogs and busybox-static.
+# kernel.sh CACHE SUITE [ARCH]: fetches Debian's kernel of a suite (for amd64, or arm64) and makes what boots it on an image of another:
+# CACHE/kernels/SUITE-ARCH with vmlinuz, release, an initrd that finds the disk, and modules.ext4, which lies over the image's
+# /lib/modules. Needs mmdebstrap, kmod and e2fsprogs.
 set -euo pipefail
 here=$(dirname "$(realpath "$0")")
-cache=$(realpath "$1") suite=$2
-to=$cache/kernels/$suite root=$cache/kernels/$suite.root
-stamp="$suite $(sha256sum <"$0")"
+cache=$(realpath "$1") suite=$2 arch=${3:-amd64}
+to=$cache/kernels/$suite-$arch root=$cache/kernels/$suite-$arch.root
+stamp="$suite $arch $(sha256sum <"$0")"
 [ "$(cat "$to/stamp" 2>/dev/null)" = "$stamp" ] && exit 0
 rm -rf "$to" "$root"
 mkdir -p "$to"
 site=$(apt-get indextargets --format '$(SITE)' 'Created-By: Packages' | grep -m1 -E '/debian/?$')
-mmdebstrap --quiet --variant=extract --aptopt='Acquire::Check-Valid-Until "false"' --include=linux-image-amd64 \
+mmdebstrap --quiet --variant=extract --arch="$arch" --aptopt='Acquire::Check-Valid-Until "false"' --include="linux-image-$arch,busybox-static" \
 	"$suite" "$root" "deb $site $suite main"
-vmlinuz=$(ls "$root"/boot/vmlinuz-*) release=${vmlinuz##*/vmlinuz-}
 modules=$root/usr/lib/modules
 [ -d "$modules" ] || modules=$root/lib/modules
+release=$(ls "$modules")
+# Newer packages have it beside the modules, and copy it to /boot when they are configured.
+vmlinuz=$root/boot/vmlinuz-$release
+[ -e "$vmlinuz" ] || vmlinuz=$modules/$release/vmlinuz
 cp "$vmlinuz" "$to/vmlinuz"
 echo "$release" >"$to/release"
 depmod -b "${modules%/lib/modules}" "$release"
@@ -23,8 +26,10 @@ depmod -b "${modules%/lib/modules}" "$release"
 # What the disk takes, each after what it needs; what is not there is part of the kernel.
 files=$to/initrd.files
 mkdir -p "$files"/{bin,dev,proc,sys,new,lib}
-cp /bin/busybox "$files/bin/busybox"
-for name in virtio_pci virtio_blk ext4 crc32c_generic crc32c_intel; do
+busybox=$root/usr/bin/busybox
+[ -e "$busybox" ] || busybox=$root/bin/busybox
+cp "$busybox" "$files/bin/busybox"
+for name in virtio_pci virtio_blk ext4 crc32c_generic crc32c_intel crc32c_arm64; do
 	line=$(grep -E "(^|/)$name\.ko[^:/]*:" "$modules/$release/modules.dep") || continue
 	# shellcheck disable=SC2086
 	printf '%s\n' ${line/:/} | tac

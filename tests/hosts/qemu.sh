@@ -15,10 +15,17 @@ else
 	initrd=$cache/hosts/boot/initrd.img-${kernel##*vmlinuz-}
 	modules=()
 fi
-timeout "${LIMIT:-2400}" qemu-system-x86_64 -accel tcg,thread=multi -cpu max -smp 2 -m 3G -nographic -nodefaults -serial stdio -no-reboot \
-	-nic none -kernel "$kernel" -initrd "$initrd" -drive "file=$cache/hosts.ext4,format=raw,if=virtio,snapshot=on" "${modules[@]}" \
+image=$cache/hosts.ext4 console=ttyS0
+machine=(qemu-system-x86_64 -cpu max)
+if [ "${ARCH:-amd64}" = arm64 ]; then
+	image=$cache/hosts-arm64.ext4 console=ttyAMA0
+	# The pointer authentication of "max" is the slowest part of its emulation.
+	machine=(qemu-system-aarch64 -machine virt,gic-version=3 -cpu max,pauth=off)
+fi
+timeout "${LIMIT:-2400}" "${machine[@]}" -accel tcg,thread=multi -smp 2 -m 3G -nographic -nodefaults -serial stdio -no-reboot \
+	-nic none -kernel "$kernel" -initrd "$initrd" -drive "file=$image,format=raw,if=virtio,snapshot=on,file.locking=off" "${modules[@]}" \
 	-virtfs "local,path=$top,mount_tag=host,security_model=none,multidevs=remap" \
-	-append "root=/dev/vda rw console=ttyS0 quiet systemd.gpt_auto=no fstab=no systemd.mask=ldconfig.service lsm=capability,yama,apparmor hugepages=16 top=$top job=${job#"$top"/}" \
+	-append "root=/dev/vda rw console=$console quiet systemd.gpt_auto=no fstab=no systemd.mask=ldconfig.service lsm=capability,yama,apparmor hugepages=16 top=$top job=${job#"$top"/}" \
 	>"$job/console" 2>&1 </dev/null || true
 [ -e "$job/code" ] || { echo "the emulated host did not finish its job; its console:"; tail -n 40 "$job/console"; exit 1; }
 exit "$(cat "$job/code")"

@@ -20,7 +20,7 @@ qemu_tests="resources:: config::rlimits
 	apparmor:: nested::the_root devices::a_long rootless::the_users_own"
 
 environment() { # BINARIES
-	echo "export CONEX=$1/conex SHIM=$1/containerd-shim-conex-v2 BUSYBOX=$top/bundles/shell/rootfs/bin/busybox RUST_BACKTRACE=0"
+	echo "export CONEX=$1/conex SHIM=$1/containerd-shim-conex-v2 BUSYBOX=${BUSYBOX_OF:-$top/bundles/shell/rootfs/bin/busybox} RUST_BACKTRACE=0"
 }
 
 job() { # HOST SUITE…: a job that runs the suites in a host of our own
@@ -60,21 +60,34 @@ on_qemu() {
 }
 
 # How long a loop of a shell takes, in milliseconds: here, and in the host by the job.
-loop='begun=$(date +%s%N); '$top'/bundles/shell/rootfs/bin/busybox sh -c "i=0; while [ \$i -lt 300000 ]; do i=\$((i + 1)); done"; took=$((($(date +%s%N) - begun) / 1000000))'
+loop='begun=$(date +%s%N); busybox sh -c "i=0; while [ \$i -lt 300000 ]; do i=\$((i + 1)); done"; took=$((($(date +%s%N) - begun) / 1000000))'
 
-on_kernel() { # NAME SUITE: a kernel of Debian's, the whole suites
-	local dir took begun
-	"$here/kernel.sh" "$cache" "$2" || return 1
+on_kernel() { # NAME SUITE [ARCH]: a kernel of Debian's, the whole suites
+	local dir took begun arch=${3:-amd64} BUSYBOX_OF=
+	[ "$arch" = amd64 ] || BUSYBOX_OF=/usr/bin/busybox
+	"$here/kernel.sh" "$cache" "$2" "$arch" || return 1
 	eval "$loop"
+	[ "$arch" = amd64 ] || { programs_of_arm64 && "$here/arm64.sh" "$cache"; } || return 1
 	dir=$(job "$1" 'modprobe -a dummy bfq; echo bfq >/sys/block/vda/queue/scheduler' \
-		"$loop; export SLOWNESS=\$((took / $took + 6)); echo \"kernel: Linux \$(uname -r), conex $(git rev-parse --short HEAD) on $(date -u +%F), slower by \$((took / $took)): \$SLOWNESS\"" \
+		"$loop; export SLOWNESS=\$((took / $took + 6)); echo \"kernel: Linux \$(uname -rm), conex $(git rev-parse --short HEAD) on $(date -u +%F), slower by \$((took / $took)): \$SLOWNESS\"" \
 		"tests/run.sh /root/$(basename "$integration") --test-threads=2 ${KERNEL_TESTS:-} || bad=1" \
 		"tests/run.sh /root/$(basename "$shim") --test-threads=2 ${KERNEL_TESTS:-} || bad=1")
 	sed -i 's/LIMIT=1800/LIMIT=3600/' "$dir/job"
-	LIMIT=7500 "$here/qemu.sh" "$cache" "$dir" "$cache/kernels/$2"
+	ARCH=$arch LIMIT=7500 "$here/qemu.sh" "$cache" "$dir" "$cache/kernels/$2-$arch"
 	local code=$?
 	cat "$dir/output"
 	return $code
+}
+
+# Programs and tests for arm64, beside this machine's own.
+programs_of_arm64() {
+	local target=aarch64-unknown-linux-gnu
+	export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc LIBSECCOMP_LIB_PATH=$top/$cache/arm64/usr/lib/aarch64-linux-gnu
+	"$here/arm64.sh" "$cache" root && make deps-cross TARGET=$target &&
+		cargo build --release --target $target -p conex -p conex-tools -p containerd-shim-conex -p conex-tests || return 1
+	built() { cargo test --release --target $target -p conex-tests --test "$1" --no-run 2>&1 | sed -n 's/.*Executable.*(\(.*\))/\1/p'; }
+	out=target/$target/release integration=$(built integration) shim=$(built shim)
+	[ -n "$integration" ] && [ -n "$shim" ]
 }
 
 on_systemd_v1() {
@@ -142,6 +155,8 @@ for host in $hosts; do
 	linux-5.10) "$here/image.sh" "$cache" && on_kernel linux-5.10 bullseye ;;
 	linux-6.1) "$here/image.sh" "$cache" && on_kernel linux-6.1 bookworm ;;
 	linux-6.12) "$here/image.sh" "$cache" && on_kernel linux-6.12 trixie ;;
+	arm64-6.1) on_kernel arm64-6.1 bookworm arm64 ;;
+	arm64-7.2) on_kernel arm64-7.2 forky arm64 ;;
 	linux-7.2) "$here/image.sh" "$cache" && on_kernel linux-7.2 forky ;;
 	esac >"$results/$host.log" 2>&1 || code=1
 	grep -E -A4 '^integration: |FAILED$|^FAIL |^not in |^[<>] |did not finish|panicked at' "$results/$host.log" |
@@ -152,6 +167,6 @@ for host in $hosts; do
 	fi
 done
 # Each row of the kernels' table is of the last run on that kernel.
-case $hosts in *linux-*) python3 "$here/table.py" "$results" "$cache" linux-5.10 linux-6.1 linux-6.12 linux-7.2 >"$top/docs/kernels.md" ;; esac
+case $hosts in *linux-* | *arm64-*) python3 "$here/table.py" "$results" "$cache" linux-5.10 linux-6.1 linux-6.12 linux-7.2 arm64-6.1 arm64-7.2 >"$top/docs/kernels.md" ;; esac
 [ $# = 0 ] && python3 "$here/table.py" "$results" "$cache" >"$top/docs/hosts.md"
 exit $code
