@@ -517,3 +517,18 @@ fn the_whole_tree_without_a_cgroup_namespace() {
         }
     }
 }
+
+/// What an image's directory is copied into is memory of the container, and counts as its own.
+#[test]
+fn what_a_tmpfs_begins_with_is_the_containers_memory() {
+    const SIZE: usize = 8 << 20;
+    let mut b = Box::sh("sleep 100");
+    std::fs::create_dir(b.dir.join("rootfs/data")).unwrap();
+    std::fs::write(b.dir.join("rootfs/data/file"), vec![1; SIZE]).unwrap();
+    let mount = json!({"destination": "/data", "type": "tmpfs", "source": "tmpfs", "options": ["tmpcopyup"]});
+    let mounts = b.at("mounts").as_array_mut().unwrap();
+    mounts.insert(0, mount);
+    b.up();
+    let used = b.cgroup_value("memory", "memory.usage_in_bytes", "memory.current");
+    assert!(used.parse::<usize>().unwrap() >= SIZE, "{used}");
+}

@@ -364,6 +364,10 @@ fn mounts_and_devices(
             continue;
         }
         let source = sources.get_mut(i).and_then(Option::take);
+        if m.tmpcopyup {
+            // What is copied there is the container's memory.
+            report.wait_for_cgroups()?;
+        }
         let mounted = if plan::detached::is_cgroup(m) {
             mount_cgroups(plan, root, m, (report, rest, detached))?
         } else {

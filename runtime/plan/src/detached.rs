@@ -104,8 +104,9 @@ fn in_new(mounts: &[Mount], before: usize, path: &Path, kinds: &[&str]) -> bool 
     let above = |m: &&Mount| path != m.destination && is_below(path, &m.destination);
     let nearest = mounts[..before].iter().rev().find(above);
     nearest.is_some_and(|m| {
-        let named = !m.destination.as_os_str().is_empty() && !m.tmpcopyup;
-        named && matches!(&m.kind, Action::Fs(kind) if kinds.contains(&kind.as_str()))
+        !m.destination.as_os_str().is_empty()
+            && !m.tmpcopyup
+            && matches!(&m.kind, Action::Fs(kind) if kinds.contains(&kind.as_str()))
     })
 }
 
