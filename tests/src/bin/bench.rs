@@ -203,7 +203,8 @@ fn watched(dir: &Path, binary: &str, name: &str, verb: &[&str], rest: &[&str]) -
     while !Path::new(&pid_file).exists() {
         std::thread::sleep(std::time::Duration::from_millis(5));
     }
-    std::thread::sleep(std::time::Duration::from_millis(200));
+    // What stays gives memory back.
+    std::thread::sleep(std::time::Duration::from_secs(1));
     let memory = private(&child.id().to_string());
     let pid = std::fs::read_to_string(&pid_file).expect("pid file").trim().parse().expect("pid");
     let _ =
