@@ -5,7 +5,7 @@
 set -euo pipefail
 here=$(dirname "$(realpath "$0")")
 cache=$(realpath "$1") root=$cache/arm64 image=$cache/hosts-arm64.ext4
-packages=bash,coreutils,util-linux,mount,procps,findutils,grep,mawk,sed,diffutils,hostname,kmod,iproute2,busybox-static,e2fsprogs
+packages=bash,perl-base,coreutils,util-linux,mount,procps,findutils,grep,mawk,sed,diffutils,hostname,kmod,iproute2,busybox-static,e2fsprogs
 packages+=,squashfs-tools,strace,runc,libseccomp-dev,base-files,base-passwd,libc-bin
 if [ "$(cat "$root.stamp" 2>/dev/null)" != "$packages" ]; then
 	rm -rf "$root" "$root.stamp"

@@ -41,7 +41,8 @@ for h in HOSTS:
     print(f"| {h} | {values.count('ok')} | {values.count('FAILED')} | {values.count('skip')} |")
 for h in kernels:
     about = [line for line in read(f"{results}/{h}.log").splitlines() if line.startswith("kernel: ")]
-    print(f"\n{h}: {about[0].removeprefix('kernel: ') if about else 'was not run'}.")
+    said = "; then some of the tests again: ".join(line.removeprefix("kernel: ") for line in about)
+    print(f"\n{h}: {said or 'was not run'}.")
 print("\n## Skips and their reasons\n")
 for h in HOSTS:
     for name, reason in sorted(found[h][1].items()):

@@ -337,10 +337,10 @@ fn net_devices_move_with_their_addresses() {
 
 #[test]
 fn the_document_that_docker_wrote() {
-    if lacks("mount_setattr", "the_document_that_docker_wrote") {
-        return;
-    }
     let text = include_str!("../data/docker-config.json");
+    // Docker asks for what is below a volume only where the kernel can.
+    let older = missing("mount_setattr").map(|_| text.replace("\"rro\"", "\"ro\""));
+    let text = older.as_deref().unwrap_or(text);
     let mut b = Box::sh("true");
     let (path, data) = (b.rootfs(), b.dir.join("data"));
     let mut config: serde_json::Value = serde_json::from_str(text).unwrap();

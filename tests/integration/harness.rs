@@ -26,13 +26,26 @@ pub fn skip(test: &str, missing: &str) {
     }
 }
 
-/// True, and a recorded skip, if the suite plays a kernel without this call (CONEX_MASK).
+/// True, and a recorded skip, if the kernel has not this call, or the suite plays one without it (CONEX_MASK).
 pub fn lacks(call: &str, test: &str) -> bool {
-    let masked = std::env::var("CONEX_MASK").is_ok_and(|m| m.split([' ', ',']).any(|c| c == call));
-    if masked {
-        skip(test, &format!("{call}, which is masked"));
+    let why = missing(call);
+    if let Some(why) = why {
+        skip(test, &format!("{call}, which is {why}"));
     }
-    masked
+    why.is_some()
+}
+
+/// Of [`missing`]: the kernel itself lacks it.
+pub const OLDER: &str = "newer than this kernel";
+
+/// Why there is no such call.
+pub fn missing(call: &str) -> Option<&'static str> {
+    let masked = std::env::var("CONEX_MASK").is_ok_and(|m| m.split([' ', ',']).any(|c| c == call));
+    let older = call == "mount_setattr" && !conex::acts::tree::has_setattr();
+    if masked {
+        return Some("masked");
+    }
+    older.then_some(OLDER)
 }
 
 pub struct Ran {
@@ -379,6 +392,11 @@ pub fn has_controller(controller: &str) -> bool {
 pub fn slowness() -> u64 {
     let own = if std::env::var_os("OWN_HOST").is_some() { 6 } else { 1 };
     std::env::var("SLOWNESS").ok().and_then(|s| s.parse().ok()).unwrap_or(own)
+}
+
+/// So many seconds of a host that is as fast as the one that the tests were written on.
+pub fn within(seconds: u64) -> Duration {
+    Duration::from_secs(seconds * slowness())
 }
 
 /// How long a test waits, on a host that is as fast as this one. A virtual machine that stands still for that long, with

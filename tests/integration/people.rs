@@ -408,7 +408,9 @@ fn what_is_there_and_what_it_uses() {
     assert!(head.ends_with("UPTIME"), "{head}");
     let stats: Vec<_> = stats.into_iter().filter(|w| !w.is_empty()).collect();
     let percent: f64 = stats[4].strip_suffix(" %").unwrap().parse().unwrap();
-    assert!(percent > 2.0 && percent <= 110.0, "{stats:?}");
+    // Where the host is slow, its clock of the looks is not that of the counters.
+    let most = 110.0 * if slowness() > 1 { 4.0 } else { 1.0 };
+    assert!(percent > 2.0 && percent <= most, "{stats:?}");
     if has_controller("memory") {
         assert_eq!(stats[6], "64.0 MiB", "{stats:?}");
     }

@@ -263,7 +263,7 @@ fn a_full_disk_stops_nobody() {
     shim.create(&b, &Stdio { stdout: format!("file://{}", file.display()), ..Stdio::default() });
     shim.start_task(&b.id, "");
     let written = || b.rootfs().join("tmp/written").exists();
-    while !written() && begun.elapsed() < Duration::from_secs(5) {
+    while !written() && begun.elapsed() < within(5) {
         std::thread::sleep(Duration::from_millis(5));
     }
     assert!(written(), "after {:?}: {}", begun.elapsed(), shim.log());
@@ -331,7 +331,7 @@ fn a_logger_that_fails_stops_nobody() {
         assert_eq!(shim.wait(&b.id, ""), 5);
         let begun = Instant::now();
         shim.delete(&b.id, "");
-        assert!(!ends || begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+        assert!(!ends || begun.elapsed() < within(3), "{:?}", begun.elapsed());
         shim.finish(&b.id);
     }
 }

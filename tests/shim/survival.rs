@@ -358,11 +358,7 @@ impl Persistent {
             if let Some(answer) = self.once(method, request) {
                 return answer;
             }
-            assert!(
-                begun.elapsed() < Duration::from_secs(40),
-                "{method}: no answer: {}",
-                self.log()
-            );
+            assert!(begun.elapsed() < within(40), "{method}: no answer: {}", self.log());
         }
     }
 

@@ -243,12 +243,15 @@ fn file_system(
     let target = target(root, m, kind)?;
     let cgroups = match whole_tree(kind, cgroups)? {
         Ok(tree) => {
-            return tree.attach_with(target.as_fd(), &[(true, attr), (true, m.recursive)]);
+            let deep = tree::has_setattr();
+            return tree.attach_with(target.as_fd(), &[(deep, attr), (true, m.recursive)]);
         }
         Err(cgroups) => cgroups,
     };
     let data = options(m, kind, target.as_fd(), existed)?;
-    let made = match new_mount(kind, &m.source, &data, attr.set, m) {
+    // fsmount(2) takes it from Linux 5.14 on, mount(2) from 5.10 on, of what is attached.
+    let later = if tree::has_setattr() { 0 } else { attr.set & ATTR_NOSYMFOLLOW };
+    let made = match new_mount(kind, &m.source, &data, attr.set & !later, m) {
         Err(e) if for_mount2(&e, &m.source, &data) => {
             return by_mount2(m, kind, &data, &attr, target.as_fd());
         }
@@ -265,6 +268,9 @@ fn file_system(
         other => other?,
     };
     let mut late = vec![(true, m.recursive)];
+    if later != 0 {
+        late.push((false, MountAttr { set: later, ..MountAttr::default() }));
+    }
     if m.tmpcopyup {
         copy_up(target.as_fd(), made.as_fd())?;
         // The mount was made writable for the copy.
@@ -280,15 +286,17 @@ fn whole_tree(kind: &str, cgroups: Cgroups) -> Result<std::result::Result<Tree, 
     if kind != "cgroup2" {
         return Ok(Err(cgroups));
     }
+    // Before Linux 5.12 only the mount itself can be made read-only: then it comes without what is mounted below it.
+    let deep = tree::has_setattr();
     let is = |file: &str, number| {
         nix::sys::stat::stat(format!("/proc/self/ns/{file}").as_str())
             .is_ok_and(|s| s.st_ino == number)
     };
     match cgroups {
-        Cgroups::Trees { whole: true, .. } => cgroups.first(true).map(Ok),
+        Cgroups::Trees { whole: true, .. } => cgroups.first(deep).map(Ok),
         Cgroups::Paths(_) if is("cgroup", 0xEFFF_FFFB) && is("user", 0xEFFF_FFFD) => {
             let unified = crate::acts::hierarchy::hierarchies().into_iter().find(|h| h.v2);
-            unified.map_or(Ok(Err(cgroups)), |h| tree::bind(cwd(), &h.mount_point, true).map(Ok))
+            unified.map_or(Ok(Err(cgroups)), |h| tree::bind(cwd(), &h.mount_point, deep).map(Ok))
         }
         _ => Ok(Err(cgroups)),
     }
@@ -464,15 +472,16 @@ fn cgroup(root: &Root, m: &Mount, views: &[CgroupView], cgroups: Cgroups) -> Res
     outside_proc(root, m, target.as_fd())?;
     if let [CgroupView { v2: true, .. }] = views {
         // The whole tree: /proc/self/cgroup says where in it the container is. A user namespace may not have it.
+        let deep = tree::has_setattr();
         let tree = match whole_tree("cgroup2", cgroups)? {
             Ok(whole) => whole,
             Err(cgroups) => match new_mount("cgroup2", &m.source, &[], m.attr.set, m) {
                 Ok(fd) => Tree(fd),
-                Err(e) if e.errno == Some(Errno::EPERM) => cgroups.first(true)?,
-                Err(_) => tree::bind(cwd(), Path::new("/sys/fs/cgroup"), true)?,
+                Err(e) if e.errno == Some(Errno::EPERM) => cgroups.first(deep)?,
+                Err(_) => tree::bind(cwd(), Path::new("/sys/fs/cgroup"), deep)?,
             },
         };
-        return tree.attach_with(target.as_fd(), &[(true, m.attr), (true, m.recursive)]);
+        return tree.attach_with(target.as_fd(), &[(deep, m.attr), (true, m.recursive)]);
     }
     let attrs = m.attr.set & (ATTR_NOSUID | ATTR_NODEV | ATTR_NOEXEC);
     let base = Mount {

@@ -37,12 +37,12 @@ fn kernel() -> Finding {
             "no container runs: conex needs Linux 5.8, or 5.4 without exec; boot a newer kernel",
         ),
         v if v < (5, 8) => Finding::missing(
-            "kernel calls",
+            "kernel",
             format!("Linux {release}"),
             "conex exec fails before Linux 5.8 (setns with a pidfd); boot a newer kernel",
         ),
         v if v < (5, 12) => Finding::missing(
-            "kernel calls",
+            "kernel",
             format!("Linux {release}"),
             "no idmapped mounts and no recursive mount options before Linux 5.12 (mount_setattr)",
         ),
