@@ -35,6 +35,14 @@ pub fn lacks(call: &str, test: &str) -> bool {
     why.is_some()
 }
 
+/// True if the kernel's release is below this one.
+pub fn older_than(release: (u32, u32)) -> bool {
+    let text = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let mut numbers = text.split(['.', '-']).map_while(|n| n.trim().parse::<u32>().ok());
+    let own = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    own < release
+}
+
 /// Of [`missing`]: the kernel itself lacks it.
 pub const OLDER: &str = "newer than this kernel";
 
