@@ -312,14 +312,14 @@ fn exec_storm() {
             .map(|i| {
                 s.spawn({
                     let b = &b;
-                    move || (i % 200, b.exec(&["sh", "-c", &format!("exit {}", i % 200)]).code)
+                    move || (i % 200, b.exec(&["sh", "-c", &format!("exit {}", i % 200)]))
                 })
             })
             .collect();
         runs.into_iter().map(|r| r.join().unwrap()).collect::<Vec<_>>()
     });
     for (want, got) in all {
-        assert_eq!(want as i32, got);
+        assert_eq!(want as i32, got.code, "{}", got.err);
     }
 }
 
