@@ -6,7 +6,7 @@ use serde_json::{json, Value};
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// A document as text, with the mark `"@"` replaced.
 fn with(b: &Box, text: &str) -> String {

@@ -122,6 +122,9 @@ fn an_image_in_a_file() {
 
 #[test]
 fn mapped_ids() {
+    if lacks("mount_setattr", "mapped_ids") {
+        return;
+    }
     if !is_ours() {
         return;
     }

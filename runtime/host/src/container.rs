@@ -48,10 +48,14 @@ impl Container {
 }
 
 /// Sends what the child may no longer hear: if it has failed meanwhile, its own message says more than EPIPE, or than
-/// ECONNRESET, which is EPIPE for one that ended with something unread.
+/// ECONNRESET, which is EPIPE for one that ended with something unread, or ECONNREFUSED, for one that is just ending.
 pub fn tell(c: &Container, message: &Message) -> Result<()> {
     match c.sync.send(message) {
-        Err(e) if matches!(e.errno, Some(Errno::EPIPE | Errno::ECONNRESET)) => Ok(()),
+        Err(e)
+            if matches!(e.errno, Some(Errno::EPIPE | Errno::ECONNRESET | Errno::ECONNREFUSED)) =>
+        {
+            Ok(())
+        }
         other => other,
     }
 }

@@ -92,7 +92,7 @@ fn reach(entry: &Entry) -> Result<Channel> {
 /// Lets the process go, if it was not told to already, and waits until its program is executed.
 pub fn release(c: &Container, confined: Option<Identity>) -> Result<()> {
     if !c.released {
-        c.sync.send(&Message::Created)?;
+        crate::host::container::tell(c, &Message::Created)?;
     }
     executed(&c.sync, confined)
 }
