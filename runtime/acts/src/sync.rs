@@ -15,7 +15,8 @@
 //! 3      ◀──────────────── Ready ──────────────
 //!   rlimits, state Created, pid file
 //!          ────────────── Created ────────────▶  `create`: wait on the start socket; `run`, `exec`: go on. Where nobody has
-//!                                                anything to do in between it comes before 3, after the last answer
+//!                                                anything to do in between it comes before 3, after the last answer;
+//!                                                of an exec with Enter
 //!        ◀──────────────── Words{memory} ─────  only under a filter that denies sendmsg: where the error would stand
 //!        ◀──────── end of stream, or Failed ───  execve happened, or the error that the user sees
 //! ```
@@ -36,6 +37,9 @@ pub enum Message {
     /// The cgroups are made and have their limits. Into those of these `tasks` files, opened for writing, the child goes
     /// by itself; it is in the others. Each with its directory, for the error.
     Enter(Vec<(String, OwnedFd)>),
+    /// `Enter` and `Created` in one: before Linux 6.1 a message to a process that is just ending takes what it has said away
+    /// (unix_dgram_disconnected), so that nothing is sent to one that can fail at any moment.
+    EnterAndGo(Vec<(String, OwnedFd)>),
     /// Trees of what a mount of cgroups shows, each with its path; only to a child that does not see the host's mounts. And
     /// what a process of the host's side has opened for it, each with a name.
     Trees(Vec<(String, OwnedFd)>),
@@ -190,6 +194,7 @@ fn name(message: &Message) -> &'static str {
         Message::NeedMaps => "NeedMaps",
         Message::Mapped => "Mapped",
         Message::Enter(_) => "Enter",
+        Message::EnterAndGo(_) => "EnterAndGo",
         Message::Trees(_) => "Trees",
         Message::Rooted => "Rooted",
         Message::Go => "Go",
@@ -212,9 +217,13 @@ fn encode(message: &Message) -> (Vec<u8>, Vec<RawFd>) {
     match message {
         Message::NeedMaps => (vec![1], vec![]),
         Message::Mapped => (vec![2], vec![]),
-        Message::Enter(list) | Message::Trees(list) => {
+        Message::Enter(list) | Message::EnterAndGo(list) | Message::Trees(list) => {
             let paths: Vec<&str> = list.iter().map(|(path, _)| path.as_str()).collect();
-            let tag = if matches!(message, Message::Enter(_)) { 3 } else { 13 };
+            let tag = match message {
+                Message::Enter(_) => 3,
+                Message::EnterAndGo(_) => 14,
+                _ => 13,
+            };
             let bytes = [&[tag], paths.join("\n").as_bytes()].concat();
             (bytes, list.iter().map(|(_, fd)| fd.as_raw_fd()).collect())
         }
@@ -252,13 +261,13 @@ fn decode(bytes: &[u8], mut fds: Vec<OwnedFd>) -> Result<Message> {
     Ok(match bytes[0] {
         1 => Message::NeedMaps,
         2 => Message::Mapped,
-        tag @ (3 | 13) => {
+        tag @ (3 | 13 | 14) => {
             let paths = String::from_utf8_lossy(&bytes[1..]);
             let list = paths.lines().map(str::to_string).zip(fds).collect();
-            if tag == 3 {
-                Message::Enter(list)
-            } else {
-                Message::Trees(list)
+            match tag {
+                3 => Message::Enter(list),
+                14 => Message::EnterAndGo(list),
+                _ => Message::Trees(list),
             }
         }
         4 => Message::Rooted,

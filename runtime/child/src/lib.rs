@@ -108,6 +108,8 @@ pub struct Report {
     pub start: Option<Channel>,
     /// The host makes the cgroups at its own pace: `Enter` may arrive before an answer that is waited for.
     entered: std::cell::Cell<bool>,
+    /// `Created` has come already.
+    created: std::cell::Cell<bool>,
     /// What [`Message::Trees`] has brought.
     trees: std::cell::RefCell<Option<Vec<(String, OwnedFd)>>>,
 }
@@ -118,6 +120,7 @@ impl Report {
             sync: Some(sync),
             start: None,
             entered: Default::default(),
+            created: Default::default(),
             trees: Default::default(),
         }
     }
@@ -126,6 +129,14 @@ impl Report {
     pub fn wait(&self, step: &str, wanted: fn(&Message) -> bool) -> Result<()> {
         while !self.step(step, wanted)? {}
         Ok(())
+    }
+
+    /// Waits for the word to go on, if it has not come yet.
+    pub fn wait_for_creation(&self) -> Result<()> {
+        match self.created.get() {
+            true => Ok(()),
+            false => self.wait("creation", |m| matches!(m, Message::Created)),
+        }
     }
 
     /// Waits until this process is in its cgroups.
@@ -148,13 +159,20 @@ impl Report {
 
     /// One message: `Trees` or `Enter`, which are done here, or the wanted one.
     fn step(&self, name: &str, wanted: fn(&Message) -> bool) -> Result<bool> {
-        let ours = |m: &Message| matches!(m, Message::Enter(_) | Message::Trees(_));
+        let ours = |m: &Message| {
+            matches!(m, Message::Enter(_) | Message::EnterAndGo(_) | Message::Trees(_))
+        };
         let accept = |m: Message| if wanted(&m) || ours(&m) { Ok(m) } else { Err(m) };
         match self.sync()?.expect(name, accept)? {
             Message::Trees(trees) => *self.trees.borrow_mut() = Some(trees),
             Message::Enter(tasks) => {
                 crate::acts::enter::enter(&tasks)?;
                 self.entered.set(true);
+            }
+            Message::EnterAndGo(tasks) => {
+                crate::acts::enter::enter(&tasks)?;
+                self.entered.set(true);
+                self.created.set(true);
             }
             _ => return Ok(true),
         }

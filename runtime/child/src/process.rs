@@ -448,7 +448,7 @@ pub(super) fn init(
         load_with_listener(filter, program, p, report.sync()?)?;
     }
     report.sync()?.send(&Message::Ready)?;
-    report.wait("creation", |m| matches!(m, Message::Created))?;
+    report.wait_for_creation()?;
     if let Some(listener) = start {
         crate::log::before_waiting();
         // Such a signal ends a container that was never started, as it ends runc's init: to the first process of a PID
@@ -512,6 +512,6 @@ pub fn exec(
         load_with_listener(filter, program, p, report.sync()?)?;
     }
     report.sync()?.send(&Message::Ready)?;
-    report.wait("creation", |m| matches!(m, Message::Created))?;
+    report.wait_for_creation()?;
     finish(p, program.as_deref(), None, report.sync()?, &image)
 }

@@ -102,10 +102,11 @@ pub type Tasks = Vec<(String, OwnedFd)>;
 /// What a message means that only one side of create and exec understands.
 pub type Meaning<'a> = dyn FnMut(&mut Container, Message) -> Result<()> + 'a;
 
-/// The first word of every conversation: the process may enter its cgroups.
-pub fn welcome(c: &Container, process: &Process, tasks: Tasks) -> Result<()> {
+/// The first word of every conversation: the process may enter its cgroups; `at_once`: and go on when it is ready.
+pub fn welcome(c: &mut Container, process: &Process, tasks: Tasks, at_once: bool) -> Result<()> {
     rlimits(c.pid.as_raw(), &process.rlimits)?;
-    tell(c, &Message::Enter(tasks))
+    c.released = at_once;
+    tell(c, &if at_once { Message::EnterAndGo(tasks) } else { Message::Enter(tasks) })
 }
 
 /// The host's half of every conversation from there to `Ready`. `watched`: whose freezing is looked for while nothing is heard.

@@ -166,7 +166,7 @@ impl Making<'_> {
             bundle: &plan.bundle,
             annotations: &plan.annotations,
         };
-        welcome(c, &plan.process, self.group.tasks()?)?;
+        welcome(c, &plan.process, self.group.tasks()?, false)?;
         if self.detached && plan.mounts.iter().any(is_cgroup) {
             // Opened while the child enters them.
             tell(c, &Message::Trees(sources::cgroups(plan, &self.state.cgroups)?))?;

@@ -2,7 +2,7 @@
 
 use super::cgroup::Group;
 use super::container::{
-    explain, handshake, notified, oom_score, tell, unexpected, welcome, Container, Tasks,
+    explain, handshake, notified, oom_score, unexpected, welcome, Container, Tasks,
 };
 use crate::child::join;
 use crate::error::{Context, Error, Kind, Result};
@@ -266,11 +266,7 @@ fn converse(exec: &Exec, c: &mut Container, group: &Group, tasks: Tasks) -> Resu
         annotations: &s.annotations,
     };
     let watched = Some(group).filter(|_| !exec.ignore_paused);
-    welcome(c, exec.process, tasks)?;
-    if exec.at_once {
-        tell(c, &Message::Created)?;
-        c.released = true;
-    }
+    welcome(c, exec.process, tasks, exec.at_once)?;
     handshake(c, watched, &mut |c, message| match message {
         Message::Notify(number) => notified(exec.process, c, number, &document),
         other => Err(unexpected(&other)),
