@@ -2,9 +2,8 @@
 #![forbid(unsafe_code)]
 
 use conex::cli::{self, Args};
-use conex::error::{Error, Kind, Result};
+use conex::error::Error;
 use conex::log::Log;
-use conex::plan::cgroup::Driver;
 use conex::text;
 use conex::verbs::{self, Env};
 use std::os::unix::ffi::OsStrExt;
@@ -53,8 +52,7 @@ fn run(global: &Args, rest: Vec<String>, log: Log) -> std::result::Result<i32, u
     let adhoc = adhoc(global, &name, argv);
     let Some(command) = cli::command(&name).filter(|_| !adhoc) else {
         if adhoc || cli::TOOLS.iter().any(|t| t.0 == name) {
-            log.fail(&verbs::second::execute().to_string());
-            return Err(1);
+            return Err(second(&log));
         }
         log.fail_usage(&format!("conex: {}", cli::unknown(&name)));
         return Err(3);
@@ -72,7 +70,10 @@ fn run(global: &Args, rest: Vec<String>, log: Log) -> std::result::Result<i32, u
             return Err(1);
         }
     };
-    let mut env = match env(global, args) {
+    if matches!(command.name, "checkpoint" | "restore") {
+        return Err(second(&log));
+    }
+    let mut env = match verbs::env::settings(global, args) {
         Ok((root, cgroup_driver, cgroup_required, args)) => {
             Env { root, cgroup_driver, cgroup_required, log, args }
         }
@@ -94,6 +95,12 @@ fn run(global: &Args, rest: Vec<String>, log: Log) -> std::result::Result<i32, u
     }
 }
 
+/// Executes conex-tools. Returns only when it cannot.
+fn second(log: &Log) -> u8 {
+    log.fail(&verbs::second::execute().to_string());
+    1
+}
+
 /// What people ask beyond what engines do, which is conex-tools' work.
 fn adhoc(global: &Args, name: &str, argv: &[String]) -> bool {
     let asked = match name {
@@ -103,43 +110,6 @@ fn adhoc(global: &Args, name: &str, argv: &[String]) -> bool {
     };
     // Somebody has to read the steps and draw them when this is done.
     asked || global.value("trace").is_some_and(|to| !to.starts_with("fd:"))
-}
-
-/// What the global flags say to every verb: root, driver, and whether no limit may be lost.
-fn env(global: &Args, args: Args) -> Result<(std::path::PathBuf, Driver, bool, Args)> {
-    let root = verbs::root(global)?;
-    let required = match global.value("rootless").unwrap_or("auto") {
-        "true" | "auto" => false,
-        "false" => true,
-        other => {
-            return Err(Error::new(
-                Kind::Invalid,
-                format!("--rootless {other:?}: expected true, false or auto"),
-            ))
-        }
-    };
-    Ok((root, driver(global)?, required, args))
-}
-
-/// `--systemd-cgroup` is runc's flag, `--cgroup-manager` crun's, which Podman uses for `--cgroups=disabled`.
-fn driver(global: &Args) -> Result<Driver> {
-    let systemd = global.is_set("systemd-cgroup");
-    match global.value("cgroup-manager") {
-        None if systemd => Ok(Driver::Systemd),
-        None => Ok(Driver::Cgroupfs),
-        Some("systemd") => Ok(Driver::Systemd),
-        Some(other @ ("cgroupfs" | "disabled")) if systemd => Err(Error::new(
-            Kind::Invalid,
-            format!("--cgroup-manager {other} and --systemd-cgroup exclude each other"),
-        )),
-        Some("cgroupfs") => Ok(Driver::Cgroupfs),
-        Some("disabled") => Ok(Driver::Disabled),
-        Some(other) => {
-            let what =
-                format!("--cgroup-manager {other:?}: expected cgroupfs, systemd or disabled");
-            Err(Error::new(Kind::Invalid, what))
-        }
-    }
 }
 
 /// runc's prefixes, which people and scripts know.

@@ -36,9 +36,29 @@ pub fn create(root: &Root, plan: &Nodes, kcore: bool) -> Result<()> {
         };
         result.at(|| node.field.clone())?;
     }
-    match dev {
-        Some(dev) => links(dev, kcore).at(|| "linux.devices"),
-        None => Ok(()),
+    let Some(dev) = dev else { return Ok(()) };
+    null_streams(dev.as_fd());
+    links(dev, kcore).at(|| "linux.devices")
+}
+
+/// Standard streams that are the host's /dev/null become the container's: they would lie on a mount that nobody sees in there,
+/// which /proc/self/fd shows and CRIU cannot write down. runc does so too (`reOpenDevNull`).
+fn null_streams(dev: BorrowedFd) {
+    let is_null = |stat: nix::sys::stat::FileStat| {
+        stat.st_mode & libc::S_IFMT == libc::S_IFCHR && stat.st_rdev == libc::makedev(1, 3)
+    };
+    let mut streams =
+        (0..3).filter(|n| fstat(conex_sys::fd::borrow(*n)).is_ok_and(is_null)).peekable();
+    if streams.peek().is_none() {
+        return;
+    }
+    let flags = OFlag::O_RDWR | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+    // An image's /dev/null may be anything, and a user namespace's may not be opened.
+    let Ok(null) = nix::fcntl::openat(dev, "null", flags, Mode::empty()) else { return };
+    if fstat(&null).is_ok_and(is_null) {
+        let plain = nix::fcntl::FcntlArg::F_SETFL(OFlag::empty());
+        let _ = nix::fcntl::fcntl(&null, plain);
+        streams.for_each(|n| drop(conex_sys::fd::dup_to(null.as_fd(), n)));
     }
 }
 

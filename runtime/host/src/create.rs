@@ -1,5 +1,7 @@
 //! The spine of `create`: its steps in their order.
 
+pub mod restore;
+
 use crate::acts::hooks;
 use crate::cgroup::systemd::{Manager, UnitRecord};
 use crate::cgroup::{self, Dir, Group};
@@ -45,20 +47,7 @@ pub struct Asked<'a> {
 
 /// Makes the container, up to the point where its program could be executed. On failure everything is undone.
 pub fn create(asked: &Asked, entry: &Entry, state: &mut State) -> Result<Container> {
-    let group = Group { dirs: Vec::new() };
-    let mut making = Making {
-        asked,
-        plan: asked.plan,
-        entry,
-        state,
-        group,
-        made: Vec::new(),
-        warnings: Vec::new(),
-        detached: false,
-        copies: false,
-        documented: false,
-        answers: 0,
-    };
+    let mut making = Making::new(asked, entry, state);
     match making.attempt() {
         // A source with the file of a mount namespace below it cannot come from outside (mnt_ns_loop, fs/namespace.c). A copy
         // of the host's mounts has no such files.
@@ -91,9 +80,30 @@ struct Making<'a> {
     answers: usize,
 }
 
-impl Making<'_> {
+impl<'a> Making<'a> {
+    fn new(asked: &'a Asked<'a>, entry: &'a Entry, state: &'a mut State) -> Making<'a> {
+        Making {
+            asked,
+            plan: asked.plan,
+            entry,
+            state,
+            group: Group { dirs: Vec::new() },
+            made: Vec::new(),
+            warnings: Vec::new(),
+            detached: false,
+            copies: false,
+            documented: false,
+            answers: 0,
+        }
+    }
+
     fn attempt(&mut self) -> Result<Container> {
-        self.all().map_err(|e| {
+        let made = self.all();
+        self.or_undone(made)
+    }
+
+    fn or_undone(&self, made: Result<Container>) -> Result<Container> {
+        made.map_err(|e| {
             // Undo goes on after a failure and tells all of them.
             let mut problems = undo::container(self.state, None);
             problems.extend(undo::limits(self.state));

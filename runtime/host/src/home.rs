@@ -4,8 +4,26 @@ use crate::error::{Context, Result};
 use crate::plan::namespaces::KINDS;
 use conex_sys::proc;
 use nix::fcntl::OFlag;
+use nix::mount::{mount, MsFlags};
 use nix::sys::stat::Mode;
 use std::os::fd::{AsFd, OwnedFd};
+
+/// Does something with a copy of the mounts, in which what is mounted on the host appears and nothing of what is mounted here
+/// is seen outside. A program that is started there keeps it; this one comes back.
+///
+/// # Errors
+/// This user may not, or a call failed; what `act` says.
+pub fn in_a_copy<T>(act: impl FnOnce() -> Result<T>) -> Result<T> {
+    let mut home = Home::default();
+    home.remember(libc::CLONE_NEWNS)?;
+    proc::unshare(libc::CLONE_NEWNS).call(|| "unshare(CLONE_NEWNS)")?;
+    let slave = MsFlags::MS_SLAVE | MsFlags::MS_REC;
+    let done = mount(None::<&str>, "/", None::<&str>, slave, None::<&str>)
+        .call(|| "mount(/, MS_REC|MS_SLAVE)")
+        .and_then(|()| act());
+    home.back()?;
+    done
+}
 
 /// The runtime's own namespaces, to come back to.
 #[derive(Default)]

@@ -15,7 +15,7 @@ pub mod facts;
 pub mod foreground;
 pub mod freezer;
 pub mod helper;
-mod home;
+pub mod home;
 pub mod listener;
 mod locked;
 mod netdev;

@@ -77,7 +77,7 @@ pub const COMMANDS: &[Command] = &[
     Command {
         name: "checkpoint",
         args: "<container-id>",
-        help: "checkpoint a running container (unsupported in this version)",
+        help: "write a running container down, by CRIU, to be restored",
         flags: &[
             value("image-path", None, "dir", "directory for the images"),
             value("work-path", None, "dir", "directory for temporary files and logs"),
@@ -220,7 +220,7 @@ pub const COMMANDS: &[Command] = &[
     Command {
         name: "restore",
         args: "<container-id>",
-        help: "restore a container from a checkpoint (unsupported in this version)",
+        help: "make a container from a checkpoint and let it go on, by CRIU",
         flags: &[
             CONSOLE,
             value("image-path", None, "dir", "directory of the images"),
@@ -239,7 +239,7 @@ pub const COMMANDS: &[Command] = &[
             NO_KEYRING,
             value("empty-ns", None, "namespace", "create a namespace without restoring it"),
             switch("auto-dedup", None, "deduplicate images"),
-            switch("lazy-pages", None, "use userfaultfd"),
+            switch("lazy-pages", None, "use userfaultfd: criu lazy-pages serves the memory"),
             value("lsm-profile", None, "type:label", "security label to restore with"),
             value("lsm-mount-context", None, "context", "SELinux mount context to restore with"),
         ],

@@ -126,8 +126,16 @@ pub fn absolute(path: &Path) -> Result<PathBuf> {
     std::path::absolute(path).call(|| format!("getcwd for {}", path.display()))
 }
 
+/// Makes the container of a plan: [`host::create`], or somebody who restores one.
+pub type Maker<'a> = dyn FnMut(&host::Asked, &Entry, &mut State) -> Result<Container> + 'a;
+
 /// Plans and makes the container; on return its init waits for `Created`. Nothing is left behind on failure.
 pub fn make(env: &mut Env, request: &Request) -> Result<Made> {
+    make_by(env, request, &mut host::create)
+}
+
+/// The same with another maker.
+pub fn make_by(env: &mut Env, request: &Request, maker: &mut Maker) -> Result<Made> {
     let facts = facts::read(&request.bundle.spec, &request.bundle.path);
     let plan = request
         .bundle
@@ -141,7 +149,13 @@ pub fn make(env: &mut Env, request: &Request) -> Result<Made> {
     let entry = reserve(&store, &plan.id)?;
     crate::log::step(|| format!("has the state directory {}", entry.path.display()));
     let mut state = record(&plan, &request.bundle);
-    let made = keep(&entry, &mut state, &plan, request, &env.root);
+    let asked = host::Asked {
+        plan: &plan,
+        root: &env.root,
+        start: if at_once(&plan, request) { Start::AtOnce } else { request.start },
+        document: &request.bundle.text,
+    };
+    let made = keep(&entry, &mut state, &asked, request, maker);
     match made {
         Ok(mut container) => {
             let warnings = std::mem::take(&mut container.warnings);
@@ -253,24 +267,18 @@ fn at_once(plan: &Plan, request: &Request) -> bool {
 fn keep(
     entry: &Entry,
     state: &mut State,
-    plan: &Plan,
+    asked: &host::Asked,
     request: &Request,
-    root: &Path,
+    maker: &mut Maker,
 ) -> Result<Container> {
-    if plan.cgroup.unit.is_some() {
+    if asked.plan.cgroup.unit.is_some() {
         // systemd is asked before anything is made; that may take long.
         entry.save(state)?;
     }
     if let Some(dir) = &request.options.notify_dir {
         std::fs::create_dir(dir).call(|| format!("mkdir({})", dir.display()))?;
     }
-    let asked = host::Asked {
-        plan,
-        root,
-        start: if at_once(plan, request) { Start::AtOnce } else { request.start },
-        document: &request.bundle.text,
-    };
-    let mut container = host::create(&asked, entry, state)?;
+    let mut container = maker(asked, entry, state)?;
     let delivered = deliver(
         &mut container,
         request.console_socket.as_deref(),

@@ -3,13 +3,14 @@
 use crate::cli::Args;
 use crate::error::{Error, Kind, Result};
 use crate::log::Log;
+use crate::plan::cgroup::Driver;
 use crate::state::Store;
 use std::path::PathBuf;
 
 /// What every verb gets.
 pub struct Env {
     pub root: PathBuf,
-    pub cgroup_driver: crate::plan::cgroup::Driver,
+    pub cgroup_driver: Driver,
     /// `--rootless=false`: no limit may be lost, whoever calls.
     pub cgroup_required: bool,
     pub log: Log,
@@ -46,6 +47,43 @@ pub fn root(global: &crate::cli::Args) -> Result<std::path::PathBuf> {
         return Err(Error::new(Kind::Invalid, "Option --root argument should not be set to /"));
     }
     Ok(path)
+}
+
+/// What the global flags say to every verb: root, driver, and whether no limit may be lost.
+pub fn settings(global: &Args, args: Args) -> Result<(PathBuf, Driver, bool, Args)> {
+    let root = root(global)?;
+    let required = match global.value("rootless").unwrap_or("auto") {
+        "true" | "auto" => false,
+        "false" => true,
+        other => {
+            return Err(Error::new(
+                Kind::Invalid,
+                format!("--rootless {other:?}: expected true, false or auto"),
+            ))
+        }
+    };
+    Ok((root, driver(global)?, required, args))
+}
+
+/// `--systemd-cgroup` is runc's flag, `--cgroup-manager` crun's, which Podman uses for `--cgroups=disabled`.
+fn driver(global: &Args) -> Result<Driver> {
+    let systemd = global.is_set("systemd-cgroup");
+    match global.value("cgroup-manager") {
+        None if systemd => Ok(Driver::Systemd),
+        None => Ok(Driver::Cgroupfs),
+        Some("systemd") => Ok(Driver::Systemd),
+        Some(other @ ("cgroupfs" | "disabled")) if systemd => Err(Error::new(
+            Kind::Invalid,
+            format!("--cgroup-manager {other} and --systemd-cgroup exclude each other"),
+        )),
+        Some("cgroupfs") => Ok(Driver::Cgroupfs),
+        Some("disabled") => Ok(Driver::Disabled),
+        Some(other) => {
+            let what =
+                format!("--cgroup-manager {other:?}: expected cgroupfs, systemd or disabled");
+            Err(Error::new(Kind::Invalid, what))
+        }
+    }
 }
 
 /// Writes to standard output; a reader that is gone is an error, not a panic.

@@ -44,10 +44,6 @@ pub fn dispatch(name: &str, env: &mut Env) -> Result<i32> {
         "events" => events::main(env),
         "spec" => spec::main(env),
         "features" => features::main(),
-        "checkpoint" | "restore" => Err(Error::new(
-            Kind::Unsupported,
-            format!("{name} is unsupported in this version: it would need CRIU"),
-        )),
         other => Err(Error::new(Kind::Invalid, format!("no such command: {other:?}"))),
     }
 }

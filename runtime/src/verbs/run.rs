@@ -8,6 +8,7 @@ use crate::end;
 use crate::error::{Context, Result};
 use crate::host::foreground::{self, Console, Ended, RawTerminal};
 use crate::host::{self, notify, Start};
+use crate::oci::config::Hooks;
 use crate::state::{End, State, Store};
 use crate::text;
 use std::os::fd::AsFd;
@@ -54,13 +55,17 @@ pub fn main(env: &mut Env) -> Result<i32> {
     let console = Console { master, terminal: terminal.as_ref(), notify };
     let waited = foreground::wait(container.pid, container.pidfd.as_fd(), &signals, console);
     drop(terminal);
-    let end = waited.as_ref().map_or_else(|_| End::new(), |ended| tell(&state, ended));
+    ended(env, &state, &plan.hooks, waited)
+}
+
+/// What follows the end of a container that was waited for: it is deleted, or kept for whoever asks. The exit status.
+pub fn ended(env: &mut Env, state: &State, hooks: &Hooks, waited: Result<Ended>) -> Result<i32> {
+    let end = waited.as_ref().map_or_else(|_| End::new(), |ended| tell(state, ended));
     if env.args.is_set("keep") {
-        keep(env, &state, end).unwrap_or_else(|e| crate::log::step(|| e.to_string()));
+        keep(env, state, end).unwrap_or_else(|e| crate::log::step(|| e.to_string()));
     } else {
         // The program's status is what the caller asked for; what could not be tidied up is told beside it.
-        for problem in
-            delete::once_ended(&env.root, &state, &plan.hooks, end).unwrap_or_else(|e| vec![e])
+        for problem in delete::once_ended(&env.root, state, hooks, end).unwrap_or_else(|e| vec![e])
         {
             env.log.warn(problem.to_string());
         }

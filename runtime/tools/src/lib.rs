@@ -6,11 +6,14 @@
 #![forbid(unsafe_code)]
 
 pub mod adhoc;
+pub mod checkpoint;
 pub mod cli;
 pub mod containers;
+pub mod criu;
 pub mod danger;
 pub mod doctor;
 pub mod lint;
+pub mod restore;
 pub mod schema;
 pub mod seccomp;
 pub mod setup;

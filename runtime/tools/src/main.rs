@@ -3,8 +3,10 @@
 
 use conex::cli;
 use conex::error::{Error, Kind, Result};
+use conex::log::Log;
 use conex::text;
-use conex_tools::{dispatch, program, trace, Invocation};
+use conex::verbs::{self, Env};
+use conex_tools::{checkpoint, dispatch, program, restore, trace, Invocation};
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 use std::process::ExitCode;
@@ -43,7 +45,9 @@ fn run(argv: &[String]) -> Result<u8> {
         .filter(|_| watched && matches!(name.as_str(), "run" | "create"))
         .unwrap_or(&conex_tools::cli::RUN);
     let more = [run, &conex_tools::cli::LIST].into_iter().find(|c| c.name == name);
-    let Some(command) = conex_tools::cli::COMMANDS.iter().find(|c| c.name == name).or(more) else {
+    let of_engines = cli::command(&name).filter(|c| matches!(c.name, "checkpoint" | "restore"));
+    let mut commands = conex_tools::cli::COMMANDS.iter();
+    let Some(command) = commands.find(|c| c.name == name).or(more).or(of_engines) else {
         eprintln!("conex: {}", cli::unknown(&name));
         return Ok(1);
     };
@@ -64,6 +68,9 @@ fn run(argv: &[String]) -> Result<u8> {
         }
     };
     let log = global.log().map_err(|e| Error::new(Kind::Invalid, e))?;
+    if of_engines.is_some() {
+        return of_container(&global, args, log, command.name);
+    }
     // All that precedes the command.
     let before = argv_len - rest.len();
     let root = conex::verbs::root(&global)?;
@@ -74,6 +81,32 @@ fn run(argv: &[String]) -> Result<u8> {
         Ok(code) => Ok(code as u8),
         Err(e) => {
             log.fail(&e.to_string());
+            Ok(1)
+        }
+    }
+}
+
+/// Checkpoint and restore, which get what the verbs of conex get.
+fn of_container(global: &cli::Args, args: cli::Args, log: Log, name: &str) -> Result<u8> {
+    let (root, cgroup_driver, cgroup_required, args) = match verbs::env::settings(global, args) {
+        Ok(settings) => settings,
+        Err(e) => {
+            log.fail(&e.to_string());
+            return Ok(1);
+        }
+    };
+    let mut env = Env { root, cgroup_driver, cgroup_required, log, args };
+    let done = match name {
+        "checkpoint" => checkpoint::main(&mut env),
+        _ => restore::main(&mut env),
+    };
+    match done {
+        Ok(code) => {
+            env.log.succeed();
+            Ok(code as u8)
+        }
+        Err(e) => {
+            env.log.fail(&e.to_string());
             Ok(1)
         }
     }

@@ -374,7 +374,7 @@ impl Dir {
     }
 
     /// True if the process is in this very directory.
-    fn holds(&self, pid: i32) -> bool {
+    pub fn holds(&self, pid: i32) -> bool {
         read_at(self.fd.as_fd(), "cgroup.procs")
             .is_ok_and(|t| t.lines().any(|l| l.parse() == Ok(pid)))
     }
