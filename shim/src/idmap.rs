@@ -58,6 +58,27 @@ pub fn attach(tree: &OwnedFd, target: &Path) -> Result<()> {
     move_mount(tree.as_fd(), at.as_fd()).during(|| format!("move_mount({})", target.display()))
 }
 
+/// Makes an overlay of mapped layers while they are attached: before Linux 6.15 an overlay takes none that are not
+/// (`clone_private_mount`, fs/namespace.c). They lie on `target` meanwhile, from where a shim that is killed takes them back with
+/// everything else.
+pub fn attached(
+    layers: &[OwnedFd],
+    target: &Path,
+    make: &dyn Fn() -> Result<()>,
+    unmount: &dyn Fn(&Path),
+) -> Result<()> {
+    let made = layers.iter().try_for_each(|tree| attach(tree, target)).and_then(|()| make());
+    let overlay = made.and_then(|()| {
+        let root = open("/", OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())
+            .during(|| "open(/)".into())?;
+        open_tree_clone(root.as_fd(), target, false, true)
+            .during(|| format!("open_tree({})", target.display()))
+    });
+    // The layers, and what was mounted over them.
+    unmount(target);
+    attach(&overlay?, target)
+}
+
 /// The options of an overlay with each lower layer replaced by a mapped copy, which the descriptors keep alive until
 /// the overlay is mounted.
 pub fn layers(data: &mut [String], namespace: &OwnedFd) -> Result<Vec<OwnedFd>> {

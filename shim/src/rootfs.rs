@@ -69,7 +69,7 @@ fn mount_one(m: &Mount, target: &Path) -> Result<()> {
     let device =
         if m.options.iter().any(|o| o == "loop") { Some(loop_device(m, flags)?) } else { None };
     let source = device.as_ref().map_or(Path::new(&m.source), |d| Path::new(&d.1));
-    let _layers = match &namespace {
+    let layers = match &namespace {
         Some(ns) if m.r#type == "overlay" => idmap::layers(&mut data, ns)?,
         _ => Vec::new(),
     };
@@ -89,12 +89,19 @@ fn mount_one(m: &Mount, target: &Path) -> Result<()> {
                 "options of {length} bytes: mount(2) takes less than {PAGE}"
             )));
         }
-        match short {
+        let make = || match &short {
             Some((dir, text)) => {
-                from(&dir, || mount(Some(source), target, Some(kind), flags, Some(text.as_str())))?
+                from(dir, || mount(Some(source), target, Some(kind), flags, Some(text.as_str())))
             }
             None => mount(Some(source), target, Some(kind), flags, Some(text.as_str()))
-                .during(|| call(""))?,
+                .during(|| call("")),
+        };
+        match make() {
+            // The first error says more.
+            Err(e) if !layers.is_empty() => {
+                idmap::attached(&layers, target, &make, &unmount).map_err(|_| e)?;
+            }
+            made => made?,
         }
     }
     if !propagation.is_empty() {

@@ -185,19 +185,9 @@ fn preserved_descriptors() {
     assert_ne!(run("--preserve-fds 2").code, 0);
 }
 
-#[test]
-fn console_socket_and_resize() {
+/// The master of a terminal, as it comes over a console socket.
+pub fn terminal(listener: &std::os::unix::net::UnixListener) -> std::fs::File {
     use std::os::fd::AsRawFd;
-    let mut b = Box::sh("stty size; test -t 0 && test -t 1 && test -t 2 && echo tty; stat -L -c %t:%T /dev/console | head -c 3; sleep 100");
-    *b.at("process.terminal") = json!(true);
-    *b.at("process.consoleSize") = json!({"height": 33, "width": 77});
-    b.write_config();
-    b.call(&["create", &b.id]).fails_with("console socket");
-    let path = b.dir.join("console.sock");
-    let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
-    let mut c = b.command(&["create", "--console-socket", "console.sock", &b.id]);
-    let status = c.stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap().wait().unwrap();
-    assert!(status.success());
     let (socket, _) = listener.accept().unwrap();
     let mut buffer = [0u8; 4096];
     let mut iov = [std::io::IoSliceMut::new(&mut buffer)];
@@ -218,7 +208,22 @@ fn console_socket_and_resize() {
         })
         .collect();
     assert_eq!(fds.len(), 1);
-    let master = conex_sys::fd::adopt(fds[0]);
+    conex_sys::fd::adopt(fds[0]).into()
+}
+
+#[test]
+fn console_socket_and_resize() {
+    let mut b = Box::sh("stty size; test -t 0 && test -t 1 && test -t 2 && echo tty; stat -L -c %t:%T /dev/console | head -c 3; sleep 100");
+    *b.at("process.terminal") = json!(true);
+    *b.at("process.consoleSize") = json!({"height": 33, "width": 77});
+    b.write_config();
+    b.call(&["create", &b.id]).fails_with("console socket");
+    let path = b.dir.join("console.sock");
+    let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    let mut c = b.command(&["create", "--console-socket", "console.sock", &b.id]);
+    let status = c.stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap().wait().unwrap();
+    assert!(status.success());
+    let master = terminal(&listener);
     b.verb("start", &[], &[]).ok();
     let mut text = String::new();
     until(

@@ -454,6 +454,10 @@ fn an_idmapped_volume_in_a_namespace_that_is_joined() {
     }
     let (mut holder, path) = user_namespace();
     let mut b = Box::sh("stat -c '%u %g' /mnt/file");
+    if maps_no_ids(&b.dir, "an_idmapped_volume_in_a_namespace_that_is_joined") {
+        let _ = (holder.kill(), holder.wait());
+        return;
+    }
     let volume = b.dir.join("volume");
     std::fs::create_dir(&volume).unwrap();
     std::fs::write(volume.join("file"), "x").unwrap();

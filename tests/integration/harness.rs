@@ -35,6 +35,17 @@ pub fn lacks(call: &str, test: &str) -> bool {
     why.is_some()
 }
 
+/// True, and a recorded skip, if a mount of the directory's file system cannot have mapped ids: a tmpfs before Linux 6.3.
+pub fn maps_no_ids(dir: &std::path::Path, test: &str) -> bool {
+    let tmpfs = nix::sys::statfs::statfs(dir)
+        .is_ok_and(|s| s.filesystem_type() == nix::sys::statfs::TMPFS_MAGIC);
+    let not = tmpfs && older_than((6, 3));
+    if not {
+        skip(test, "idmapped mounts on this file system");
+    }
+    not
+}
+
 /// True if the kernel's release is below this one.
 pub fn older_than(release: (u32, u32)) -> bool {
     let text = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();

@@ -438,17 +438,6 @@ fn spec_writes_a_document_that_runs() {
 }
 
 #[test]
-fn checkpoint_and_restore_say_that_they_are_unsupported() {
-    if !is_conex() {
-        return;
-    }
-    let b = Box::sh("true");
-    for verb in ["checkpoint", "restore"] {
-        b.verb(verb, &[], &[]).fails_with("is unsupported in this version");
-    }
-}
-
-#[test]
 fn an_unprivileged_user_runs_a_container() {
     if !is_conex() {
         return;

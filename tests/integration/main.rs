@@ -2,6 +2,7 @@
 //! `BUSYBOX` a static busybox. Run them through tests/run.sh, which isolates and checks the host.
 
 mod apparmor;
+mod checkpoint;
 mod config;
 mod confinement;
 mod contract;

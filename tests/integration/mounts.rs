@@ -164,6 +164,9 @@ fn idmap_with_mappings_in_the_option() {
     if !is_conex() || lacks("mount_setattr", "idmap_with_mappings_in_the_option") {
         return;
     }
+    if maps_no_ids(&Box::sh("true").dir, "idmap_with_mappings_in_the_option") {
+        return;
+    }
     let probe = "stat -c %u:%g /m/f /m/g";
     let case = |userns: bool, option: &str| {
         let mut b = Box::sh(probe);
@@ -196,7 +199,7 @@ fn idmap_with_mappings_in_the_option() {
     assert_eq!(case(true, "idmap"), "0:0\n5:7\n");
 }
 
-fn open_the_way(b: &Box) {
+pub fn open_the_way(b: &Box) {
     use std::os::unix::fs::PermissionsExt;
     for dir in b.dir.ancestors().take_while(|d| *d != std::path::Path::new("/tmp")) {
         let _ = std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o755));

@@ -44,7 +44,9 @@ impl Drop for Disk {
 
 /// At random moments of a shim at work its server is killed or executed anew, its keeper is killed, containerd goes away and
 /// comes back, or the disk of the log is full for a while: every exit status is told truly, every byte comes once and in
-/// order, every exit is an event, nothing is left. `CONEX_MOMENTS`: how many shims, each with three such moments.
+/// order, every exit is an event, nothing is left. Two things nobody can tell: how init ended where its parent, the keeper, was
+/// killed and the kernel does not say (before Linux 6.15); and of a file, to which the kernel does not splice at its end, whether
+/// what a killed server had read is in it: there each kill may cost what was read at once. `CONEX_MOMENTS`: how many shims, each with three such moments.
 #[test]
 fn whatever_happens() {
     if !is_ours() {
@@ -73,7 +75,7 @@ fn whatever_happens() {
                 .unwrap();
             Pid::from_raw(answer.shim_pid as i32)
         };
-        let mut kills = 0;
+        let (mut kills, mut killed, mut status) = (0, 0, 33);
         std::thread::scope(|s| {
             let workers: Vec<_> = (0..3)
                 .map(|worker: u32| {
@@ -130,10 +132,12 @@ fn whatever_happens() {
                     (2, Some(disk)) => disk.fill(random(&mut state, 300_000)),
                     // The last moment: a server without a keeper has nobody after it.
                     (3, _) if n == 2 => {
-                        kill(Pid::from_raw(parent(server().as_raw())), Signal::SIGKILL).unwrap()
+                        kill(Pid::from_raw(parent(server().as_raw())), Signal::SIGKILL).unwrap();
+                        status = if older_than((6, 15)) { 255 } else { status };
                     }
                     _ => {
                         kills += 1;
+                        killed += 1;
                         kill(server(), Signal::SIGKILL).unwrap();
                     }
                 }
@@ -145,39 +149,39 @@ fn whatever_happens() {
         let ended = client
             .always::<WaitResponse>("Wait", &WaitRequest { id: b.id.clone(), ..Default::default() })
             .unwrap();
-        assert_eq!(ended.exit_status, 33, "seed {seed}");
+        assert_eq!(ended.exit_status, status, "seed {seed}");
         let shim = reconnect(shim);
-        assert_eq!(shim.delete(&b.id, "").exit_status, 33, "seed {seed}");
+        assert_eq!(shim.delete(&b.id, "").exit_status, status, "seed {seed}");
         let text = match (out, &file) {
             (Some(out), _) => out.text(),
             (None, file) => {
                 let read = || std::fs::read_to_string(file.as_ref().unwrap()).unwrap();
                 // What the disk had no room for is tried again once a second.
                 let lines = std::fs::read_to_string(b.rootfs().join("tmp/count")).unwrap();
-                let whole = || read().lines().count().to_string() == lines.trim();
+                let last = lines.trim().parse::<u64>().unwrap().checked_sub(1);
+                let whole = || {
+                    let text = read();
+                    last.is_none_or(|last| text.lines().last() == Some(&last.to_string()))
+                };
                 let begun = std::time::Instant::now();
                 while !whole() {
-                    let (late, log) = (begun.elapsed() > Duration::from_secs(20), shim.log());
-                    assert!(
-                        !late,
-                        "seed {seed}: {} of {} lines: {log}\n{}",
-                        read().lines().count(),
-                        lines.trim(),
-                        read()
-                    );
+                    let late = begun.elapsed() > within(20);
+                    let (text, log) = (read(), shim.log());
+                    assert!(!late, "seed {seed}: of {} lines: {log}\n{text}", lines.trim());
                     std::thread::sleep(Duration::from_millis(50));
                 }
                 read()
             }
         };
-        let count = text.lines().count();
-        assert!(
-            text == (0..count).map(|n| format!("{n}\n")).collect::<String>(),
-            "seed {seed}: {text}"
-        );
+        let numbers: Vec<usize> = text.lines().map(|l| l.parse().unwrap()).collect();
+        let gaps = numbers.windows(2).filter(|w| w[1] != w[0] + 1).count();
+        let allowed = if file.is_some() { killed } else { 0 };
+        let in_order = numbers.windows(2).all(|w| w[0] < w[1]);
+        let begins = numbers.first().is_none_or(|n| *n == 0) || allowed > gaps;
+        assert!(in_order && begins && gaps <= allowed, "seed {seed}, {killed} kills: {text}");
         // Those of the last moment before a kill may be told twice; none is missing.
         let exits = || shim.events.of::<events::TaskExit>("/tasks/exit");
-        until(|| exits().iter().any(|e| e.exit_status == 33), "init's exit");
+        until(|| exits().iter().any(|e| e.exit_status == status), "init's exit");
         for status in 0..24u32 {
             let seen = exits().iter().filter(|e| e.exit_status == status).count();
             // An attempt that the client could not see the end of counts as well.

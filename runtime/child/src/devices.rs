@@ -58,7 +58,9 @@ fn null_streams(dev: BorrowedFd) {
     if fstat(&null).is_ok_and(is_null) {
         let plain = nix::fcntl::FcntlArg::F_SETFL(OFlag::empty());
         let _ = nix::fcntl::fcntl(&null, plain);
-        streams.for_each(|n| drop(conex_sys::fd::dup_to(null.as_fd(), n)));
+        for n in streams {
+            let _ = conex_sys::fd::dup_to(null.as_fd(), n);
+        }
     }
 }
 

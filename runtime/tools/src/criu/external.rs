@@ -36,7 +36,7 @@ fn place(fd: &OwnedFd, root: &Path) -> Result<PathBuf> {
     Ok(Path::new("/").join(below.strip_prefix("/").unwrap_or(below)))
 }
 
-/// What CRIU cannot make again.
+/// What CRIU cannot make again: who is written down would be lost.
 ///
 /// # Errors
 /// The field.
@@ -44,6 +44,11 @@ pub fn check(plan: &Plan) -> Result<()> {
     if let Some(m) = plan.mounts.iter().find(|m| m.idmap.is_some()) {
         let field = format!("{}.uidMappings", m.field);
         return Err(Error::unsupported(field, "CRIU does not restore an idmapped mount"));
+    }
+    if plan.namespaces.private(libc::CLONE_NEWUSER) {
+        let what = "CRIU does not restore a container with a user namespace: its processes may not enter the directories that CRIU \
+                    works in";
+        return Err(Error::unsupported("linux.namespaces", what));
     }
     if !plan.rootfs.private {
         let what = "a container in the host's mount namespace cannot be checkpointed";
