@@ -95,7 +95,7 @@ deps-fuzz:
 	@tests/packages.sh g++:/usr/bin/g++ libseccomp-dev:/usr/include/seccomp.h
 
 managers: build deps-test ## Docker, containerd and Podman of Debian forky with runc, conex and its shim; writes docs/managers.md
-	tests/managers/run.sh $(CACHE) $(OUT) $(call program,shim)
+	tests/managers/run.sh $(CACHE) $(OUT) $(call program,shim) $(call program,integration)
 
 kubernetes: build deps-test ## a whole Kubernetes 1.20 on runc, conex and its shim; writes docs/kubernetes-results.md (PARTS, LOAD_SECONDS, PROBES, NODE_TESTS)
 	tests/kubernetes/run.sh $(CACHE) $(OUT)

@@ -73,15 +73,12 @@ fn run(global: &Args, rest: Vec<String>, log: Log) -> std::result::Result<i32, u
     if matches!(command.name, "checkpoint" | "restore") {
         return Err(second(&log));
     }
-    let mut env = match verbs::env::settings(global, args) {
-        Ok((root, cgroup_driver, cgroup_required, args)) => {
-            Env { root, cgroup_driver, cgroup_required, log, args }
-        }
-        Err(e) => {
-            log.fail(&e.to_string());
-            return Err(1);
-        }
-    };
+    let settings = verbs::env::settings(global, args).map_err(|e| {
+        log.fail(&e.to_string());
+        1
+    });
+    let (root, cgroup_driver, cgroup_required, args) = settings?;
+    let mut env = Env { root, cgroup_driver, cgroup_required, log, args };
     match verbs::dispatch(command.name, &mut env) {
         Ok(code) => {
             env.log.succeed();

@@ -49,21 +49,7 @@ pub fn unmount(rootfs: &Path) {
 }
 
 fn mount_one(m: &Mount, target: &Path) -> Result<()> {
-    let mut flags = MsFlags::empty();
-    let mut data: Vec<String> = Vec::new();
-    let mut propagation = MsFlags::empty();
-    for option in &m.options {
-        match flag(option) {
-            Some((f, true)) if is_propagation(f) => propagation |= f,
-            Some((f, true)) => flags |= f,
-            Some((f, false)) => flags &= !f,
-            None if option == "loop"
-                || option.starts_with("uidmap=")
-                || option.starts_with("gidmap=") => {}
-            None if option.starts_with("X-containerd.") || option == "defaults" => {}
-            None => data.push(option.clone()),
-        }
-    }
+    let (flags, propagation, mut data) = sorted(m);
     let namespace = idmap::namespace(&m.options)?;
     // Both must live until the mount is made.
     let device =
@@ -109,6 +95,26 @@ fn mount_one(m: &Mount, target: &Path) -> Result<()> {
             .during(|| call("propagation, "))?;
     }
     Ok(())
+}
+
+/// The options of a mount: flags, propagation, and what is the file system's.
+fn sorted(m: &Mount) -> (MsFlags, MsFlags, Vec<String>) {
+    let mut flags = MsFlags::empty();
+    let mut data: Vec<String> = Vec::new();
+    let mut propagation = MsFlags::empty();
+    for option in &m.options {
+        match flag(option) {
+            Some((f, true)) if is_propagation(f) => propagation |= f,
+            Some((f, true)) => flags |= f,
+            Some((f, false)) => flags &= !f,
+            None if option == "loop"
+                || option.starts_with("uidmap=")
+                || option.starts_with("gidmap=") => {}
+            None if option.starts_with("X-containerd.") || option == "defaults" => {}
+            None => data.push(option.clone()),
+        }
+    }
+    (flags, propagation, data)
 }
 
 /// A bind mount, whose flags take a second call.

@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+import tarfile
 import threading
 import time
 import traceback
@@ -357,6 +358,29 @@ def recursive_read_only(c, handler):
         equal(one.output().count("Read-only"), 2)
 
 
+def image_volume(c, handler):
+    with Pod(c, handler) as pod:
+        mount = api.Mount(container_path="/volume", readonly=True)
+        mount.image.image = "local/bb:1"
+        one = pod.run("one", ["sh", "-c", "ls /volume/bin/busybox; touch /volume/x 2>&1 | grep -o 'Read-only file system'"], mounts=[mount])
+        equal(one.output(), "/volume/bin/busybox\nRead-only file system\n")
+
+
+def checkpoint(c, handler):
+    path = f"/tmp/cri/{handler}.tar"
+    counted = lambda container: int(container.sh("cat /n")[1] or 0)
+    with Pod(c, handler) as pod:
+        one = pod.run("one", ["sh", "-c", "i=0; while :; do i=$((i+1)); echo $i >/n; sleep 0.05; done"])
+        until(lambda: counted(one) > 5, "it counts")
+        c.ask("CheckpointContainer", api.CheckpointContainerRequest(container_id=one.id, location=path, timeout=30))
+        with tarfile.open(path) as tar:
+            assert any("pages-1.img" in name for name in tar.getnames()), tar.getnames()
+        # The kubelet's container goes on.
+        before = counted(one)
+        until(lambda: counted(one) > before, "it goes on")
+    os.unlink(path)
+
+
 def oom_killed(c, handler):
     with Pod(c, handler) as pod:
         r = api.LinuxContainerResources(memory_limit_in_bytes=16 << 20, memory_swap_limit_in_bytes=16 << 20)
@@ -444,6 +468,8 @@ FEATURES = [
     ("user namespace of the pod: shared processes, sidecar, exec, ephemeral container", user_namespace_shapes),
     ("shared process namespace", shared_pid),
     ("mount, recursive read-only", recursive_read_only),
+    ("an image as a volume", image_volume),
+    ("checkpoint of a container, which goes on", checkpoint),
     ("OOMKilled told", oom_killed),
     ("user, groups, capabilities, seccomp, sysctl, read-only root", security),
     ("privileged", privileged),
@@ -460,7 +486,7 @@ NOT = {
     # calls the shim, on a pod with the host's network.
     "conex-sandbox": {RRO, USERNS, SHAPES, "shared process namespace", "host network"},
 }
-NOT_YET = {USERNS, SHAPES, RRO} if OLD else set()
+NOT_YET = {USERNS, SHAPES, RRO, "an image as a volume", "checkpoint of a container, which goes on"} if OLD else set()
 
 
 def main():

@@ -1,11 +1,11 @@
 #!/bin/bash
-# run.sh CACHE OUT TEST: the engines of Debian forky and bookworm with runc, conex and conex's shim, each session in a root
-# and a network namespace of its own; writes docs/managers.md and fails where runc passes and conex does not. TEST is the test
-# program of the shim, a static binary. SESSIONS: a part of them, as "root/script" or uml; then nothing is
+# run.sh CACHE OUT TEST INTEGRATION: the engines of Debian forky and bookworm with runc, conex and conex's shim, each session in a root
+# and a network namespace of its own; writes docs/managers.md and fails where runc passes and conex does not. TEST and INTEGRATION are the test
+# programs of the shim and of the runtime, static binaries. SESSIONS: a part of them, as "root/script" or uml; then nothing is
 # written.
 set -euo pipefail
 here=$(dirname "$(realpath "$0")")
-cache=$1 out=$2 test=$3
+cache=$1 out=$2 test=$3 integration=$4
 new=docker.io,docker-cli,docker-buildx,docker-compose,containerd,runc,podman,conmon,crun,catatonit,netavark,aardvark-dns,uidmap,passt,fuse-overlayfs,containernetworking-plugins,golang-k8s-cri-api-dev,ca-certificates,procps,iproute2,iptables,nftables,busybox-static,bsdutils,tmux,socat,python3-docker,python3-grpcio,python3-protobuf,protobuf-compiler,python3-websocket,etcd-server,etcd-client,haproxy,redis-server,docker-registry,criu
 old=docker.io,containerd,runc,podman,conmon,crun,catatonit,netavark,aardvark-dns,uidmap,slirp4netns,containernetworking-plugins,ca-certificates,procps,iproute2,iptables,nftables,busybox-static,bsdutils,tmux,socat,python3-docker,python3-grpcio,python3-protobuf,protobuf-compiler,python3-websocket,docker-compose,redis-server,docker-registry
 "$here/../forky/root.sh" "$cache/managers" $new
@@ -13,6 +13,7 @@ old=docker.io,containerd,runc,podman,conmon,crun,catatonit,netavark,aardvark-dns
 mkdir -p "$cache/bin"
 install -m 755 "$out/conex" "$out/conex-tools" "$out/containerd-shim-conex-v2" "$cache/bin/"
 install -m 755 "$test" "$cache/bin/shim-tests"
+install -m 755 "$integration" "$cache/bin/integration-tests"
 enter() { # ROOT COMMAND…
 	timeout -k 5 1200 unshare --net --ipc --uts "$here/../forky/enter.sh" "$cache/$1" "${@:2}"
 }
@@ -35,14 +36,21 @@ rm -f "$cache"/managers.*.tsv
 	[ -n "${SESSIONS:-}" ] || enter managers env CONEX=/conex/"$cache"/bin/conex SHIM=/conex/"$cache"/bin/containerd-shim-conex-v2 \
 		BUSYBOX=/usr/bin/busybox "/conex/$cache/bin/shim-tests" containerd ||
 		printf "ctr, containerd 2.1\tthe shim's own tests\tconex-shim\tfail\n" >>"$cache/managers.2.tsv"
-	# The shim with runc and CRIU behind it; conex has no checkpoints. CRIU tries the kernel's TCP over the loopback.
-	if [ -z "${SESSIONS:-}" ]; then
-		verdict=fail
-		enter managers sh -c 'ip link set lo up && exec "$@"' sh env CONEX=/usr/sbin/runc SHIM=/conex/"$cache"/bin/containerd-shim-conex-v2 BUSYBOX=/usr/bin/busybox \
-			"/conex/$cache/bin/shim-tests" --exact checkpoint::a_task_goes_on_from_its_checkpoint | tee "$cache/checkpoint.log" || true
-		! grep -q '^test result: ok. 1 passed' "$cache/checkpoint.log" || verdict=pass
-		printf "ctr, containerd 2.1\tcheckpoint and restore (its runtime: runc with CRIU)\tconex-shim\t%s\n" $verdict >>"$cache/managers.2.tsv"
+	# With the CRIU of this root, which tries the kernel's TCP over the loopback.
+	checkpoints() { # COLUMN CONEX PROGRAM
+		local verdict=fail skips=$cache/checkpoint.skips
+		rm -f "$skips"
+		enter managers sh -c 'ip link set lo up && exec "$@"' sh env CONEX="$2" SHIM=/conex/"$cache"/bin/containerd-shim-conex-v2 BUSYBOX=/usr/bin/busybox \
+			CONEX_TEST_SKIPS="/conex/$skips" "/conex/$cache/bin/$3" checkpoint:: >"$cache/checkpoint.$3.$1.log" 2>&1 && [ ! -s "$skips" ] && verdict=pass
+		[ $verdict = pass ] || grep -A12 panicked "$cache/checkpoint.$3.$1.log"
+		printf "CRIU\t%s: checkpoints\t%s\t%s\n" "$3" "$1" $verdict >>"$cache/managers.2.tsv"
+	}
+	if [ -z "${SESSIONS:-}" ] || [[ " $SESSIONS " == *" managers/checkpoint.sh "* ]]; then
+		checkpoints runc /usr/sbin/runc integration-tests
+		checkpoints conex /conex/"$cache"/bin/conex integration-tests
+		checkpoints conex-shim /conex/"$cache"/bin/conex shim-tests
 	fi
+	session 2 managers checkpoint.sh
 	session 2 managers ctr.sh
 	session 2 managers cri.sh
 	session 2 managers podman.sh

@@ -15,6 +15,14 @@ use std::path::Path;
 
 const LOG: &str = "dump.log";
 
+/// What is written down.
+struct Subject {
+    state: State,
+    spec: Spec,
+    plan: Plan,
+    pid: i32,
+}
+
 /// Writes the container down, and unless it is to go on deletes it.
 ///
 /// # Errors
@@ -22,18 +30,8 @@ const LOG: &str = "dump.log";
 pub fn main(env: &mut Env) -> Result<i32> {
     conex::host::seal::close_on_exec();
     let entry = env.store()?.find(env.id())?;
-    let (state, status) = entry.state()?;
-    let pid = match (state.init, status) {
-        (Some(init), Status::Running | Status::Paused) => init.pid,
-        _ => {
-            let what = format!("Container cannot be checkpointed in {} state", status.name());
-            return Err(Error::new(ErrorKind::Status, what));
-        }
-    };
-    let status_fd = status_fd(env)?;
-    let spec = conex::bundle::of(&entry)?;
-    let plan = plan_of(env, &entry, &state, &spec)?;
-    check(&plan)?;
+    let mut ready = status_fd(env)?;
+    let subject = subject(env, &entry)?;
     check_version()?;
     let pre_dump = env.args.is_set("pre-dump");
     let wanted = Features {
@@ -51,29 +49,48 @@ pub fn main(env: &mut Env) -> Result<i32> {
     let log_dir = work.as_ref().unwrap_or(&images);
     images.check("--image-path")?;
     log_dir.check("--work-path")?;
-    let mut options = options(env, &images, work.as_ref(), &spec)?;
-    options.pid = Some(pid);
-    options.root = Some(plan.rootfs.path.to_string_lossy().into_owned());
-    options.freeze_cgroup = freezer(&state).map(|p| p.to_string_lossy().into_owned());
-    options.external = namespaces_of_dump(&plan)?;
-    if !pre_dump {
-        options.ext_mnt = of_dump(&plan, pid)?;
-        images.write_descriptors(&streams(pid))?;
-    }
-    let kind = if pre_dump { Kind::PreDump } else { Kind::Dump };
-    let request = Request { kind: kind.into(), options: Some(options), ..Request::default() };
-    let mut ready = status_fd;
+    let request = request(env, &subject, &images, work.as_ref())?;
     Criu::start()?
         .ask(&request, &mut |notify, _| served(notify, &mut ready))
         .map_err(|e| log_dir.explain(e, LOG))?;
     if pre_dump || env.args.is_set("leave-running") {
         return Ok(0);
     }
-    let hooks = spec.hooks.unwrap_or_default();
-    for problem in delete::destroy(&entry, &state, Some(&hooks)) {
+    let hooks = subject.spec.hooks.unwrap_or_default();
+    for problem in delete::destroy(&entry, &subject.state, Some(&hooks)) {
         env.log.warn(problem.to_string());
     }
     Ok(0)
+}
+
+fn subject(env: &Env, entry: &Entry) -> Result<Subject> {
+    let (state, status) = entry.state()?;
+    let pid = match (state.init, status) {
+        (Some(init), Status::Running | Status::Paused) => init.pid,
+        _ => {
+            let what = format!("Container cannot be checkpointed in {} state", status.name());
+            return Err(Error::new(ErrorKind::Status, what));
+        }
+    };
+    let spec = conex::bundle::of(entry)?;
+    let plan = plan_of(env, entry, &state, &spec)?;
+    check(&plan)?;
+    Ok(Subject { state, spec, plan, pid })
+}
+
+fn request(env: &Env, subject: &Subject, images: &Dir, work: Option<&Dir>) -> Result<Request> {
+    let pre_dump = env.args.is_set("pre-dump");
+    let mut options = options(env, images, work, &subject.spec)?;
+    options.pid = Some(subject.pid);
+    options.root = Some(subject.plan.rootfs.path.to_string_lossy().into_owned());
+    options.freeze_cgroup = freezer(&subject.state).map(|p| p.to_string_lossy().into_owned());
+    options.external = namespaces_of_dump(&subject.plan)?;
+    if !pre_dump {
+        options.ext_mnt = of_dump(&subject.plan, subject.pid)?;
+        images.write_descriptors(&streams(subject.pid))?;
+    }
+    let kind = if pre_dump { Kind::PreDump } else { Kind::Dump };
+    Ok(Request { kind: kind.into(), options: Some(options), ..Request::default() })
 }
 
 /// `--status-fd`: whoever waits there may connect to the server of pages now.

@@ -39,15 +39,7 @@ fn run(argv: &[String]) -> Result<u8> {
         return trace::main(&env, to, &without_trace(argv_len - rest.len())).map(|code| code as u8);
     }
     let (name, argv, help) = cli::split(&global, &rest);
-    let annotated = std::env::var_os(conex::verbs::second::WATCH).is_some();
-    let watched = annotated || name == "run" && cli::given(argv, "seccomp-log");
-    let run = cli::command(&name)
-        .filter(|_| watched && matches!(name.as_str(), "run" | "create"))
-        .unwrap_or(&conex_tools::cli::RUN);
-    let more = [run, &conex_tools::cli::LIST].into_iter().find(|c| c.name == name);
-    let of_engines = cli::command(&name).filter(|c| matches!(c.name, "checkpoint" | "restore"));
-    let mut commands = conex_tools::cli::COMMANDS.iter();
-    let Some(command) = commands.find(|c| c.name == name).or(more).or(of_engines) else {
+    let Some(command) = command(&name, argv) else {
         eprintln!("conex: {}", cli::unknown(&name));
         return Ok(1);
     };
@@ -68,7 +60,7 @@ fn run(argv: &[String]) -> Result<u8> {
         }
     };
     let log = global.log().map_err(|e| Error::new(Kind::Invalid, e))?;
-    if of_engines.is_some() {
+    if of_engines(command.name).is_some() {
         return of_container(&global, args, log, command.name);
     }
     // All that precedes the command.
@@ -84,6 +76,23 @@ fn run(argv: &[String]) -> Result<u8> {
             Ok(1)
         }
     }
+}
+
+/// Those that this program is for.
+fn command(name: &str, argv: &[String]) -> Option<&'static cli::Command> {
+    let annotated = std::env::var_os(conex::verbs::second::WATCH).is_some();
+    let watched = annotated || name == "run" && cli::given(argv, "seccomp-log");
+    let run = cli::command(name)
+        .filter(|_| watched && matches!(name, "run" | "create"))
+        .unwrap_or(&conex_tools::cli::RUN);
+    let more = [run, &conex_tools::cli::LIST].into_iter().find(|c| c.name == name);
+    let mut commands = conex_tools::cli::COMMANDS.iter();
+    commands.find(|c| c.name == name).or(more).or_else(|| of_engines(name))
+}
+
+/// Those of them that engines call.
+fn of_engines(name: &str) -> Option<&'static cli::Command> {
+    cli::command(name).filter(|c| matches!(c.name, "checkpoint" | "restore"))
 }
 
 /// Checkpoint and restore, which get what the verbs of conex get.

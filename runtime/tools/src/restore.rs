@@ -10,6 +10,7 @@ use conex::host::create::restore::{restore, Restored, Restorer};
 use conex::host::foreground::{self, Console, RawTerminal};
 use conex::host::home::in_a_copy;
 use conex::host::{undo, Start};
+use conex::oci::config::Spec;
 use conex::plan::Plan;
 use conex::state::Entry;
 use conex::verbs::{create, delete, run, Env};
@@ -36,13 +37,7 @@ pub fn main(env: &mut Env) -> Result<i32> {
     images.check("--image-path")?;
     let work = work_dir(env)?;
     work.iter().try_for_each(|dir| dir.check("--work-path"))?;
-    check_version()?;
-    if env.args.is_set("lazy-pages") {
-        check_features(&message::Features { lazy_pages: Some(true), ..Default::default() })?;
-    }
-    let mut options = options(env, &images, work.as_ref(), &bundle.spec)?;
-    of_restore_alone(env, &mut options);
-    options.inherit_fd = images.descriptors()?.iter().zip(0..).filter_map(pipe).collect();
+    let options = prepared(env, &images, work.as_ref(), &bundle.spec)?;
     let request = create::Request::new(env, env.id().to_string(), bundle, detached, Start::Now)?;
     let mut signals = None;
     if !detached {
@@ -81,14 +76,23 @@ pub fn main(env: &mut Env) -> Result<i32> {
     run::ended(env, &made.state, &made.plan.hooks, waited)
 }
 
-fn of_restore_alone(env: &Env, options: &mut Options) {
+/// What CRIU is asked for, as far as it does not depend on the container that is made.
+fn prepared(env: &Env, images: &Dir, work: Option<&Dir>, spec: &Spec) -> Result<Options> {
+    check_version()?;
+    if env.args.is_set("lazy-pages") {
+        check_features(&message::Features { lazy_pages: Some(true), ..Default::default() })?;
+    }
     let value = |name: &str| env.args.value(name).filter(|v| !v.is_empty()).map(str::to_string);
-    options.log_file = Some(LOG.into());
-    options.rst_sibling = Some(true);
-    options.evasive_devices = Some(true);
-    options.tcp_close = Some(env.args.is_set("tcp-close"));
-    options.lsm_profile = value("lsm-profile");
-    options.lsm_mount_context = value("lsm-mount-context");
+    Ok(Options {
+        log_file: Some(LOG.into()),
+        rst_sibling: Some(true),
+        evasive_devices: Some(true),
+        tcp_close: Some(env.args.is_set("tcp-close")),
+        lsm_profile: value("lsm-profile"),
+        lsm_mount_context: value("lsm-mount-context"),
+        inherit_fd: images.descriptors()?.iter().zip(0..).filter_map(pipe).collect(),
+        ..options(env, images, work, spec)?
+    })
 }
 
 /// A pipe of the checkpoint becomes the caller's stream of the same number.

@@ -297,7 +297,7 @@ fn criu() -> Finding {
         None => Finding::missing(
             "CRIU",
             "not in PATH",
-            "no checkpoints by runtimes that have them; conex itself has none in this version",
+            "no checkpoint and restore; apt-get install criu",
         ),
     }
 }
