@@ -1,17 +1,34 @@
 #!/bin/bash
 # bench.sh CACHE OUT [ROUNDS|quick]: run and exec of conex, runc and crun beside the kernel floor, interleaved on one bundle, then
 # beside a host that is full, in the forky root; writes docs/performance.md with its plots, docs/figures.svg and
-# tests/bench.landed. `quick`: three ratios of conex alone, in less than two minutes, compared with the last landed ones. The
+# tests/bench.landed. `quick`: three ratios of conex, in less than two minutes, compared with those of the build that landed last, in turn. The
 # cgroup v2 tree of a hybrid host is hidden for all alike, because crun refuses such a host.
 set -euo pipefail
 here=$(dirname "$(realpath "$0")")
 cache=$1 out=$2 rounds=${3:-100}
 install -m 755 "$out/conex" "$out/floor" "$out/bench" "$out/crowd" "$cache/"
 inside() { HIDE_UNIFIED=1 timeout -k 5 1800 "$here/forky/enter.sh" "$cache/forky" "$@"; }
+# The build whose ratios are in bench.landed: a ratio of another machine, or of another day, says nothing about a change.
+landed() {
+	[ "$(cat "$cache/landed.commit" 2>/dev/null)" != "$commit" ] || return 0
+	rm -rf "$cache/landed.source"
+	mkdir -p "$cache/landed.source"
+	git -C "$here" archive "$commit" | tar -x -C "$cache/landed.source"
+	(cd "$cache/landed.source" && CARGO_TARGET_DIR=$PWD/../landed.target cargo build --quiet --release --target "$(basename "$(dirname "$out")")" -p conex)
+	install -m 755 "$cache/landed.target/$(basename "$(dirname "$out")")/release/conex" "$cache/landed"
+	rm -rf "$cache/landed.source" "$cache/landed.target"
+	echo "$commit" >"$cache/landed.commit"
+}
 if [ "$rounds" = quick ]; then
-	inside "/conex/$cache/bench" 300 "/conex/$cache/conex" "/conex/$cache/floor" quick >"$cache/quick.txt"
-	inside "/conex/$cache/crowd" 60 "/conex/$cache/conex" "/conex/$cache/floor" quick >"$cache/quick.tsv"
-	exec python3 "$here/ratios.py" "$cache/quick.txt" "$cache/quick.tsv" "$here/bench.landed"
+	commit=$(sed -n 's/^commit\t//p' "$here/bench.landed")
+	if ! git -C "$here" cat-file -e "$commit^{commit}" 2>/dev/null; then
+		echo "bench-quick: skipped: this clone has not the commit of tests/bench.landed to compare with"
+		exit 0
+	fi
+	landed
+	inside "/conex/$cache/bench" 300 "/conex/$cache/conex" "/conex/$cache/floor" quick "/conex/$cache/landed" >"$cache/quick.txt"
+	inside "/conex/$cache/crowd" 60 "/conex/$cache/conex" "/conex/$cache/floor" quick "/conex/$cache/landed" >"$cache/quick.tsv"
+	exec python3 "$here/ratios.py" "$cache/quick.txt" "$cache/quick.tsv" landed
 fi
 inside "/conex/$cache/bench" "$rounds" "/conex/$cache/conex" "/conex/$cache/floor" | tee "$cache/bench.txt"
 python3 "$here/picture.py" <"$cache/bench.txt" >"$here/../docs/figures.svg"
@@ -27,7 +44,10 @@ inside "/conex/$cache/crowd" 30 "/conex/$cache/conex" "/conex/$cache/floor" | te
 	echo "conex $(git -C "$here" rev-parse --short HEAD), $(stat -c %s "$out/conex") bytes; $rounds rounds."
 } >"$cache/machine.txt"
 python3 "$here/performance.py" "$cache/bench.txt" "$cache/crowd.tsv" "$cache/machine.txt" "$cache/budget.tsv" >"$here/../docs/performance.md"
-python3 "$here/ratios.py" "$cache/bench.txt" "$cache/crowd.tsv" >"$here/bench.landed"
+{
+	printf 'commit\t%s\n' "$(git -C "$here" rev-parse HEAD)"
+	python3 "$here/ratios.py" "$cache/bench.txt" "$cache/crowd.tsv"
+} >"$here/bench.landed"
 
 # The shims, each with the runtime that it starts by default, on this host as it is; the bundles lie on a tmpfs, as
 # containerd's do.

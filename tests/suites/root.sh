@@ -4,7 +4,7 @@ set -euo pipefail
 cache=$1
 here=$(dirname "$0")
 root=$cache/suites
-packages=runc,crun,golang-go,bats,jq,gcc,libc6-dev,skopeo,umoci,python3,uidmap,criu,dpkg-dev,make,gawk,curl,git,ca-certificates,busybox-static,procps,iproute2,libseccomp2,util-linux-extra,bsdextrautils
+packages=runc,crun,golang-go,bats,jq,gcc,libc6-dev,skopeo,umoci,python3,uidmap,criu,iptables,dpkg-dev,make,gawk,curl,git,ca-certificates,busybox-static,procps,iproute2,libseccomp2,util-linux-extra,bsdextrautils
 "$here/../forky/root.sh" "$root" "$packages"
 stamp=$root/suites.stamp
 want=$(cat "$here/prepare.sh" "$here/fetch.sh" | sha256sum)

@@ -11,6 +11,7 @@ here=$(dirname "$0")
 "$here/root.sh" "$cache"
 root=$cache/suites
 install -D -m 755 "$out/conex" "$root/usr/local/bin/conex"
+install -m 755 "$out/conex-tools" "$root/usr/local/bin/conex-tools"
 declare -A control=([runc]=/usr/sbin/runc [crun]=/usr/bin/crun)
 # Their processes end with the namespaces of the root; the cgroups are the host's.
 tidy() {

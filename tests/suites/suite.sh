@@ -26,6 +26,8 @@ thaw() {
 
 of_runc() {
 	cd /go/src/github.com/opencontainers/runc || exit 1
+	# CRIU serves lazy pages for ever here, below either runtime.
+	export BATS_TEST_TIMEOUT=60
 	export RUNC=$runtime GO111MODULE=off GOPATH=/go:/usr/share/gocode GOCACHE=/root/gocache
 	for file in tests/integration/*.bats; do
 		# The tests want a terminal; one whose input is at its end would send a NUL.

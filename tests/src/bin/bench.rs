@@ -1,5 +1,6 @@
-//! `bench ROUNDS CONEX FLOOR [quick]`: times `run` and `exec` of conex, runc and crun against the kernel floor, interleaved,
-//! and prints medians, spread, ratios and the private memory of the waiting init. `quick`: conex alone, without rests.
+//! `bench ROUNDS CONEX FLOOR [quick [LANDED]]`: times `run` and `exec` of conex, runc and crun against the kernel floor, interleaved,
+//! and prints medians, spread, ratios and the private memory of the waiting init. `quick`: conex alone, or beside
+//! an earlier build, without rests.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -15,7 +16,12 @@ fn main() {
     time(Command::new(conex).args(["run", "first"]).current_dir(dir));
     let quick = args.get(4).is_some_and(|a| a == "quick");
     let all = [("conex", conex), ("crun", "/usr/bin/crun"), ("runc", "/usr/sbin/runc")];
-    let runtimes = if quick { &all[..1] } else { &all };
+    let pair = args.get(5).map(|landed| [all[0], ("landed", landed.as_str())]);
+    let runtimes = match &pair {
+        Some(pair) => pair.as_slice(),
+        None if quick => &all[..1],
+        None => &all,
+    };
     let mut run: Vec<(&str, Vec<f64>)> = vec![("floor", Vec::new())];
     run.extend(runtimes.iter().map(|(n, _)| (*n, Vec::new())));
     let mut rested = run.clone();
@@ -33,7 +39,7 @@ fn main() {
             rest();
             into[slot + 1]
                 .1
-                .push(time(Command::new(binary).args(["run", &format!("r{i}")]).current_dir(dir)));
+                .push(time(of(binary).args(["run", &format!("r{i}")]).current_dir(dir)));
         }
     };
     (0..rounds).for_each(|i| measure(&mut run, 0, i));
@@ -79,6 +85,15 @@ fn rewrite(dir: &Path, args: &[&str]) {
     config["process"]["terminal"] = false.into();
     config["process"]["args"] = args.into();
     std::fs::write(file, config.to_string()).expect("write");
+}
+
+/// A build that landed keeps what it keeps between runs elsewhere.
+fn of(binary: &str) -> Command {
+    let mut c = Command::new(binary);
+    if binary.ends_with("/landed") {
+        c.args(["--root", "/run/landed"]);
+    }
+    c
 }
 
 fn time(command: &mut Command) -> f64 {
@@ -131,9 +146,7 @@ fn execs<'a>(
         exec[0].1.push(time(Command::new(floor).args(["exec", init.trim(), "/bin/true"])));
         for (slot, (name, binary)) in runtimes.iter().enumerate() {
             exec[slot + 1].1.push(time(
-                Command::new(binary)
-                    .args(["exec", &format!("e-{name}"), "/bin/true"])
-                    .current_dir(dir),
+                of(binary).args(["exec", &format!("e-{name}"), "/bin/true"]).current_dir(dir),
             ));
         }
     }
@@ -144,7 +157,7 @@ fn execs<'a>(
 fn waiting(dir: &Path, runtimes: &[(&str, &str)], floor: &str, rounds: usize) {
     rewrite(dir, &["/bin/sleep", "1000"]);
     let call = |binary: &str, args: &[&str]| {
-        let mut c = Command::new(binary);
+        let mut c = of(binary);
         let quiet = Stdio::null;
         c.args(args)
             .current_dir(dir)
@@ -197,7 +210,7 @@ fn private(pid: &str) -> u64 {
 fn watched(dir: &Path, binary: &str, name: &str, verb: &[&str], rest: &[&str]) -> u64 {
     let pid_file = format!("/tmp/{name}.{}", verb[0]);
     let quiet = Stdio::null;
-    let mut c = Command::new(binary);
+    let mut c = of(binary);
     c.args(verb).args(["--pid-file", &pid_file]).args(rest).current_dir(dir);
     let mut child = c.stdin(quiet()).stdout(quiet()).stderr(quiet()).spawn().expect("spawn");
     while !Path::new(&pid_file).exists() {

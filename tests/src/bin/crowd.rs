@@ -1,4 +1,4 @@
-//! `crowd ROUNDS CONEX FLOOR [quick]`: what a verb costs on a host that is full of other things: mounts, containers, cgroups,
+//! `crowd ROUNDS CONEX FLOOR [quick [LANDED]]`: what a verb costs on a host that is full of other things: mounts, containers, cgroups,
 //! processes, records. Prints one line for each figure: `load size runtime verb median low high`, milliseconds.
 //!
 //! Run it in namespaces of its own (tests/forky/enter.sh): it mounts, and ends with what it has made.
@@ -29,6 +29,9 @@ fn main() {
         if !quick && Path::new(path).exists() {
             all.push(Runtime { name, binary: path.into(), verbs: false });
         }
+    }
+    if let Some(landed) = args.get(5) {
+        all.push(Runtime { name: "landed", binary: landed.into(), verbs: false });
     }
     measure(&all, rounds, "nothing", 0);
     mounts(&all, rounds, if quick { &[3_000] } else { &[1_000, 3_000, 10_000] });
@@ -66,6 +69,10 @@ fn bundle(conex: &str) {
 
 fn command(binary: &str, args: &[&str], dir: &str) -> Command {
     let mut c = Command::new(binary);
+    if binary.ends_with("/landed") {
+        // A build that landed keeps what it keeps between runs elsewhere.
+        c.args(["--root", "/run/landed"]);
+    }
     c.args(args).current_dir(dir).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     c
 }
