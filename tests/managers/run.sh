@@ -6,7 +6,7 @@
 set -euo pipefail
 here=$(dirname "$(realpath "$0")")
 cache=$1 out=$2 test=$3 integration=$4
-new=docker.io,docker-cli,docker-buildx,docker-compose,containerd,runc,podman,conmon,crun,catatonit,netavark,aardvark-dns,uidmap,passt,fuse-overlayfs,containernetworking-plugins,golang-k8s-cri-api-dev,ca-certificates,procps,iproute2,iptables,nftables,busybox-static,bsdutils,tmux,socat,python3-docker,python3-grpcio,python3-protobuf,protobuf-compiler,python3-websocket,etcd-server,etcd-client,haproxy,redis-server,docker-registry,criu
+new=docker.io,docker-cli,docker-buildx,docker-compose,containerd,runc,podman,conmon,crun,catatonit,netavark,aardvark-dns,uidmap,passt,fuse-overlayfs,containernetworking-plugins,golang-k8s-cri-api-dev,ca-certificates,procps,iproute2,iptables,nftables,busybox-static,bsdutils,tmux,socat,python3-docker,python3-grpcio,python3-protobuf,protobuf-compiler,python3-websocket,etcd-server,etcd-client,haproxy,redis-server,docker-registry,criu,buildah
 old=docker.io,containerd,runc,podman,conmon,crun,catatonit,netavark,aardvark-dns,uidmap,slirp4netns,containernetworking-plugins,ca-certificates,procps,iproute2,iptables,nftables,busybox-static,bsdutils,tmux,socat,python3-docker,python3-grpcio,python3-protobuf,protobuf-compiler,python3-websocket,docker-compose,redis-server,docker-registry
 "$here/../forky/root.sh" "$cache/managers" $new
 "$here/../forky/root.sh" "$cache/managers-old" $old bookworm
@@ -55,6 +55,7 @@ rm -f "$cache"/managers.*.tsv
 	session 2 managers cri.sh
 	session 2 managers podman.sh
 	session 2 managers podman-more.sh
+	session 2 managers others.sh
 	session 2 managers-old docker.sh OLD=1 "ENGINE=docker 20.10"
 	session 2 managers-old docker-daemon.sh OLD=1 "ENGINE=docker 20.10"
 	session 2 managers-old docker-more.sh OLD=1 "ENGINE=docker 20.10"
