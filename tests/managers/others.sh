@@ -41,8 +41,8 @@ export -f containerfile bud run_in
 for name in runc conex; do
 	case $name in runc) path=/usr/sbin/runc ;; *) path=/tmp/names/conex ;; esac
 	export name path
-	engine="buildah 1.4" feature "build: RUN, USER, WORKDIR, ENV" 'built 0 x /tmp 1000=0' bud
-	engine="buildah 1.4" feature "run: volume, capability, user, status, missing command, terminal" 'w /tmp 5 6 Read-only 7 executable file*not found */dev/pts/0*=0' run_in
+	engine="buildah 1.43" feature "build: RUN, USER, WORKDIR, ENV" 'built 0 x /tmp 1000=0' bud
+	engine="buildah 1.43" feature "run: volume, capability, user, status, missing command, terminal" 'w /tmp 5 6 Read-only 7 executable file*not found */dev/pts/0*=0' run_in
 	export podman="podman --cgroup-manager=cgroupfs --runtime /tmp/as/$name/crun"
 	run="$podman run --rm --network none"
 	# In the column of runc: crun itself.
