@@ -131,11 +131,18 @@ fn everyday() -> Case {
     }
     c.b.push("mounts", json!({"destination": "/scratch", "type": "tmpfs", "source": "tmpfs", "options": ["size=1m"]}));
     *c.b.at("linux.resources.pids") = json!({"limit": 77});
+    // As /var/run is a link of every Linux system.
+    std::fs::create_dir(c.b.dir.join("state-behind-a-link")).unwrap();
+    std::os::unix::fs::symlink("state-behind-a-link", c.b.state_root()).unwrap();
     let tell = |what: &str| {
         let file = c.b.dir.join("hooks").display().to_string();
         json!([{"path": "/bin/sh", "args": ["sh", "-c", format!("echo {what} >>{file}")]}])
     };
-    let hooks = json!({"createRuntime": tell("createRuntime"), "poststop": tell("poststop")});
+    let mut hooks = json!({"createRuntime": tell("createRuntime"), "poststop": tell("poststop")});
+    // As engines connect a container.
+    let device = "pid=$(sed 's/.*\"pid\"://; s/[^0-9].*//'); ip link add eth0 netns $pid type veth peer name v$pid";
+    let connect = json!({"path": "/bin/sh", "args": ["sh", "-c", device], "env": ["PATH=/usr/sbin:/usr/bin:/sbin:/bin"]});
+    hooks["createRuntime"].as_array_mut().unwrap().push(connect);
     *c.b.at("hooks") = hooks;
     c
 }
@@ -177,6 +184,8 @@ fn it_goes_on_where_it_was() {
     assert_eq!(c.b.cgroup_value("pids", "pids.max", "pids.max"), "77");
     let hooks = || std::fs::read_to_string(c.b.dir.join("hooks")).unwrap();
     assert_eq!(hooks(), "createRuntime\npoststop\ncreateRuntime\n");
+    let devices = c.b.exec(&["ip", "-o", "link"]).ok().out;
+    assert!(devices.contains("eth0") && devices.contains("lo: <LOOPBACK,UP"), "{devices}");
     let clock = |who: &str| c.b.exec(&["readlink", &format!("/proc/{who}/ns/time")]).ok().out;
     assert!(!is_conex() || clock("self") == clock("1"));
     c.end();
@@ -488,7 +497,14 @@ fn what_could_not_be_restored_is_refused() {
     *user.at("linux.uidMappings") = map.clone();
     *user.at("linux.gidMappings") = map;
     open_the_way(&user);
+    let mut replaced = Box::sh("sleep 100");
+    std::fs::write(replaced.dir.join("file"), "one").unwrap();
+    replaced.push(
+        "mounts",
+        json!({"destination": "/etc/file", "type": "bind", "source": "file", "options": ["bind"]}),
+    );
     for (b, text) in [
+        (replaced, "has no name on the host any more"),
         (user, "CRIU does not restore a container with a user namespace"),
         (mapped, "CRIU does not restore an idmapped mount"),
     ] {
@@ -496,7 +512,14 @@ fn what_could_not_be_restored_is_refused() {
             continue;
         }
         b.up();
-        b.verb("checkpoint", &[], &[]).fails_with(text);
+        if text.contains("mapped") || text.contains("namespace") {
+            b.verb("checkpoint", &[], &[]).fails_with(text);
+        } else {
+            // An editor replaces the file on the host.
+            std::fs::write(b.dir.join("new"), "another").unwrap();
+            std::fs::rename(b.dir.join("new"), b.dir.join("file")).unwrap();
+            b.verb("checkpoint", &[], &[]).fails_with(text);
+        }
         assert_eq!(b.status(), "running");
         b.verb("delete", &["-f"], &[]).ok();
         b.assert_gone();

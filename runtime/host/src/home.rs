@@ -14,13 +14,23 @@ use std::os::fd::{AsFd, OwnedFd};
 /// # Errors
 /// This user may not, or a call failed; what `act` says.
 pub fn in_a_copy<T>(act: impl FnOnce() -> Result<T>) -> Result<T> {
+    visit(libc::CLONE_NEWNS, || {
+        proc::unshare(libc::CLONE_NEWNS).call(|| "unshare(CLONE_NEWNS)")?;
+        let slave = MsFlags::MS_SLAVE | MsFlags::MS_REC;
+        mount(None::<&str>, "/", None::<&str>, slave, None::<&str>)
+            .call(|| "mount(/, MS_REC|MS_SLAVE)")?;
+        act()
+    })
+}
+
+/// Does something that enters another namespace of a kind, `CLONE_NEW*`, and comes back.
+///
+/// # Errors
+/// What `act` says; there is no way back.
+pub fn visit<T>(kind: i32, act: impl FnOnce() -> Result<T>) -> Result<T> {
     let mut home = Home::default();
-    home.remember(libc::CLONE_NEWNS)?;
-    proc::unshare(libc::CLONE_NEWNS).call(|| "unshare(CLONE_NEWNS)")?;
-    let slave = MsFlags::MS_SLAVE | MsFlags::MS_REC;
-    let done = mount(None::<&str>, "/", None::<&str>, slave, None::<&str>)
-        .call(|| "mount(/, MS_REC|MS_SLAVE)")
-        .and_then(|()| act());
+    home.remember(kind)?;
+    let done = act();
     home.back()?;
     done
 }

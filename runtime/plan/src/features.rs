@@ -50,7 +50,7 @@ pub fn document() -> Value {
             "netDevices": {"enabled": true},
         },
         "annotations": {
-            "org.opencontainers.runc.checkpoint.enabled": "false",
+            "org.opencontainers.runc.checkpoint.enabled": "true",
             "conex.version": env!("CARGO_PKG_VERSION"),
         },
         "potentiallyUnsafeConfigAnnotations": ["dev.conex.seccomp-log", "org.systemd.property.", "run.oci.hooks.", "run.oci.keep_original_groups", "run.oci.mount_context_type"],

@@ -8,7 +8,7 @@ use conex::error::{Context, Error, Kind as ErrorKind, Result};
 use conex::host::facts;
 use conex::oci::config::Spec;
 use conex::plan::{self, Plan};
-use conex::state::{Entry, State, Status};
+use conex::state::{End, Entry, State, Status};
 use conex::verbs::{delete, Env};
 use std::os::fd::AsRawFd;
 use std::path::Path;
@@ -32,6 +32,8 @@ pub fn main(env: &mut Env) -> Result<i32> {
     let entry = env.store()?.find(env.id())?;
     let mut ready = status_fd(env)?;
     let subject = subject(env, &entry)?;
+    // A dump takes its time, in which others may ask for the container, or end it.
+    drop(entry);
     check_version()?;
     let pre_dump = env.args.is_set("pre-dump");
     let wanted = Features {
@@ -48,7 +50,7 @@ pub fn main(env: &mut Env) -> Result<i32> {
     let work = work_dir(env)?;
     let log_dir = work.as_ref().unwrap_or(&images);
     images.check("--image-path")?;
-    log_dir.check("--work-path")?;
+    log_dir.check_file(Path::new(LOG), "--work-path")?;
     let request = request(env, &subject, &images, work.as_ref())?;
     Criu::start()?
         .ask(&request, &mut |notify, _| served(notify, &mut ready))
@@ -57,7 +59,8 @@ pub fn main(env: &mut Env) -> Result<i32> {
         return Ok(0);
     }
     let hooks = subject.spec.hooks.unwrap_or_default();
-    for problem in delete::destroy(&entry, &subject.state, Some(&hooks)) {
+    let ended = delete::once_ended(&env.root, &subject.state, &hooks, End::new());
+    for problem in ended.unwrap_or_else(|e| vec![e]) {
         env.log.warn(problem.to_string());
     }
     Ok(0)
@@ -96,9 +99,8 @@ fn request(env: &Env, subject: &Subject, images: &Dir, work: Option<&Dir>) -> Re
 /// `--status-fd`: whoever waits there may connect to the server of pages now.
 fn served(notify: &Notify, ready: &mut Option<std::os::fd::OwnedFd>) -> Result<()> {
     if notify.script.as_deref() == Some("status-ready") {
-        if let Some(fd) = ready.take() {
-            nix::unistd::write(&fd, &[0]).call(|| "write(--status-fd)")?;
-        }
+        // Nobody may wait there any more, which is not the dump's trouble.
+        let _ = ready.take().map(|fd| nix::unistd::write(&fd, &[0]));
     }
     Ok(())
 }
@@ -188,17 +190,18 @@ fn cgroups_mode(env: &Env) -> Result<i32> {
 }
 
 fn empty_namespaces(env: &Env) -> Result<Option<u32>> {
-    let mut flags = 0;
+    // Network devices are the engine's: its hooks make them anew (runc, setEmptyNsMask).
+    let flags = libc::CLONE_NEWNET as u32;
     for name in env.args.values("empty-ns") {
         match name.as_str() {
-            "network" => flags |= libc::CLONE_NEWNET as u32,
+            "network" => {}
             other => {
                 let what = format!("{other:?}: CRIU makes an empty network namespace only");
                 return Err(Error::invalid("--empty-ns", what));
             }
         }
     }
-    Ok((flags != 0).then_some(flags))
+    Ok(Some(flags))
 }
 
 /// runc's rule: an annotation names CRIU's own configuration, or an empty one says that there is none.

@@ -7,13 +7,14 @@ pub mod message;
 use conex::error::{Context, Error, Kind, Result};
 use message::{Features, Notify, Request, Response};
 use nix::errno::Errno;
+use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 use nix::sys::socket::{
     recvmsg, send, shutdown, socketpair, AddressFamily, ControlMessageOwned, MsgFlags, Shutdown,
     SockFlag, SockType,
 };
 use prost::Message;
 use std::io::IoSliceMut;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::process::{Child, Command};
 
 /// External namespaces of every kind, and their notifications.
@@ -98,6 +99,7 @@ impl Criu {
         let mut space = nix::cmsg_space!([i32; 1]);
         let mut parts = [IoSliceMut::new(&mut bytes)];
         let flags = MsgFlags::MSG_CMSG_CLOEXEC;
+        self.await_word()?;
         let got = loop {
             match recvmsg::<()>(self.socket.as_raw_fd(), &mut parts, Some(&mut space), flags) {
                 Err(Errno::EINTR) => {}
@@ -124,10 +126,38 @@ impl Criu {
     }
 }
 
+impl Criu {
+    /// Until there is something to receive. What it was restoring can hold its end of the socket, so that there would be no end
+    /// of it: hence the look at the program itself.
+    fn await_word(&self) -> Result<()> {
+        let pidfd = conex_sys::proc::pidfd_open(nix::unistd::Pid::from_raw(self.pid()))
+            .call(|| "pidfd_open(criu)")?;
+        let watched = |fd| PollFd::new(fd, PollFlags::POLLIN);
+        let mut both = [watched(self.socket.as_fd()), watched(pidfd.as_fd())];
+        loop {
+            match poll(&mut both, PollTimeout::NONE) {
+                Err(Errno::EINTR) => {}
+                other => break other.map(drop).call(|| "poll(criu)")?,
+            }
+        }
+        match both[0].any() {
+            Some(true) => Ok(()),
+            _ => Err(Error::new(Kind::System, "criu failed: it was ended before it was done")),
+        }
+    }
+}
+
 impl Drop for Criu {
     fn drop(&mut self) {
         // What it has stopped it lets go on when its peer is gone; what it was restoring it ends.
         let _ = shutdown(self.socket.as_raw_fd(), Shutdown::Both);
+        for _ in 0..1000 {
+            if !matches!(self.child.try_wait(), Ok(None)) {
+                return;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
@@ -137,10 +167,8 @@ fn is(response: &Response, kind: message::Kind) -> bool {
 }
 
 fn failure(response: &Response) -> Error {
-    let what = match message::Kind::try_from(response.kind) {
-        Ok(kind) => format!("{kind:?}").to_uppercase(),
-        Err(_) => response.kind.to_string(),
-    };
+    let what = message::Kind::try_from(response.kind)
+        .map_or(response.kind.to_string(), |kind| kind.as_str_name().into());
     let errno = response.errno.unwrap_or(0);
     let mut text = format!("criu failed: type {what} errno {errno}");
     if errno != 0 {

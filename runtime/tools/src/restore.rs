@@ -6,7 +6,7 @@ use crate::criu::images::Dir;
 use crate::criu::message::{CgroupRoot, ExternalMount, InheritFd, Kind, Options, Request};
 use crate::criu::{check_features, check_version, message, Criu};
 use conex::error::{Context, Error, Kind as ErrorKind, Result};
-use conex::host::create::restore::{restore, Restored, Restorer};
+use conex::host::create::restore::{restore, Event, Restorer, Told};
 use conex::host::foreground::{self, Console, RawTerminal};
 use conex::host::home::in_a_copy;
 use conex::host::{undo, Start};
@@ -15,9 +15,8 @@ use conex::plan::Plan;
 use conex::state::Entry;
 use conex::verbs::{create, delete, run, Env};
 use nix::mount::{mount, MsFlags};
-use nix::unistd::Pid;
-use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
 
 const LOG: &str = "restore.log";
 /// Below the state directory: CRIU wants a root that is a mount.
@@ -36,7 +35,8 @@ pub fn main(env: &mut Env) -> Result<i32> {
     let images = Dir::open(image_path(env), "--image-path")?;
     images.check("--image-path")?;
     let work = work_dir(env)?;
-    work.iter().try_for_each(|dir| dir.check("--work-path"))?;
+    let log_dir = work.as_ref().unwrap_or(&images);
+    log_dir.check_file(Path::new(LOG), "--work-path")?;
     let options = prepared(env, &images, work.as_ref(), &bundle.spec)?;
     let request = create::Request::new(env, env.id().to_string(), bundle, detached, Start::Now)?;
     let mut signals = None;
@@ -61,13 +61,15 @@ pub fn main(env: &mut Env) -> Result<i32> {
         };
         restore(asked, entry, state, &mut images)
     })?;
-    if let Err(e) = keep_time_namespace(&made) {
-        return Err(undo::with(e, delete::destroy(&made.entry, &made.state, None)));
-    }
     let Some(signals) = signals else { return Ok(0) };
     let master = made.container.terminal.take();
+    let terminal = match master.as_ref().map(|_| RawTerminal::open()).transpose() {
+        Ok(terminal) => terminal.flatten(),
+        Err(e) => {
+            return Err(undo::with(e, delete::destroy(&made.entry, &made.state, None)));
+        }
+    };
     drop(made.entry);
-    let terminal = if master.is_some() { RawTerminal::open()? } else { None };
     foreground::fit(master.as_ref(), terminal.as_ref());
     let console = Console { master, terminal: terminal.as_ref(), notify: None };
     let c = &made.container;
@@ -90,7 +92,7 @@ fn prepared(env: &Env, images: &Dir, work: Option<&Dir>, spec: &Spec) -> Result<
         tcp_close: Some(env.args.is_set("tcp-close")),
         lsm_profile: value("lsm-profile"),
         lsm_mount_context: value("lsm-mount-context"),
-        inherit_fd: images.descriptors()?.iter().zip(0..).filter_map(pipe).collect(),
+        inherit_fd: images.descriptors()?.iter().zip(0..3).filter_map(pipe).collect(),
         ..options(env, images, work, spec)?
     })
 }
@@ -98,27 +100,6 @@ fn prepared(env: &Env, images: &Dir, work: Option<&Dir>, spec: &Spec) -> Result<
 /// A pipe of the checkpoint becomes the caller's stream of the same number.
 fn pipe((name, fd): (&String, i32)) -> Option<InheritFd> {
     name.starts_with("pipe:").then(|| InheritFd { key: name.clone(), fd })
-}
-
-/// CRIU puts what it restores into a time namespace, so that its clocks go on: an exec is to see the same ones.
-fn keep_time_namespace(made: &create::Made) -> Result<()> {
-    let of = |who: &str| std::fs::read_link(format!("/proc/{who}/ns/time")).ok();
-    if of("self") == of(&made.container.pid.to_string()) {
-        return Ok(());
-    }
-    let document = made.entry.read("config.json")?;
-    let damaged =
-        |e: serde_json::Error| Error::new(ErrorKind::Invalid, format!("config.json: {e}"));
-    let mut document: serde_json::Value = serde_json::from_slice(&document).map_err(damaged)?;
-    let Some(list) = document.pointer_mut("/linux/namespaces").and_then(|l| l.as_array_mut())
-    else {
-        return Ok(());
-    };
-    if list.iter().any(|n| n["type"] == "time") {
-        return Ok(());
-    }
-    list.push(serde_json::json!({"type": "time"}));
-    made.entry.write("config.json", &serde_json::to_vec(&document).map_err(damaged)?)
 }
 
 /// The cgroups of a process, by hierarchy (cgroups(7), "/proc/pid/cgroup"): where those of the images begin now.
@@ -158,8 +139,12 @@ impl Restorer for Images<'_> {
         self.options.inherit_fd.extend(joined.inherit);
         self.options.join_ns = joined.join;
         self.files = joined.files;
-        self.root = entry.path.join(ROOT);
-        std::fs::create_dir(&self.root).call(|| format!("mkdir({})", self.root.display()))?;
+        let root = entry.path.join(ROOT);
+        std::fs::create_dir(&root).call(|| format!("mkdir({})", root.display()))?;
+        // Paths in it are compared with what the kernel says of them.
+        self.root = root.canonicalize().call(|| format!("realpath({})", root.display()))?;
+        // The caller's keys must not be searchable from inside.
+        conex::child::process::keyring(&self.plan.process)?;
         // A runtime that is killed leaves no mount behind, and CRIU's are seen nowhere else.
         let criu = in_a_copy(|| {
             let (from, to) = (&self.plan.rootfs.path, &self.root);
@@ -176,12 +161,16 @@ impl Restorer for Images<'_> {
             }
             Criu::start()
         })?;
+        // Not for hooks.
+        for file in &self.files {
+            let _ = conex_sys::fd::set_cloexec(file.as_raw_fd());
+        }
         let pid = criu.pid();
         self.criu = Some(criu);
         Ok(pid)
     }
 
-    fn restore(&mut self, namespaces: &mut dyn FnMut(i32) -> Result<()>) -> Result<Restored> {
+    fn restore(&mut self, told: &mut Told) -> Result<Option<OwnedFd>> {
         let criu = self.criu.take();
         let criu = criu.ok_or_else(|| Error::new(ErrorKind::System, "criu was not started"))?;
         let mut options = self.options.clone();
@@ -190,25 +179,19 @@ impl Restorer for Images<'_> {
         options.cg_root = cgroup_roots(criu.pid())?;
         let request =
             Request { kind: Kind::Restore.into(), options: Some(options), ..Request::default() };
-        let (mut pid, mut terminal) = (0, None);
-        let response = criu
-            .ask(&request, &mut |notify, fd| {
-                match notify.script.as_deref() {
-                    Some("setup-namespaces") => namespaces(notify.pid.unwrap_or(0))?,
-                    Some("post-restore") => pid = notify.pid.unwrap_or(0),
-                    Some("orphan-pts-master") => terminal = fd,
-                    _ => {}
-                }
-                Ok(())
-            })
-            .map_err(|e| self.work.unwrap_or(self.images).explain(e, LOG))?;
-        if let Some(restored) = response.restored {
-            pid = restored.pid;
-        }
-        if pid <= 0 {
-            return Err(Error::new(ErrorKind::System, "criu has not said what it restored"));
-        }
+        let mut terminal = None;
+        let restored = criu.ask(&request, &mut |notify, fd| {
+            let pid = notify.pid.unwrap_or(0);
+            match notify.script.as_deref() {
+                Some("setup-namespaces") => told(Event::Namespaces(pid))?,
+                Some("post-restore") => told(Event::Whole(pid))?,
+                Some("orphan-pts-master") => terminal = fd,
+                _ => {}
+            }
+            Ok(())
+        });
+        restored.map_err(|e| self.work.unwrap_or(self.images).explain(e, LOG))?;
         let _ = std::fs::remove_dir(&self.root);
-        Ok(Restored { pid: Pid::from_raw(pid), terminal })
+        Ok(terminal)
     }
 }

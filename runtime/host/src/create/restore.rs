@@ -1,23 +1,33 @@
 //! A container whose process is restored from the images of a checkpoint: a create with CRIU in the child's place.
 
 use super::{Asked, Making};
-use crate::acts::hooks;
+use crate::acts::{hooks, netlink};
 use crate::container::Container;
-use crate::error::{Context, Result};
+use crate::error::{Context, Error, Kind, Result};
+use crate::home;
+use crate::plan::Plan;
 use crate::rdt;
 use crate::state::{Entry, State};
 use crate::sync::pair;
 use conex_sys::proc;
+use nix::fcntl::OFlag;
+use nix::sys::stat::Mode;
 use nix::unistd::Pid;
-use std::os::fd::OwnedFd;
+use std::borrow::Cow;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
-/// The process as it goes on.
-pub struct Restored {
-    pub pid: Pid,
-    /// The master side of its terminal.
-    pub terminal: Option<OwnedFd>,
+/// How far a process is, by its pid.
+#[derive(Clone, Copy)]
+pub enum Event {
+    /// It has its namespaces, and nothing of it runs yet.
+    Namespaces(i32),
+    /// It is whole, and does not run yet.
+    Whole(i32),
 }
+
+/// What is told of it.
+pub type Told<'a> = dyn FnMut(Event) -> Result<()> + 'a;
 
 /// Who restores it.
 pub trait Restorer {
@@ -27,11 +37,11 @@ pub trait Restorer {
     /// The program is not there, or a place that a mount needs cannot be made.
     fn begin(&mut self, entry: &Entry, cgroups: &[PathBuf]) -> Result<i32>;
 
-    /// Lets it go on. `namespaces` is called with the process's pid when that has its namespaces and none of it runs yet.
+    /// Lets it go on, until the process runs; the result is the master side of its terminal.
     ///
     /// # Errors
-    /// What the program says.
-    fn restore(&mut self, namespaces: &mut dyn FnMut(i32) -> Result<()>) -> Result<Restored>;
+    /// What the program says, and what `told` does.
+    fn restore(&mut self, told: &mut Told) -> Result<Option<OwnedFd>>;
 }
 
 /// Makes the container with what `restorer` restores. On failure everything is undone.
@@ -59,35 +69,90 @@ impl Making<'_> {
         if let Some(rdt) = &plan.rdt {
             rdt::join(rdt, &plan.id, program)?;
         }
-        let restored = restorer.restore(&mut |pid| {
-            let document = hooks::StateDocument {
-                id: &plan.id,
-                status: "creating",
-                pid,
-                bundle: &plan.bundle,
-                annotations: &plan.annotations,
-            };
-            let setting =
-                hooks::Surroundings { cwd: Some(&plan.bundle), ..hooks::Surroundings::default() };
-            hooks::run(&plan.hooks.prestart, "prestart", &document, &setting)?;
-            hooks::run(&plan.hooks.create_runtime, "createRuntime", &document, &setting)
-        })?;
-        let pid = restored.pid;
-        let container = Container {
-            pid,
-            pidfd: proc::pidfd_open(pid).call(|| format!("pidfd_open({pid})"))?,
-            // Nobody speaks there: it runs already.
-            sync: pair()?.0,
-            terminal: restored.terminal,
-            warnings: std::mem::take(&mut self.warnings),
-            released: true,
-        };
-        match self.prepare(&container).and_then(|()| self.publish()) {
-            Ok(()) => Ok(container),
-            Err(e) => {
-                container.end();
+        let mut whole = None;
+        let restored = restorer.restore(&mut |event| match event {
+            Event::Namespaces(pid) => surrounded(plan, pid),
+            // A runtime that is killed after this leaves a container, not a process of which nobody knows.
+            Event::Whole(pid) => {
+                whole = Some(self.recorded(pid)?);
+                Ok(())
+            }
+        });
+        match (restored, whole) {
+            (Ok(terminal), Some(container)) => Ok(Container { terminal, ..container }),
+            (Ok(_), None) => {
+                Err(Error::new(Kind::System, "CRIU has not said what it has restored"))
+            }
+            (Err(e), container) => {
+                container.iter().for_each(Container::end);
                 Err(e)
             }
         }
     }
+
+    fn recorded(&mut self, pid: i32) -> Result<Container> {
+        let container = Container {
+            pid: Pid::from_raw(pid),
+            pidfd: proc::pidfd_open(Pid::from_raw(pid)).call(|| format!("pidfd_open({pid})"))?,
+            // Nobody speaks there: it needs no word to run.
+            sync: pair()?.0,
+            terminal: None,
+            warnings: std::mem::take(&mut self.warnings),
+            released: true,
+        };
+        let document = with_time_namespace(self.asked.document, pid)?;
+        self.entry.write_new("config.json", &document)?;
+        self.entry.link(crate::state::BUNDLE, &self.plan.bundle)?;
+        self.documented = true;
+        self.prepare(&container)?;
+        self.publish()?;
+        Ok(container)
+    }
+}
+
+/// What is the runtime's to do when the namespaces are there.
+fn surrounded(plan: &Plan, pid: i32) -> Result<()> {
+    if plan.namespaces.creates(libc::CLONE_NEWNET) {
+        up_loopback(pid)?;
+    }
+    let document = |status| hooks::StateDocument {
+        id: &plan.id,
+        status,
+        pid,
+        bundle: &plan.bundle,
+        annotations: &plan.annotations,
+    };
+    let setting = hooks::Surroundings { cwd: Some(&plan.bundle), ..hooks::Surroundings::default() };
+    hooks::run(&plan.hooks.prestart, "prestart", &document("created"), &setting)?;
+    hooks::run(&plan.hooks.create_runtime, "createRuntime", &document("creating"), &setting)
+}
+
+/// The network namespace is new: the devices in it are the engine's to make, but for this one.
+fn up_loopback(pid: i32) -> Result<()> {
+    let path = format!("/proc/{pid}/ns/net");
+    let namespace =
+        nix::fcntl::open(path.as_str(), OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
+            .call(|| format!("open({path})"))?;
+    home::visit(libc::CLONE_NEWNET, || {
+        proc::setns(namespace.as_fd(), libc::CLONE_NEWNET).call(|| format!("setns({path})"))?;
+        netlink::up_loopback()
+    })
+}
+
+/// CRIU puts what it restores into a time namespace, so that its clocks go on: an exec is to see the same ones.
+fn with_time_namespace(document: &[u8], pid: i32) -> Result<Cow<'_, [u8]>> {
+    let of = |who: &str| std::fs::read_link(format!("/proc/{who}/ns/time")).ok();
+    if of("self") == of(&pid.to_string()) {
+        return Ok(document.into());
+    }
+    let damaged = |e: serde_json::Error| Error::new(Kind::Invalid, format!("config.json: {e}"));
+    let mut changed: serde_json::Value = serde_json::from_slice(document).map_err(damaged)?;
+    let Some(list) = changed.pointer_mut("/linux/namespaces").and_then(|l| l.as_array_mut()) else {
+        return Ok(document.into());
+    };
+    if list.iter().any(|n| n["type"] == "time") {
+        return Ok(document.into());
+    }
+    list.push(serde_json::json!({"type": "time"}));
+    serde_json::to_vec(&changed).map(Cow::Owned).map_err(damaged)
 }

@@ -31,9 +31,23 @@ fn root(path: &Path) -> Result<Root> {
 /// Where that is inside the root, without links.
 fn place(fd: &OwnedFd, root: &Path) -> Result<PathBuf> {
     let path = by_fd(fd.as_fd());
-    let found = PathBuf::from(readlink(path.as_str()).call(|| format!("readlink({path})"))?);
-    let below = found.strip_prefix(root).unwrap_or(&found);
-    Ok(Path::new("/").join(below.strip_prefix("/").unwrap_or(below)))
+    let found = readlink(path.as_str()).call(|| format!("readlink({path})"))?;
+    let mut found = PathBuf::from(found);
+    if nameless(fd) {
+        // The kernel says so behind the path.
+        let text = found.to_string_lossy();
+        found = PathBuf::from(text.strip_suffix(" (deleted)").unwrap_or(&text));
+    }
+    let outside = || {
+        let what = format!("{} is not below {}", found.display(), root.display());
+        Error::new(conex::error::Kind::System, what)
+    };
+    let below = found.strip_prefix(root).map_err(|_| outside())?;
+    Ok(Path::new("/").join(below))
+}
+
+fn nameless(fd: &OwnedFd) -> bool {
+    nix::sys::stat::fstat(fd).is_ok_and(|s| s.st_nlink == 0)
 }
 
 /// What CRIU cannot make again: who is written down would be lost.
@@ -68,6 +82,11 @@ pub fn of_dump(plan: &Plan, pid: i32) -> Result<Vec<ExternalMount>> {
     for m in &plan.mounts {
         let lexical = Path::new("/").join(&m.destination);
         let path = match resolved(&m.destination) {
+            Some(fd) if matches!(m.kind, Action::Bind { .. }) && nameless(&fd) => {
+                let what =
+                    "the file has no name on the host any more: CRIU does not restore its mount";
+                return Err(Error::unsupported(format!("{}.source", m.field), what));
+            }
             Some(fd) => place(&fd, Path::new("/"))?,
             None => lexical,
         };
@@ -110,16 +129,14 @@ pub fn of_restore(plan: &Plan, at: &Path, cgroups: &[PathBuf]) -> Result<Vec<Ext
     let mut restored: Vec<&Path> = Vec::new();
     let mut places = || {
         for m in &plan.mounts {
-            let path =
-                if restored.iter().any(|t| m.destination.starts_with(t) && m.destination != *t) {
-                    // CRIU restores what is in a tmpfs.
-                    Path::new("/").join(&m.destination)
-                } else {
-                    make(plan, m, &root, at, &mut covered)?
-                };
-            if matches!(&m.kind, Action::Fs(kind) if kind == "tmpfs")
-                || matches!(m.kind, Action::Cgroup(_))
-            {
+            // What lies in another file system CRIU finds there, or restores with it.
+            let inside = |t: &&Path| m.destination.starts_with(t) && m.destination != **t;
+            let path = if restored.iter().any(inside) {
+                Path::new("/").join(&m.destination)
+            } else {
+                make(plan, m, &root, at, &mut covered)?
+            };
+            if matches!(m.kind, Action::Fs(_) | Action::Cgroup(_)) {
                 restored.push(&m.destination);
             }
             let found = names(plan, m, &path);

@@ -2,8 +2,9 @@
 
 use conex::error::{Context, Error, Named, Result};
 use conex::text;
-use nix::fcntl::{open, openat, OFlag};
-use nix::sys::stat::Mode;
+use nix::errno::Errno;
+use nix::fcntl::{open, openat, AtFlags, OFlag};
+use nix::sys::stat::{fstatat, Mode};
 use std::io::{Read, Seek, SeekFrom};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -73,25 +74,42 @@ impl Dir {
         self.fd.as_fd()
     }
 
-    /// CRIU opens files here by their names, as root: a link would lead it elsewhere.
+    /// CRIU opens the images by their names, as root: a link would lead it elsewhere, a FIFO keep it.
     ///
     /// # Errors
     /// There is one.
     pub fn check(&self, flag: &str) -> Result<()> {
+        let call = || format!("readdir({})", self.path.display());
         let list = std::fs::read_dir(conex::acts::tree::by_fd(self.as_fd()))
-            .call(|| format!("readdir({})", self.path.display()))
+            .call(call)
             .at(|| flag.to_string())?;
-        for entry in list.flatten() {
-            let link = entry.file_type().is_ok_and(|t| t.is_symlink());
-            if link && entry.file_name() != PARENT {
-                let what = format!(
-                    "{} is a symbolic link, which no checkpoint has",
-                    self.path.join(entry.file_name()).display()
-                );
-                return Err(Error::invalid(flag, what));
+        for entry in list {
+            let name = entry.call(call)?.file_name();
+            if name != PARENT && name != "." {
+                self.check_file(Path::new(&name), flag)?;
             }
         }
         Ok(())
+    }
+
+    /// The same of one file, which need not be there: the log, where other things lie beside it.
+    ///
+    /// # Errors
+    /// It is no plain file, or has another name as well.
+    pub fn check_file(&self, name: &Path, flag: &str) -> Result<()> {
+        let at = || self.path.join(name).display().to_string();
+        let stat = match fstatat(self.as_fd(), name, AtFlags::AT_SYMLINK_NOFOLLOW) {
+            Err(Errno::ENOENT) => return Ok(()),
+            other => other.call(|| format!("fstatat({})", at())).at(|| flag.to_string())?,
+        };
+        let what = match stat.st_mode & libc::S_IFMT {
+            libc::S_IFDIR => return Ok(()),
+            libc::S_IFREG if stat.st_nlink == 1 => return Ok(()),
+            libc::S_IFREG => "has another name as well",
+            libc::S_IFLNK => "is a symbolic link",
+            _ => "is no regular file",
+        };
+        Err(Error::invalid(flag, format!("{} {what}: CRIU would open it as root", at())))
     }
 
     fn open_file(&self, name: &str, flags: OFlag) -> nix::Result<std::fs::File> {

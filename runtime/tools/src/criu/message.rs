@@ -13,6 +13,21 @@ pub enum Kind {
     Version = 10,
 }
 
+impl Kind {
+    /// As CRIU names it.
+    pub fn as_str_name(self) -> &'static str {
+        match self {
+            Kind::Empty => "EMPTY",
+            Kind::Dump => "DUMP",
+            Kind::Restore => "RESTORE",
+            Kind::PreDump => "PRE_DUMP",
+            Kind::Notify => "NOTIFY",
+            Kind::FeatureCheck => "FEATURE_CHECK",
+            Kind::Version => "VERSION",
+        }
+    }
+}
+
 /// A mount that is no part of the images: its path or name, and what it is by that name (on the host, for a restore).
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct ExternalMount {
