@@ -323,6 +323,27 @@ fn exec_storm() {
     }
 }
 
+/// Who only reads a container's record waits for nobody else who does: on a slow host probes would fail otherwise.
+#[test]
+fn execs_do_not_wait_for_each_other() {
+    if !is_conex() {
+        return;
+    }
+    let b = Box::sh("sleep 100");
+    b.up();
+    let reader = std::fs::File::open(b.state_root().join(&b.id)).unwrap();
+    let reader = nix::fcntl::Flock::lock(reader, nix::fcntl::FlockArg::LockShared).unwrap();
+    b.exec(&["true"]).ok();
+    std::thread::scope(|s| {
+        let deleted = s.spawn(|| b.verb("delete", &["-f"], &[]));
+        std::thread::sleep(std::time::Duration::from_millis(500));
+        assert!(b.state_root().join(&b.id).exists() && !deleted.is_finished());
+        drop(reader);
+        deleted.join().unwrap().ok();
+    });
+    b.assert_gone();
+}
+
 #[test]
 fn hooks_run_in_order_with_state() {
     let mut b = Box::sh("echo process >> /log; sleep 100");

@@ -184,10 +184,20 @@ impl Store {
         self.entry(id)
     }
 
+    /// The same for somebody who only reads: many at once, but nobody who changes something.
+    pub fn find_shared(&self, id: &str) -> Result<Entry> {
+        check_id(id)?;
+        self.entry_by(id, FlockArg::LockSharedNonblock)
+    }
+
     fn entry(&self, id: &str) -> Result<Entry> {
+        self.entry_by(id, FlockArg::LockExclusiveNonblock)
+    }
+
+    fn entry_by(&self, id: &str, how: FlockArg) -> Result<Entry> {
         loop {
             let dir = self.open_dir(id)?;
-            let dir = self.lock(dir, id)?;
+            let dir = self.lock(dir, id, how)?;
             // Deleted, and perhaps made anew, while we waited for the lock?
             if fstat(dir.as_fd()).is_ok_and(|s| s.st_nlink > 0) {
                 let root = self.fd.try_clone().call(|| "dup")?;
@@ -197,18 +207,19 @@ impl Store {
     }
 
     /// Waits ten seconds at most: a hook may hang, or call the runtime for the very container that it belongs to.
-    fn lock(&self, mut dir: OwnedFd, id: &str) -> Result<Flock<OwnedFd>> {
+    fn lock(&self, mut dir: OwnedFd, id: &str, how: FlockArg) -> Result<Flock<OwnedFd>> {
         let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
         let mut pause = std::time::Duration::from_micros(200);
         loop {
-            match Flock::lock(dir, FlockArg::LockExclusiveNonblock) {
+            match Flock::lock(dir, how) {
                 Ok(locked) => return Ok(locked),
                 Err((back, Errno::EWOULDBLOCK)) if std::time::Instant::now() < deadline => {
                     dir = back
                 }
                 Err((_, Errno::EWOULDBLOCK)) => {
-                    let what =
-                        format!("container {id:?} is in use: another operation has held its lock for 10 seconds");
+                    let what = format!(
+                        "container {id:?} is in use: others have held its lock for 10 seconds"
+                    );
                     return Err(Error::new(Kind::Status, what));
                 }
                 Err((_, e)) => {

@@ -24,7 +24,7 @@ use std::path::{Path, PathBuf};
 /// An error of exec itself, beside the exit status of the process, is 255 (runc).
 pub fn main(env: &mut Env) -> Result<i32> {
     host::seal::ensure()?;
-    let entry = env.store()?.find(env.id())?;
+    let entry = env.store()?.find_shared(env.id())?;
     let (state, status) = entry.state()?;
     match status {
         Status::Stopped | Status::Creating => {
