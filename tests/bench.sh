@@ -11,12 +11,14 @@ inside() { HIDE_UNIFIED=1 timeout -k 5 1800 "$here/forky/enter.sh" "$cache/forky
 # The build whose ratios are in bench.landed: a ratio of another machine, or of another day, says nothing about a change.
 landed() {
 	[ "$(cat "$cache/landed.commit" 2>/dev/null)" != "$commit" ] || return 0
-	rm -rf "$cache/landed.source"
-	mkdir -p "$cache/landed.source"
-	git -C "$here" archive "$commit" | tar -x -C "$cache/landed.source"
-	(cd "$cache/landed.source" && CARGO_TARGET_DIR=$PWD/../landed.target cargo build --quiet --release --target "$(basename "$(dirname "$out")")" -p conex)
-	install -m 755 "$cache/landed.target/$(basename "$(dirname "$out")")/release/conex" "$cache/landed"
-	rm -rf "$cache/landed.source" "$cache/landed.target"
+	local source target
+	# Not below this one: cargo would take it for a part of its workspace.
+	source=$(mktemp -d)
+	target=$(basename "$(dirname "$out")")
+	git -C "$here" archive "$commit" | tar -x -C "$source"
+	(cd "$source" && CARGO_TARGET_DIR=$source/target cargo build --quiet --release --target "$target" -p conex)
+	install -m 755 "$source/target/$target/release/conex" "$cache/landed"
+	rm -rf "$source"
 	echo "$commit" >"$cache/landed.commit"
 }
 if [ "$rounds" = quick ]; then

@@ -4,7 +4,7 @@
 
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 fn main() {
     let args: Vec<String> = std::env::args().collect();
@@ -17,16 +17,13 @@ fn main() {
     let quick = args.get(4).is_some_and(|a| a == "quick");
     let all = [("conex", conex), ("crun", "/usr/bin/crun"), ("runc", "/usr/sbin/runc")];
     let pair = args.get(5).map(|landed| [all[0], ("landed", landed.as_str())]);
-    let runtimes = match &pair {
-        Some(pair) => pair.as_slice(),
-        None if quick => &all[..1],
-        None => &all,
-    };
+    let alone = if quick { &all[..1] } else { &all };
+    let runtimes = pair.as_ref().map_or(alone, |pair| pair.as_slice());
     let mut run: Vec<(&str, Vec<f64>)> = vec![("floor", Vec::new())];
     run.extend(runtimes.iter().map(|(n, _)| (*n, Vec::new())));
     let mut rested = run.clone();
     let measure = |into: &mut Vec<(&str, Vec<f64>)>, pause: u64, i: usize| {
-        let rest = || std::thread::sleep(std::time::Duration::from_millis(pause));
+        let rest = || std::thread::sleep(Duration::from_millis(pause));
         rest();
         let mut floor = Command::new(floor);
         // As conex has it, where the kernel's own cannot be seen.
