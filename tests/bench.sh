@@ -15,7 +15,7 @@ landed() {
 	# Not below this one: cargo would take it for a part of its workspace.
 	source=$(mktemp -d)
 	target=$(basename "$(dirname "$out")")
-	git -C "$here" archive "$commit" | tar -x -C "$source"
+	git -C "$here/.." archive "$commit" | tar -x -C "$source"
 	(cd "$source" && CARGO_TARGET_DIR=$source/target cargo build --quiet --release --target "$target" -p conex)
 	install -m 755 "$source/target/$target/release/conex" "$cache/landed"
 	rm -rf "$source"
