@@ -11,9 +11,10 @@ inside() { HIDE_UNIFIED=1 timeout -k 5 1800 "$here/forky/enter.sh" "$cache/forky
 # The build whose ratios are in bench.landed: a ratio of another machine, or of another day, says nothing about a change.
 landed() {
 	[ "$(cat "$cache/landed.commit" 2>/dev/null)" != "$commit" ] || return 0
-	local source target
+	local target
 	# Not below this one: cargo would take it for a part of its workspace.
 	source=$(mktemp -d)
+	trap 'rm -rf "$source"' EXIT
 	target=$(basename "$(dirname "$out")")
 	git -C "$here/.." archive "$commit" | tar -x -C "$source"
 	(cd "$source" && CARGO_TARGET_DIR=$source/target cargo build --quiet --release --target "$target" -p conex)

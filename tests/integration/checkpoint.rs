@@ -7,18 +7,6 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-/// False, and a recorded skip, where there is no CRIU that works with this kernel.
-fn works(test: &str) -> bool {
-    let mut check = Command::new("criu");
-    check.arg("check").stdout(Stdio::null()).stderr(Stdio::null());
-    // Before, it cannot write down a program with rseq.
-    let works = !older_than((5, 13)) && check.status().is_ok_and(|s| s.success());
-    if !works {
-        skip(test, "CRIU that works with this kernel (`make managers` runs it with one)");
-    }
-    works
-}
-
 /// Counts in a file and on a pipe.
 const COUNTS: &str = "i=0; while [ ! -e /tmp/end ]; do i=$((i+1)); echo $i >/tmp/n; echo $i; sleep 0.05; done; exit 7";
 
@@ -150,7 +138,7 @@ fn everyday() -> Case {
 
 #[test]
 fn it_goes_on_where_it_was() {
-    if !works("it_goes_on_where_it_was") {
+    if !criu_works("it_goes_on_where_it_was") {
         return;
     }
     let mut c = everyday();
@@ -199,7 +187,7 @@ fn it_goes_on_where_it_was() {
 
 #[test]
 fn it_may_go_on_after_its_checkpoint() {
-    if !works("it_may_go_on_after_its_checkpoint") {
+    if !criu_works("it_may_go_on_after_its_checkpoint") {
         return;
     }
     let mut c = Case::new(COUNTS);
@@ -225,7 +213,7 @@ fn it_may_go_on_after_its_checkpoint() {
 /// In the foreground: its output, its exit status, and then it is deleted.
 #[test]
 fn a_restore_waits_for_the_end() {
-    if !works("a_restore_waits_for_the_end") {
+    if !criu_works("a_restore_waits_for_the_end") {
         return;
     }
     let mut c = Case::new(COUNTS);
@@ -251,7 +239,7 @@ fn parent(pid: i32) -> i32 {
 
 #[test]
 fn a_restored_terminal() {
-    if !works("a_restored_terminal") {
+    if !criu_works("a_restored_terminal") {
         return;
     }
     let mut c = Case::new("while read x; do echo got $x; echo $x >/tmp/n; done");
@@ -291,7 +279,7 @@ type Change = fn(&mut Box);
 
 #[test]
 fn in_namespaces_of_every_kind() {
-    if !works("in_namespaces_of_every_kind") {
+    if !criu_works("in_namespaces_of_every_kind") {
         return;
     }
     let cases: [(&str, Change); 3] = [
@@ -326,7 +314,7 @@ fn in_namespaces_of_every_kind() {
 
 #[test]
 fn what_cannot_be_restored_leaves_nothing() {
-    if !works("what_cannot_be_restored_leaves_nothing") || !is_conex() {
+    if !criu_works("what_cannot_be_restored_leaves_nothing") || !is_conex() {
         return;
     }
     let mut c = everyday();
@@ -376,7 +364,7 @@ fn what_cannot_be_restored_leaves_nothing() {
 /// A restore that is killed, or whose CRIU is, leaves nothing that a delete by force does not take away.
 #[test]
 fn a_restore_killed_at_any_moment() {
-    if !works("a_restore_killed_at_any_moment") || !is_conex() {
+    if !criu_works("a_restore_killed_at_any_moment") || !is_conex() {
         return;
     }
     let mut c = Case::new(COUNTS);
@@ -442,7 +430,7 @@ fn flags_and_states_that_are_wrong() {
     assert_eq!(b.status(), "running");
     without(&["restore", "--image-path", "empty", "other"]).fails_with(wanted);
     assert!(!b.state_root().join("other").exists());
-    if !works("flags_and_states_that_are_wrong") {
+    if !criu_works("flags_and_states_that_are_wrong") {
         b.verb("delete", &["-f"], &[]).ok();
         return;
     }
@@ -464,7 +452,7 @@ fn flags_and_states_that_are_wrong() {
 /// One checkpoint is the beginning of many containers, at the same time.
 #[test]
 fn one_checkpoint_many_containers() {
-    if !works("one_checkpoint_many_containers") || !is_conex() {
+    if !criu_works("one_checkpoint_many_containers") || !is_conex() {
         return;
     }
     let mut c = everyday();
@@ -496,7 +484,7 @@ fn one_checkpoint_many_containers() {
 #[test]
 fn what_could_not_be_restored_is_refused() {
     let name = "what_could_not_be_restored_is_refused";
-    if !works(name) || !is_conex() {
+    if !criu_works(name) || !is_conex() {
         return;
     }
     let map = json!([{"containerID": 0, "hostID": 5000, "size": 65536}]);

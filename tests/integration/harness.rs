@@ -35,6 +35,18 @@ pub fn lacks(call: &str, test: &str) -> bool {
     why.is_some()
 }
 
+/// False, and a recorded skip, where there is no CRIU that works with this kernel.
+pub fn criu_works(test: &str) -> bool {
+    let mut check = Command::new("criu");
+    check.arg("check").stdout(Stdio::null()).stderr(Stdio::null());
+    // Before, it cannot write down a program with rseq.
+    let works = !older_than((5, 13)) && check.status().is_ok_and(|s| s.success());
+    if !works {
+        skip(test, "CRIU that works with this kernel (`make managers` runs it with one)");
+    }
+    works
+}
+
 /// True, and a recorded skip, if a mount of the directory's file system cannot have mapped ids: a tmpfs before Linux 6.3.
 pub fn maps_no_ids(dir: &std::path::Path, test: &str) -> bool {
     let tmpfs = nix::sys::statfs::statfs(dir)

@@ -48,11 +48,8 @@ fn the_word_of_a_runtime_that_cannot_is_passed_on() {
 /// The process goes on where it was.
 #[test]
 fn a_task_goes_on_from_its_checkpoint() {
-    let mut check = std::process::Command::new("criu");
-    check.arg("check").stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
-    if older_than((5, 13)) || !check.status().is_ok_and(|s| s.success()) {
-        let name = "a_task_goes_on_from_its_checkpoint";
-        return skip(name, "CRIU that works with this kernel (`make managers` runs it with one)");
+    if !criu_works("a_task_goes_on_from_its_checkpoint") {
+        return;
     }
     let b = Box::sh("i=0; while :; do i=$((i+1)); echo $i >/tmp/n; sleep 0.05; done");
     let count = || {

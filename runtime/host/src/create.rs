@@ -169,13 +169,6 @@ impl<'a> Making<'a> {
             rdt::join(rdt, &plan.id, pid)?;
         }
         netdev::move_all(plan, pid)?;
-        let document = |status| hooks::StateDocument {
-            id: &plan.id,
-            status,
-            pid,
-            bundle: &plan.bundle,
-            annotations: &plan.annotations,
-        };
         welcome(c, &plan.process, self.group.tasks()?, false)?;
         if self.detached && plan.mounts.iter().any(is_cgroup) {
             // Opened while the child enters them.
@@ -194,22 +187,13 @@ impl<'a> Making<'a> {
                 self.go_on(c, 1)
             }
             Message::Rooted => {
-                // The deprecated hook predates the status: the OCI's validation suite and crun have it "created".
-                let setting = hooks::Surroundings {
-                    cwd: Some(&plan.bundle),
-                    ..hooks::Surroundings::default()
-                };
-                hooks::run(&plan.hooks.prestart, "prestart", &document("created"), &setting)?;
-                hooks::run(
-                    &plan.hooks.create_runtime,
-                    "createRuntime",
-                    &document("creating"),
-                    &setting,
-                )?;
+                runtime_hooks(plan, pid)?;
                 tell(c, &Message::Go)?;
                 self.go_on(c, 1)
             }
-            Message::Notify(number) => notified(&plan.process, c, number, &document("creating")),
+            Message::Notify(number) => {
+                notified(&plan.process, c, number, &state_document(plan, "creating", pid))
+            }
             other => Err(unexpected(&other)),
         });
         self.group = group;
@@ -300,10 +284,7 @@ impl<'a> Making<'a> {
     /// Writes the record that will hold from `Ready` on, and the document, while the child is at work: then it would be
     /// waited for.
     fn prepare(&mut self, c: &Container) -> Result<()> {
-        if !std::mem::replace(&mut self.documented, true) {
-            self.entry.write_new("config.json", self.asked.document)?;
-            self.entry.link(crate::state::BUNDLE, &self.plan.bundle)?;
-        }
+        self.document(self.asked.document)?;
         self.state.init = Some(identity(c.pid.as_raw()));
         // From then on the limits stay, whatever becomes of the container.
         let before = std::mem::take(&mut self.state.cgroups_before);
@@ -311,6 +292,15 @@ impl<'a> Making<'a> {
         // Until then, and with what the caller has still to do, it can fail.
         self.state.cgroups_before = before;
         written
+    }
+
+    /// The document of the record, the first time.
+    fn document(&mut self, text: &[u8]) -> Result<()> {
+        if std::mem::replace(&mut self.documented, true) {
+            return Ok(());
+        }
+        self.entry.write_new("config.json", text)?;
+        self.entry.link(crate::state::BUNDLE, &self.plan.bundle)
     }
 
     /// Everything that the child gets beside the plan, and our end of the channel.
@@ -495,6 +485,25 @@ impl<'a> Making<'a> {
 fn answers(plan: &Plan) -> usize {
     let maps = plan.namespaces.creates(libc::CLONE_NEWUSER);
     usize::from(maps) + usize::from(has_runtime_hooks(plan))
+}
+
+fn state_document<'a>(plan: &'a Plan, status: &'a str, pid: i32) -> hooks::StateDocument<'a> {
+    hooks::StateDocument {
+        id: &plan.id,
+        status,
+        pid,
+        bundle: &plan.bundle,
+        annotations: &plan.annotations,
+    }
+}
+
+/// The hooks that run when the namespaces are there.
+fn runtime_hooks(plan: &Plan, pid: i32) -> Result<()> {
+    let document = |status| state_document(plan, status, pid);
+    let setting = hooks::Surroundings { cwd: Some(&plan.bundle), ..hooks::Surroundings::default() };
+    // The deprecated hook predates the status: the OCI's validation suite and crun have it "created".
+    hooks::run(&plan.hooks.prestart, "prestart", &document("created"), &setting)?;
+    hooks::run(&plan.hooks.create_runtime, "createRuntime", &document("creating"), &setting)
 }
 
 fn has_runtime_hooks(plan: &Plan) -> bool {

@@ -1,7 +1,7 @@
 //! A container whose process is restored from the images of a checkpoint: a create with CRIU in the child's place.
 
-use super::{Asked, Making};
-use crate::acts::{hooks, netlink};
+use super::{runtime_hooks, Asked, Making};
+use crate::acts::netlink;
 use crate::container::Container;
 use crate::error::{Context, Error, Kind, Result};
 use crate::home;
@@ -101,9 +101,7 @@ impl Making<'_> {
             released: true,
         };
         let document = with_time_namespace(self.asked.document, pid)?;
-        self.entry.write_new("config.json", &document)?;
-        self.entry.link(crate::state::BUNDLE, &self.plan.bundle)?;
-        self.documented = true;
+        self.document(&document)?;
         self.prepare(&container)?;
         self.publish()?;
         Ok(container)
@@ -115,16 +113,7 @@ fn surrounded(plan: &Plan, pid: i32) -> Result<()> {
     if plan.namespaces.creates(libc::CLONE_NEWNET) {
         up_loopback(pid)?;
     }
-    let document = |status| hooks::StateDocument {
-        id: &plan.id,
-        status,
-        pid,
-        bundle: &plan.bundle,
-        annotations: &plan.annotations,
-    };
-    let setting = hooks::Surroundings { cwd: Some(&plan.bundle), ..hooks::Surroundings::default() };
-    hooks::run(&plan.hooks.prestart, "prestart", &document("created"), &setting)?;
-    hooks::run(&plan.hooks.create_runtime, "createRuntime", &document("creating"), &setting)
+    runtime_hooks(plan, pid)
 }
 
 /// The network namespace is new: the devices in it are the engine's to make, but for this one.

@@ -85,7 +85,7 @@ impl Dir {
             .at(|| flag.to_string())?;
         for entry in list {
             let name = entry.call(call)?.file_name();
-            if name != PARENT && name != "." {
+            if name != PARENT {
                 self.check_file(Path::new(&name), flag)?;
             }
         }

@@ -169,13 +169,6 @@ pub struct Request {
     pub features: Option<Features>,
 }
 
-/// A restore's result.
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct RestoredPid {
-    #[prost(int32, required, tag = "1")]
-    pub pid: i32,
-}
-
 /// What a dump or a restore is about to do, or has done.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Notify {
@@ -199,8 +192,6 @@ pub struct Response {
     pub kind: i32,
     #[prost(bool, required, tag = "2")]
     pub success: bool,
-    #[prost(message, optional, tag = "4")]
-    pub restored: Option<RestoredPid>,
     #[prost(message, optional, tag = "5")]
     pub notify: Option<Notify>,
     #[prost(int32, optional, tag = "7")]
