@@ -243,6 +243,30 @@ fn a_program_on_a_file_system_without_writing() {
     );
 }
 
+/// Its name leads to another file in a place without that mount, and that must not be executed in its stead.
+#[test]
+fn a_program_that_is_mounted_on_another() {
+    let b = Box::new(&["/bin/true"]);
+    b.write_config();
+    copied(&runtime(), &b.dir.join("conex"));
+    copied(Path::new("/bin/sleep"), &b.dir.join("other"));
+    let (root, dir) = (b.state_root(), b.dir.display());
+    // On a file, below a later mount on its directory (run by its descriptor), and behind another root.
+    let ways = [
+        "mount --bind conex other && ./other --root $R run $I".to_owned(),
+        format!(
+            "mkdir d && cp -p conex d/conex && exec 7<d/conex && mount --bind {dir} {dir}/d && cp other conex && /proc/self/fd/7 --root $R run $I"
+        ),
+    ];
+    for way in ways {
+        let mut c = std::process::Command::new("unshare");
+        c.args(["--mount", "sh", "-ec", &way]).current_dir(&b.dir);
+        c.env("R", &root).env("I", &b.id);
+        let out = finish(&mut c, b"");
+        assert_eq!((out.code, out.err.as_str()), (0, ""), "{way}");
+    }
+}
+
 #[test]
 fn state_is_private() {
     let b = Box::sh("sleep 100");

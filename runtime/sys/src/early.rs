@@ -215,10 +215,12 @@ unsafe fn execute(
                 if exe >= 0 {
                     let empty = c"".as_ptr() as usize;
                     let flags = libc::AT_EMPTY_PATH as usize;
-                    call(
-                        libc::SYS_execveat,
-                        [exe as usize, empty, argv as usize, env as usize, flags],
-                    );
+                    if is_this_program(exe as usize) {
+                        call(
+                            libc::SYS_execveat,
+                            [exe as usize, empty, argv as usize, env as usize, flags],
+                        );
+                    }
                     call(libc::SYS_close, [exe as usize, 0, 0, 0, 0]);
                 }
                 call(libc::SYS_close, [root as usize, 0, 0, 0, 0]);
@@ -226,6 +228,40 @@ unsafe fn execute(
         }
         call(libc::SYS_close, [fs as usize, 0, 0, 0, 0]);
     }
+}
+
+/// True if what was found by its name is the program that runs. A layer of an overlay has no mounts: where the program is a
+/// bind mount on another file, or its directory lies below a later mount or beyond another root, the name says another file.
+unsafe fn is_this_program(found: usize) -> bool {
+    /// Of struct statx, in 64 bits: stx_ino, stx_size, stx_ctime and stx_mtime (seconds, then nanoseconds in 32 bits).
+    static SAME: [usize; 6] = [4, 5, 12, 13, 14, 15];
+    const BASIC_STATS: usize = 0x7ff;
+    let mut ours = MaybeUninit::<[u64; 32]>::uninit();
+    let mut theirs = MaybeUninit::<[u64; 32]>::uninit();
+    let (ours, theirs) = (addr_of_mut!(ours) as *mut u64, addr_of_mut!(theirs) as *mut u64);
+    let empty_path = libc::AT_EMPTY_PATH as usize;
+    let (at, exe) = (libc::AT_FDCWD as usize, c"/proc/self/exe".as_ptr() as usize);
+    // SAFETY: the buffers are as large as struct statx (256 bytes); what is read was filled.
+    unsafe {
+        let by_fd = [found, c"".as_ptr() as usize, empty_path, BASIC_STATS, theirs as usize];
+        if call(libc::SYS_statx, [at, exe, 0, BASIC_STATS, ours as usize]) != 0
+            || call(libc::SYS_statx, by_fd) != 0
+        {
+            return false;
+        }
+        let mut i = 0;
+        while i < SAME.len() {
+            let word = addr_of!(SAME[i]).read_volatile();
+            // An overlay may say which of its layers it means in the upper bits of an inode's number; what follows the
+            // nanoseconds is not defined.
+            let mask = if word == 5 || word == 12 || word == 14 { u64::MAX } else { 0xffff_ffff };
+            if (ours.add(word).read_volatile() ^ theirs.add(word).read_volatile()) & mask != 0 {
+                return false;
+            }
+            i += 1;
+        }
+    }
+    true
 }
 
 /// True if the string begins with these bytes; is them, if they end with a zero byte.
