@@ -182,6 +182,26 @@ fn devices() {
     assert!(out.contains("Operation not permitted"), "the device cgroup does not hold: {out}");
 }
 
+/// Engines list all devices of their host, and mount what is to be seen in the place of one (distrobox, kind).
+#[test]
+fn a_mount_in_the_place_of_a_device() {
+    let mut b = Box::sh("stat -c %t:%T /dev/kmsg; readlink /dev/ptmx");
+    for (path, major, minor) in [("/dev/kmsg", 1, 11), ("/dev/ptmx", 5, 2)] {
+        let device = json!({"path": path, "type": "c", "major": major, "minor": minor});
+        b.push("linux.devices", device);
+    }
+    let null = json!({"destination": "/dev/kmsg", "type": "bind", "source": "/dev/null", "options": ["rbind"]});
+    b.push("mounts", null);
+    prints(&b, "1:3\npts/ptmx\n");
+    // The host's /dev, as a box of distrobox has it.
+    let mut b = Box::sh("stat -c %t:%T /dev/ptmx /dev/null");
+    b.config["mounts"].as_array_mut().unwrap().retain(|m| m["destination"] != "/dev");
+    b.push("mounts", json!({"destination": "/dev", "type": "bind", "source": "/dev", "options": ["rslave", "rbind"]}));
+    b.push("mounts", json!({"destination": "/dev/ptmx", "type": "bind", "source": "/dev/null", "options": ["rprivate", "rbind"]}));
+    b.push("linux.devices", json!({"path": "/dev/ptmx", "type": "c", "major": 5, "minor": 2}));
+    prints(&b, "1:3\n1:3\n");
+}
+
 #[test]
 fn an_allowed_device_works() {
     let mut b = Box::sh("head -c1 /dev/mine 2>&1 | grep -c 'not permitted'; true");

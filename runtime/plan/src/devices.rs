@@ -60,6 +60,10 @@ pub(super) fn nodes(linux: &Linux, mounts: &[Mount], check: &mut Check) -> Nodes
         out.list.iter().enumerate().map(|(i, n)| (n.path.clone(), i)).collect();
     for (i, d) in linux.devices.iter().enumerate() {
         let Some(node) = node(d, format!("linux.devices[{i}]"), check) else { continue };
+        // Engines list all that their host's /dev has: this one belongs to the devpts (runc leaves it out as well).
+        if node.path == *"dev/ptmx" {
+            continue;
+        }
         match places.get(&node.path) {
             Some(at) => out.list[*at] = node,
             None => {
@@ -68,6 +72,8 @@ pub(super) fn nodes(linux: &Linux, mounts: &[Mount], check: &mut Check) -> Nodes
             }
         }
     }
+    // Whoever mounts a file in a device's place wants that file there (/dev/null on /dev/kmsg, with --privileged).
+    out.list.retain(|node| mounts.iter().all(|m| m.destination != node.path));
     out
 }
 
