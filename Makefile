@@ -100,7 +100,7 @@ managers: build deps-test ## Docker, containerd and Podman of Debian forky with 
 kubernetes: build deps-test ## a whole Kubernetes 1.20 on runc, conex and its shim; writes docs/kubernetes-results.md (PARTS, LOAD_SECONDS, PROBES, NODE_TESTS)
 	tests/kubernetes/run.sh $(CACHE) $(OUT)
 
-suites: build deps-test ## the integration tests of runc and crun with their own runtime and with conex; writes docs/suites.md
+suites: build deps-test ## the tests of runc, crun and containerd with their own runtime and with conex; writes docs/suites.md (SUITES="runc crun client cri")
 	tests/suites/run.sh $(CACHE) $(OUT) $(SUITES)
 
 # The test programs, as cargo built them.

@@ -8,7 +8,9 @@ import os
 import sys
 
 results, here, suites = sys.argv[1], sys.argv[2], sys.argv[3:]
-OWN = {"runc": "runc", "crun": "crun"}
+COLUMNS = {"runc": ["runc", "conex"], "crun": ["crun", "conex"]}
+CONTAINERD = ["runc", "conex", "conex-shim"]
+NAMES = {"client": "containerd's client", "cri": "containerd's CRI"}
 
 
 def rows(path):
@@ -17,7 +19,7 @@ def rows(path):
 
 
 def verdicts(suite, runtime):
-    return {(file, test): verdict for file, test, verdict in rows(f"{results}/{suite}-{runtime}.tsv")}
+    return {(file, test): verdict for file, test, verdict in rows(f"{results}/suite-{suite}-{runtime}.tsv")}
 
 
 reasons = {(suite, file, test): why for suite, file, test, why in rows(f"{here}/differences.tsv")}
@@ -26,17 +28,22 @@ print(f"Made {os.environ['MADE']}.\n")
 print("| suite | runtime | passed | failed | skipped |\n|---|---|---|---|---|")
 known, new, gone = [], [], []
 for suite in suites:
-    control, conex = verdicts(suite, OWN[suite]), verdicts(suite, "conex")
-    for runtime, found in ((OWN[suite], control), ("conex", conex)):
-        count = [list(found.values()).count(verdict) for verdict in ("ok", "not ok", "skip")]
-        print(f"| {suite} | {runtime} | {count[0]} | {count[1]} | {count[2]} |")
-    for key, verdict in control.items():
-        differs = verdict == "ok" and conex.get(key) != "ok"
-        why = reasons.pop((suite, *key), None)
-        if differs:
-            (known if why else new).append((suite, *key, why))
-        elif why:
-            gone.append((suite, *key))
+    own, *others = COLUMNS.get(suite, CONTAINERD)
+    control = verdicts(suite, own)
+    found = {own: control} | {other: verdicts(suite, other) for other in others}
+    for runtime, of in found.items():
+        count = [list(of.values()).count(verdict) for verdict in ("ok", "not ok", "skip")]
+        print(f"| {NAMES.get(suite, suite)} | {runtime} | {count[0]} | {count[1]} | {count[2]} |")
+    for runtime in others:
+        for (file, test), verdict in control.items():
+            # Where there are two columns beside the control, the file says which is meant.
+            key = (file if len(others) == 1 else runtime, test)
+            differs = verdict == "ok" and found[runtime].get((file, test)) != "ok"
+            why = reasons.pop((suite, *key), None)
+            if differs:
+                (known if why else new).append((suite, *key, why))
+            elif why:
+                gone.append((suite, *key))
 gone += [key for key in reasons if key[0] in suites]
 print("\n## What passes with the suite's own runtime and not with conex\n")
 print("| suite | file | test | why |\n|---|---|---|---|")
