@@ -6,10 +6,16 @@
 set -euo pipefail
 here=$(dirname "$(realpath "$0")")
 cache=$1 out=$2 test=$3 integration=$4
-new=docker.io,docker-cli,docker-buildx,docker-compose,containerd,runc,podman,conmon,crun,catatonit,netavark,aardvark-dns,uidmap,passt,fuse-overlayfs,containernetworking-plugins,golang-k8s-cri-api-dev,ca-certificates,procps,iproute2,iptables,nftables,busybox-static,bsdutils,tmux,socat,python3-docker,python3-grpcio,python3-protobuf,protobuf-compiler,python3-websocket,etcd-server,etcd-client,haproxy,redis-server,docker-registry,criu,buildah
+new=docker.io,docker-cli,docker-buildx,docker-compose,containerd,runc,podman,conmon,crun,catatonit,netavark,aardvark-dns,uidmap,passt,fuse-overlayfs,containernetworking-plugins,golang-k8s-cri-api-dev,ca-certificates,procps,iproute2,iptables,nftables,busybox-static,bsdutils,tmux,socat,python3-docker,python3-grpcio,python3-protobuf,protobuf-compiler,python3-websocket,etcd-server,etcd-client,haproxy,redis-server,docker-registry,criu,buildah,distrobox,podman-toolbox,bsdextrautils,slurmctld,slurmd,slurm-client,munge,runsc
 old=docker.io,containerd,runc,podman,conmon,crun,catatonit,netavark,aardvark-dns,uidmap,slirp4netns,containernetworking-plugins,ca-certificates,procps,iproute2,iptables,nftables,busybox-static,bsdutils,tmux,socat,python3-docker,python3-grpcio,python3-protobuf,protobuf-compiler,python3-websocket,docker-compose,redis-server,docker-registry
 "$here/../forky/root.sh" "$cache/managers" $new
 "$here/../forky/root.sh" "$cache/managers-old" $old bookworm
+# What a box of distrobox or Toolbx is made of; with less they would ask a mirror for it.
+box=bash,bc,bsdutils,bzip2,curl,diffutils,findutils,gpg,hostname,iproute2,iputils-ping,less,libcap2-bin,lsof,man-db,mount,openssh-client,passwd,pigz,pinentry-curses,procps,rsync,sudo,time,tree,unzip,util-linux,wget,xauth,xdg-utils,zip
+if [ -z "${SESSIONS:-}" ] || [[ " $SESSIONS " == *" managers/boxes.sh "* ]]; then
+	"$here/../forky/root.sh" "$cache/box" $box
+	[ "$cache/box.tar" -nt "$cache/box.stamp" ] || tar -C "$cache/box" --exclude ./usr/share/doc --exclude ./usr/share/locale --exclude ./var/lib/apt --exclude ./var/cache/apt -cf "$cache/box.tar" .
+fi
 mkdir -p "$cache/bin"
 install -m 755 "$out/conex" "$out/conex-tools" "$out/containerd-shim-conex-v2" "$cache/bin/"
 install -m 755 "$test" "$cache/bin/shim-tests"
@@ -56,6 +62,10 @@ rm -f "$cache"/managers.*.tsv
 	session 2 managers podman.sh
 	session 2 managers podman-more.sh
 	session 2 managers others.sh
+	session 2 managers boxes.sh
+	session 2 managers slurm.sh
+	# gVisor's sandbox ends by itself now and then on a machine without its own page tables: only when it is asked for.
+	[[ " ${SESSIONS:-} " != *" managers/runsc.sh "* ]] || session 2 managers runsc.sh
 	session 2 managers-old docker.sh OLD=1 "ENGINE=docker 20.10"
 	session 2 managers-old docker-daemon.sh OLD=1 "ENGINE=docker 20.10"
 	session 2 managers-old docker-more.sh OLD=1 "ENGINE=docker 20.10"

@@ -58,7 +58,30 @@ for name in runc conex; do
 	# The host's own root file system, read through an overlay, with its systemd.
 	feature "AppArmor: Podman's profile" 'containers-default-* (enforce)=0' "$podman run --rm --network none bb cat /proc/self/attr/current"
 	feature "systemd as init" 'running 0=0' "$podman run -d --name sd --network none --systemd always --rootfs /:O /usr/lib/systemd/systemd --unit=basic.target >/dev/null; r() { $podman exec sd systemctl is-active basic.target; }; export -f r; until_says active r >/dev/null; [ \"\$(r)\" = active ] && echo running; $podman stop -t 30 sd >/dev/null 2>&1; $podman ps -q | wc -l; $podman rm -f -t 0 sd >/dev/null"
+	# As kind makes its nodes.
+	case $name in runc) inner=/usr/sbin/runc ;; *) inner=/cx/conex ;; esac
+	feature "a node in a container: systemd, containerd, a container in there" 'running inner 7 0=0' "$podman run -d --name kk --privileged --network none --systemd always --tmpfs /var/lib/containerd -v /tmp/image:/image -v $bin:/cx:ro --rootfs /:O /usr/lib/systemd/systemd --unit=basic.target >/dev/null; r() { $podman exec kk systemctl is-active basic.target; }; export -f r; until_says active r >/dev/null; [ \"\$(r)\" = active ] && echo running; $podman exec -d kk containerd >/dev/null; v() { $podman exec kk ctr version | grep -c Server; }; export -f v; until_says 1 v >/dev/null; $podman exec kk ctr run --rm --runc-binary $inner --env PATH=/bin --rootfs /image in sh -c 'echo inner; exit 7'; echo \$?; $podman stop -t 30 kk >/dev/null 2>&1; $podman ps -q | wc -l; $podman rm -f -t 0 kk >/dev/null"
 done
+
+# A rival reads the same bundle.
+export engine="systemd-nspawn --oci-bundle beside"
+bundle=/tmp/bundle
+mkdir -p $bundle
+image_root $bundle/rootfs
+mkdir -p $bundle/rootfs/{usr,m}
+say='id -u; id -g; hostname; pwd; echo $V; ulimit -n; cat /m/word; grep -e CapEff -e NoNewPrivs /proc/self/status; touch /x 2>\&1; exit 7'
+# nspawn knows no later version of the document.
+(cd $bundle && runc spec && sed -i "s/\"ociVersion\": .*/\"ociVersion\": \"1.0.0\",/; s/\"terminal\": true/\"terminal\": false/
+	s|^\(\t*\)\"sh\"|\1\"sh\", \"-c\", \"$say\"|; s|\"cwd\": .*|\"cwd\": \"/tmp\",|; s/\"\([ug]id\)\": 0/\"\1\": 1000/; s/\"hostname\": .*/\"hostname\": \"told\",/
+	s|\"TERM=xterm\"|\"V=word\"|; s|\"PATH=[^\"]*\"|\"PATH=/bin\"|
+	s|\"mounts\": \[|&{\"destination\": \"/m\", \"type\": \"bind\", \"source\": \"/tmp/m\", \"options\": [\"rbind\"]},|" config.json)
+mkdir -p /tmp/m
+echo mounted >/tmp/m/word
+for name in runc conex; do
+	export name
+	feature "the same bundle, the same container" '*told /tmp word *mounted*7 same=0' "systemd-nspawn -q --oci-bundle=$bundle --pipe </dev/null >/tmp/nspawn.out 2>/tmp/nspawn.err; echo \$? >>/tmp/nspawn.out; (cd $bundle && $name run bb </dev/null; echo \$?) >/tmp/$name.out; cat /tmp/$name.out; diff /tmp/nspawn.out /tmp/$name.out >/dev/null && echo same || tail -n 1 /tmp/nspawn.err >&2"
+done
+
 export engine="podman 5.8 rootless, v2, systemd manager"
 install -m 755 "$bin/conex" /usr/local/bin/conex
 sed -i "s,$bin/conex,/usr/local/bin/conex," /etc/containers/containers.conf.d/50-conex.conf

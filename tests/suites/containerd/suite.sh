@@ -13,11 +13,13 @@ export PATH=/tmp/as:/usr/sbin:/usr/bin:/sbin:/bin:/usr/local/bin
 [ "$column" = runc ] || ln -s /usr/local/bin/conex /tmp/as/runc
 cd /go/src/github.com/containerd/containerd/v2 || exit 1
 
-# The tests' TestMain begins a daemon. One of them waits for a SIGTERM of PID 1 that has no handler in busybox's nc.
+# The tests' TestMain begins a daemon. What asks no shim is left out (one of those fails now and then below any runtime), and one that
+# waits for a SIGTERM of PID 1 that has no handler in busybox's nc.
 client() {
 	[ "$column" != conex-shim ] || export TEST_RUNTIME=io.containerd.conex.v2
 	cd integration/client || exit 1
-	/root/containerd-client.test -test.v -test.root -test.parallel 2 -test.timeout 900s -test.skip TestBindLowPortNonOpt
+	/root/containerd-client.test -test.v -test.root -test.parallel 2 -test.timeout 900s \
+		-test.skip '^Test(BindLowPortNonOpt|ClientTTRPC_.*|Content.*|Convert|Export.*|Image.*|Import.*|Lease.*|Migration|Snapshotter.*|Transfer.*|OCI.*)$'
 }
 
 # By containerd's own script, which wants a name and an answer of crictl.
