@@ -9,7 +9,7 @@ root=$cache/hosts image=$cache/hosts.ext4
 packages=systemd-sysv,dbus,dbus-user-session,libpam-systemd,udev,kmod,apparmor,iproute2,iptables,procps,util-linux
 packages+=,busybox-static,e2fsprogs,strace,uidmap,passt,fuse-overlayfs,runc,crun,conmon,netavark,aardvark-dns
 packages+=,nftables,catatonit,socat,docker-cli,secilc
-packages+=,criu,systemd-container,containerd,docker.io,podman,user-mode-linux,linux-image-amd64
+packages+=,criu,systemd-container,python3-grpcio,python3-websocket,python3-protobuf,protobuf-compiler,golang-k8s-cri-api-dev,containerd,docker.io,podman,user-mode-linux,linux-image-amd64
 "$here/../forky/root.sh" "$root" "$packages"
 stamp="$(cat "$here/image.sh" "$here/job.service" "$here/job.sh" "$root.stamp" | sha256sum)"
 [ -e "$image" ] && [ "$(cat "$image.stamp" 2>/dev/null)" = "$stamp" ] && exit 0

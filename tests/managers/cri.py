@@ -1,5 +1,6 @@
 """cri.py ENGINE RESULTS: plays a kubelet towards containerd, with a runtime class for each runtime; one line a feature."""
 import itertools
+import math
 import os
 import re
 import signal
@@ -18,6 +19,8 @@ ENGINE, RESULTS = sys.argv[1:3]
 OLD = bool(os.environ.get("OLD"))
 SOCKET = "/run/containerd/containerd.sock"
 PARENT = "/conex-test-cri"
+# A host with cgroup v2 alone and the systemd driver, without a network for pods.
+V2 = "V2" in os.environ
 POD, CONTAINER, NODE = api.POD, api.CONTAINER, api.NODE
 
 
@@ -55,13 +58,14 @@ class Pod:
 
     def __init__(self, c, handler, host_network=False, pid=CONTAINER, userns=None, sysctls=None, ports=(), privileged=False):
         name = f"pod{next(Pod.numbers)}"
+        host_network = host_network or V2
         self.c, self.logs = c, f"/tmp/cri/{name}"
         os.makedirs(self.logs, exist_ok=True)
         self.config = api.PodSandboxConfig(hostname="" if host_network else name, log_directory=self.logs)
         self.config.metadata.name = self.config.metadata.uid = name
         self.config.metadata.namespace = "default"
         linux = self.config.linux
-        linux.cgroup_parent = f"{PARENT}/{name}"
+        linux.cgroup_parent = f"/conextest.slice/conextest-{name}.slice" if V2 else f"{PARENT}/{name}"
         options = linux.security_context.namespace_options
         options.network, options.pid = (NODE if host_network else POD), pid
         linux.security_context.privileged = privileged
@@ -220,6 +224,48 @@ def limits(c, handler):
         more = api.LinuxContainerResources(memory_limit_in_bytes=96 << 20, cpu_quota=30000, cpu_period=100000, cpu_shares=256)
         c.ask("UpdateContainerResources", container_id=one.id, linux=more)
         equal(one.sh(read), (0, "100663296\n30000\n256\n500\n"))
+
+
+def limits_v2(c, handler):
+    """Memory QoS of a kubelet, its swap, and the resize of a running pod: `unified` beside the fields, and again by an update."""
+    with Pod(c, handler) as pod:
+        r = api.LinuxContainerResources(memory_limit_in_bytes=64 << 20, memory_swap_limit_in_bytes=96 << 20, cpu_quota=50000, cpu_period=100000, cpu_shares=512)
+        for key, value in [("memory.high", str(48 << 20)), ("memory.min", str(1 << 20)), ("memory.oom.group", "1")]:
+            r.unified[key] = value
+        one = pod.run("one", ["sleep", "1000"], resources=r)
+        names = "memory.max memory.swap.max memory.high memory.min memory.oom.group cpu.max cpu.weight"
+        read = f"cd /sys/fs/cgroup && cat {names}"
+        equal(one.sh(read), (0, f"{64 << 20}\n{32 << 20}\n{48 << 20}\n{1 << 20}\n1\n50000 100000\n{cpu_weight(512)}\n"))
+        for size, quota, shares in [(96 << 20, 30000, 256), (40 << 20, 70000, 1024)]:
+            more = api.LinuxContainerResources(memory_limit_in_bytes=size, memory_swap_limit_in_bytes=size, cpu_quota=quota, cpu_period=100000, cpu_shares=shares)
+            more.unified["memory.high"] = str(size // 2)
+            c.ask("UpdateContainerResources", container_id=one.id, linux=more)
+            equal(one.sh(read), (0, f"{size}\n0\n{size // 2}\n{1 << 20}\n1\n{quota} 100000\n{cpu_weight(shares)}\n"))
+
+
+def cpu_weight(shares):
+    """runc's conversion since 1.3.2 (opencontainers/cgroups, ConvertCPUSharesToCgroupV2Value)."""
+    exponent = (math.log2(shares) ** 2 + 125 * math.log2(shares)) / 612 - 7 / 34
+    return math.ceil(10**exponent)
+
+
+def unknown_limit(c, handler):
+    with Pod(c, handler) as pod:
+        r = api.LinuxContainerResources()
+        r.unified["memory.nope"] = "1"
+        try:
+            pod.run("one", ["true"], resources=r)
+        except grpc.RpcError as e:
+            assert "memory.nope" in e.details(), e.details()
+        else:
+            raise AssertionError("a file that no cgroup has was taken")
+
+
+def pressure(c, handler):
+    """Of the container and its pod, where a kubelet with PSI reads it."""
+    with Pod(c, handler) as pod:
+        one = pod.run("one", ["sleep", "1000"])
+        equal(one.sh("cd /sys/fs/cgroup && head -qn 1 cpu.pressure memory.pressure io.pressure | cut -c 1-10"), (0, "some avg10\n" * 3))
 
 
 def exec_sync(c, handler):
@@ -477,6 +523,20 @@ FEATURES = [
     ("containerd killed -9 and started again", restart_of_containerd),
     ("nothing left", nothing_left),
 ]
+if V2:
+    FEATURES = [
+        ("limits, memory QoS, swap, their update in place", limits_v2),
+        ("a limit that no cgroup has, told", unknown_limit),
+        ("exec sync: status, time limit, missing command", exec_sync),
+        ("stats of container and pod", stats),
+        ("shared process namespace", shared_pid),
+        ("mount, recursive read-only", recursive_read_only),
+        ("an image as a volume", image_volume),
+        ("nothing left", nothing_left),
+    ]
+    # Not every kernel has it; Debian's does.
+    if os.path.exists("/proc/pressure/cpu"):
+        FEATURES.insert(0, ("pressure (PSI)", pressure))
 RRO = "mount, recursive read-only"
 USERNS = "user namespace of the pod, idmapped volume"
 SHAPES = "user namespace of the pod: shared processes, sidecar, exec, ephemeral container"
@@ -496,7 +556,7 @@ def main():
         subprocess.run(["ctr", "-n", "k8s.io", "images", "import", "-"], input=tar, check=True, stdout=subprocess.DEVNULL)
         tagged = "docker.io/" + name
         subprocess.run(["ctr", "-n", "k8s.io", "images", "tag", tagged, name], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    handlers = ["runc", "conex", "conex-shim"] + ([] if OLD else ["conex-sandbox"])
+    handlers = ["runc", "conex", "conex-shim"] + ([] if OLD or V2 else ["conex-sandbox"])
     with open(RESULTS, "a") as out:
         for handler in handlers:
             for name, test in FEATURES:

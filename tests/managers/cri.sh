@@ -6,7 +6,9 @@ set -u
 cd "$(dirname "$0")"
 . ./features.sh
 results=$1
-bin=$(realpath ../../.cache/bin)
+bin=$(realpath "${BIN:-../../.cache/bin}")
+# With V2, a host with cgroup v2 alone and systemd, which is to make the cgroups.
+systemd=${V2:+SystemdCgroup = true}
 export PATH=$bin:$PATH:/usr/lib/cni
 mkdir -p /tmp/cri /var/lib/ctd /etc/cni/net.d /run/netns
 mount -t tmpfs tmpfs /var/lib/ctd
@@ -32,7 +34,9 @@ sandbox = 'local/pause:1'"
 	# As conex setup writes it for this containerd.
 	shim="[$cri.containerd.runtimes.conex-shim]
 runtime_type = 'io.containerd.runc.v2'
-runtime_path = '$bin/containerd-shim-conex-v2'"
+runtime_path = '$bin/containerd-shim-conex-v2'
+[$cri.containerd.runtimes.conex-shim.options]
+$systemd"
 fi
 cat >/tmp/cri/config.toml <<J
 version = $version
@@ -48,10 +52,13 @@ bin_dir = '/usr/lib/cni'
 default_runtime_name = 'runc'
 [$cri.containerd.runtimes.runc]
 runtime_type = 'io.containerd.runc.v2'
+[$cri.containerd.runtimes.runc.options]
+$systemd
 [$cri.containerd.runtimes.conex]
 runtime_type = 'io.containerd.runc.v2'
 [$cri.containerd.runtimes.conex.options]
 BinaryName = '$bin/conex'
+$systemd
 $shim
 [$cri.containerd.runtimes.conex-sandbox]
 runtime_type = 'io.containerd.conex.v2'

@@ -82,6 +82,8 @@ for name in runc conex; do
 	feature "the same bundle, the same container" '*told /tmp word *mounted*7 same=0' "systemd-nspawn -q --oci-bundle=$bundle --pipe </dev/null >/tmp/nspawn.out 2>/tmp/nspawn.err; echo \$? >>/tmp/nspawn.out; (cd $bundle && $name run bb </dev/null; echo \$?) >/tmp/$name.out; cat /tmp/$name.out; diff /tmp/nspawn.out /tmp/$name.out >/dev/null && echo same || tail -n 1 /tmp/nspawn.err >&2"
 done
 
+V2=1 BIN=$bin ENGINE="CRI, containerd 2.1, v2, systemd driver" ./cri.sh "$results"
+
 export engine="podman 5.8 rootless, v2, systemd manager"
 install -m 755 "$bin/conex" /usr/local/bin/conex
 sed -i "s,$bin/conex,/usr/local/bin/conex," /etc/containers/containers.conf.d/50-conex.conf

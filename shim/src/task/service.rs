@@ -9,6 +9,7 @@ use prost::Message;
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
+use std::time::Duration;
 use tokio::sync::Notify;
 
 pub struct Service {
@@ -20,6 +21,8 @@ pub struct Service {
     pub reaper: Rc<Reaper>,
     /// Calls at work that must not be cut in two by an upgrade.
     pub busy: Cell<u32>,
+    /// Calls at work for a container, by its id.
+    calls: RefCell<BTreeMap<String, u32>>,
     pub shutdown: Notify,
     pub sandbox: crate::task::pod::Sandbox,
 }
@@ -27,19 +30,32 @@ pub struct Service {
 /// `time.Time{}` of Go, the first of January of the year 1, in seconds since the epoch.
 const GO_ZERO: i64 = -62_135_596_800;
 
-/// A call at work.
-struct Busy<'a>(&'a Service);
+/// A call at work, and the container that it is for.
+struct Busy<'a>(&'a Service, String);
 
 impl Busy<'_> {
-    fn new(service: &Service) -> Busy<'_> {
+    fn new<'a>(service: &'a Service, method: &str, payload: &[u8]) -> Busy<'a> {
         service.busy.set(service.busy.get() + 1);
-        Busy(service)
+        // All of them begin with the id.
+        let id = match method {
+            "Shutdown" => String::new(),
+            _ => decode::<IdRequest>(payload).map_or(String::new(), |r| r.id),
+        };
+        *service.calls.borrow_mut().entry(id.clone()).or_default() += 1;
+        Busy(service, id)
     }
 }
 
 impl Drop for Busy<'_> {
     fn drop(&mut self) {
         self.0.busy.set(self.0.busy.get() - 1);
+        let mut calls = self.0.calls.borrow_mut();
+        if let Some(n) = calls.get_mut(&self.1) {
+            *n -= 1;
+            if *n == 0 {
+                calls.remove(&self.1);
+            }
+        }
     }
 }
 
@@ -61,6 +77,7 @@ impl Service {
             events,
             reaper,
             busy: Cell::new(0),
+            calls: RefCell::default(),
             shutdown: Notify::new(),
             sandbox: crate::task::pod::Sandbox::default(),
         }
@@ -79,13 +96,13 @@ impl Service {
                 if method == "Wait" {
                     return self.wait(decode(payload)?).await;
                 }
-                let _busy = Busy::new(self);
+                let _busy = Busy::new(self, method, payload);
                 let result = self.task(method, payload).await;
                 self.keep(method, payload).await;
                 result
             }
             "containerd.runtime.sandbox.v1.Sandbox" => {
-                let _busy = (method != "WaitSandbox").then(|| Busy::new(self));
+                let _busy = (method != "WaitSandbox").then(|| Busy::new(self, method, &[]));
                 let result = self.sandbox_call(method, payload).await;
                 self.told().await;
                 result
@@ -138,7 +155,7 @@ impl Service {
             "ResizePty" => self.resize(&decode(payload)?).map(encode),
             "Stats" => self.stats(&decode::<IdRequest>(payload)?.id).map(encode),
             "Connect" => self.connect(&decode::<IdRequest>(payload)?.id).map(encode),
-            "Shutdown" => self.shutdown(&decode(payload)?).map(encode),
+            "Shutdown" => self.shutdown(&decode(payload)?).await.map(encode),
             other => Err(status::unimplemented(format!("method {other}"))),
         }
     }
@@ -186,7 +203,15 @@ impl Service {
         })
     }
 
-    fn shutdown(&self, _: &ShutdownRequest) -> Result<()> {
+    async fn shutdown(&self, r: &ShutdownRequest) -> Result<()> {
+        // After the answer containerd lets go of the container's connection. Told of the container's end it is here while its
+        // own Kill still waits for the runtime: that is answered first. It waits for three seconds.
+        let answered = async {
+            while !r.id.is_empty() && self.calls.borrow().contains_key(&r.id) {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        let _ = tokio::time::timeout(Duration::from_secs(2), answered).await;
         // A pod's shim serves the others; containerd asks again after the last one.
         if self.containers.borrow().is_empty()
             && self.creating.borrow().is_empty()
