@@ -10,7 +10,7 @@ rm -f "$job/code" "$job/output" "$job/cow"
 inside=/conex/${cache#"$top"/}
 # forky's binary needs forky's libc; its memory is a file in TMPDIR, which must be a tmpfs. Without udev and the
 # generators that wait for it the host is up in a quarter of the time.
-timeout "${LIMIT:-1500}" "$here/../forky/enter.sh" "$cache/hosts" env TMPDIR=/dev/shm linux.uml mem="${MEMORY:-2G}" seccomp=auto \
+timeout -k 5 "${LIMIT:-1500}" "$here/../forky/enter.sh" "$cache/hosts" env TMPDIR=/dev/shm linux.uml mem="${MEMORY:-2G}" seccomp=auto \
 	ubd0="/conex/${job#"$top"/}/cow,$inside/hosts.ext4" root=/dev/ubda rw hostfs=/conex con0=null,fd:1 con=null ssl=null quiet \
 	fstab=no systemd.gpt_auto=no systemd.mask=systemd-udevd.service systemd.mask=systemd-udev-trigger.service \
 	systemd.mask=systemd-udevd-kernel.socket systemd.mask=systemd-udevd-control.socket systemd.mask=ldconfig.service \
