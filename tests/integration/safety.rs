@@ -251,7 +251,7 @@ fn a_program_that_is_mounted_on_another() {
     copied(&runtime(), &b.dir.join("conex"));
     copied(Path::new("/bin/sleep"), &b.dir.join("other"));
     let (root, dir) = (b.state_root(), b.dir.display());
-    // On a file, below a later mount on its directory (run by its descriptor), and behind another root.
+    // On a file, and below a later mount on its directory (run by its descriptor).
     let ways = [
         "mount --bind conex other && ./other --root $R run $I".to_owned(),
         format!(

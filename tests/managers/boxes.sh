@@ -27,7 +27,7 @@ for name in runc conex; do
 	[ $name = runc ] || mount --bind "$bin/conex" /usr/bin/crun
 	export engine="distrobox 1.8"
 	feature "create, enter: user, home, host's network" 'root /root same=0' "distrobox create -Y -i localhost/box -n dd >/dev/null && distrobox enter dd -- sh -c 'id -un; echo \$HOME; [ \$(readlink /proc/self/ns/net) = '\$(readlink /proc/self/ns/net)' ] && echo same'"
-	feature "export, stop, rm" '*=0' "distrobox stop -Y dd && distrobox rm -f -Y dd"
+	feature "stop, rm" '*=0' "distrobox stop -Y dd && distrobox rm -f -Y dd"
 	export engine="Toolbx 0.0.99"
 	feature "create, run: user, home, host's /run" 'root /root same=0' "toolbox -y create -i localhost/box tt >/dev/null && toolbox run -c tt sh -c 'id -un; echo \$HOME; [ \$(readlink /proc/self/ns/net) = '\$(readlink /proc/self/ns/net)' ] && echo same'"
 	feature "run again, a status, rm" '*7=0' "toolbox run -c tt sh -c 'exit 7'; echo \$?; toolbox rm -f tt"

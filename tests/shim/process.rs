@@ -264,41 +264,6 @@ fn a_runtime_that_hangs_blocks_nobody() {
     shim.finish(&b.id);
 }
 
-/// containerd deletes what it is told has ended, and lets go of the shim after Shutdown, while its own Kill may still wait for
-/// the runtime: that call must not fail ("ttrpc: closed"; StopPodSandbox did).
-#[test]
-fn a_kill_has_its_answer_before_a_shutdown() {
-    if !is_ours() {
-        return;
-    }
-    let b = Box::sh("sleep 100");
-    let slow = b.dir.join("slow-runtime");
-    let script = format!(
-        "#!/bin/sh\n{} \"$@\"\ncode=$?\nfor a; do [ \"$a\" = kill ] && sleep 0.5; done\nexit $code\n",
-        runtime().display()
-    );
-    script_file(&slow, &script);
-    let shim = Shim::start(&b);
-    let request = request_by(&shim, &b, &slow, &Stdio::default());
-    shim.ok::<CreateTaskResponse>("Create", &request);
-    shim.start_task(&b.id, "");
-    std::thread::scope(|s| {
-        let killing = s.spawn(|| {
-            let request = KillRequest { id: b.id.clone(), signal: 9, ..Default::default() };
-            (shim.call::<()>("Kill", &request), std::time::Instant::now())
-        });
-        shim.wait(&b.id, "");
-        shim.delete(&b.id, "");
-        shim.ok::<()>("Shutdown", &ShutdownRequest { id: b.id.clone(), now: true });
-        let shut = std::time::Instant::now();
-        let (killed, answered) = killing.join().unwrap();
-        assert!(killed.is_ok(), "{killed:?}");
-        // Within what the threads of this client take to look at their answers.
-        let late = answered.saturating_duration_since(shut);
-        assert!(late.as_millis() < 100, "the kill was answered {late:?} after the shutdown");
-    });
-}
-
 #[test]
 fn a_runtime_that_sends_no_terminal_leaves_no_process() {
     if !is_ours() {

@@ -1,7 +1,7 @@
 #!/bin/bash
 # run.sh CACHE OUT [SUITE…]: the suites of runc and crun, each with its own runtime as control and with conex, and those of
-# containerd (client, cri) with runc, with conex and with conex's shim; writes docs/suites.md if all four ran. Fails where a test that passes with the control does not pass with conex and tests/suites/differences.tsv has
-# no reason for it, or where a difference that it has is none any more. What the control gave is kept with the root; AGAIN=1 asks
+# containerd (client, cri) with runc, with conex and with conex's shim; writes docs/suites.md if all four ran. Fails where a test
+# that passes with the control does not pass with conex and tests/suites/differences.tsv has no reason for it, or where a difference that it has is none any more. What the control gave is kept with the root; AGAIN=1 asks
 # it anew.
 set -euo pipefail
 cache=$1 out=$2
@@ -12,7 +12,8 @@ declare -A control=([runc]=/usr/sbin/runc [crun]=/usr/bin/crun)
 # Their processes end with the namespaces of the root; the cgroups are the host's.
 tidy() {
 	find /sys/fs/cgroup -mindepth 2 -depth -type d \( -path /sys/fs/cgroup/freezer/frozen -o -path '*/test-tmp*' -o -path '*/runc-cgroups-integration-test*' \
-		-o -path '/sys/fs/cgroup/*/testing*' -o -path '/sys/fs/cgroup/*/k8s.io*' -o -path '/sys/fs/cgroup/*/containerd-test*' \) \
+		-o -path '/sys/fs/cgroup/*/testing*' -o -path '/sys/fs/cgroup/*/k8s.io*' -o -path '/sys/fs/cgroup/*/containerd-test*' \
+		-o -path '/sys/fs/cgroup/*/containerd' -o -path '/sys/fs/cgroup/*/containerd/*shim' -o -regex '/sys/fs/cgroup/[^/]*/[0-9]+' \) \
 		-exec rmdir {} \; 2>/dev/null || true
 }
 trap tidy EXIT
