@@ -439,7 +439,8 @@ fn what_a_profile_denied_under_a_shim() {
     b.assert_gone();
 }
 
-/// containerd hears of a container's end, deletes it and shuts the shim down, while its own Kill still waits for the runtime.
+/// containerd hears of a container's end, deletes it and shuts the shim down, while its own Kill still waits for the runtime; after
+/// the answer to Shutdown it lets go of the connection (StopPodSandbox failed with "ttrpc: closed").
 #[test]
 fn a_kill_is_answered_before_the_shim_goes() {
     if !is_ours() {
@@ -458,11 +459,19 @@ fn a_kill_is_answered_before_the_shim_goes() {
     shim.start_task(&b.id, "");
     let kill = KillRequest { id: b.id.clone(), signal: 9, ..Default::default() };
     std::thread::scope(|s| {
-        let killing = s.spawn(|| shim.raw("containerd.task.v2.Task", "Kill", kill.encode_to_vec()));
+        let killing = s.spawn(|| {
+            let answer = shim.raw("containerd.task.v2.Task", "Kill", kill.encode_to_vec());
+            (answer, std::time::Instant::now())
+        });
         assert_eq!(shim.wait(&b.id, ""), 137);
         shim.delete(&b.id, "");
         let end = ShutdownRequest { id: b.id.clone(), ..Default::default() };
         let _ = shim.raw("containerd.task.v2.Task", "Shutdown", end.encode_to_vec());
-        killing.join().unwrap().expect("the answer to Kill");
+        let shut = std::time::Instant::now();
+        let (killed, answered) = killing.join().unwrap();
+        killed.expect("the answer to Kill");
+        // Within what the threads of this client take to look at their answers.
+        let late = answered.saturating_duration_since(shut);
+        assert!(late.as_millis() < 100, "the kill was answered {late:?} after the shutdown");
     });
 }
