@@ -13,8 +13,10 @@ declare -A control=([runc]=/usr/sbin/runc [crun]=/usr/bin/crun)
 tidy() {
 	find /sys/fs/cgroup -mindepth 2 -depth -type d \( -path /sys/fs/cgroup/freezer/frozen -o -path '*/test-tmp*' -o -path '*/runc-cgroups-integration-test*' \
 		-o -path '/sys/fs/cgroup/*/testing*' -o -path '/sys/fs/cgroup/*/k8s.io*' -o -path '/sys/fs/cgroup/*/containerd-test*' \
-		-o -path '/sys/fs/cgroup/*/containerd' -o -path '/sys/fs/cgroup/*/containerd/*shim' -o -regex '/sys/fs/cgroup/[^/]*/[0-9]+' \) \
+		-o -path '/sys/fs/cgroup/*/containerd' -o -path '/sys/fs/cgroup/*/containerd/*shim' \) \
 		-exec rmdir {} \; 2>/dev/null || true
+	# Where a hierarchy is not mounted its place is an ordinary directory, in which containerd's tests make theirs all the same.
+	find /sys/fs/cgroup -mindepth 2 -maxdepth 2 -xdev -type d \( -name containerd -o -regex '.*/[0-9]+' \) -exec rm -rf {} + 2>/dev/null || true
 }
 trap tidy EXIT
 for suite; do
